@@ -1,0 +1,120 @@
+"""Frozen configurations: one base class, YAML with `key.sub=value` overrides, errors that name the nearest key."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from surefield.errors import ConfigError, nearest
+
+__all__ = ["Config", "apply_overrides", "load", "parse", "to_yaml"]
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys refused, defaults validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True)
+
+
+def load(model: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
+    """Read a YAML file into a configuration.
+
+    Args:
+        model: class of the configuration.
+        path: YAML file with a mapping at the top.
+        overrides: `key.sub=value` entries that replace what the file says; values are YAML.
+
+    Raises:
+        ConfigError: file missing, not YAML, unknown key (the nearest name is offered) or value out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at {path.resolve()}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
+    return parse(model, apply_overrides(data, overrides), where=str(path))
+
+
+def parse(model: type[C], data: Mapping[str, Any], where: str = "configuration") -> C:
+    """Validate a mapping; all faults are reported in one `ConfigError`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_describe(model, fault) for fault in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of `data` with every `key.sub=value` put in; values are parsed as YAML."""
+    result = _copy(data)
+    for entry in overrides:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {entry!r} must look like key.sub=value")
+        place = result
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"override {entry!r}: {parent!r} is not a section of the configuration")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {entry!r}: the value is not valid YAML") from None
+    return result
+
+
+def to_yaml(config: Config) -> str:
+    """Write a configuration with every default spelled out, readable by `load`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+
+
+def _describe(model: type[BaseModel], fault: Any) -> str:
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, place[:-1])
+        return f"unknown key {'.'.join(place)!r}, {nearest(place[-1], known)}"
+    if fault["type"] == "missing":
+        return f"missing key {'.'.join(place)!r}"
+    return f"{'.'.join(place) or 'configuration'}: {fault['msg']}, got {fault['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> set[str]:
+    """Keys that are allowed at a place of a nested configuration (all variants of a union)."""
+    models = [model]
+    for part in place:
+        found: list[type[BaseModel]] = []
+        for candidate in models:
+            if part in candidate.model_fields:
+                found += _models_in(candidate.model_fields[part].annotation)
+            elif any(_tag(candidate) == part for _ in (0,)):
+                found.append(candidate)
+        models = found or models
+    return {name for candidate in models for name in candidate.model_fields}
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    kind = model.model_fields.get("kind")
+    return None if kind is None else str(kind.default)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]

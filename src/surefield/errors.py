@@ -1,0 +1,57 @@
+"""The four errors of the package and the one way their messages are put together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "ExecutionError",
+    "PotentialError",
+    "SurefieldError",
+    "explain",
+    "nearest",
+]
+
+
+class SurefieldError(Exception):
+    """Parent of the four errors below, for callers who want to catch them all."""
+
+
+class ConfigError(SurefieldError):
+    """An argument or a configuration entry is unknown, missing or out of range."""
+
+
+class DataError(SurefieldError):
+    """Structures, labels or arrays are unusable: missing, malformed, not finite or contradictory."""
+
+
+class PotentialError(SurefieldError):
+    """A potential cannot do what is asked: unknown element, wrong version, damaged file."""
+
+
+class ExecutionError(SurefieldError):
+    """A computation outside the package failed: an oracle, a job, a full disk."""
+
+
+def explain(what: str, *, where: object = None, got: object = None, expected: object = None, fix: str = "") -> str:
+    """Put an error message together: what is wrong, where, what was found, what is needed, how to mend it."""
+    parts = [what]
+    if where is not None:
+        parts[0] += f" in {where}"
+    if got is not None:
+        parts.append(f"got {got}")
+    if expected is not None:
+        parts.append(f"expected {expected}")
+    if fix:
+        parts.append(fix)
+    return "; ".join(parts)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest of the known names, or a list of them when none is near."""
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

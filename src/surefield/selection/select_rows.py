@@ -1,0 +1,199 @@
+"""Select rows of feature arrays by the name of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.selection.features import Features, positive_int
+from surefield.selection.methods import (
+    METHODS,
+    ClusterWeight,
+    Method,
+    Picks,
+    Request,
+    checked_mode,
+    generator,
+    warn_if_short,
+)
+from surefield.selection.selection import Reason, Selection
+
+__all__ = ["select_features", "select_rows"]
+
+#: Features that follow the number of atoms this closely mostly rank structures by size.
+SIZE_CORRELATION = 0.8
+
+
+def select_rows(
+    method: str,
+    pool: ArrayLike,
+    train: ArrayLike | None = None,
+    batch_size: int = 10,
+    *,
+    mode: str | None = None,
+    seed: int = 0,
+    scores: Mapping[str, ArrayLike] | None = None,
+    weight: str = "sq-dist",
+) -> Selection:
+    """Select rows of the pool, arrays in, indices out.
+
+    Args:
+        method: `max_dist`, `lcmd`, `kmeanspp`, `max_diag` or `random`.
+        pool: (n_pool, n_features) features of the candidates: arrays or memory maps; cast to float64.
+        train: (n_train, n_features) features of the labelled structures, or None.
+        batch_size: picks wanted.
+        mode: `p`: only the pool matters; `tp`: stay away from train, too; None: `p` for `max_diag`, else
+            `tp`.
+        seed: of `random` and `kmeanspp`.
+        scores: {name: (n_pool,) values}, one name. `max_diag` ranks by them; in `max_dist`, `lcmd` and
+            `kmeanspp` they multiply the value of a candidate (relative to their mean; 0 = never picked).
+        weight: what the clusters of `lcmd` are compared by: `sq-dist` (the method), `dist` or `none`
+            (members).
+
+    Returns:
+        The picks in order. Fewer than asked for, with one warning, if the pool is used up or only copies are
+        left.
+
+    Raises:
+        ConfigError: unknown method or mode, option out of range, option that the method does not have.
+        DataError: unusable features or scores; features that carry no information.
+    """
+    return select_features(
+        method, Features(train, pool), batch_size, mode=mode, seed=seed, scores=scores, weight=weight
+    )
+
+
+def select_features(
+    method: str,
+    features: Features,
+    batch_size: int = 10,
+    *,
+    mode: str | None = None,
+    seed: int = 0,
+    scores: Mapping[str, ArrayLike] | None = None,
+    weight: str = "sq-dist",
+) -> Selection:
+    """`select_rows` for features that know how they were made and how large the structures are."""
+    if method not in METHODS:
+        raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
+    rule = METHODS[method]
+    size = positive_int(batch_size, "batch_size")
+    generator(seed)
+    notes: list[str] = []
+    chosen = rule.default_mode if mode is None else checked_mode(mode)
+    if chosen == "tp" and not features.n_train:
+        chosen = "p"
+        if rule.uses_features:
+            notes.append("no training rows: mode 'tp' fell back to 'p'")
+    score, values = _checked_scores(method, rule, scores, features.n_pool)
+    if rule.uses_features and (rule.weighted or values is None):
+        if not features.carry_information():
+            raise DataError(
+                explain(
+                    "features carry no information",
+                    got="rows that are all zero or all equal",
+                    fix="check the map",
+                )
+            )
+        notes += _size_note(features)
+    request = Request(features, size, chosen, seed, values, _checked_weight(method, weight))
+    picks = rule.run(request)
+    warn_if_short(picks, size)
+    return Selection(
+        indices=picks.indices,
+        gains=picks.gains,
+        squared_distances=picks.squared_distances,
+        n_requested=size,
+        stopped=picks.stopped,
+        reasons=_reasons(method, picks, score, values),
+        notes=tuple(notes),
+        config=_described(method, request, score),
+        g_train=features.train,
+        g_pool=features.pool,
+    )
+
+
+def _checked_scores(
+    method: str, rule: Method, scores: Mapping[str, ArrayLike] | None, n_pool: int
+) -> tuple[str | None, Float[np.ndarray, " n_pool"] | None]:
+    if scores is None:
+        return None, None
+    if not isinstance(scores, Mapping) or len(scores) != 1:
+        raise ConfigError(explain("scores must be one entry {name: values}", got=type(scores).__name__))
+    if not rule.uses_features:
+        raise ConfigError(f"{method} takes no scores; max_diag ranks by them")
+    [(name, given)] = scores.items()
+    values = np.array(given, dtype=np.float64)
+    if values.shape != (n_pool,):
+        raise DataError(
+            explain(
+                f"score {name!r} must have one value per pool row",
+                got=f"shape {values.shape}",
+                expected=(n_pool,),
+            )
+        )
+    bad = ~np.isfinite(values) | (rule.weighted & (values < 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        expected = "finite and not negative" if rule.weighted else "finite"
+        raise DataError(
+            explain(f"unusable score {name!r}", where=f"row {row}", got=values[row], expected=expected)
+        )
+    if rule.weighted and not values.any():
+        raise DataError(f"score {name!r} is 0 for every row of the pool: nothing could be picked")
+    return str(name), values
+
+
+def _checked_weight(method: str, weight: str) -> ClusterWeight:
+    known: tuple[ClusterWeight, ...] = ("sq-dist", "dist", "none")
+    if weight not in known:
+        raise ConfigError(f"unknown weight {weight!r}: {nearest(weight, known)}")
+    if method != "lcmd" and weight != "sq-dist":
+        raise ConfigError(f"weight applies to lcmd only, got weight={weight!r} with {method}")
+    return known[known.index(weight)]
+
+
+def _size_note(features: Features) -> list[str]:
+    correlation = features.size_correlation()
+    if correlation is None or abs(correlation) <= SIZE_CORRELATION:
+        return []
+    return [
+        f"feature norms follow the number of atoms (correlation {correlation:.2f}): "
+        "use per-atom features unless large structures are what you want"
+    ]
+
+
+def _reasons(
+    method: str, picks: Picks, score: str | None, values: Float[np.ndarray, " n_pool"] | None
+) -> tuple[Reason, ...]:
+    rows = zip(picks.indices, picks.gains, strict=True)
+    return tuple(
+        Reason(
+            method,
+            None if np.isnan(gain) else float(gain),
+            score,
+            None if values is None else float(values[index]),
+        )
+        for index, gain in rows
+    )
+
+
+def _described(method: str, request: Request, score: str | None) -> dict[str, Any]:
+    features = request.features
+    return {
+        "method": method,
+        "batch_size": request.batch_size,
+        "mode": request.mode,
+        "seed": int(request.seed),
+        "score": score,
+        "weight": request.weight,
+        "features": features.spec,
+        "n_train": features.n_train,
+        "n_pool": features.n_pool,
+        "n_features": features.n_features,
+    }

@@ -1,0 +1,178 @@
+"""The result of a selection: the picks, why they were picked, and what was left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from surefield.errors import DataError, explain
+
+__all__ = ["Dropped", "Reason", "Selection"]
+
+FORMAT = "surefield-selection-1"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a structure was picked.
+
+    Attributes:
+        rule: name of the method.
+        value: value of its rule; None for a rule without values.
+        score: name of the score that was used, if any.
+        score_value: its value.
+    """
+
+    rule: str
+    value: float | None
+    score: str | None = None
+    score_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A structure of the pool that was not considered.
+
+    Attributes:
+        index: its index in the pool.
+        reason: why.
+        kept: for a duplicate, the index of the structure that stays.
+        kept_in: `pool` or `train`, where `kept` is counted.
+    """
+
+    index: int
+    reason: str
+    kept: int | None = None
+    kept_in: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(Sequence[int]):
+    """Pool indices in pick order; length, iteration and indexing are those of a list of int.
+
+    Attributes:
+        indices: (n_picks,) pool indices, none twice.
+        gains: (n_picks,) value of the rule per pick, NaN for `random`.
+        squared_distances: (n_picks,) d² to the nearest of train and earlier picks; ‖φ‖² where there is
+            neither.
+        n_requested: picks asked for.
+        stopped: why there are fewer: `exhausted`, `duplicates`, `zero_scores`; else None.
+        reasons: one per pick.
+        dropped: structures that were not considered.
+        notes: what a reader should know: fallbacks, recommendations.
+        config: method and arguments.
+        g_train: (n_train, n_features) features the selection was made with, if kept.
+        g_pool: (n_pool, n_features) the same of the pool.
+    """
+
+    indices: Int[np.ndarray, " n_picks"]
+    gains: Float[np.ndarray, " n_picks"]
+    squared_distances: Float[np.ndarray, " n_picks"]
+    n_requested: int
+    stopped: str | None = None
+    reasons: tuple[Reason, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    g_train: Float[np.ndarray, "n_train n_features"] | None = field(default=None, repr=False)
+    g_pool: Float[np.ndarray, "n_pool n_features"] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in {"indices": np.int64, "gains": np.float64, "squared_distances": np.float64}.items():
+            values = np.array(getattr(self, name), dtype=kind)
+            if values.shape != (len(self.indices),):
+                raise DataError(
+                    explain(
+                        f"{name} must have one entry per pick",
+                        got=values.shape,
+                        expected=(len(self.indices),),
+                    )
+                )
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+        if len(np.unique(self.indices)) != len(self.indices) or np.any(self.indices < 0):
+            raise DataError(explain("picks must be different indices from 0", got=self.indices.tolist()))
+        if len(self.indices) < self.n_requested and self.stopped is None:
+            raise DataError(f"{len(self.indices)} of {self.n_requested} picks without a reason for stopping")
+        for name in ("reasons", "dropped", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return self.indices[index].tolist()
+        return int(self.indices[index])
+
+    def save(self, path: str | Path, *, features: bool = False) -> None:
+        """Write one npz file (arrays, and a JSON header in UTF-8 bytes), by a temporary file and a rename.
+
+        Args:
+            path: file to write or replace; used as given.
+            features: also store `g_train` and `g_pool`.
+        """
+        path = Path(path)
+        header = {
+            "format": FORMAT,
+            "n_requested": self.n_requested,
+            "stopped": self.stopped,
+            "reasons": [astuple(reason) for reason in self.reasons],
+            "dropped": [astuple(entry) for entry in self.dropped],
+            "notes": self.notes,
+            "config": dict(self.config),
+        }
+        arrays = {name: getattr(self, name) for name in ("indices", "gains", "squared_distances")}
+        if features:
+            arrays |= {
+                name: getattr(self, name) for name in ("g_train", "g_pool") if getattr(self, name) is not None
+            }
+        text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Selection:
+        """Read what `save` wrote; runs no code from the file.
+
+        Raises:
+            DataError: no such file, damaged, or not a selection.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"no selection file at {path.resolve()}")
+        try:
+            # Opened here because NumPy leaves a damaged file open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(arrays.pop("header").tobytes().decode())
+            if header.pop("format") != FORMAT:
+                raise ValueError
+            header["reasons"] = [Reason(*entry) for entry in header["reasons"]]
+            header["dropped"] = [Dropped(*entry) for entry in header["dropped"]]
+            return cls(**arrays, **header)
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile):
+            raise DataError(f"{path} is not a selection file of this version, or it is damaged") from None

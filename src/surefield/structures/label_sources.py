@@ -1,0 +1,94 @@
+"""Where the labels of one structure may be: calculator, info, arrays; and what they are called there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from surefield import keys
+from surefield.keys import Kind
+
+__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up"]
+
+#: Prefix of a key that means a result of the attached calculator.
+CALCULATOR: Final = "calculator."
+#: With smeared electrons the free energy is another quantity than the energy: it stands in, never competes.
+FREE_ENERGY: Final = "free_energy"
+
+
+def candidate_keys(kind: Kind) -> tuple[str, ...]:
+    """Keys that are looked for without a mapping, in order: REF_*, the calculator's results, aliases."""
+    reference = (keys.REFERENCE_PREFIX + kind,)
+    aliases = (kind, *keys.LABEL_ALIASES[kind])
+    if kind == "stress":
+        reference += tuple(k for k in keys.VIRIAL_ALIASES if k.startswith(keys.REFERENCE_PREFIX))
+        aliases += tuple(k for k in keys.VIRIAL_ALIASES if not k.startswith(keys.REFERENCE_PREFIX))
+    last = (CALCULATOR + FREE_ENERGY,) if kind == "energy" else ()
+    return reference + (CALCULATOR + kind,) + tuple(dict.fromkeys(aliases)) + last
+
+
+def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bool) -> dict[str, Any]:
+    """Find the values that a structure has under some keys.
+
+    Args:
+        atoms: the structure.
+        kind: energy, forces or stress.
+        candidates: keys, best first; "calculator.x" is the result x, others are in info (forces: arrays).
+        anywhere: whether a key that is not there may also be a result of the calculator.
+
+    Returns:
+        Key to value, in the order of the candidates.
+    """
+    results = _results(atoms)
+    found: dict[str, Any] = {}
+    for key in candidates:
+        if key.startswith(CALCULATOR):
+            value = results.get(key.removeprefix(CALCULATOR))
+        else:
+            value = atoms.arrays.get(key) if kind == "forces" else None
+            value = atoms.info.get(key) if value is None else value
+            value = results.get(key) if value is None and anywhere else value
+        if value is not None and not (FREE_ENERGY in key and found and not anywhere):
+            found[key] = value
+    return found
+
+
+def keys_present(atoms: Atoms) -> str:
+    """Text for messages: all keys of a structure under which a label could be."""
+    found = [*(CALCULATOR + k for k in _results(atoms)), *map(str, atoms.info)]
+    found += [k for k in atoms.arrays if k not in ("numbers", "positions")]
+    return ", ".join(found) or "none"
+
+
+def has_stale_results(atoms: Atoms) -> bool:
+    """Whether the attached calculator holds results of another geometry (atoms moved, calculator shared)."""
+    results = getattr(atoms.calc, "results", None)
+    return bool(results) and not _fits(atoms)
+
+
+def _results(atoms: Atoms) -> dict[str, Any]:
+    results = getattr(atoms.calc, "results", None)
+    if not results or not _fits(atoms):
+        return {}
+    return {k: v for k, v in results.items() if v is not None}
+
+
+def _fits(atoms: Atoms) -> bool:
+    """Whether a calculator's results are those of this geometry."""
+    known = getattr(atoms.calc, "atoms", None)
+    if known is None:
+        check: Callable[[Atoms], Sequence[str]] | None = getattr(atoms.calc, "check_state", None)
+        try:
+            return check is None or not check(atoms)
+        except (AttributeError, PropertyNotImplementedError):
+            return True
+    return (
+        np.array_equal(known.numbers, atoms.numbers)
+        and np.array_equal(known.positions, atoms.positions, equal_nan=True)
+        and np.array_equal(known.cell.array, atoms.cell.array)
+        and np.array_equal(known.pbc, atoms.pbc)
+    )

@@ -1,0 +1,94 @@
+"""Neighbour lists (vesin) in the dense layout of the package, with the index of every reversed edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ase
+import numpy as np
+from jaxtyping import Float, Int
+from vesin import NeighborList
+
+__all__ = ["Neighborhood", "neighborhood"]
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """Neighbours of one structure, dense: row i holds the neighbours of atom i, then padding.
+
+    Attributes:
+        numbers: (n_atoms,) atomic numbers.
+        positions: (n_atoms, 3) in Å.
+        cell: (3, 3) row vectors in Å; zeros for a molecule.
+        periodic: whether the cell is three-dimensionally periodic, so that a stress is defined.
+        counts: (n_atoms,) neighbours of each atom.
+        neighbors: (n_atoms, n_neighbors) index of the neighbour.
+        vectors: (n_atoms, n_neighbors, 3) from atom to neighbour in Å, zero where padded.
+        reverse: (n_atoms, n_neighbors) column of the same edge in the row of the neighbour.
+    """
+
+    numbers: Int[np.ndarray, " n_atoms"]
+    positions: Float[np.ndarray, "n_atoms 3"]
+    cell: Float[np.ndarray, "3 3"]
+    periodic: bool
+    counts: Int[np.ndarray, " n_atoms"]
+    neighbors: Int[np.ndarray, "n_atoms n_neighbors"]
+    vectors: Float[np.ndarray, "n_atoms n_neighbors 3"]
+    reverse: Int[np.ndarray, "n_atoms n_neighbors"]
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers)
+
+    @property
+    def n_neighbors(self) -> int:
+        """Largest number of neighbours of an atom (width of the dense rows)."""
+        return self.neighbors.shape[1]
+
+
+def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
+    """Find all neighbours within `cutoff` (Å), periodic copies included, each pair from both sides."""
+    positions = np.array(atoms.positions, dtype=np.float64)
+    cell = np.array(atoms.cell.array, dtype=np.float64)
+    pbc = np.asarray(atoms.pbc, dtype=bool)
+    first, second, shifts, vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
+        points=positions, box=cell, periodic=pbc, quantities="ijSD"
+    )
+    first, second = first.astype(np.int64), second.astype(np.int64)
+    shifts = shifts.astype(np.int64)
+    n_atoms = len(positions)
+    order = np.argsort(_edge_key(first, second, shifts, n_atoms), kind="stable")
+    first, second, shifts, vectors = first[order], second[order], shifts[order], vectors[order]
+    counts = np.bincount(first, minlength=n_atoms)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    column = np.arange(len(first)) - starts[first]
+    # Edges are sorted by key, so the place of the reversed edge is a binary search.
+    key = _edge_key(first, second, shifts, n_atoms)
+    back = np.searchsorted(key, _edge_key(second, first, -shifts, n_atoms))
+    width = int(counts.max(initial=0))
+    neighbors = np.zeros((n_atoms, width), dtype=np.int32)
+    dense = np.zeros((n_atoms, width, 3))
+    reverse = np.zeros((n_atoms, width), dtype=np.int32)
+    neighbors[first, column] = second
+    dense[first, column] = vectors
+    reverse[first, column] = column[back] if len(back) else 0
+    return Neighborhood(
+        numbers=np.array(atoms.numbers, dtype=np.int32),
+        positions=positions,
+        cell=cell,
+        periodic=bool(pbc.all()),
+        counts=counts.astype(np.int32),
+        neighbors=neighbors,
+        vectors=dense,
+        reverse=reverse,
+    )
+
+
+def _edge_key(first: np.ndarray, second: np.ndarray, shifts: np.ndarray, n_atoms: int) -> np.ndarray:
+    reach = int(np.abs(shifts).max(initial=0))
+    base = 2 * reach + 1
+    key = first * n_atoms + second
+    for axis in range(3):
+        key = key * base + (shifts[:, axis] + reach)
+    return key

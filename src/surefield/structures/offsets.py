@@ -1,0 +1,135 @@
+"""Energy of each element that is subtracted before a fit: from isolated atoms, or by least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import ArrayLike
+
+from surefield import keys
+from surefield.errors import DataError, nearest
+from surefield.structures.read import Frames, read_frames
+
+__all__ = ["energy_offsets", "is_isolated_atom", "isolated_atom_energies"]
+
+_MARKS = {"isolatedatom", "isolatedatoms", "isoatom", "isoatoms", "freeatom", "freeatoms", "e0", "e0s"}
+
+
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether a structure is a free atom: one atom, and either no periodic direction or marked as such.
+
+    Marks are "isolated_atom", "free_atom" or "e0" (any case and punctuation) in `config_type` or `split`.
+    """
+    if len(atoms) != 1:
+        return False
+    words = (str(atoms.info.get(name, "")) for name in (keys.CONFIG_TYPE, "split"))
+    marked = any("".join(filter(str.isalnum, word)).lower() in _MARKS for word in words)
+    return marked or not atoms.pbc.any()
+
+
+def isolated_atom_energies(
+    frames: Frames | Sequence[Atoms], energies: Sequence[float | None]
+) -> dict[int, float]:
+    """Collect the energies of the free atoms among some structures.
+
+    Args:
+        frames: structures, free atoms or not.
+        energies: (n_structures,) in eV; None where unknown.
+
+    Returns:
+        Atomic number to energy in eV, elements without a free atom left out.
+
+    Raises:
+        DataError: two free atoms of one element differ by more than 1 meV.
+    """
+    frames = read_frames(frames)
+    found: dict[int, tuple[float, int]] = {}
+    for i, (atoms, energy) in enumerate(zip(frames, energies, strict=True)):
+        if energy is None or not is_isolated_atom(atoms):
+            continue
+        number = int(atoms.numbers[0])
+        known = found.setdefault(number, (float(energy), i))
+        if abs(known[0] - energy) > 1e-3:
+            raise DataError(
+                f"free atoms of {chemical_symbols[number]} disagree: {known[0]:.6f} eV in "
+                f"{frames.origin(known[1])}, {energy:.6f} eV in {frames.origin(i)}; keep one"
+            )
+    return {number: energy for number, (energy, _) in found.items()}
+
+
+def energy_offsets(
+    compositions: Sequence[ArrayLike | Mapping[int, int]],
+    energies: ArrayLike,
+    isolated_atoms: Mapping[str | int, float] | None = None,
+) -> dict[int, float]:
+    """Find one energy per element such that sums over the atoms come near the total energies.
+
+    Free atoms fix their elements; the others are fitted by least squares of the energies per atom, in float64.
+    Where the compositions do not determine them (a single composition, always equal counts) the fit starts from
+    one common energy per atom and adds the smallest changes that are needed: structures of one composition
+    give equal offsets.
+
+    Args:
+        compositions: per structure its atomic numbers (n_atoms,), or a mapping from atomic number to count.
+        energies: (n_structures,) total energies in eV.
+        isolated_atoms: energy in eV of free atoms, by symbol or atomic number, as from `isolated_atom_energies`.
+
+    Returns:
+        Atomic number to offset in eV, for all elements that occur in the structures or are given.
+
+    Raises:
+        DataError: lengths differ, energies are not finite, a structure is empty or an element is unknown.
+    """
+    energies = np.asarray(energies, dtype=np.float64)
+    if energies.shape != (len(compositions),):
+        raise DataError(f"energies must be ({len(compositions)},), one per structure, got {energies.shape}")
+    if not np.isfinite(energies).all():
+        raise DataError(f"energy of structure {np.flatnonzero(~np.isfinite(energies))[0]} is not finite")
+    given = {_number(element): float(value) for element, value in (isolated_atoms or {}).items()}
+    counts, elements = _count_matrix(compositions)
+    totals = counts.sum(axis=1)
+    if len(totals) and totals.min() == 0:
+        raise DataError(f"structure {int(np.argmin(totals))} has no atoms")
+    known = np.array([given.get(z, 0.0) for z in elements])
+    free = np.array([z not in given for z in elements], dtype=bool)
+    offsets = dict(given)
+    if free.any():
+        rows = counts[:, free] / totals[:, None]
+        target = (energies - counts @ known) / totals
+        used = rows.any(axis=1)
+        rows, target = rows[used], target[used]
+        common = float(rows.sum(axis=1) @ target / np.sum(rows.sum(axis=1) ** 2))
+        change = np.linalg.lstsq(rows, target - common * rows.sum(axis=1), rcond=1e-8)[0]
+        offsets |= {
+            z: common + float(d) for z, d in zip(np.array(elements)[free].tolist(), change, strict=True)
+        }
+    return dict(sorted(offsets.items()))
+
+
+def _count_matrix(compositions: Sequence[ArrayLike | Mapping[int, int]]) -> tuple[np.ndarray, list[int]]:
+    """Counts (n_structures, n_elements) and the atomic numbers of the columns."""
+    tallies: list[dict[int, int]] = []
+    for entry in compositions:
+        if isinstance(entry, Mapping):
+            tallies.append({int(z): int(n) for z, n in entry.items() if n})
+        else:
+            unique, number = np.unique(np.asarray(entry, dtype=int), return_counts=True)
+            tallies.append(dict(zip(unique.tolist(), number.tolist(), strict=True)))
+    elements = sorted({z for tally in tallies for z in tally})
+    column = {z: k for k, z in enumerate(elements)}
+    counts = np.zeros((len(tallies), len(elements)))
+    for i, tally in enumerate(tallies):
+        for z, n in tally.items():
+            counts[i, column[z]] = n
+    return counts, elements
+
+
+def _number(element: str | int) -> int:
+    if isinstance(element, str):
+        if element not in atomic_numbers:
+            raise DataError(f"unknown element {element!r}; {nearest(element, chemical_symbols[1:])}")
+        return atomic_numbers[element]
+    return int(element)

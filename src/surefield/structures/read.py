@@ -1,0 +1,265 @@
+"""Structures in and out: every format of ASE, compressed extxyz read once, exact float64 on the way back."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.io.extxyz import read_xyz
+
+from surefield.errors import DataError, explain, nearest
+from surefield.structures.compression import compress, decompress, without_compression
+from surefield.structures.database import read_database, write_database
+from surefield.structures.extxyz import cut_frames, extxyz_text
+
+__all__ = ["Frames", "Source", "read_frames", "write_frames"]
+
+_XYZ = {".xyz", ".extxyz"}
+
+
+@dataclass(frozen=True, eq=False)
+class Frames(Sequence[Atoms]):
+    """Structures that remember where they come from; never changed, only cut into new `Frames`.
+
+    Attributes:
+        atoms: the structures (objects of the reader or of the caller; nobody in the package changes them).
+        origins: one text per structure, such as "frame 7 of train.xyz" (counted from 0, as in ASE's `@7`).
+    """
+
+    atoms: tuple[Atoms, ...]
+    origins: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.atoms) != len(self.origins):
+            raise DataError(f"{len(self.atoms)} structures need as many origins, got {len(self.origins)}")
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @overload
+    def __getitem__(self, index: int) -> Atoms: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Frames: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Atoms | Frames:
+        if isinstance(index, int | np.integer):
+            return self.atoms[index]
+        chosen = np.arange(len(self))[index if isinstance(index, slice) else _index_array(index)]
+        return Frames(tuple(self.atoms[i] for i in chosen), tuple(self.origins[i] for i in chosen))
+
+    def __iter__(self) -> Iterator[Atoms]:
+        return iter(self.atoms)
+
+    def __add__(self, other: Frames) -> Frames:
+        return Frames(self.atoms + other.atoms, self.origins + other.origins)
+
+    def __repr__(self) -> str:
+        ends = f": {self.origins[0]} ... {self.origins[-1]}" if self.origins else ""
+        return f"Frames({len(self)} structures{ends})"
+
+    def origin(self, index: int) -> str:
+        """Where a structure comes from, e.g. "frame 7 of train.xyz"."""
+        return self.origins[index]
+
+
+Source = str | Path | Atoms | Frames | Sequence[str | Path] | Sequence[Atoms]
+
+
+def read_frames(source: Source, index: str | int | slice = ":") -> Frames:
+    """Read structures from files, or take those in memory as they are.
+
+    Args:
+        source: a file of any format of ASE (also `name@0:10`), a list of files, `Atoms`, a list of
+            `Atoms`, or `Frames`. Files ending in .xz, .gz, .bz2 or .zst are decompressed once, in memory:
+            ASE seeks in the compressed stream, which costs a time quadratic in its length.
+        index: which frames of each file (ASE's index: ":", "-1", 5, "::10"); also for structures in memory.
+
+    Returns:
+        The structures; those given in memory are the same objects.
+
+    Raises:
+        DataError: no such file, an empty, damaged or truncated one, content that ASE cannot parse.
+    """
+    if isinstance(source, Frames):
+        return source[_as_slice(index, len(source))]
+    if isinstance(source, Atoms):
+        return Frames((source,), ("frame 0",))
+    if isinstance(source, str | Path):
+        return _read_file(source, index)
+    structures = tuple(item for item in source if isinstance(item, Atoms))
+    paths = [item for item in source if isinstance(item, str | Path)]
+    if len(structures) == len(source):
+        frames = Frames(structures, tuple(f"frame {i}" for i in range(len(structures))))
+        return frames[_as_slice(index, len(frames))]
+    if len(paths) != len(source):
+        kinds = ", ".join(sorted({type(item).__name__ for item in source}))
+        raise DataError(f"structures come from files or as ase.Atoms, got a list of {kinds}")
+    parts = [_read_file(path, index) for path in paths]
+    return Frames(tuple(a for p in parts for a in p.atoms), tuple(o for p in parts for o in p.origins))
+
+
+def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
+    """Write structures with their info, arrays and results; the file appears whole or not at all.
+
+    Args:
+        path: extxyz (.xyz, .extxyz, also with .xz, .gz, .bz2), .traj, .db or another format of ASE. extxyz is
+            written with as many digits as float64 needs, so that numbers come back bit by bit.
+        frames: the structures; they are not changed.
+
+    Raises:
+        DataError: nothing to write, no such folder, or a result that contradicts an entry of the same name.
+    """
+    path = Path(path)
+    if len(frames) == 0:
+        raise DataError(f"no structures to write to {path}")
+    if not path.parent.is_dir():
+        raise DataError(f"no folder {path.parent} to write {path.name} to")
+    inner, compression = without_compression(path)
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=inner.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        if inner.suffix in _XYZ:
+            text = "".join(extxyz_text(atoms, f"frame {i}") for i, atoms in enumerate(frames))
+            Path(temporary).write_bytes(compress(text.encode(), compression))
+        elif compression:
+            raise DataError(f"only extxyz is written compressed, got {path.name}")
+        else:
+            if inner.suffix == ".db":
+                os.unlink(temporary)  # ASE would try to append to the empty file
+                write_database(temporary, frames)
+            else:
+                ase.io.write(temporary, list(frames))
+        # mkstemp makes files private; data sets follow the user's mask.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _read_file(source: str | Path, index: str | int | slice) -> Frames:
+    path = Path(source)
+    if not path.exists() and "@" in path.name:
+        name, _, index = str(source).rpartition("@")
+        path = Path(name)
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty")
+    elif not path.is_dir():
+        folder = path.parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        hint = (
+            nearest(path.name, names)
+            if names
+            else f"the folder {folder} " + ("is empty" if folder.is_dir() else "does not exist")
+        )
+        raise DataError(f"no file {path}; {hint if len(hint) < 300 else hint[:300] + ' ...'}")
+    inner, compression = without_compression(path)
+    if inner.suffix in _XYZ:
+        atoms, numbers = _read_extxyz(path, compression, index)
+    else:
+        atoms = _read_other(path, inner, compression, index)
+        numbers = _numbers(index, len(atoms))
+    if not atoms:
+        raise DataError(f"{path} has no frames at index {index!r}")
+    for structure in atoms:
+        _restore(structure)
+    return Frames(tuple(atoms), tuple(f"frame {i} of {path}" for i in numbers))
+
+
+def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tuple[list[Atoms], list[int]]:
+    try:
+        text = decompress(path, compression).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a text file, so not extxyz; is its extension right?") from None
+    chunks = list(cut_frames(text.splitlines(), path))
+    if not chunks:
+        raise DataError(f"{path} is empty")
+    wanted = range(len(chunks))[_as_slice(index, len(chunks))]
+    try:
+        return _parse("".join(chunks[i] for i in wanted)), list(wanted)
+    except Exception:
+        for i in wanted:  # slow way, to name the frame
+            try:
+                _parse(chunks[i])
+            except Exception as error:
+                where = f"frame {i} of {path}"
+                raise DataError(explain("unreadable extxyz", where=where, got=_cause(error))) from error
+        raise
+
+
+def _parse(text: str) -> list[Atoms]:
+    read: Any = read_xyz  # ASE annotates the index as int, and takes slices
+    return list(read(io.StringIO(text), slice(None)))
+
+
+def _read_other(path: Path, inner: Path, compression: str, index: str | int | slice) -> list[Atoms]:
+    try:
+        if inner.suffix == ".db" and not compression:
+            rows = read_database(path)
+            return rows[_as_slice(index, len(rows))]
+        if not compression:
+            found = ase.io.read(path, index=index)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                plain = Path(folder) / inner.name
+                plain.write_bytes(decompress(path, compression))
+                found = ase.io.read(plain, index=index)
+    except DataError:
+        raise
+    except Exception as error:  # ASE's readers raise whatever their format makes them stumble over
+        raise DataError(explain(f"ASE cannot read {path}", got=_cause(error))) from error
+    return found if isinstance(found, list) else [found]
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _index_array(index: Sequence[int] | np.ndarray) -> np.ndarray:
+    array = np.asarray(index)
+    return array if array.size else array.astype(int)
+
+
+def _as_slice(index: str | int | slice, length: int) -> slice:
+    if isinstance(index, slice):
+        return index
+    try:
+        parts = [int(part) if part.strip() else None for part in str(index).split(":")]
+        if len(parts) > 3:
+            raise ValueError
+    except ValueError:
+        raise DataError(f"index must look like ':', '5', '-1' or '0:100:10', got {index!r}") from None
+    if len(parts) > 1:
+        return slice(*parts)
+    number = parts[0]
+    if number is None or not -length <= number < length:
+        raise DataError(f"no frame {index!r} among {length}")
+    number %= length
+    return slice(number, number + 1)
+
+
+def _numbers(index: str | int | slice, count: int) -> list[int]:
+    """Frame numbers for messages; known exactly unless the index counts from the end."""
+    try:
+        chosen = _as_slice(index, 2**40)
+    except DataError:
+        return list(range(count))
+    if (chosen.start or 0) < 0 or (chosen.step or 1) < 0:
+        return list(range(count))
+    return [(chosen.start or 0) + i * (chosen.step or 1) for i in range(count)]
+
+
+def _restore(atoms: Atoms) -> None:
+    """Give the members and uncertainties of a prediction, which extxyz holds as JSON, their array back."""
+    for name, value in atoms.info.items():
+        if isinstance(value, list) and name.endswith(("_ensemble", "_uncertainty")):
+            atoms.info[name] = np.asarray(value, dtype=np.float64)

@@ -1,0 +1,360 @@
+"""Fits of calibration maps on validation residuals: from the raw spread u to a standard deviation σ(u)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression, minimize_scalar, root_scalar
+from scipy.special import expit
+
+from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.uncertainty.calibration_maps import (
+    AlphaMap,
+    AlphaSigma0Map,
+    CalibrationMap,
+    CommitteeMap,
+    ConformalMap,
+    IsotonicMap,
+    PowerMap,
+    PropertyMaps,
+)
+
+__all__ = ["calibrate_alpha", "fit_calibration_map"]
+
+Method = Literal["squared_residuals", "absolute_residuals", "crps"]
+Vector = Float64[np.ndarray, " n"]
+
+#: α² of a committee whose finite-size correction leaves nothing.
+COMMITTEE_MINIMUM: Final = 1e-12
+#: Exponents of a power map beyond this mean that the likelihood has no interior maximum.
+LARGEST_POWER: Final = 1e4
+#: Logarithms of u this close are one value to the power map.
+SAME_SPREAD: Final = 1e-6
+#: Points of the coarse search for the floor of an alpha_sigma0 map.
+FLOOR_GRID: Final = 61
+
+
+def calibrate_alpha(
+    residuals: ArrayLike, u: ArrayLike, method: Method = "squared_residuals"
+) -> float | Float64[np.ndarray, " n_properties"]:
+    """Factor α of σ = αu.
+
+    Args:
+        residuals: prediction minus reference, (n,) or (n, n_properties); NaN entries are masked.
+        u: uncalibrated spread, (n,) or the shape of residuals.
+        method: `squared_residuals` (best Gaussian NLL), `absolute_residuals` or `crps` (best Gaussian CRPS).
+
+    Returns:
+        float, or (n_properties,) float64 for residuals of two axes.
+
+    Raises:
+        DataError: nothing unmasked, shapes differ, all residuals 0, u not positive or values not finite.
+        ConfigError: unknown method.
+    """
+    if method not in _METHODS:
+        raise ConfigError(explain(f"unknown calibration_method {method!r}", fix=nearest(method, _METHODS)))
+    columns = _columns(residuals, u)
+    alphas = [_METHODS[method](r, s) for r, s in columns]
+    return np.array(alphas) if np.ndim(residuals) == 2 else alphas[0]
+
+
+def fit_calibration_map(
+    residuals: ArrayLike,
+    u: ArrayLike,
+    map: str = "alpha",
+    *,
+    method: Method = "squared_residuals",
+    delta: float = 0.1,
+    groups: ArrayLike | None = None,
+    n_members: int | None = None,
+) -> CalibrationMap:
+    """Fit a map u → σ on validation residuals.
+
+    Args:
+        residuals: prediction minus reference, (n,) or (n, n_properties) for one map per property; NaN entries
+            are masked. No rows at all give α = 1, `calibrated` False and a warning.
+        u: uncalibrated spread, (n,) or the shape of residuals.
+        map: `alpha`, `alpha_sigma0`, `power`, `isotonic`, `conformal` or `committee`.
+        method: of the map `alpha`, see `calibrate_alpha`.
+        delta: of the map `conformal`: intervals miss at most this share.
+        groups: of the map `conformal`: label of each row, for one quantile per group.
+        n_members: of the map `committee`: M > 3 members whose sample standard deviation u is.
+
+    Raises:
+        DataError: as `calibrate_alpha`, or too few rows for the conformal quantile.
+        ConfigError: unknown map or method, delta outside (0, 1), n_members missing or below 4.
+    """
+    if map not in _FITS:
+        raise ConfigError(explain(f"unknown calibration_map {map!r}", fix=nearest(map, _FITS)))
+    if np.size(residuals) == 0:
+        warnings.warn("no validation labels: alpha = 1, the uncertainty is not calibrated", stacklevel=2)
+        return AlphaMap(1.0, calibrated=False)
+    labels = None if groups is None else np.asarray(groups).astype(str)
+    if labels is not None and labels.shape != np.shape(residuals)[:1]:
+        raise DataError(
+            explain("one group per row is needed", got=labels.shape, expected=np.shape(residuals)[:1])
+        )
+    values = np.asarray(residuals, dtype=np.float64)
+    kept = [~np.isnan(c) for c in values.reshape(len(values), -1).T]
+    options = _Options(method=method, delta=delta, n_members=n_members)
+    maps = tuple(
+        _FITS[map](r, s, dataclasses.replace(options, groups=None if labels is None else labels[keep]))
+        for (r, s), keep in zip(_columns(residuals, u), kept, strict=True)
+    )
+    return PropertyMaps(maps) if values.ndim == 2 else maps[0]
+
+
+@dataclass(frozen=True)
+class _Options:
+    method: Method
+    delta: float
+    n_members: int | None
+    groups: np.ndarray | None = None
+
+
+def _columns(residuals: ArrayLike, u: ArrayLike) -> list[tuple[Vector, Vector]]:
+    """Unmasked residuals and spreads of every property, checked."""
+    r, s = np.asarray(residuals, dtype=np.float64), np.asarray(u, dtype=np.float64)
+    if r.ndim == 2 and s.shape in {r.shape[:1], (len(r), 1)}:
+        s = np.broadcast_to(s.reshape(-1, 1), r.shape)
+    if r.ndim not in (1, 2) or r.shape != s.shape:
+        raise DataError(
+            explain(
+                "residuals and u do not fit",
+                got=f"{r.shape} and {s.shape}",
+                expected="(n,) or (n, n_properties)",
+            )
+        )
+    if not r.size:
+        raise DataError("no validation residuals to calibrate on")
+    return [
+        _unmasked(rc, sc) for rc, sc in zip(r.reshape(len(r), -1).T, s.reshape(len(r), -1).T, strict=True)
+    ]
+
+
+def _unmasked(r: Vector, s: Vector) -> tuple[Vector, Vector]:
+    kept = np.flatnonzero(~np.isnan(r))
+    if not len(kept):
+        raise DataError(explain("all validation labels are masked (NaN)", got=f"{len(r)} rows"))
+    for what, bad in (
+        ("infinite residual", np.isinf(r[kept])),
+        ("u = 0 in an unmasked row", s[kept] == 0),
+        ("u must be positive and finite", ~((s[kept] > 0) & np.isfinite(s[kept]))),
+    ):
+        if bad.any():
+            first = int(kept[np.argmax(bad)])
+            raise DataError(
+                explain(
+                    what,
+                    where=f"validation row {first}",
+                    got=f"residual {r[first]:g}, u {s[first]:g}; {int(bad.sum())} such rows",
+                    fix="mask symmetry-zero rows with a NaN residual",
+                )
+            )
+    if not r[kept].any():
+        raise DataError(
+            explain("all validation residuals are 0", got=f"{len(kept)} rows", fix="check the labels")
+        )
+    return r[kept], s[kept]
+
+
+def _alpha_squared(r: Vector, u: Vector) -> float:
+    return float(np.sqrt(np.mean((r / u) ** 2)))
+
+
+def _alpha_absolute(r: Vector, u: Vector) -> float:
+    return float(np.sqrt(np.pi / 2) * np.mean(np.abs(r) / u))
+
+
+def _alpha_crps(r: Vector, u: Vector) -> float:
+    """Root of the derivative of the mean Gaussian CRPS, which falls with α."""
+    z = np.abs(r) / u
+
+    def slope(alpha: float) -> float:
+        return float(np.mean(u * (1 / np.sqrt(np.pi) - np.sqrt(2 / np.pi) * np.exp(-0.5 * (z / alpha) ** 2))))
+
+    # at α → 0 only rows of zero residual keep their density
+    if np.mean(u * (1 / np.sqrt(np.pi) - np.sqrt(2 / np.pi) * (z == 0))) <= 0:
+        raise DataError(
+            explain(
+                "too many residuals of exactly 0 for calibration_method crps",
+                got=f"{int(np.sum(z == 0))} of {len(z)}",
+                fix="use squared_residuals",
+            )
+        )
+    low = high = _alpha_squared(r, u)
+    while slope(low) < 0:
+        low /= 2
+    while slope(high) > 0:
+        high *= 2
+    return (
+        low if low == high else float(root_scalar(slope, bracket=(low, high), xtol=1e-300, rtol=1e-12).root)
+    )
+
+
+_METHODS: Final[Mapping[str, Callable[[Vector, Vector], float]]] = {
+    "squared_residuals": _alpha_squared,
+    "absolute_residuals": _alpha_absolute,
+    "crps": _alpha_crps,
+}
+
+
+def _fit_alpha(r: Vector, u: Vector, options: _Options) -> AlphaMap:
+    return AlphaMap(float(calibrate_alpha(r, u, options.method)))
+
+
+def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map:
+    """Best NLL of σ² = s[t·v + 1 - t], v = u²/mean u²: s is explicit, so t in [0, 1] is searched alone."""
+    del options
+    mean = float(np.mean(u**2))
+    v, r2 = u**2 / mean, r**2
+
+    def nll(share: float, rest: float) -> float:
+        shape = share * v + rest
+        return 0.5 * float(np.mean(np.log(shape)) + np.log(np.mean(r2 / shape)))
+
+    def at(logit: float) -> tuple[float, float]:
+        return float(expit(logit)), float(expit(-logit))
+
+    reach = float(np.ptp(np.log(v))) + 20.0
+    grid = np.linspace(-reach, reach, FLOOR_GRID)
+    best = int(np.argmin([nll(*at(x)) for x in grid]))
+    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, FLOOR_GRID - 1)])
+    found: Any = minimize_scalar(
+        lambda x: nll(*at(x)), bounds=bounds, method="bounded", options={"xatol": 1e-7}
+    )
+    # the ends, no floor and floor alone, win ties: they are exact where the search only comes near
+    candidates = [(1.0, 0.0), (0.0, 1.0), at(float(found.x))]
+    losses = [nll(*c) for c in candidates]
+    share, rest = candidates[next(i for i, loss in enumerate(losses) if loss <= min(losses) + 1e-12)]
+    scale = float(np.mean(r2 / (share * v + rest)))
+    return AlphaSigma0Map(math.sqrt(scale * share / mean), math.sqrt(scale * rest))
+
+
+def _fit_power(r: Vector, u: Vector, options: _Options) -> PowerMap:
+    """Root in γ of the slope of the NLL, which is convex with a in closed form."""
+    del options
+    log_u = np.log(u)
+    centre = float(log_u.mean())
+    x = log_u - centre
+    with np.errstate(divide="ignore"):
+        log_r2 = np.log(r**2)
+
+    def weights(gamma: float) -> tuple[Vector, float]:
+        exponents = log_r2 - 2 * gamma * x
+        top = float(exponents.max())
+        return np.exp(exponents - top), top
+
+    def slope(gamma: float) -> float:
+        w, _ = weights(gamma)
+        return -float(w @ x / w.sum())
+
+    gamma = 1.0
+    if np.ptp(x) > SAME_SPREAD:  # else every exponent is as good
+        low, high, step = 1.0, 1.0, 1.0
+        while slope(low) > 0 and low > -LARGEST_POWER:
+            low, step = low - step, 2 * step
+        step = 1.0
+        while slope(high) < 0 and high < LARGEST_POWER:
+            high, step = high + step, 2 * step
+        if slope(low) > 0 or slope(high) < 0:
+            raise DataError(
+                explain(
+                    "no best exponent for the power map",
+                    got=f"{int(np.count_nonzero(r))} non-zero residuals of {len(r)}, all at one end of u",
+                    fix="use calibration_map alpha",
+                )
+            )
+        gamma = (
+            low
+            if low == high
+            else float(root_scalar(slope, bracket=(low, high), xtol=1e-12, rtol=1e-12).root)
+        )
+    w, top = weights(gamma)
+    return PowerMap(0.5 * (math.log(float(w.mean())) + top) - gamma * centre, gamma)
+
+
+def _fit_isotonic(r: Vector, u: Vector, options: _Options) -> IsotonicMap:
+    """Pool adjacent violators on r² with equal u averaged first; inner points of flat runs are dropped."""
+    del options
+    knots, inverse, counts = np.unique(u, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, weights=r**2) / counts
+    fitted = np.asarray(isotonic_regression(means, weights=counts).x, dtype=np.float64)
+    # a first block of zero residuals would claim certainty
+    fitted = np.maximum(fitted, fitted[fitted > 0].min())
+    keep = np.ones(len(fitted), dtype=bool)
+    keep[1:-1] = (fitted[1:-1] != fitted[:-2]) | (fitted[1:-1] != fitted[2:])
+    return IsotonicMap(tuple(knots[keep].tolist()), tuple(fitted[keep].tolist()))
+
+
+def _fit_conformal(r: Vector, u: Vector, options: _Options) -> ConformalMap:
+    delta = options.delta
+    if not 0 < delta < 1:
+        raise ConfigError(explain("delta of the conformal map", got=delta, expected="between 0 and 1"))
+    scores = np.abs(r) / u
+    if options.groups is None:
+        return ConformalMap(delta, (("", _conformal_quantile(scores, delta, "")),))
+    return ConformalMap(
+        delta,
+        tuple(
+            (
+                str(group),
+                _conformal_quantile(scores[options.groups == group], delta, f" of group {str(group)!r}"),
+            )
+            for group in np.unique(options.groups)
+        ),
+    )
+
+
+def _conformal_quantile(scores: Vector, delta: float, where: str) -> float:
+    n = len(scores)
+    # exact products such as 20·0.9 must not be rounded up by their last bit
+    rank = math.ceil((n + 1) * (1 - delta) - 1e-9)
+    if rank > n:
+        needed = math.ceil((1 - delta) / delta - 1e-9)
+        raise DataError(
+            explain(
+                f"too few validation rows{where} for conformal intervals with delta = {delta:g}",
+                got=f"{n} rows",
+                expected=f"at least {needed}",
+                fix="add rows or raise delta",
+            )
+        )
+    quantile = float(np.partition(scores, max(rank - 1, 0))[max(rank - 1, 0)])
+    if quantile == 0:
+        raise DataError(explain(f"conformal quantile is 0{where}: most residuals are exactly 0"))
+    return quantile
+
+
+def _fit_committee(r: Vector, u: Vector, options: _Options) -> CommitteeMap:
+    """Imbalzano et al., J. Chem. Phys. 154 (2021) 074102: α² free of the bias of few members."""
+    m = options.n_members
+    if m is None or m <= 3:
+        raise ConfigError(explain("calibration_map committee needs n_members", got=m, expected="at least 4"))
+    alpha2 = (m - 3) / (m - 1) * float(np.mean((r / u) ** 2)) - 1 / m
+    if alpha2 <= 0:
+        warnings.warn(
+            f"committee of {m} members is already wider than its errors: alpha^2 = {alpha2:.3g} set to "
+            f"{COMMITTEE_MINIMUM:g}",
+            stacklevel=3,
+        )
+        alpha2 = COMMITTEE_MINIMUM
+    return CommitteeMap(math.sqrt(alpha2), m)
+
+
+_FITS: Final[Mapping[str, Callable[[Vector, Vector, _Options], CalibrationMap]]] = {
+    "alpha": _fit_alpha,
+    "alpha_sigma0": _fit_alpha_sigma0,
+    "power": _fit_power,
+    "isotonic": _fit_isotonic,
+    "conformal": _fit_conformal,
+    "committee": _fit_committee,
+}

@@ -1,0 +1,223 @@
+"""Maps from the raw spread u to a calibrated standard deviation σ(u): frozen, and kept as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from scipy.special import ndtri
+
+from surefield.errors import ConfigError, DataError, explain, nearest
+
+__all__ = [
+    "AlphaMap",
+    "AlphaSigma0Map",
+    "CalibrationMap",
+    "CommitteeMap",
+    "ConformalMap",
+    "IsotonicMap",
+    "PowerMap",
+    "PropertyMaps",
+]
+
+
+@dataclass(frozen=True)
+class CalibrationMap(ABC):
+    """A fitted map from the uncalibrated spread u to a standard deviation.
+
+    u = 0 exactly marks a quantity that symmetry fixes, and gives σ = 0 whatever the map.
+
+    Attributes:
+        calibrated: False for the α = 1 that stands in where there were no validation labels.
+    """
+
+    name: ClassVar[str]
+    calibrated: bool = field(default=True, kw_only=True)
+
+    def sigma(self, u: ArrayLike) -> Float64[np.ndarray, "*shape"]:
+        """Standard deviations for u of any shape, in the unit of the calibrated quantity."""
+        spread = np.asarray(u, dtype=np.float64)
+        zero = spread == 0
+        return np.where(zero, 0.0, self._sigma(np.where(zero, 1.0, spread)))
+
+    @abstractmethod
+    def _sigma(self, u: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+        """σ for u > 0."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to make the map again, as JSON types."""
+        return {"map": self.name, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> CalibrationMap:
+        """Make the map that `to_dict` described.
+
+        Raises:
+            ConfigError: unknown map, missing or unknown entries.
+        """
+        entries = dict(data)
+        name = entries.pop("map", None)
+        kind = _MAPS.get(str(name))
+        if kind is None:
+            raise ConfigError(explain(f"unknown calibration map {name!r}", fix=nearest(str(name), _MAPS)))
+        try:
+            return kind._from_entries(entries)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(explain(f"bad entries for the calibration map {name!r}", got=error)) from error
+
+    @classmethod
+    def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        # JSON has lists where the frozen maps have tuples
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class AlphaMap(CalibrationMap):
+    """σ = αu."""
+
+    name: ClassVar[str] = "alpha"
+    alpha: float
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return self.alpha * u
+
+
+@dataclass(frozen=True)
+class CommitteeMap(CalibrationMap):
+    """σ = αs for the sample standard deviation s of M independent models, with α² corrected for finite M."""
+
+    name: ClassVar[str] = "committee"
+    alpha: float
+    n_members: int
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return self.alpha * u
+
+
+@dataclass(frozen=True)
+class AlphaSigma0Map(CalibrationMap):
+    """σ = √(α²u² + σ₀²); σ₀ is noise of each label on its own and has no covariances."""
+
+    name: ClassVar[str] = "alpha_sigma0"
+    alpha: float
+    sigma0: float
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return np.hypot(self.alpha * u, self.sigma0)
+
+
+@dataclass(frozen=True)
+class PowerMap(CalibrationMap):
+    """σ = exp(a + γ ln u)."""
+
+    name: ClassVar[str] = "power"
+    a: float
+    gamma: float
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return np.exp(self.a + self.gamma * np.log(u))
+
+
+@dataclass(frozen=True)
+class IsotonicMap(CalibrationMap):
+    """σ = √(monotone fit of r² on u), linear between its knots, constant beyond them."""
+
+    name: ClassVar[str] = "isotonic"
+    knots: tuple[float, ...]
+    variances: tuple[float, ...]
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.interp(u, self.knots, self.variances))
+
+
+@dataclass(frozen=True)
+class ConformalMap(CalibrationMap):
+    """Intervals μ ± q̂u that hold at least a share 1 - δ of exchangeable data (split conformal).
+
+    σ is the standard deviation of the Gaussian with the same central 1 - δ interval.
+
+    Attributes:
+        delta: δ.
+        quantiles: q̂ per group; the one key "" when there are no groups.
+    """
+
+    name: ClassVar[str] = "conformal"
+    delta: float
+    quantiles: tuple[tuple[str, float], ...]
+
+    def half_width(self, u: ArrayLike, groups: ArrayLike | None = None) -> Float64[np.ndarray, "*shape"]:
+        """q̂u, for the group of each entry (labels of the leading axis of u) where groups were fitted.
+
+        Raises:
+            DataError: groups given or missing against the fit, or a group that was not fitted.
+        """
+        spread, known = np.asarray(u, dtype=np.float64), dict(self.quantiles)
+        grouped = set(known) != {""}
+        if grouped != (groups is not None):
+            fix = f"give one of {sorted(known)} per entry" if grouped else "leave groups out"
+            raise DataError(explain("groups do not match the conformal fit", got=groups, fix=fix))
+        if groups is None:
+            return known[""] * spread
+        labels = np.asarray(groups).astype(str)
+        if labels.shape != spread.shape[: labels.ndim]:
+            raise DataError(explain("one group per entry is needed", got=labels.shape, expected=spread.shape))
+        for label in np.unique(labels):
+            if str(label) not in known:
+                raise DataError(
+                    explain(f"group {str(label)!r} was not calibrated", fix=nearest(str(label), known))
+                )
+        factors = np.array([known[str(label)] for label in labels.ravel()]).reshape(labels.shape)
+        return factors.reshape(labels.shape + (1,) * (spread.ndim - labels.ndim)) * spread
+
+    def sigma(self, u: ArrayLike, groups: ArrayLike | None = None) -> Float64[np.ndarray, "*shape"]:
+        """Gaussian standard deviation with the conformal 1 - δ interval; groups as in `half_width`."""
+        return self.half_width(u, groups) / float(ndtri(1 - self.delta / 2))
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return self.sigma(u)
+
+    @classmethod
+    def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        rest = dict(entries)
+        quantiles = tuple((str(group), float(q)) for group, q in rest.pop("quantiles", ()))
+        return cls(quantiles=quantiles, **rest)
+
+
+@dataclass(frozen=True)
+class PropertyMaps(CalibrationMap):
+    """One map per property; u is (..., n_properties), or (..., 1) for one spread shared by all of them."""
+
+    name: ClassVar[str] = "properties"
+    maps: tuple[CalibrationMap, ...]
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        if u.ndim == 0 or u.shape[-1] not in (1, len(self.maps)):
+            raise DataError(
+                explain(
+                    "u has no axis of properties", got=f"shape {u.shape}", expected=f"(..., {len(self.maps)})"
+                )
+            )
+        spread = np.broadcast_to(u, (*u.shape[:-1], len(self.maps)))
+        return np.stack([m.sigma(spread[..., i]) for i, m in enumerate(self.maps)], axis=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to make the maps again, as JSON types."""
+        return {"map": self.name, "maps": [m.to_dict() for m in self.maps], "calibrated": self.calibrated}
+
+    @classmethod
+    def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        rest = dict(entries)
+        return cls(tuple(CalibrationMap.from_dict(m) for m in rest.pop("maps", ())), **rest)
+
+
+_MAPS: Final[Mapping[str, type[CalibrationMap]]] = {
+    m.name: m
+    for m in (AlphaMap, AlphaSigma0Map, PowerMap, IsotonicMap, ConformalMap, CommitteeMap, PropertyMaps)
+}
