@@ -3,7 +3,7 @@
     pip install ase tblite pyscf
     OMP_NUM_THREADS=1 python examples/data/label_ethanol.py
 
-About 9 s a label on one core. A killed run goes on where it stopped.
+About 8 s a label on one core. A killed run goes on where it stopped.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--n", type=int, default=300, help="number of frames (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=200, help="number of frames (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder (default: this one)")
     args = parser.parse_args()

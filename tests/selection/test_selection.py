@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from surefield.errors import DataError
+from surefield.errors import DataError, ExecutionError
 from surefield.selection import Dropped, Reason, Selection, select_rows
 
 
@@ -77,7 +77,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         Selection([1], [1.0], [1.0], 1, config={"features": object()}).save(path)
     # A file that cannot be renamed onto a folder: the temporary file must go.
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(ExecutionError, match="folder"):
         Selection([1], [1.0], [1.0], 1).save(tmp_path / "folder")
     assert path.read_bytes() == old
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "picks.npz"]

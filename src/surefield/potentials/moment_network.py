@@ -1,73 +1,203 @@
-"""proto"""
-from __future__ import annotations
-import equinox as eqx, jax, jax.numpy as jnp, numpy as np
-from surefield.descriptors.moments import angular_basis, invariants, moments, n_invariants
-from surefield.descriptors.radial import bessel_basis
-from surefield.structures.graph import Graph
-from surefield.potentials.potential import Potential
+"""The moment network: invariants of moment tensors, a linear readout and a small network on top."""
 
-class MomentNetwork(Potential):
-    species: tuple = eqx.field(static=True)
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from surefield.config import Config
+from surefield.descriptors.moments import angular_basis, invariants, moments
+from surefield.descriptors.radial import bessel_basis
+from surefield.potentials.potential import DensityPotential, species_index, species_numbers
+from surefield.structures.graph import Graph
+
+__all__ = ["MomentNetwork", "MomentNetworkConfig"]
+
+
+class MomentNetworkConfig(Config):
+    """Shape of a `MomentNetwork`; the fields are its arguments."""
+
+    kind: Literal["moment_network"] = "moment_network"
+    species: tuple[str, ...] | None = Field(None, description="elements; null takes those of the data")
+    cutoff: float = Field(5.0, gt=0, description="range of the neighbour density, Å")
+    n_basis: int = Field(8, ge=2, le=32, description="Bessel functions")
+    n_channels: int = Field(8, ge=1, le=32, description="learned radial functions per pair of species")
+    n_triple: int = Field(5, ge=0, le=16, description="channels that enter products of three tensors")
+    hidden: tuple[int, ...] = Field((64, 64), description="hidden layers of the network")
+    seed: int = Field(0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field("float32", description="of the parameters and the arithmetic")
+
+
+class MomentNetwork(DensityPotential):
+    """Moment-tensor potential with a learned radial basis, a linear part and a network as its correction.
+
+    A^(l)_c,i = sum_j R_c(r_ij; z_i, z_j) u_ij^(⊗l), l = 0..3 (Shapeev 2016), is contracted to invariants, which
+    are standardised per element of the centre: x_i. The energy of an atom is
+    E_i = w[z_i] · [x_i, h(x_i)] + b[z_i] + offset[z_i], with h the last hidden layer of a SiLU network.
+    The last layer is linear in w, so its features [x, h] serve the exact solution of w, the
+    last-layer uncertainty and batch selection.
+
+    Args:
+        species: chemical symbols or atomic numbers.
+        cutoff: Å.
+        n_basis: Bessel functions the radial functions are made of.
+        n_channels: radial functions per pair of species.
+        n_triple: how many of them enter products of three tensors.
+        hidden: widths of the hidden layers; `()` leaves a linear potential.
+        seed: of the initial weights.
+        dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
+    """
+
+    species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
     n_basis: int = eqx.field(static=True)
     n_triple: int = eqx.field(static=True)
-    radial: jax.Array
-    shift: jax.Array
-    scale: jax.Array
-    hidden: list
-    readout: jax.Array
-    bias: jax.Array
+    offsets: Float[Array, " n_species"]
+    radial: Float[Array, "n_species n_species n_channels n_basis"]
+    shift: Float[Array, "n_species n_invariants"]
+    scale: Float[Array, "n_species n_invariants"]
+    weights: list[Float[Array, "width_in width_out"]]
+    biases: list[Float[Array, "n_species width_out"]]
+    readout: Float[Array, "n_species n_site_features"]
+    bias: Float[Array, " n_species"]
 
-    def __init__(self, species, cutoff=5.0, n_basis=8, n_channels=8, n_triple=5, hidden=(64, 64), seed=0, dtype=np.float32):
-        rng = np.random.default_rng(seed)
-        S = len(species)
-        self.species, self.cutoff, self.n_basis, self.n_triple = tuple(species), cutoff, n_basis, n_triple
-        if S == 1:
-            r = np.zeros((1, 1, n_channels, n_basis)); 
-            r[0, 0, :, :] = np.eye(n_channels, n_basis)
-        else:
-            q = rng.normal(size=(S*n_basis, S*n_basis)); q = np.linalg.qr(q)[0][:n_channels] if n_channels <= S*n_basis else rng.normal(size=(n_channels, S*n_basis))
-            r = np.broadcast_to(q.reshape(1, n_channels, S, n_basis).transpose(0, 2, 1, 3), (S, S, n_channels, n_basis))
-        self.radial = jnp.asarray(r, dtype)
-        d = invariants(jnp.zeros((1, n_channels, 20)), n_triple).shape[1]
-        self.shift = jnp.zeros((S, d), dtype); self.scale = jnp.ones((S, d), dtype)
-        sizes = [d, *hidden]
-        self.hidden = [(jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), dtype), jnp.zeros((S, b), dtype)) for a, b in zip(sizes, sizes[1:])]
-        self.readout = jnp.zeros((S, d + (hidden[-1] if hidden else 0)), dtype)
-        self.bias = jnp.zeros(S, dtype)
+    def __init__(
+        self,
+        species: Sequence[str | int],
+        cutoff: float = 5.0,
+        n_basis: int = 8,
+        n_channels: int = 8,
+        n_triple: int = 5,
+        hidden: Sequence[int] = (64, 64),
+        seed: int = 0,
+        dtype: str | np.typing.DTypeLike = "float32",
+    ) -> None:
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        dtype = np.dtype(dtype)
+        self.species = species_numbers(species)
+        n = len(self.species)
+        self.cutoff, self.n_basis, self.n_triple = float(cutoff), int(n_basis), min(n_triple, n_channels)
+        self.offsets = jnp.zeros(n, jnp.float64)
+        self.radial = jnp.asarray(_initial_radial(n, n_channels, n_basis, rng), dtype)
+        shape = jax.eval_shape(
+            lambda a: invariants(a, self.n_triple), jax.ShapeDtypeStruct((1, n_channels, 20), dtype)
+        )
+        width = shape.shape[1]
+        self.shift, self.scale = jnp.zeros((n, width), dtype), jnp.ones((n, width), dtype)
+        sizes = [width, *hidden]
+        self.weights = [
+            jnp.asarray(rng.standard_normal((a, b)) / np.sqrt(a), dtype)
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        ]
+        # Biases per element make the shared network tell elements apart.
+        self.biases = [jnp.asarray(0.1 * rng.standard_normal((n, b)), dtype) for b in sizes[1:]]
+        self.readout = jnp.zeros((n, width + (hidden[-1] if hidden else 0)), dtype)
+        self.bias = jnp.zeros(n, dtype)
 
-    def species_index(self, graph):
-        table = np.zeros(120, np.int32)
-        for k, z in enumerate(self.species): table[z] = k
-        return jnp.asarray(table)[graph.numbers]
+    @classmethod
+    def from_config(cls, config: MomentNetworkConfig, species: Sequence[str | int] = ()) -> MomentNetwork:
+        """Build from a configuration; `species` is used where the configuration names none."""
+        settings = config.model_dump(exclude={"kind", "species"})
+        return cls(config.species or species, **settings)
 
-    def invariants(self, graph):
-        s = self.species_index(graph)
-        dtype = self.radial.dtype
-        v = graph.vectors.astype(dtype)
-        r = jnp.sqrt(jnp.sum(v * v, -1))
+    @property
+    def n_invariants(self) -> int:
+        """Number of invariants per atom."""
+        return self.shift.shape[1]
+
+    def config(self) -> MomentNetworkConfig:
+        """Configuration that builds a potential of this shape."""
+        return MomentNetworkConfig(
+            species=tuple(_symbols(self.species)),
+            cutoff=self.cutoff,
+            n_basis=self.n_basis,
+            n_channels=self.radial.shape[2],
+            n_triple=self.n_triple,
+            hidden=tuple(w.shape[1] for w in self.weights),
+            dtype="float64" if self.radial.dtype == np.float64 else "float32",
+        )
+
+    def constants(self) -> tuple[object, ...]:
+        """Offsets and standardisation come from the data and are not trained."""
+        return (self.offsets, self.shift, self.scale)
+
+    def learning_rate_factors(self, solved: float, radial: float) -> MomentNetwork:
+        """Factor on the learning rate of every array: `solved` for what ridge regression has set."""
+        ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
+        width = jnp.arange(self.readout.shape[1]) < self.n_invariants
+        readout = jnp.where(width, solved, 1.0).astype(self.dtype)
+        return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
+
+    def _radial_angular(self, graph: Graph) -> tuple[Array, Array]:
+        vectors = graph.vectors.astype(self.radial.dtype)
+        r = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
         basis = bessel_basis(r, self.cutoff, self.n_basis)
         if len(self.species) == 1:
             radial = basis @ self.radial[0, 0].T
         else:
-            S = len(self.species)
-            sj = s[graph.neighbors]
-            pair = jax.nn.one_hot(sj, S, dtype=dtype)  # n k S
-            # basis x species -> n k (S b); per centre weights (n, S*b, c)
-            big = (pair[..., :, None] * basis[..., None, :]).reshape(*r.shape, -1)
-            w = jnp.swapaxes(self.radial, 2, 3).reshape(S, -1, self.radial.shape[2])  # S, S*b, c
-            radial = big @ w[s]
-        m = moments(radial, angular_basis(v / r[..., None]))
-        return (invariants(m, self.n_triple) - jax.lax.stop_gradient(self.shift)[s]) / jax.lax.stop_gradient(self.scale)[s], s
+            index = species_index(self, graph)
+            # One-hot of the neighbour's element times the basis: the sum over elements is one matrix product.
+            pair = jax.nn.one_hot(index[graph.neighbors], len(self.species), dtype=basis.dtype)
+            long = (pair[..., :, None] * basis[..., None, :]).reshape(*r.shape, -1)
+            mixing = jnp.swapaxes(self.radial, 2, 3).reshape(len(self.species), long.shape[-1], -1)
+            radial = long @ mixing[index]
+        return radial, angular_basis(vectors / r[..., None])
 
-    def features(self, graph):
-        x, s = self.invariants(graph)
+    def density(self, graph: Graph) -> Float[Array, "n_atoms n_terms"]:
+        """Moment tensors of rank 0 to 3, packed and flattened."""
+        radial, angular = self._radial_angular(graph)
+        return moments(radial, angular).reshape(radial.shape[0], -1)
+
+    def edge_terms(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors n_terms"]:
+        """What each neighbour adds to the moment tensors."""
+        radial, angular = self._radial_angular(graph)
+        return (radial[..., :, None] * angular[..., None, :]).reshape(*radial.shape[:2], -1)
+
+    def invariants(self, density: Float[Array, "n_atoms n_terms"]) -> Float[Array, "n_atoms n_invariants"]:
+        """Rotational invariants of the moment tensors, not standardised."""
+        tensors = density.reshape(density.shape[0], -1, angular_basis(jnp.zeros(3)).shape[0])
+        return invariants(tensors, self.n_triple)
+
+    def density_features(
+        self, density: Float[Array, "n_atoms n_terms"], graph: Graph
+    ) -> Float[Array, "n_atoms n_site_features"]:
+        """Standardised invariants, and the last hidden layer of the network on them."""
+        index = species_index(self, graph)
+        x = (self.invariants(density) - self.shift[index]) / self.scale[index]
+        if not self.weights:
+            return x
         h = x
-        for w, b in self.hidden:
-            h = jax.nn.silu(h @ w + b[s])
-        return jnp.concatenate([x, h] if self.hidden else [x], -1), s
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            h = jax.nn.silu(h @ weight + bias[index])
+        return jnp.concatenate([x, h], axis=-1)
 
-    def site_energies(self, graph):
-        f, s = self.features(graph)
-        e = jnp.sum(f * self.readout[s], -1) + self.bias[s]
-        return jnp.where(graph.atom_mask, e, 0.0)
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets."""
+        index = species_index(self, graph)
+        energies = jnp.sum(self.site_features(graph) * self.readout[index], axis=-1) + self.bias[index]
+        return jnp.where(graph.atom_mask, energies, 0.0)
+
+
+def _initial_radial(n_species: int, n_channels: int, n_basis: int, rng: np.random.Generator) -> np.ndarray:
+    """One element: the Bessel functions; several: orthonormal mixtures that tell the elements apart."""
+    if n_species == 1 and n_channels <= n_basis:
+        return np.eye(n_channels, n_basis)[None, None]
+    size = n_species * n_basis
+    mixture = rng.standard_normal((n_channels, size))
+    if n_channels <= size:
+        mixture = np.linalg.qr(mixture.T)[0].T
+    per_neighbor = mixture.reshape(n_channels, n_species, n_basis).transpose(1, 0, 2)
+    return np.broadcast_to(per_neighbor, (n_species, n_species, n_channels, n_basis)).copy()
+
+
+def _symbols(numbers: Sequence[int]) -> list[str]:
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in numbers]

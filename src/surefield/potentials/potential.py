@@ -3,40 +3,184 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Array, Bool, Float, Int
 
+from surefield.errors import PotentialError, explain
 from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
 
+__all__ = [
+    "DensityPotential",
+    "LastLayerPotential",
+    "Potential",
+    "Results",
+    "check_species",
+    "evaluate",
+    "species_index",
+    "trainable",
+]
 
-class Potential(eqx.Module):
-    """A differentiable function E(parameters, structure), as an immutable pytree."""
-
-    species: eqx.AbstractVar[tuple[int, ...]]
-    cutoff: eqx.AbstractVar[float]
-
-    @abc.abstractmethod
-    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
-        ...
+P = TypeVar("P", bound="Potential")
 
 
 class Results(NamedTuple):
+    """What `evaluate` gives for a padded batch; padding atoms hold zeros.
+
+    Attributes:
+        energy: total energies, eV, float64, element offsets included.
+        forces: eV/Å.
+        virial: dE/d(strain), eV; divided by the cell volume it is the stress in ASE's sign.
+        energies: per-atom energies, eV, without element offsets.
+    """
+
     energy: Float[Array, " n_structures"]
     forces: Float[Array, "n_atoms 3"]
     virial: Float[Array, "n_structures 3 3"]
     energies: Float[Array, " n_atoms"]
 
 
-def evaluate(potential, graph: Graph) -> Results:
-    def total(vectors):
-        energies = potential.site_energies(eqx.tree_at(lambda g: g.vectors, graph, vectors))
+class Potential(eqx.Module):
+    """A differentiable function E(parameters, structure), held as an immutable pytree.
+
+    Attributes:
+        species: atomic numbers the potential knows, ascending.
+        cutoff: range of its neighbour list, Å.
+        offsets: (n_species,) energy of each element that is added in float64, eV.
+    """
+
+    species: eqx.AbstractVar[tuple[int, ...]]
+    cutoff: eqx.AbstractVar[float]
+    offsets: eqx.AbstractVar[Float[Array, " n_species"]]
+
+    @abc.abstractmethod
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets; zero for padding atoms."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of the arithmetic: float32 if any parameter is, so that coordinates follow suit."""
+        kinds = {leaf.dtype for leaf in jax.tree.leaves(self) if eqx.is_inexact_array(leaf)}
+        return np.dtype("float32" if np.dtype("float32") in kinds else "float64")
+
+    def constants(self) -> tuple[object, ...]:
+        """Arrays of this potential that training must leave as they are."""
+        return (self.offsets,)
+
+
+class LastLayerPotential(Potential):
+    """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants."""
+
+    readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
+
+    @abc.abstractmethod
+    def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Inputs f_i of the last layer of each atom."""
+
+    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
+        """Row of `readout` that serves an atom; by default its element."""
+        return species_index(self, graph)
+
+    @property
+    def n_features(self) -> int:
+        """Number of last-layer weights, all blocks together."""
+        return int(np.prod(self.readout.shape))
+
+
+class DensityPotential(LastLayerPotential):
+    """A last-layer potential of sums over neighbours: f_i = phi(sum_j a(r_ij)).
+
+    Its feature derivatives follow from those of phi and a, at a fraction of the general cost.
+    """
+
+    @abc.abstractmethod
+    def edge_terms(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors n_terms"]:
+        """Contribution a(r_ij) of every neighbour, zero where padded."""
+
+    @abc.abstractmethod
+    def density(self, graph: Graph) -> Float[Array, "n_atoms n_terms"]:
+        """Sum of `edge_terms` over the neighbours, without holding them."""
+
+    @abc.abstractmethod
+    def density_features(
+        self, density: Float[Array, "n_atoms n_terms"], graph: Graph
+    ) -> Float[Array, "n_atoms n_site_features"]:
+        """Last-layer inputs phi of the density."""
+
+    def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Inputs of the last layer of each atom."""
+        return self.density_features(self.density(graph), graph)
+
+
+def species_index(potential: Potential, graph: Graph) -> Int[Array, " n_atoms"]:
+    """Place of each atom's element in `potential.species`; padding atoms get 0."""
+    table = np.zeros(len(chemical_symbols), np.int32)
+    table[list(potential.species)] = np.arange(len(potential.species))
+    return jnp.asarray(table)[graph.numbers]
+
+
+def evaluate(potential: Potential, graph: Graph) -> Results:
+    """Energy, forces and virial of every structure of a batch (traceable; wrap it in `jit`)."""
+
+    def total(vectors: Array, positions: Array) -> tuple[Array, Array]:
+        moved = eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (vectors, positions))
+        energies = jnp.where(graph.atom_mask, potential.site_energies(moved), 0.0)
         return jnp.sum(energies), energies
 
-    (_, energies), gradient = jax.value_and_grad(total, has_aux=True)(graph.vectors)
+    gradient, energies = jax.grad(total, argnums=(0, 1), has_aux=True)(graph.vectors, graph.positions)
+    by_vectors, by_positions = gradient
+    direct = jnp.einsum("na,nb->nab", graph.positions, by_positions)
+    direct = sum_atoms(direct, graph)
+    energy = sum_atoms(energies.astype(jnp.float64), graph) + composition_energy(potential, graph)
     return Results(
-        sum_atoms(energies, graph), edge_forces(gradient, graph), edge_virials(gradient, graph), energies
+        energy=energy,
+        forces=edge_forces(by_vectors, graph) - by_positions,
+        virial=edge_virials(by_vectors, graph) + 0.5 * (direct + jnp.swapaxes(direct, -1, -2)),
+        energies=energies,
     )
+
+
+def composition_energy(potential: Potential, graph: Graph) -> Float[Array, " n_structures"]:
+    """Sum of the element offsets over the atoms of each structure, eV, float64."""
+    offsets = jnp.asarray(potential.offsets, jnp.float64)[species_index(potential, graph)]
+    return sum_atoms(jnp.where(graph.atom_mask, offsets, 0.0), graph)
+
+
+def trainable(potential: P) -> P:
+    """Pytree of booleans with the structure of the potential: which leaves training may change."""
+    fixed = {id(leaf) for leaf in jax.tree.leaves(potential.constants())}
+    return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
+
+
+def check_species(potential: Potential, numbers: Sequence[int] | Int[np.ndarray, " n"], where: object) -> None:
+    """Raise `PotentialError` if an element is not known to the potential."""
+    unknown = sorted(set(np.unique(numbers).tolist()) - set(potential.species))
+    if unknown:
+        raise PotentialError(
+            explain(
+                f"the potential does not know {', '.join(chemical_symbols[z] for z in unknown)}",
+                where=where,
+                expected=f"only {', '.join(chemical_symbols[z] for z in potential.species)}",
+                fix="train it on structures with these elements, or leave the frame out",
+            )
+        )
+
+
+def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
+    """Ascending atomic numbers from symbols or numbers."""
+    try:
+        numbers = {chemical_symbols.index(s) if isinstance(s, str) else int(s) for s in species}
+    except ValueError:
+        unknown = [s for s in species if isinstance(s, str) and s not in chemical_symbols]
+        raise PotentialError(f"species {unknown} are no chemical symbols") from None
+    if not numbers:
+        raise PotentialError("a potential needs at least one species, such as species=['Si']")
+    return tuple(sorted(numbers))
+
+

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.errors import DataError, explain
+from surefield.files import atomic_path
 
 __all__ = ["Dropped", "Reason", "Selection"]
 
@@ -126,6 +125,9 @@ class Selection(Sequence[int]):
         Args:
             path: file to write or replace; used as given.
             features: also store `g_train` and `g_pool`.
+
+        Raises:
+            ExecutionError: disk full, no permission, no such folder.
         """
         path = Path(path)
         header = {
@@ -143,16 +145,8 @@ class Selection(Sequence[int]):
                 name: getattr(self, name) for name in ("g_train", "g_pool") if getattr(self, name) is not None
             }
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, header=np.frombuffer(text, dtype=np.uint8), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, header=np.frombuffer(text, dtype=np.uint8), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:

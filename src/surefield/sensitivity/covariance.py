@@ -8,12 +8,10 @@ combined, because precision weights are known only after the validation set was 
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -21,6 +19,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.files import atomic_path
 
 __all__ = ["RowCovariance", "as_rows"]
 
@@ -249,8 +248,11 @@ class RowCovariance:
         return 1e-6 if self.single_precision else 1e-9
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to an npz file under exactly this name, atomically and without pickled code."""
-        path = Path(path)
+        """Write to an npz file under exactly this name, atomically and without pickled code.
+
+        Raises:
+            ExecutionError: disk full, no permission, no such folder.
+        """
         parts = list(self._sums.values())
         masked = [(k, reason, n) for k, reasons in self._masked.items() for reason, n in reasons.items()]
         arrays: dict[str, Any] = {
@@ -266,14 +268,8 @@ class RowCovariance:
             "masked_names": np.array([m[:2] for m in masked], dtype=np.str_).reshape(-1, 2),
             "masked_counts": np.array([m[2] for m in masked], dtype=np.int64),
         }
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

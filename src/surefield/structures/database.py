@@ -1,20 +1,27 @@
-"""ASE databases (.db): info and extra arrays travel in each row's data."""
+"""ASE's own stores (.db, .traj): what they would drop, such as extra arrays and uncertainties, travels as data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ase.db
+import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from surefield.structures.extxyz import results_of
+from surefield.structures.extxyz import is_per_atom
+from surefield.structures.label_sources import results_of
 
-__all__ = ["read_database", "write_database"]
+__all__ = ["read_database", "restore_arrays", "write_database", "write_trajectory"]
+
+#: Arrays that every format of ASE stores itself.
+_OWN: Final = {"numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"}
+#: Entry of info under which a trajectory holds the other arrays.
+_ARRAYS: Final = "surefield_arrays"
 
 
 def read_database(path: str | Path) -> list[Atoms]:
@@ -25,24 +32,50 @@ def read_database(path: str | Path) -> list[Atoms]:
         data = row.data
         stored = set(data) == {"info", "arrays"}
         atoms.info = dict(row.key_value_pairs) | dict(data["info"] if stored else data)
-        for name, value in (data["arrays"] if stored else {}).items():
-            atoms.set_array(name, np.asarray(value))
+        if stored:
+            atoms.info[_ARRAYS] = data["arrays"]
+        restore_arrays(atoms)
         found.append(atoms)
     return found
 
 
 def write_database(path: str | Path, frames: Sequence[Atoms]) -> None:
-    """Info and extra arrays go to each row's data, the only place where a database keeps them."""
-    own = {"numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"}
+    """Write rows; info and extra arrays go to each row's data, the only place where a database keeps them."""
     database: Any = ase.db.connect(path, append=False)
     with database:  # one transaction
         for atoms in frames:
-            row = atoms.copy()
-            results = results_of(atoms)
-            known = {k: v for k, v in results.items() if k in all_properties}
-            if known:
-                row.calc = SinglePointCalculator(row, **known)
-            info = {k: v for k, v in results.items() if k not in all_properties} | atoms.info
-            info = {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
-            arrays = {k: v for k, v in atoms.arrays.items() if k not in own}
-            database.write(row, data={"info": info, "arrays": arrays})
+            row, arrays = _packed(atoms)
+            database.write(row, data={"info": row.info, "arrays": arrays})
+
+
+def write_trajectory(path: str | Path, frames: Sequence[Atoms]) -> None:
+    """Write a trajectory; extra arrays travel in info."""
+    images = []
+    for atoms in frames:
+        image, arrays = _packed(atoms)
+        if arrays:
+            image.info[_ARRAYS] = arrays
+        images.append(image)
+    ase.io.write(path, images, format="traj")
+
+
+def restore_arrays(atoms: Atoms) -> None:
+    """Put the extra arrays of a freshly read structure back in their place."""
+    for name, value in atoms.info.pop(_ARRAYS, {}).items():
+        atoms.set_array(name, np.asarray(value))
+
+
+def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, np.ndarray]]:
+    """Copy with the results that ASE knows, the other results in info; and the arrays that ASE would drop."""
+    packed = atoms.copy()
+    results = results_of(atoms)
+    known = {k: v for k, v in results.items() if k in all_properties}
+    if known:
+        packed.calc = SinglePointCalculator(packed, **known)
+    arrays = {k: v for k, v in atoms.arrays.items() if k not in _OWN}
+    info = dict(atoms.info)
+    for name, value in results.items():
+        if name not in all_properties:
+            (arrays if is_per_atom(name, np.asarray(value), len(atoms)) else info)[name] = value
+    packed.info = {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
+    return packed, arrays

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io.extxyz import key_val_dict_to_str
 
 from surefield.errors import DataError, explain
+from surefield.structures.label_sources import results_of
 
-__all__ = ["cut_frames", "extxyz_text", "results_of"]
+__all__ = ["cut_frames", "extxyz_text", "is_per_atom"]
 
 #: Columns that extxyz knows under another word.
 _COLUMN_NAMES: Final = {"positions": "pos", "symbols": "species"}
@@ -31,6 +31,8 @@ def cut_frames(lines: list[str], path: Path) -> Iterator[str]:
         where = f"frame {number} of {path}"
         try:
             n_atoms = int(lines[start])
+            if n_atoms < 0:
+                raise ValueError
         except ValueError:
             after = f"; the head of frame {number - 1} may count too few atoms" if number else ""
             raise DataError(
@@ -79,16 +81,9 @@ def _columns(comment: str) -> int:
     return sum(int(c) for c in counts if c.isdigit()) or 4
 
 
-def results_of(atoms: Atoms) -> dict[str, Any]:
-    """Results of the attached calculator that belong to this geometry."""
-    if atoms.calc is None:
-        return {}
-    results = getattr(atoms.calc, "results", {})
-    try:
-        stale = bool(atoms.calc.check_state(atoms))
-    except (AttributeError, PropertyNotImplementedError):
-        stale = False
-    return {} if stale else {k: v for k, v in results.items() if v is not None}
+def is_per_atom(name: str, value: np.ndarray, n_atoms: int) -> bool:
+    """Whether a result has one row per atom, so that it is stored with the atoms."""
+    return value.ndim in (1, 2) and value.shape[0] == n_atoms and not name.startswith(("stress", "energy"))
 
 
 def extxyz_text(atoms: Atoms, where: str) -> str:
@@ -105,12 +100,7 @@ def extxyz_text(atoms: Atoms, where: str) -> str:
         if name == "stress" and array.shape == (6,):
             xx, yy, zz, yz, xz, xy = array
             array = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        per_atom = (
-            array.ndim in (1, 2)
-            and array.shape[0] == len(atoms)
-            and not name.startswith(("stress", "energy"))
-        )
-        place = columns if per_atom else info
+        place = columns if is_per_atom(name, array, len(atoms)) else info
         if name in place and not np.array_equal(np.asarray(place[name]), array):
             raise DataError(f"{where}: the calculator's {name!r} contradicts the structure's own {name!r}")
         place[name] = array if array.ndim else array.item()

@@ -12,31 +12,44 @@ from vesin import NeighborList
 from surefield.errors import DataError
 from surefield.structures.read import Frames, read_frames
 
-__all__ = ["check_geometry", "closest_pair", "distances_within"]
+__all__ = ["check_geometry", "closest_pair", "vectors_within"]
+
+_SHORTEST_SEARCH = 2.0
 
 
-def distances_within(
+def vectors_within(
     atoms: Atoms, cutoff: float, *, full: bool = True
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Find all pairs of atoms within `cutoff` (Å), periodic images included.
 
     Returns:
-        First and second atom, (n_pairs,) each, and the distance in Å, (n_pairs,); with `full` every pair
-        appears from both sides.
+        First and second atom, (n_pairs,) each, vector from first to second (n_pairs, 3) and its length in Å,
+        (n_pairs,); with `full` every pair appears from both sides.
     """
-    cell = complete_cell(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
-    first, second, distance = NeighborList(cutoff=cutoff, full_list=full).compute(
+    # vesin's bins are as wide as the cutoff, so a very short one costs far more than it saves.
+    reach = max(cutoff, _SHORTEST_SEARCH)
+    # Vectors that are not periodic mean nothing, and may well have no length or lie in the plane of a slab.
+    cell = (
+        complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+        if atoms.pbc.any()
+        else np.zeros((3, 3))
+    )
+    first, second, vector, distance = NeighborList(cutoff=reach, full_list=full).compute(
         points=np.asarray(atoms.positions, dtype=np.float64),
         box=np.asarray(cell, dtype=np.float64),
         periodic=np.asarray(atoms.pbc, dtype=bool),
-        quantities="ijd",
+        quantities="ijDd",
     )
-    return first.astype(np.int64), second.astype(np.int64), distance
+    first, second = first.astype(np.int64), second.astype(np.int64)
+    if reach == cutoff:
+        return first, second, vector, distance
+    near = distance <= cutoff
+    return first[near], second[near], vector[near], distance[near]
 
 
 def closest_pair(atoms: Atoms, cutoff: float) -> tuple[int, int, float] | None:
     """The two nearest atoms and their distance (Å), None when no two are within `cutoff`."""
-    first, second, distance = distances_within(atoms, cutoff, full=False)
+    first, second, _, distance = vectors_within(atoms, cutoff, full=False)
     if len(distance) == 0:
         return None
     k = int(np.argmin(distance))
@@ -80,15 +93,12 @@ def _check_cell(atoms: Atoms, where: str) -> None:
         raise DataError(f"cell is not finite in {where}")
     if not atoms.pbc.any():
         return
-    lengths = np.linalg.norm(cell[atoms.pbc], axis=1)
-    # The volume per product of lengths does not depend on the size of the cell.
-    if lengths.min() < 1e-6 or abs(np.linalg.det(_unit_rows(complete_cell(cell)))) < 1e-6:
+    vectors = cell[atoms.pbc]
+    lengths = np.linalg.norm(vectors, axis=1)
+    # Squared volume per product of lengths: does not depend on the size of the cell.
+    if lengths.min() < 1e-6 or np.linalg.det(vectors @ vectors.T) < 1e-12 * np.prod(lengths**2):
         directions = "".join("xyz"[k] for k in np.flatnonzero(atoms.pbc))
         raise DataError(
             f"cell has no volume although periodic along {directions} in {where}; got cell vectors "
             f"{np.round(cell, 4).tolist()}; give the cell, or set pbc to False for a molecule"
         )
-
-
-def _unit_rows(cell: np.ndarray) -> np.ndarray:
-    return cell / np.linalg.norm(cell, axis=1, keepdims=True)

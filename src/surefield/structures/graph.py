@@ -125,7 +125,9 @@ def sum_atoms(values: Float[Array, n_atoms * rest], graph: Graph) -> Float[Array
     return jax.ops.segment_sum(values, graph.structure, graph.n_structures, indices_are_sorted=True)
 
 
-def edge_forces(gradient: Float[Array, "n_atoms n_neighbors 3"], graph: Graph) -> Float[Array, "n_atoms 3"]:
+def edge_forces(
+    gradient: Float[Array, "n_atoms n_neighbors 3 *rest"], graph: Graph
+) -> Float[Array, "n_atoms 3 *rest"]:
     """Forces from dE/d(vectors): F_i = sum_k g_ik - g_(reverse of ik).
 
     The reversed edge is looked up, never scattered to, and the transpose is a look-up as well:
@@ -134,20 +136,20 @@ def edge_forces(gradient: Float[Array, "n_atoms n_neighbors 3"], graph: Graph) -
 
     def forces(indices, g):
         _, reverse = indices
-        back = g.reshape(-1, 3)[reverse.reshape(-1)].reshape(g.shape)
+        back = g.reshape(-1, *g.shape[2:])[reverse.reshape(-1)].reshape(g.shape)
         return jnp.sum(g - back, axis=1)
 
     def transpose(indices, f):
         neighbors, _ = indices
-        return f[:, None, :] - f[neighbors]
+        return f[:, None] - f[neighbors]
 
     return linear_call(forces, transpose, (graph.neighbors, graph.reverse), gradient)
 
 
 def edge_virials(
-    gradient: Float[Array, "n_atoms n_neighbors 3"], graph: Graph
-) -> Float[Array, "n_structures 3 3"]:
+    gradient: Float[Array, "n_atoms n_neighbors 3 *rest"], graph: Graph
+) -> Float[Array, "n_structures 3 3 *rest"]:
     """dE/d(strain) of each structure in eV, from dE/d(vectors); symmetric."""
-    virial = jnp.einsum("nka,nkb->nab", jnp.where(graph.mask[..., None], graph.vectors, 0.0), gradient)
-    total = sum_atoms(virial, graph)
-    return 0.5 * (total + jnp.swapaxes(total, -1, -2))
+    vectors = jnp.where(graph.mask[..., None], graph.vectors, 0.0)
+    total = sum_atoms(jnp.einsum("nka,nkb...->nab...", vectors, gradient), graph)
+    return 0.5 * (total + jnp.swapaxes(total, 1, 2))

@@ -12,7 +12,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from surefield import keys
 from surefield.keys import Kind
 
-__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up"]
+__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up", "results_of"]
 
 #: Prefix of a key that means a result of the attached calculator.
 CALCULATOR: Final = "calculator."
@@ -28,7 +28,7 @@ def candidate_keys(kind: Kind) -> tuple[str, ...]:
         reference += tuple(k for k in keys.VIRIAL_ALIASES if k.startswith(keys.REFERENCE_PREFIX))
         aliases += tuple(k for k in keys.VIRIAL_ALIASES if not k.startswith(keys.REFERENCE_PREFIX))
     last = (CALCULATOR + FREE_ENERGY,) if kind == "energy" else ()
-    return reference + (CALCULATOR + kind,) + tuple(dict.fromkeys(aliases)) + last
+    return (*reference, CALCULATOR + kind, *dict.fromkeys(aliases), *last)
 
 
 def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bool) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bo
     Returns:
         Key to value, in the order of the candidates.
     """
-    results = _results(atoms)
+    results = results_of(atoms)
     found: dict[str, Any] = {}
     for key in candidates:
         if key.startswith(CALCULATOR):
@@ -59,7 +59,7 @@ def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bo
 
 def keys_present(atoms: Atoms) -> str:
     """Text for messages: all keys of a structure under which a label could be."""
-    found = [*(CALCULATOR + k for k in _results(atoms)), *map(str, atoms.info)]
+    found = [*(CALCULATOR + k for k in results_of(atoms)), *map(str, atoms.info)]
     found += [k for k in atoms.arrays if k not in ("numbers", "positions")]
     return ", ".join(found) or "none"
 
@@ -70,7 +70,8 @@ def has_stale_results(atoms: Atoms) -> bool:
     return bool(results) and not _fits(atoms)
 
 
-def _results(atoms: Atoms) -> dict[str, Any]:
+def results_of(atoms: Atoms) -> dict[str, Any]:
+    """Results of the attached calculator that belong to this geometry."""
     results = getattr(atoms.calc, "results", None)
     if not results or not _fits(atoms):
         return {}

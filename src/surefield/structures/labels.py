@@ -1,4 +1,4 @@
-"""Reference energies, forces and stresses of structures: found, checked, converted to eV and Å, and reported."""
+"""Reference energies, forces and stresses of structures: found, checked, converted to eV and Å, reported."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def resolve_labels(
     frames: Frames | Sequence[Atoms],
     mapping: Mapped | None = None,
     units: Mapping[str, str] | None = None,
+    require: Sequence[Kind] = ("energy", "forces"),
+    allow_nan: bool = False,
     *,
     stress_sign: Literal[1, -1] = 1,
     voigt_order: str = "xx yy zz yz xz xy",
-    require: Sequence[Kind] = (),
-    allow_nan: bool = False,
 ) -> tuple[list[Labels], LabelReport]:
     """Find the labels of every structure, in the order mapping, REF_*, calculator, known aliases.
 
@@ -108,12 +108,12 @@ def resolve_labels(
         mapping: kind to key, e.g. `{"energy": "my_energy", "stress": None}`; None means do not use, a list of
             keys means the first that a structure has. "calculator.energy" is a result of the calculator,
             other keys are in `info` (forces: `arrays`), then in the calculator's results.
-        units: of the labels in the file, `{"energy": "kcal/mol", "length": "Å", "stress": "kbar"}`; forces are
-            in energy/length; stress without an own unit in energy/length^3. Positions stay Å.
-        stress_sign: 1 when positive is tensile (ASE), -1 when positive is compressive (VASP's output).
-        voigt_order: order of the components where a stress has six numbers.
+        units: of the labels in the file, `{"energy": "kcal/mol", "length": "Å", "stress": "kbar"}`; forces
+            are in energy/length; stress without an own unit in energy/length^3. Positions stay Å.
         require: kinds that every structure must have.
         allow_nan: let NaN entries pass, as masks.
+        stress_sign: 1 when positive is tensile (ASE), -1 when positive is compressive (VASP's output).
+        voigt_order: order of the components where a stress has six numbers.
 
     Returns:
         One `Labels` per structure, and the report.
@@ -156,9 +156,6 @@ def resolve_labels(
     return labels, report
 
 
-# --- choosing ------------------------------------------------------------------------------------------------
-
-
 def _pick_explicit(found: list[dict[str, Any]]) -> list[str | None]:
     return [next(iter(entry), None) for entry in found]
 
@@ -178,8 +175,8 @@ def _pick(
         other = next(iter(found[turns[0]]))
         raise DataError(
             f"{kind} is called {chosen!r} in {sum(chosen in e for e in found)} structures but {other!r} in "
-            f"{frames.origin(turns[0])} and {len(turns) - 1} more, which lack {chosen!r}; two names may be two "
-            f"levels of theory; if they are the same, say mapping={{{kind!r}: [{chosen!r}, {other!r}]}}, "
+            f"{frames.origin(turns[0])} and {len(turns) - 1} more, which lack {chosen!r}; two names may be "
+            f"two levels of theory; if they are the same, say mapping={{{kind!r}: [{chosen!r}, {other!r}]}}, "
             f"otherwise mapping={{{kind!r}: {chosen!r}}}"
         )
     return [chosen if chosen in entry else None for entry in found]
@@ -197,9 +194,9 @@ def _check_agreement(frames: Frames, i: int, kind: Kind, entry: dict[str, Any]) 
         limit = _RELATIVE * np.abs(reference[both]).max(initial=0.0) + _ABSOLUTE[kind]
         if difference.max(initial=0.0) > limit:
             raise DataError(
-                f"two labels for the {kind} disagree in {frames.origin(i)}: {first!r} {_short(reference)} and "
-                f"{key!r} {_short(value)} (differ by up to {difference.max():.3g}); say which one to use: "
-                f"mapping={{{kind!r}: {first!r}}}"
+                f"two labels for the {kind} disagree in {frames.origin(i)}: {first!r} {_short(reference)} "
+                f"and {key!r} {_short(value)} (differ by up to {difference.max():.3g}); say which one to "
+                f"use: mapping={{{kind!r}: {first!r}}}"
             )
 
 
@@ -217,8 +214,8 @@ def _check_finite(frames: Frames, kind: Kind, values: list[Any], picks: list[str
         bad = np.argwhere(~np.isfinite(np.atleast_1d(value)))
         where = f" on atom {bad[0][0]}" if kind == "forces" else ""
         raise DataError(
-            f"{kind} ({picks[i]!r}) is not finite{where} in {frames.origin(i)} ({len(bad)} entries); remove the "
-            "structure, or pass allow_nan=True if NaN marks entries that are not to be trained on"
+            f"{kind} ({picks[i]!r}) is not finite{where} in {frames.origin(i)} ({len(bad)} entries); remove "
+            "the structure, or pass allow_nan=True if NaN marks entries that are not to be trained on"
         )
 
 
@@ -240,23 +237,19 @@ def _check_required(
             )
 
 
-# --- shapes and units ----------------------------------------------------------------------------------------
-
-
 def _shaped(frames: Frames, i: int, kind: Kind, key: str, value: Any, order: list[int], sign: int) -> Any:
     atoms = frames[i]
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise _wrong(frames, i, kind, key, f"numbers, got {str(value)[:60]!r}") from None
+        raise _wrong(frames, i, kind, key, "numbers", repr(str(value)[:60])) from None
     if kind == "energy":
         if array.size != 1:
-            raise _wrong(frames, i, kind, key, f"one number, got shape {array.shape}")
+            raise _wrong(frames, i, kind, key, "one number", f"shape {array.shape}")
         return array.reshape(())
     if kind == "forces":
         if array.shape != (len(atoms), 3):
-            got = f"(n_atoms, 3) with {len(atoms)} atoms, got {array.shape}"
-            raise _wrong(frames, i, kind, key, got)
+            raise _wrong(frames, i, kind, key, "(n_atoms, 3)", array.shape)
         return array
     is_virial = "virial" in key.lower()
     if array.shape == (6,):
@@ -264,7 +257,7 @@ def _shaped(frames: Frames, i: int, kind: Kind, key: str, value: Any, order: lis
     elif array.size == 9 and array.shape in ((9,), (3, 3)):
         array = _voigt(frames, i, key, array.reshape(3, 3))
     else:
-        raise _wrong(frames, i, kind, key, f"(3, 3), (9,) or (6,), got {array.shape}")
+        raise _wrong(frames, i, kind, key, "(3, 3), (9,) or (6,)", array.shape)
     if not is_virial:
         return sign * array
     volume = abs(np.linalg.det(atoms.cell.array))
@@ -278,17 +271,18 @@ def _voigt(frames: Frames, i: int, key: str, tensor: np.ndarray) -> np.ndarray:
     asymmetry = np.nanmax(np.abs(tensor - tensor.T), initial=0.0)
     if asymmetry > 1e-3 * scale + 1e-6:
         raise DataError(
-            f"stress ({key!r}) is not symmetric in {frames.origin(i)}: components differ by {asymmetry:.3g} of "
-            f"{scale:.3g}; leave it out with mapping={{'stress': None}} or repair the file"
+            f"stress ({key!r}) is not symmetric in {frames.origin(i)}: components differ by {asymmetry:.3g} "
+            f"of {scale:.3g}; leave it out with mapping={{'stress': None}} or repair the file"
         )
     xx, yy, zz = np.diag(tensor)
     yz, xz, xy = (0.5 * (tensor[a, b] + tensor[b, a]) for a, b in ((1, 2), (0, 2), (0, 1)))
     return np.array([xx, yy, zz, yz, xz, xy])
 
 
-def _wrong(frames: Frames, i: int, kind: Kind, key: str, needed: str) -> DataError:
+def _wrong(frames: Frames, i: int, kind: Kind, key: str, needed: str, got: object) -> DataError:
     return DataError(
-        f"{kind} ({key!r}) must be {needed} in {frames.origin(i)}; keys present: {keys_present(frames[i])}"
+        f"{kind} must be {needed}, got {got} in {frames.origin(i)} ({len(frames[i])} atoms, key {key!r}); "
+        f"keys present: {keys_present(frames[i])}"
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from surefield import keys
 from surefield.errors import DataError, nearest
+from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
 
 __all__ = ["energy_offsets", "is_isolated_atom", "isolated_atom_energies"]
@@ -31,13 +32,13 @@ def is_isolated_atom(atoms: Atoms) -> bool:
 
 
 def isolated_atom_energies(
-    frames: Frames | Sequence[Atoms], energies: Sequence[float | None]
+    frames: Frames | Sequence[Atoms], energies: Sequence[float | None] | None = None
 ) -> dict[int, float]:
     """Collect the energies of the free atoms among some structures.
 
     Args:
         frames: structures, free atoms or not.
-        energies: (n_structures,) in eV; None where unknown.
+        energies: (n_structures,) in eV, None where unknown; by default the labels that `resolve_labels` finds.
 
     Returns:
         Atomic number to energy in eV, elements without a free atom left out.
@@ -46,6 +47,8 @@ def isolated_atom_energies(
         DataError: two free atoms of one element differ by more than 1 meV.
     """
     frames = read_frames(frames)
+    if energies is None:
+        energies = [labels.energy for labels in resolve_labels(frames, require=())[0]]
     found: dict[int, tuple[float, int]] = {}
     for i, (atoms, energy) in enumerate(zip(frames, energies, strict=True)):
         if energy is None or not is_isolated_atom(atoms):
@@ -67,15 +70,15 @@ def energy_offsets(
 ) -> dict[int, float]:
     """Find one energy per element such that sums over the atoms come near the total energies.
 
-    Free atoms fix their elements; the others are fitted by least squares of the energies per atom, in float64.
-    Where the compositions do not determine them (a single composition, always equal counts) the fit starts from
-    one common energy per atom and adds the smallest changes that are needed: structures of one composition
-    give equal offsets.
+    Free atoms fix their elements; the others are fitted by least squares of the energies per atom, in
+    float64. Where the compositions do not determine them (a single composition, always equal counts) the fit
+    starts from one common energy per atom and adds the smallest changes that are needed: structures of one
+    composition give equal offsets.
 
     Args:
         compositions: per structure its atomic numbers (n_atoms,), or a mapping from atomic number to count.
         energies: (n_structures,) total energies in eV.
-        isolated_atoms: energy in eV of free atoms, by symbol or atomic number, as from `isolated_atom_energies`.
+        isolated_atoms: energy in eV of free atoms, by symbol or atomic number.
 
     Returns:
         Atomic number to offset in eV, for all elements that occur in the structures or are given.

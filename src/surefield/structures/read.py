@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.extxyz import read_xyz
+from ase.io.formats import filetype
 
 from surefield.errors import DataError, explain, nearest
-from surefield.structures.compression import compress, decompress, without_compression
-from surefield.structures.database import read_database, write_database
+from surefield.structures.compression import compress, decompress, readable_part, without_compression
+from surefield.structures.database import read_database, restore_arrays, write_database, write_trajectory
 from surefield.structures.extxyz import cut_frames, extxyz_text
 
 __all__ = ["Frames", "Source", "read_frames", "write_frames"]
@@ -77,7 +79,7 @@ def read_frames(source: Source, index: str | int | slice = ":") -> Frames:
 
     Args:
         source: a file of any format of ASE (also `name@0:10`), a list of files, `Atoms`, a list of
-            `Atoms`, or `Frames`. Files ending in .xz, .gz, .bz2 or .zst are decompressed once, in memory:
+            `Atoms`, or `Frames`. Files ending in .xz, .gz or .bz2 are decompressed once, in memory:
             ASE seeks in the compressed stream, which costs a time quadratic in its length.
         index: which frames of each file (ASE's index: ":", "-1", 5, "::10"); also for structures in memory.
 
@@ -109,8 +111,8 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
     """Write structures with their info, arrays and results; the file appears whole or not at all.
 
     Args:
-        path: extxyz (.xyz, .extxyz, also with .xz, .gz, .bz2), .traj, .db or another format of ASE. extxyz is
-            written with as many digits as float64 needs, so that numbers come back bit by bit.
+        path: extxyz (.xyz, .extxyz, also with .xz, .gz, .bz2), .traj or .db; these keep everything, and every
+            number bit by bit. Other formats of ASE, such as POSCAR, keep what the format has room for.
         frames: the structures; they are not changed.
 
     Raises:
@@ -131,11 +133,7 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
         elif compression:
             raise DataError(f"only extxyz is written compressed, got {path.name}")
         else:
-            if inner.suffix == ".db":
-                os.unlink(temporary)  # ASE would try to append to the empty file
-                write_database(temporary, frames)
-            else:
-                ase.io.write(temporary, list(frames))
+            _write_other(temporary, path, frames)
         # mkstemp makes files private; data sets follow the user's mask.
         umask = os.umask(0)
         os.umask(umask)
@@ -143,6 +141,19 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _write_other(temporary: str, path: Path, frames: Sequence[Atoms]) -> None:
+    if path.suffix == ".db":
+        os.unlink(temporary)  # ASE would try to append to the empty file
+        write_database(temporary, frames)
+    elif path.suffix == ".traj":
+        write_trajectory(temporary, frames)
+    else:
+        try:
+            ase.io.write(temporary, list(frames), format=filetype(path.name, read=False))
+        except Exception as error:  # ASE's writers raise whatever their format makes them stumble over
+            raise DataError(explain(f"ASE cannot write {path}", got=_cause(error))) from error
 
 
 def _read_file(source: str | Path, index: str | int | slice) -> Frames:
@@ -177,7 +188,7 @@ def _read_file(source: str | Path, index: str | int | slice) -> Frames:
 
 def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tuple[list[Atoms], list[int]]:
     try:
-        text = decompress(path, compression).decode("utf-8")
+        text = _content(path, compression).decode("utf-8")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not a text file, so not extxyz; is its extension right?") from None
     chunks = list(cut_frames(text.splitlines(), path))
@@ -194,6 +205,18 @@ def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tupl
                 where = f"frame {i} of {path}"
                 raise DataError(explain("unreadable extxyz", where=where, got=_cause(error))) from error
         raise
+
+
+def _content(path: Path, compression: str) -> bytes:
+    try:
+        return decompress(path, compression)
+    except DataError as error:
+        lines = readable_part(path, compression).decode("utf-8", errors="replace").splitlines()
+        whole = 0
+        with contextlib.suppress(DataError):
+            for _ in cut_frames(lines, path):
+                whole += 1
+        raise DataError(f"{error}; readable up to frame {whole}") from None
 
 
 def _parse(text: str) -> list[Atoms]:
@@ -260,6 +283,7 @@ def _numbers(index: str | int | slice, count: int) -> list[int]:
 
 def _restore(atoms: Atoms) -> None:
     """Give the members and uncertainties of a prediction, which extxyz holds as JSON, their array back."""
+    restore_arrays(atoms)
     for name, value in atoms.info.items():
         if isinstance(value, list) and name.endswith(("_ensemble", "_uncertainty")):
             atoms.info[name] = np.asarray(value, dtype=np.float64)

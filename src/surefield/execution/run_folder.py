@@ -1,0 +1,191 @@
+"""The folder of a run: its configuration, versions, log and results, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, final
+
+import yaml
+
+from surefield.errors import ConfigError, explain
+from surefield.files import drop_torn_line, json_text, write_atomic
+
+__all__ = ["RunFolder"]
+
+CONFIG: Final = "config.yaml"
+VERSIONS: Final = "versions.json"
+LOG: Final = "run.log"
+ERROR_LOG: Final = "error.log"
+_PACKAGES: Final = (
+    "surefield",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "numpy",
+    "scipy",
+    "ase",
+    "vesin",
+    "pydantic",
+    "tblite",
+    "pyscf",
+)
+_MISSING: Final = object()
+
+
+@final
+class RunFolder:
+    """A folder `root/name`, made by `create`; as a context manager it writes `error.log` on failure."""
+
+    def __init__(self, folder: Path, *, resumed: bool) -> None:
+        self.folder = folder
+        #: whether the folder was there before, with the same configuration
+        self.resumed = resumed
+        self._logger = logging.getLogger("surefield")
+        self._level = self._logger.level
+        self._handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._logger.addHandler(self._handler)
+        if self._level == logging.NOTSET:
+            self._logger.setLevel(logging.INFO)
+
+    @classmethod
+    def create(
+        cls, root: str | Path, name: str, config_text: str, resume: bool = True, *, overwrite: bool = False
+    ) -> Self:
+        """Make the folder of a run, or open it again when it holds the same configuration.
+
+        Args:
+            root: folder of all runs, made if missing.
+            name: of the run; one part of a path.
+            config_text: the resolved configuration as YAML.
+            resume: whether a folder with the same configuration may be gone on with.
+            overwrite: delete a run that is there and start anew.
+
+        Raises:
+            ConfigError: the folder holds another configuration (the first key that differs is named), may
+                not be resumed, or is no run folder.
+            ExecutionError: it cannot be written.
+        """
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ConfigError(f"a run's name is one part of a path, such as 'ethanol-1', got {name!r}")
+        folder = Path(root) / name
+        resumed = _check_existing(folder, config_text, resume, overwrite)
+        try:
+            if overwrite and folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        if not resumed:
+            write_atomic(folder / CONFIG, config_text)
+        drop_torn_line(folder / LOG)
+        (folder / ERROR_LOG).unlink(missing_ok=True)
+        write_atomic(folder / VERSIONS, json_text(_versions(), indent=2) + "\n")
+        return cls(folder, resumed=resumed)
+
+    def path(self, name: str) -> Path:
+        """Path of a file or folder of this run."""
+        return self.folder / name
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all (`files.json_text`)."""
+        write_atomic(self.path(name), json_text(data, indent=2) + "\n")
+
+    def failed(self, exception: BaseException) -> None:
+        """Write the traceback to `error.log` and one line of cause to the log."""
+        write_atomic(self.path(ERROR_LOG), "".join(traceback.format_exception(exception)))
+        self._logger.error("failed: %s: %s", type(exception).__name__, exception)
+
+    def close(self) -> None:
+        """Stop logging to this folder."""
+        self._logger.removeHandler(self._handler)
+        self._logger.setLevel(self._level)
+        self._handler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(value, Exception):
+                self.failed(value)
+            elif value is not None:
+                self._logger.warning("stopped by %s", type(value).__name__)
+        finally:
+            self.close()
+
+
+def _check_existing(folder: Path, config_text: str, resume: bool, overwrite: bool) -> bool:
+    """Whether there is a run to go on with; refuse what must not be touched."""
+    config = folder / CONFIG
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; give the run another name")
+    if not config.is_file():
+        # hidden files are what a run that was killed at its very start leaves
+        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ConfigError(
+                f"{folder} holds files but no {CONFIG}, so it is no run folder; give the run another name"
+            )
+        return False
+    if overwrite:
+        return False
+    difference = _first_difference(yaml.safe_load(config.read_text("utf-8")), yaml.safe_load(config_text))
+    if difference is not None:
+        key, old, new = difference
+        raise ConfigError(
+            explain(
+                f"{folder} holds a run with another configuration",
+                got=f"{key}: {new}",
+                expected=f"{old}, as in {config}",
+                fix="give the run another name, or start anew with --overwrite",
+            )
+        )
+    if not resume:
+        raise ConfigError(
+            f"{folder} holds this run already; give it another name or start anew with --overwrite"
+        )
+    return True
+
+
+def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, str, str] | None:
+    """First key (dotted) at which two configurations differ, with both values; None if they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            inner = f"{key}.{name}" if key else str(name)
+            found = _first_difference(old.get(name, _MISSING), new.get(name, _MISSING), inner)
+            if found is not None:
+                return found
+        return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = (
+            _first_difference(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True))
+        )
+        return next((found for found in pairs if found is not None), None)
+    if type(old) is type(new) and old == new:
+        return None
+    return key or "configuration", _shown(old), _shown(new)
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is _MISSING else f"{value!r:.80}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            if package == "surefield":  # run from a checkout that is not installed
+                found[package] = "unknown"
+    return found

@@ -1,0 +1,395 @@
+"""Figures of a report; the only module that imports plotly.
+
+Errors are shown in meV/atom and meV/Å, values in eV and eV/Å. Colours are those of Okabe and Ito, told apart
+by readers with any colour vision. Every function returns None when there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import ndtri
+
+from surefield.report.run import Curve, Pick
+from surefield.report.scales import axis, density_marker, sample
+from surefield.uncertainty.metrics import binned_rmv_rmse, calibration_curve
+
+try:
+    import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
+except ImportError as error:
+    raise ImportError("reports need plotly: pip install 'surefield[report]'") from error
+
+__all__ = [
+    "SCORES",
+    "Figure",
+    "calibration",
+    "coverage_history",
+    "error_against_sigma",
+    "gains",
+    "learning_curve",
+    "method_colors",
+    "parity",
+    "plotly_source",
+    "training_curve",
+]
+
+Values = Float64[np.ndarray, " n"]
+Figure = go.Figure
+
+BLUE: Final = "#0072B2"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+GREY: Final = "#7A828C"
+INK: Final = "#1F2933"
+PALETTE: Final = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+KIND_COLORS: Final = {"forces": BLUE, "energy": VERMILION, "stress": GREEN}
+QUANTILES: Final = ((0.5, "dot"), (0.68, "solid"), (0.95, "dash"))
+#: Label, unit and factor from eV or eV/Å of the scores that are drawn.
+SCORES: Final = {
+    "energy_mae": ("Energy MAE", "meV/atom", 1e3),
+    "energy_rmse": ("Energy RMSE", "meV/atom", 1e3),
+    "forces_mae": ("Force MAE", "meV/Å", 1e3),
+    "forces_rmse": ("Force RMSE", "meV/Å", 1e3),
+}
+
+
+def plotly_source() -> str:
+    """The JavaScript library, to be put into a page once."""
+    return get_plotlyjs()
+
+
+def method_colors(methods: Iterable[str]) -> dict[str, str]:
+    """A colour per method in the order given; the baseline `random` is grey."""
+    named = [name for name in dict.fromkeys(methods) if name != "random"]
+    return {"random": GREY} | {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(named)}
+
+
+def learning_curve(curves: Sequence[Curve], score: str) -> go.Figure | None:
+    """A test score (key of `SCORES`) against the number of labels.
+
+    The line is the mean over seeds at label counts that every seed of the method has reached, the band their
+    range, faint lines are the seeds.
+    """
+    label, unit, factor = SCORES[score]
+    series = {
+        method: [(curve.n_labels, factor * curve.test[score]) for curve in group]
+        for method, group in _by_method(curves).items()
+    }
+    return _against_labels(series, f"{label} on test set ({unit})", log_y=True)
+
+
+def coverage_history(curves: Sequence[Curve], kind: str) -> go.Figure | None:
+    """Share of test errors of a kind within one predicted σ, against the number of labels."""
+    series: dict[str, list[tuple[np.ndarray, Values]]] = {}
+    for method, group in _by_method(curves).items():
+        for curve in group:
+            values = curve.calibration.get(kind, {}).get("coverage_68")
+            if values is not None:
+                series.setdefault(method, []).append((curve.n_labels, 100 * values))
+    figure = _against_labels(series, "Errors within one σ (%)", log_y=False)
+    if figure is not None:
+        figure.add_hline(y=68, line={"color": INK, "dash": "dot", "width": 1.5})
+        figure.add_annotation(
+            text="ideal 68 %", xref="paper", x=1, xanchor="right", y=68, yanchor="bottom", showarrow=False
+        )
+        figure.update_yaxes(range=[0, 102])
+    return figure
+
+
+def training_curve(metrics: Mapping[str, Values], kind: str) -> go.Figure | None:
+    """Training history against the epoch: `loss`, or training and validation RMSE of `energy` or `forces`."""
+    x, x_title = metrics.get("epoch"), "Epoch"
+    if x is None or not np.isfinite(x).any():
+        x, x_title = metrics.get("step"), "Step"
+    if x is None:
+        return None
+    if kind == "loss":
+        lines = [("loss", "training loss", INK, "solid", 1.0)]
+        title = "Training loss (weighted, no unit)"
+    else:
+        _, unit, factor = SCORES[f"{kind}_rmse"]
+        lines = [
+            (f"train_{kind}_rmse", "training", GREY, "dash", factor),
+            (f"valid_{kind}_rmse", "validation", KIND_COLORS[kind], "solid", factor),
+        ]
+        title = f"{'Force' if kind == 'forces' else 'Energy'} RMSE ({unit})"
+    figure = _figure(x_title, title)
+    drawn: list[Values] = []
+    for column, name, color, dash, factor in lines:
+        y = factor * metrics.get(column, np.full_like(x, np.nan))
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.any():
+            drawn.append(y[known])
+            figure.add_scatter(
+                x=x[known],
+                y=y[known],
+                name=name,
+                mode="lines+markers" if known.sum() < 40 else "lines",
+                line={"color": color, "dash": dash, "width": 2.5},
+                marker={"size": 6},
+            )
+    if not drawn:
+        return None
+    figure.update_yaxes(**axis(np.concatenate(drawn), log=True))
+    figure.update_layout(showlegend=len(lines) > 1)
+    return figure
+
+
+def parity(reference: Values, predicted: Values, name: str, unit: str) -> go.Figure | None:
+    """Predictions against reference values (n,) of one unit, coloured by how many points are near.
+
+    At most `MAX_POINTS` are drawn: the largest errors and a fixed random sample of the rest.
+    """
+    known = np.isfinite(reference) & np.isfinite(predicted)
+    if not known.any():
+        return None
+    x, y = reference[known], predicted[known]
+    shown = sample(np.abs(y - x))
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+    pad = 0.04 * (high - low) or 1.0
+    ends = [low - pad, high + pad]
+    figure = _figure(f"Reference {name} ({unit})", f"Predicted {name} ({unit})")
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", line={"color": INK, "width": 1.2, "dash": "dash"}, hoverinfo="skip"
+    )
+    figure.add_scatter(x=x[shown], y=y[shown], mode="markers", marker=density_marker(x, y, shown))
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(range=ends, constrain="domain", nticks=7)
+    figure.update_yaxes(range=ends, constrain="domain", nticks=7, scaleanchor="x", scaleratio=1)
+    return figure
+
+
+def error_against_sigma(residuals: Values, sigma: Values, name: str, unit: str) -> go.Figure | None:
+    """Absolute errors against predicted σ, both (n,) in eV or eV/Å and shown in meV, on logarithmic axes.
+
+    Lines are y = σΦ⁻¹((1+p)/2) for p = 0.5, 0.68 and 0.95; diamonds are the RMSE against the root mean
+    variance of bins of equal count.
+    """
+    scored = np.isfinite(residuals) & np.isfinite(sigma) & (sigma > 0)
+    if not scored.any():
+        return None
+    r, s = 1e3 * residuals[scored], 1e3 * sigma[scored]
+    figure = _figure(f"Predicted σ of {name} (m{unit})", f"Absolute error of {name} (m{unit})")
+    drawn = np.abs(r) > 0  # an error of exactly zero has no place on a logarithmic axis
+    size, spread = np.abs(r[drawn]), s[drawn]
+    if len(size):
+        shown = sample(size / spread)
+        marker = density_marker(np.log10(spread), np.log10(size), shown)
+        figure.add_scatter(
+            x=spread[shown], y=size[shown], mode="markers", marker=marker, name="errors", showlegend=False
+        )
+    low, high = float(s.min()) / 1.15, float(s.max()) * 1.15
+    for level, dash in QUANTILES:
+        slope = float(ndtri((1 + level) / 2))
+        figure.add_scatter(
+            x=[low, high],
+            y=[slope * low, slope * high],
+            mode="lines",
+            name=f"{100 * level:.0f} %",
+            line={"color": INK, "dash": dash, "width": 1.8},
+            hoverinfo="skip",
+        )
+    rmv, rmse = binned_rmv_rmse(r, s)
+    figure.add_scatter(
+        x=rmv,
+        y=rmse,
+        mode="markers",
+        name="RMSE per bin",
+        marker={
+            "symbol": "diamond",
+            "size": 11,
+            "color": VERMILION,
+            "line": {"color": "white", "width": 1.5},
+        },
+    )
+    # a few errors near zero must not stretch the axis over many decades
+    floor = max(float(np.quantile(size, 0.005)), 1e-4 * high) if len(size) else low
+    figure.update_xaxes(**axis(np.array([low, high]), log=True, pad=0.0))
+    figure.update_yaxes(**axis(np.array([floor, max(float(np.max(np.abs(r))), 1.96 * high)]), log=True))
+    return figure
+
+
+def calibration(scored: Mapping[str, tuple[Values, Values]]) -> go.Figure | None:
+    """Observed against expected share of errors in central intervals; kind to residuals and σ, each (n,)."""
+    if not scored:
+        return None
+    figure = _figure("Expected share of errors inside (%)", "Observed share of errors inside (%)")
+    for kind, (residuals, sigma) in scored.items():
+        levels, observed = calibration_curve(residuals, sigma)
+        figure.add_scatter(
+            x=100 * levels,
+            y=100 * observed,
+            name=kind,
+            mode="lines",
+            line={"color": KIND_COLORS.get(kind, GREY), "width": 3},
+        )
+    figure.add_scatter(
+        x=[0, 100],
+        y=[0, 100],
+        name="ideal",
+        mode="lines",
+        line={"color": INK, "width": 1.2, "dash": "dash"},
+        hoverinfo="skip",
+    )
+    for text, x, y in (("σ too large", 22, 88), ("σ too small", 78, 12)):
+        figure.add_annotation(text=text, x=x, y=y, showarrow=False, font={"color": GREY, "size": 13})
+    figure.update_xaxes(range=[0, 100], dtick=20, constrain="domain")
+    figure.update_yaxes(range=[0, 100], dtick=20, constrain="domain", scaleanchor="x", scaleratio=1)
+    return figure
+
+
+def gains(picks: Sequence[Pick]) -> go.Figure | None:
+    """Gain of every pick in the order of labelling; a line per method, seed and round."""
+    known = [pick for pick in picks if math.isfinite(pick.gain)]
+    if not known or not any(pick.gain for pick in known):
+        return None
+    colors = method_colors(pick.method for pick in known)
+    in_loop = any(pick.seed is not None for pick in known)
+    figure = _figure("Number of labels" if in_loop else "Pick", "Gain of the pick (unit of the method)")
+    groups: dict[tuple[str, int | None], dict[int, list[Pick]]] = {}
+    for pick in known:
+        groups.setdefault((pick.method, pick.seed), {}).setdefault(pick.round, []).append(pick)
+    named: set[str] = set()
+    for (method, seed), rounds in groups.items():
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for picked in rounds.values():
+            x += [pick.n_labels + pick.order + 1 for pick in picked] + [None]
+            y += [pick.gain for pick in picked] + [None]  # the gap parts the rounds
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=method or "selection",
+            legendgroup=method,
+            showlegend=method not in named,
+            mode="lines+markers",
+            opacity=1.0 if not named or seed is None else 0.65,
+            line={"color": colors[method], "width": 2},
+            marker={"size": 6, "symbol": _symbol(seed)},
+            hovertemplate="%{x}: %{y:.3g}"
+            + ("" if seed is None else f"<extra>{method}, seed {seed}</extra>"),
+        )
+        named.add(method)
+    figure.update_yaxes(**axis(np.array([pick.gain for pick in known]), log=True))
+    return figure
+
+
+def _symbol(seed: int | None) -> str:
+    return ("circle", "diamond", "square", "triangle-up", "x")[(seed or 0) % 5]
+
+
+def _by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Curves per method; the baseline last, so that it does not lead the legend."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in sorted(curves, key=lambda curve: curve.method == "random"):
+        groups.setdefault(curve.method, []).append(curve)
+    return groups
+
+
+def _against_labels(
+    series: Mapping[str, Sequence[tuple[np.ndarray, Values]]], title: str, log_y: bool
+) -> go.Figure | None:
+    colors = method_colors(series)
+    figure = _figure("Number of labels", title)
+    counts: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    for method, seeds in series.items():
+        seeds = [(n[np.isfinite(y)], y[np.isfinite(y)]) for n, y in seeds]
+        seeds = [(n, y) for n, y in seeds if len(n)]
+        if not seeds:
+            continue
+        counts += [n for n, _ in seeds]
+        values += [y for _, y in seeds]
+        _add_method(figure, method, seeds, colors[method])
+    if not values:
+        return None
+    figure.update_xaxes(**axis(np.concatenate(counts), log=True))
+    figure.update_yaxes(**axis(np.concatenate(values), log=log_y))
+    return figure
+
+
+def _add_method(
+    figure: go.Figure, method: str, seeds: Sequence[tuple[np.ndarray, Values]], color: str
+) -> None:
+    """Band, faint lines of the seeds and mean line of one method."""
+    shared = set.intersection(*(set(n.tolist()) for n, _ in seeds))
+    common = np.array(sorted(shared), dtype=np.int64)
+    rows = np.array([[dict(zip(n.tolist(), y, strict=True))[k] for k in common.tolist()] for n, y in seeds])
+    if len(seeds) > 1:
+        if len(common):
+            figure.add_scatter(
+                x=np.concatenate([common, common[::-1]]),
+                y=np.concatenate([rows.max(axis=0), rows.min(axis=0)[::-1]]),
+                fill="toself",
+                fillcolor=_faint(color),
+                line={"width": 0},
+                mode="lines",
+                legendgroup=method,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        for n, y in seeds:
+            figure.add_scatter(
+                x=n,
+                y=y,
+                mode="lines",
+                line={"color": color, "width": 1},
+                opacity=0.45,
+                legendgroup=method,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+    if len(common):
+        baseline = method == "random"
+        figure.add_scatter(
+            x=common,
+            y=rows.mean(axis=0),
+            name=f"{method} ({len(seeds)} seeds)" if len(seeds) > 1 else method,
+            mode="lines+markers",
+            legendgroup=method,
+            line={"color": color, "width": 3, "dash": "dash" if baseline else "solid"},
+            marker={"size": 8, "symbol": "square" if baseline else "circle"},
+        )
+
+
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
+def _figure(x_title: str, y_title: str) -> go.Figure:
+    style = {
+        "showline": True,
+        "linecolor": "#52606D",
+        "mirror": True,
+        "ticks": "outside",
+        "tickcolor": "#52606D",
+        "ticklen": 5,
+        "gridcolor": "#E4E7EB",
+        "zeroline": False,
+        "automargin": True,
+        "title": {"standoff": 10, "font": {"size": 15}},
+    }
+    template = go.layout.Template(layout={"xaxis": style, "yaxis": style})
+    figure = go.Figure(layout={"template": template})
+    figure.update_layout(
+        font={
+            "family": "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif",
+            "size": 14,
+            "color": INK,
+        },
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="white",
+        margin={"l": 72, "r": 16, "t": 40, "b": 60},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        hoverlabel={"font": {"size": 13}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9AA5B1", "activecolor": BLUE},
+        xaxis_title_text=x_title,
+        yaxis_title_text=y_title,
+    )
+    return figure

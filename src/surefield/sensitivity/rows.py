@@ -1,0 +1,152 @@
+"""Rows J = d(energy, forces, stress)/d(last-layer weights): the one place where they are computed.
+
+Definitions: Bigi et al., Mach. Learn.: Sci. Technol. 5, 045018 (2024) for energies; forces and stress are
+their derivatives with respect to positions and strain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from surefield.potentials.potential import DensityPotential, LastLayerPotential
+from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
+from surefield.structures.neighbors import Neighborhood
+
+__all__ = ["StructureRows", "atom_features", "energy_features", "structure_rows", "vector_jacobian"]
+
+#: Voigt order xx yy zz yz xz xy.
+VOIGT = np.array([[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]])
+
+
+@dataclass(frozen=True)
+class StructureRows:
+    """Rows of one structure, float64; n_features counts all blocks (elements) of the last layer.
+
+    Attributes:
+        energy: (n_features,) dE/dw of the total energy, that is the sum of the atoms' features.
+        forces: (3 n_atoms, n_features) dF/dw, order atom, xyz; None if not asked for.
+        stress: (6, n_features) d(stress)/dw in Voigt order, 1/Å^3; None if not asked for or not periodic.
+        n_atoms: number of atoms.
+    """
+
+    energy: Float[np.ndarray, " n_features"]
+    forces: Float[np.ndarray, "n_components n_features"] | None
+    stress: Float[np.ndarray, "6 n_features"] | None
+    n_atoms: int
+
+
+def vector_jacobian(
+    potential: LastLayerPotential, graph: Graph
+) -> Float[Array, "n_atoms n_neighbors 3 n_site_features"]:
+    """d f_i / d(vector to neighbour k) for features that depend on the atom's own neighbours only."""
+    if isinstance(potential, DensityPotential):
+        return _density_jacobian(potential, graph)
+    n_atoms, n_neighbors, _ = graph.vectors.shape
+
+    def features(vectors: Array) -> Array:
+        return potential.site_features(eqx.tree_at(lambda g: g.vectors, graph, vectors))
+
+    def column(index: Array) -> Array:
+        # Atoms do not share vectors, so one direction serves all atoms at once.
+        direction = jnp.zeros(n_neighbors * 3, graph.vectors.dtype).at[index].set(1.0)
+        tangent = jnp.broadcast_to(direction.reshape(n_neighbors, 3), graph.vectors.shape)
+        return jax.jvp(features, (graph.vectors,), (tangent,))[1]
+
+    columns = jax.lax.map(column, jnp.arange(n_neighbors * 3), batch_size=12)
+    return jnp.moveaxis(columns, 0, 1).reshape(n_atoms, n_neighbors, 3, -1)
+
+
+def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
+    density = potential.density(graph)
+
+    def along(direction: Array) -> Array:
+        tangent = jnp.broadcast_to(direction, density.shape)
+        return jax.jvp(lambda d: potential.density_features(d, graph), (density,), (tangent,))[1]
+
+    # (n_terms, n_atoms, n_site_features): atoms are independent, so one direction serves them all.
+    by_density = jax.vmap(along)(jnp.eye(density.shape[1], dtype=density.dtype))
+
+    def terms(axis: int) -> Array:
+        tangent = jnp.zeros_like(graph.vectors).at[..., axis].set(1.0)
+        return jax.jvp(
+            lambda v: potential.edge_terms(eqx.tree_at(lambda g: g.vectors, graph, v)),
+            (graph.vectors,),
+            (tangent,),
+        )[1]
+
+    by_vector = jnp.stack([terms(axis) for axis in range(3)], axis=2)
+    n_atoms, n_neighbors = graph.mask.shape
+    flat = by_vector.reshape(n_atoms, n_neighbors * 3, -1)
+    product = flat @ jnp.swapaxes(by_density, 0, 1).astype(flat.dtype)
+    return product.reshape(n_atoms, n_neighbors, 3, -1)
+
+
+@eqx.filter_jit
+def _site_features(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array]:
+    return potential.site_features(graph), potential.feature_block(graph)
+
+
+@eqx.filter_jit
+def _derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array]:
+    """Force rows (n_atoms, 3, n_features) and virial rows (3, 3, n_features) of a graph of one structure."""
+    jacobian = vector_jacobian(potential, graph)
+    n_blocks = potential.readout.shape[0]
+    block = jax.nn.one_hot(potential.feature_block(graph), n_blocks, dtype=jacobian.dtype)
+    full = (block[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
+    return edge_forces(full, graph), edge_virials(full, graph)[0]
+
+
+def structure_rows(
+    potential: LastLayerPotential,
+    structures: Sequence[Neighborhood],
+    *,
+    forces: bool = True,
+    stress: bool = False,
+) -> Iterator[StructureRows]:
+    """Yield the rows of each structure in turn; never more than one structure's rows are held."""
+    dtype = potential.dtype
+    n_blocks, width = potential.readout.shape
+    for structure in structures:
+        graph = collate([structure], dtype=dtype)
+        features, block = _site_features(potential, graph)
+        n = structure.n_atoms
+        total = np.zeros((n_blocks, width))
+        np.add.at(total, np.asarray(block)[:n], np.asarray(features, np.float64)[:n])
+        force_rows = stress_rows = None
+        wants_stress = stress and structure.periodic
+        if forces or wants_stress:
+            by_position, by_strain = _derivatives(potential, graph)
+            if forces:
+                force_rows = np.asarray(by_position[:n], np.float64).reshape(3 * n, -1)
+            if wants_stress:
+                volume = abs(np.linalg.det(structure.cell))
+                stress_rows = np.asarray(by_strain, np.float64)[VOIGT[:, 0], VOIGT[:, 1]] / volume
+        yield StructureRows(total.reshape(-1), force_rows, stress_rows, n)
+
+
+def energy_features(
+    potential: LastLayerPotential, structures: Sequence[Neighborhood]
+) -> Float[np.ndarray, "n_structures n_features"]:
+    """Summed last-layer features of each structure: rows of the total energy (`ll_grad` without the bias)."""
+    rows = [row.energy for row in structure_rows(potential, structures, forces=False)]
+    return np.stack(rows) if rows else np.zeros((0, potential.n_features))
+
+
+def atom_features(
+    potential: LastLayerPotential, structure: Neighborhood
+) -> Float[np.ndarray, "n_atoms n_features"]:
+    """Last-layer features of each atom, in the block of its element."""
+    features, block = _site_features(potential, collate([structure], dtype=potential.dtype))
+    n, (n_blocks, width) = structure.n_atoms, potential.readout.shape
+    full = np.zeros((n, n_blocks, width))
+    full[np.arange(n), np.asarray(block)[:n]] = np.asarray(features, np.float64)[:n]
+    return full.reshape(n, -1)
+
+

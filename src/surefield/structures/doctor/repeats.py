@@ -1,0 +1,134 @@
+"""Structures that occur more than once, also rotated, and test structures that are in the training set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from surefield.structures.doctor.finding import Finding
+from surefield.structures.fingerprint import duplicate_groups, equal_pairs, fingerprints
+from surefield.structures.labels import Labels
+from surefield.structures.read import Frames
+
+__all__ = ["check_leakage", "check_repeats"]
+
+#: Largest energy difference of two copies, eV.
+_ENERGY = 1e-5
+#: Entries of `info` that make two structures of equal geometry different calculations.
+_CONDITIONS = ("electrode_potential", "target_potential", "excess_electrons", "total_charge", "charge", "spin")
+
+
+def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
+    """Report copies (equal formula, energy and invariant fingerprint), and copies whose energies disagree."""
+    findings = _contradictions(frames, labels)
+    near = _with_energy_partner(frames, labels)
+    if len(near) == 0:
+        return findings
+    chosen = frames[near]
+    groups = duplicate_groups(fingerprints(chosen))
+    # Equal geometry is not enough: the energy has to agree, too.
+    keys = [(g, round(_energy(labels[i]) / _ENERGY / 4)) for g, i in zip(groups.tolist(), near, strict=True)]
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for key, i in zip(keys, near, strict=True):
+        # Neighbouring bins belong together.
+        alike = next((k for k in (key, (key[0], key[1] - 1), (key[0], key[1] + 1)) if k in members), key)
+        members[alike].append(i)
+    copies = [group for group in members.values() if len(group) > 1]
+    if not copies:
+        return findings
+    surplus = tuple(sorted(i for group in copies for i in group[1:]))
+    exact = sum(_same_positions(frames[group[0]], frames[i]) for group in copies for i in group[1:])
+    largest = max(copies, key=len)
+    message = (
+        f"{len(surplus)} structures repeat an earlier one ({exact} with equal positions, {len(surplus) - exact} as "
+        f"symmetry copies): {len(copies)} geometries occur more than once, one of them {len(largest)} times "
+        f"(frames {', '.join(map(str, largest[:6]))}{' ...' if len(largest) > 6 else ''})"
+    )
+    remedy = "keep the copies on one side of every split; drop them, or divide their weight by the number of copies"
+    return [*findings, Finding("repeats", "warning", message, surplus, float(len(surplus)), remedy)]
+
+
+def check_leakage(
+    frames: Frames, labels: Sequence[Labels], reference: Frames, reference_labels: Sequence[Labels]
+) -> list[Finding]:
+    """Report structures of `frames` that are in `reference` (the training set), also as symmetry copies."""
+    both, both_labels = reference + frames, [*reference_labels, *labels]
+    near = np.array(_with_energy_partner(both, both_labels), dtype=int)
+    left, right = near[near < len(reference)], near[near >= len(reference)]
+    if len(left) == 0 or len(right) == 0:
+        return []
+    elements = {int(z) for atoms in both for z in atoms.numbers}
+    pairs = equal_pairs(
+        fingerprints(both[left], elements=elements), fingerprints(both[right], elements=elements)
+    )
+    found: dict[int, int] = {}
+    for a, b in zip(left[pairs[:, 0]].tolist(), right[pairs[:, 1]].tolist(), strict=True):
+        if abs(_energy(both_labels[a]) - _energy(both_labels[b])) <= _ENERGY:
+            found.setdefault(b - len(reference), a)
+    if not found:
+        return []
+    first = min(found)
+    message = (
+        f"{len(found)} of {len(frames)} structures have a copy, possibly rotated, in the training set; e.g. "
+        f"frame {first} is {reference.origin(found[first])}"
+    )
+    remedy = "report errors with and without them, or remove the copies from the training set"
+    return [Finding("leakage", "warning", message, tuple(sorted(found)), float(len(found)), remedy)]
+
+
+def _energy(label: Labels) -> float:
+    return np.nan if label.energy is None else label.energy
+
+
+def _with_energy_partner(frames: Frames, labels: Sequence[Labels]) -> list[int]:
+    """Structures for which another has the same formula and energy, in their order."""
+    energies = np.array([_energy(label) for label in labels])
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, atoms in enumerate(frames):
+        if np.isfinite(energies[i]):
+            groups[atoms.get_chemical_formula()].append(i)
+    found: set[int] = set()
+    for members in groups.values():
+        order = np.array(members)[np.argsort(energies[members], kind="stable")]
+        close = np.flatnonzero(np.diff(energies[order]) <= _ENERGY)
+        found.update(order[close].tolist(), order[close + 1].tolist())
+    return sorted(found)
+
+
+def _same_positions(one: Atoms, other: Atoms) -> bool:
+    return (
+        np.array_equal(one.numbers, other.numbers)
+        and np.allclose(one.cell.array, other.cell.array, atol=1e-5)
+        and np.allclose(one.positions, other.positions, atol=1e-4)
+    )
+
+
+def _contradictions(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
+    """Equal positions (to 1e-6 Å) under equal conditions, but other energies."""
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for i, atoms in enumerate(frames):
+        if labels[i].energy is None or not np.isfinite(_energy(labels[i])):
+            continue
+        rounded = [np.round(array, 6) + 0.0 for array in (atoms.positions, atoms.cell.array)]
+        conditions = tuple(str(atoms.info.get(name)) for name in _CONDITIONS)
+        key = (atoms.numbers.tobytes(), *(array.tobytes() for array in rounded), conditions)
+        groups[key].append(i)
+    spans = {
+        tuple(group): float(np.ptp([_energy(labels[i]) for i in group]))
+        for group in groups.values()
+        if len(group) > 1
+    }
+    wrong = {group: span for group, span in spans.items() if span > 1e-3 * len(frames[group[0]])}
+    if not wrong:
+        return []
+    worst = max(wrong, key=lambda group: wrong[group])
+    message = (
+        f"{len(wrong)} geometries have several energies; the largest difference is {wrong[worst]:.4g} eV "
+        f"(frames {', '.join(map(str, worst[:4]))})"
+    )
+    remedy = "two levels of theory or unconverged calculations are mixed: keep one label per geometry"
+    chosen = tuple(sorted(i for group in wrong for i in group))
+    return [Finding("contradicting labels", "error", message, chosen, wrong[worst], remedy)]

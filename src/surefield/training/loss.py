@@ -1,0 +1,116 @@
+"""The training loss and the error metrics, on padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from surefield.potentials.potential import Potential, evaluate
+from surefield.training.dataset import Batch, Sample, fixed_batches
+
+__all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the mean squared residuals: energy in eV/atom, forces in eV/Å, stress in eV/Å^3."""
+
+    energy: float = 100.0
+    forces: float = 1.0
+    stress: float = 0.0
+
+
+def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Array, ""]:
+    """Weighted mean squared residuals of a batch; a weight of a frame or atom multiplies its residual."""
+    results = evaluate(potential, batch.graph)
+    graph = batch.graph
+    dtype = results.forces.dtype
+    n = jnp.maximum(graph.n_atoms, 1)
+    energy = ((results.energy - batch.energy) / n).astype(dtype) * batch.energy_weight
+    forces = (results.forces - batch.forces) * batch.forces_weight
+    total = weights.energy * _mean_square(energy, batch.energy_weight > 0)
+    total += weights.forces * _mean_square(forces, batch.forces_weight > 0)
+    if weights.stress > 0:
+        stress = results.virial / graph.volume[:, None, None] - batch.stress
+        stress = stress * batch.stress_weight[:, None, None]
+        known = jnp.broadcast_to((batch.stress_weight > 0)[:, None, None], stress.shape)
+        total += weights.stress * _mean_square(stress, known)
+    return total
+
+
+def _mean_square(residual: Array, known: Array) -> Array:
+    return jnp.sum(jnp.where(known, residual, 0.0) ** 2) / jnp.maximum(jnp.sum(known), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Prediction minus label of every frame, NaN where there is no label.
+
+    Attributes:
+        energy: (n_structures,) eV/atom.
+        forces: per structure (n_atoms, 3), eV/Å.
+        stress: (n_structures, 6) eV/Å^3, Voigt.
+    """
+
+    energy: Float[np.ndarray, " n_structures"]
+    forces: tuple[Float[np.ndarray, "n_atoms 3"], ...]
+    stress: Float[np.ndarray, "n_structures 6"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute and root mean square errors: eV/atom, eV/Å per component, eV/Å^3 per component."""
+
+    energy_mae: float
+    energy_rmse: float
+    forces_mae: float
+    forces_rmse: float
+    stress_mae: float
+    stress_rmse: float
+    n_structures: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain dictionary, for JSON."""
+        return asdict(self)
+
+
+_evaluate = eqx.filter_jit(evaluate)
+
+
+def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
+    """Evaluate a potential on labelled samples, in padded batches."""
+    energy = np.full(len(samples), np.nan)
+    stress = np.full((len(samples), 6), np.nan)
+    forces: list[np.ndarray] = [np.zeros((0, 3))] * len(samples)
+    dtype = potential.dtype
+    for chunk, batch in fixed_batches(samples, batch_size, dtype):
+        results = _evaluate(potential, batch.graph)
+        total, force, virial = (np.asarray(x, np.float64) for x in results[:3])
+        start = 0
+        for place, index in enumerate(chunk):
+            sample = samples[index]
+            n = sample.structure.n_atoms
+            rows = slice(start, start + n)
+            start = rows.stop
+            if sample.labels.energy is not None:
+                energy[index] = (total[place] - sample.labels.energy) / n
+            known = sample.labels.forces
+            forces[index] = force[rows] - (np.nan if known is None else known)
+            if sample.labels.stress is not None and sample.structure.periodic:
+                full = virial[place] / abs(np.linalg.det(sample.structure.cell))
+                stress[index] = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] - sample.labels.stress
+    return Residuals(energy, tuple(forces), stress)
+
+
+def errors(found: Residuals) -> Errors:
+    """Summarise residuals; a kind without labels gives NaN."""
+    parts: list[float] = []
+    for values in (found.energy, np.concatenate([f.ravel() for f in found.forces]), found.stress.ravel()):
+        known = values[~np.isnan(values)]
+        parts += [float(np.abs(known).mean()), float(np.sqrt((known**2).mean()))] if known.size else [np.nan] * 2
+    return Errors(*parts, n_structures=len(found.energy))

@@ -1,0 +1,156 @@
+"""Exact solution of the last layer: standardise its inputs, then ridge regression on energies and forces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+from surefield.potentials.moment_network import MomentNetwork
+from surefield.potentials.potential import species_index
+from surefield.sensitivity.covariance import RowCovariance
+from surefield.sensitivity.rows import structure_rows
+from surefield.structures.graph import collate
+from surefield.training.dataset import Sample
+from surefield.training.loss import LossWeights
+
+__all__ = ["Solution", "solve_readout", "standardise"]
+
+#: Ridge strengths that are tried, relative to the mean diagonal of the Gram matrix.
+RIDGES = tuple(float(x) for x in np.logspace(-9, -2, 15))
+
+
+@eqx.filter_jit
+def _invariants(potential, graph):
+    return potential.invariants(potential.density(graph)), species_index(potential, graph)
+
+
+def standardise(potential: MomentNetwork, samples: Sequence[Sample]) -> MomentNetwork:
+    """Set shift and scale of the invariants to mean and deviation over the atoms of each element."""
+    n, width = potential.shift.shape
+    count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
+    for sample in samples:
+        values, index = _invariants(potential, collate([sample.structure], dtype=potential.dtype))
+        n_atoms = sample.structure.n_atoms
+        values = np.asarray(values, np.float64)[:n_atoms]
+        index = np.asarray(index)[:n_atoms]
+        np.add.at(count, index, 1.0)
+        np.add.at(first, index, values)
+        np.add.at(second, index, values**2)
+    seen = count[:, 0] > 0
+    mean = first[seen] / count[seen]
+    shift, scale = np.zeros((n, width)), np.ones((n, width))
+    shift[seen] = mean
+    deviation = np.sqrt(np.maximum(second[seen] / count[seen] - mean**2, 0.0))
+    # An invariant that never varies says nothing; a floor keeps it from blowing up elsewhere.
+    scale[seen] = np.maximum(deviation, 1e-3 * np.median(deviation, axis=1, keepdims=True) + 1e-12)
+    dtype = potential.dtype
+    return eqx.tree_at(
+        lambda p: (p.shift, p.scale), potential, (jnp.asarray(shift, dtype), jnp.asarray(scale, dtype))
+    )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Outcome of `solve_readout`: ridge strength taken and the loss on both sets."""
+
+    ridge: float
+    train_loss: float
+    validation_loss: float
+
+
+def solve_readout(
+    potential: MomentNetwork,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    weights: LossWeights,
+    *,
+    max_force_rows: int = 60_000,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[MomentNetwork, Solution]:
+    """Minimise the loss over the last layer exactly; the ridge with the least validation loss is taken.
+
+    Validation losses need no predictions: with the Gram matrix C_v of the validation rows they are
+    w C_v w - 2 b_v w + c_v. Without validation structures the training rows choose, which takes the weakest
+    ridge. Only linear invariants are solved for: weights of the hidden features stay as they are.
+
+    Args:
+        potential: its invariants must be standardised.
+        train: labelled samples.
+        validation: labelled samples that choose the ridge.
+        weights: of the loss.
+        max_force_rows: force rows that are used at most; structures are thinned evenly beyond.
+        progress: called after every structure.
+    """
+    n_blocks, width = potential.readout.shape
+    linear = eqx.tree_at(lambda p: (p.weights, p.biases), potential, ([], []))
+    linear = eqx.tree_at(lambda p: p.readout, linear, potential.readout[:, : potential.n_invariants])
+    gram = _accumulate(linear, train, weights, max_force_rows, progress)
+    check = _accumulate(linear, validation, weights, max_force_rows, progress) if validation else gram
+    d = gram.shape[0] - 1
+    scale = np.trace(gram[:d, :d]) / d
+    penalty = np.ones(d)
+    penalty[-n_blocks:] = 0.0
+    best: tuple[float, float, np.ndarray] | None = None
+    for ridge in RIDGES:
+        matrix = gram[:d, :d] + np.diag(penalty * ridge * scale + 1e-13 * scale)
+        w = scipy.linalg.solve(matrix, gram[:d, d], assume_a="pos")
+        value = _quadratic(check, w)
+        if best is None or value < best[0]:
+            best = value, ridge, w
+    assert best is not None
+    value, ridge, w = best
+    readout = np.zeros((n_blocks, width))
+    readout[:, : potential.n_invariants] = w[:-n_blocks].reshape(n_blocks, -1)
+    dtype = potential.dtype
+    solved = eqx.tree_at(
+        lambda p: (p.readout, p.bias),
+        potential,
+        (jnp.asarray(readout, dtype), jnp.asarray(w[-n_blocks:], dtype)),
+    )
+    return solved, Solution(ridge, _quadratic(gram, w), value)
+
+
+def _quadratic(gram: np.ndarray, w: np.ndarray) -> float:
+    extended = np.append(w, -1.0)
+    return float(extended @ gram @ extended)
+
+
+def _accumulate(
+    potential: MomentNetwork,
+    samples: Sequence[Sample],
+    weights: LossWeights,
+    max_force_rows: int,
+    progress: Callable[[], None],
+) -> Float[np.ndarray, "d_plus_1 d_plus_1"]:
+    """Gram matrix of [rows, target]: features, one constant per element, label without the offsets."""
+    n_blocks = potential.readout.shape[0]
+    total_rows = sum(3 * s.structure.n_atoms for s in samples)
+    keep = min(1.0, max_force_rows / max(total_rows, 1))
+    taken = np.diff(np.floor(np.arange(len(samples) + 1) * keep)) > 0
+    n_force = sum(3 * s.structure.n_atoms for s, t in zip(samples, taken, strict=True) if t and s.labels.forces is not None)
+    n_energy = sum(s.labels.energy is not None for s in samples)
+    offsets = dict(zip(potential.species, np.asarray(potential.offsets), strict=True))
+    covariance = RowCovariance(potential.n_features + n_blocks + 1)
+    for sample, use in zip(samples, taken, strict=True):
+        with_forces = bool(use) and sample.labels.forces is not None
+        (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
+        numbers = sample.structure.numbers
+        if sample.labels.energy is not None:
+            target = sample.labels.energy - sum(offsets[z] for z in numbers.tolist())
+            constants = [np.sum(numbers == z) for z in potential.species]
+            row = np.concatenate([rows.energy, constants, [target]]) / len(numbers)
+            covariance.add(row[None], "energy", weights.energy * sample.weight**2 / n_energy)
+        if rows.forces is not None and sample.labels.forces is not None:
+            target = sample.labels.forces.reshape(-1, 1)
+            full = np.hstack([rows.forces, np.zeros((len(target), n_blocks)), target])
+            if sample.atom_weights is not None:
+                full *= np.repeat(sample.atom_weights, 3)[:, None]
+            covariance.add(full, "forces", weights.forces * sample.weight**2 / n_force)
+        progress()
+    return covariance.matrix
