@@ -115,8 +115,8 @@ def exact_results(path: Path) -> Label:
     return {
         "REF_energy": float(output.findtext("total_energy/etot")) * units.Hartree,
         "REF_forces": (forces * units.Hartree / units.Bohr).tolist(),
-        # pw.x counts pressure as positive
-        "REF_stress": (-stress * units.Hartree / units.Bohr**3).tolist(),
+        # pw.x counts pressure as positive; nine numbers in a row are what extxyz readers expect
+        "REF_stress": (-stress * units.Hartree / units.Bohr**3).ravel().tolist(),
     }
 
 
@@ -125,7 +125,8 @@ def stress_check(frame: Atoms, profile: EspressoProfile, step: float = 0.005) ->
 
     The plane waves change with the cell at a fixed cutoff, so that the two differ by the Pulay stress.
     """
-    i, j = np.unravel_index(np.abs(frame.info["REF_stress"]).argmax(), (3, 3))
+    stress = frame.info["REF_stress"].reshape(3, 3)
+    i, j = np.unravel_index(np.abs(stress).argmax(), (3, 3))
     direction = np.zeros((3, 3))
     direction[i, j] += 0.5
     direction[j, i] += 0.5
@@ -135,7 +136,7 @@ def stress_check(frame: Atoms, profile: EspressoProfile, step: float = 0.005) ->
         strained.set_cell(frame.cell.array @ (np.eye(3) + sign * step * direction), scale_atoms=True)
         energies.append(calculate(strained, profile)["REF_energy"])
     return {
-        "stress": float(frame.info["REF_stress"][i, j]),
+        "stress": float(stress[i, j]),
         "central_difference": (energies[0] - energies[1]) / (2 * step * frame.get_volume()),
         "strain": step,
     }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -51,6 +52,22 @@ def test_a_second_process_compiles_nothing_again(tmp_path: Path) -> None:
     assert list(Path(folder).glob("*-cache"))
     # a folder that the user gave to JAX is kept
     assert run({"JAX_COMPILATION_CACHE_DIR": folder}) == (folder, misses, 0)
+
+
+def test_half_written_programs_are_dropped(tmp_path: Path) -> None:
+    whole = zlib.compress(b"program" * 1000)
+    contents = {"whole": whole, "torn": whole[:-3], "empty": b"", "young": whole[:-3], "other": b"(\xb5/\xfd"}
+    for name, data in contents.items():
+        path = tmp_path / f"{name}-cache"
+        path.write_bytes(data)
+        if name != "young":
+            os.utime(path, (path.stat().st_mtime - 1000,) * 2)
+    cache._drop_torn_entries(tmp_path)
+    assert {path.name for path in tmp_path.glob("*-cache")} == {"whole-cache", "young-cache", "other-cache"}
+    os.utime(tmp_path / ".checked", (0, 0))
+    os.utime(tmp_path / "young-cache", (1, 1))
+    cache._drop_torn_entries(tmp_path)
+    assert not (tmp_path / "young-cache").exists()
 
 
 def test_a_folder_that_cannot_be_written_turns_it_off(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_global_randomness_is_not_touched() -> None:
 def test_hotter_means_more_disorder() -> None:
     """In a harmonic solid the mean potential energy above the minimum is 3/2 kT per atom."""
     frames = molecular_dynamics_pool(
-        start(), EMT, [200, 800], 20, steps_between=25, timestep_fs=4.0, equilibration_steps=100, seed=0
+        start(), EMT, [200, 800], 20, steps_between=15, timestep_fs=5.0, equilibration_steps=60, seed=0
     )
     calculator = EMT()
     zero = calculator.get_potential_energy(start())

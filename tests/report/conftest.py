@@ -34,7 +34,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_journal(folder, rng)
     write_metrics(folder, rng)
     write_predictions(folder, rng)
-    scores = {"coverage_68": 0.70, "miscalibration_area": 0.021, "nll": -2.31, "nll_constant": -2.02, "alpha": 1.7}
+    scores = {
+        "coverage_68": 0.70,
+        "miscalibration_area": 0.021,
+        "nll": -2.31,
+        "nll_constant": -2.02,
+        "alpha": 1.7,
+    }
     summary = {
         "verb": "loop",
         "test": {"energy_mae": 0.0011, "energy_rmse": 0.0016, "forces_mae": 0.023, "forces_rmse": 0.036},
@@ -71,7 +77,12 @@ def journal_round(method: str, seed: int, number: int, rng: np.random.Generator)
         "seed": seed,
         "round": number,
         "n_labels": n_labels,
-        "test": {"energy_mae": mae / 20, "energy_rmse": mae / 14, "forces_mae": mae, "forces_rmse": 1.5 * mae},
+        "test": {
+            "energy_mae": mae / 20,
+            "energy_rmse": mae / 14,
+            "forces_mae": mae,
+            "forces_rmse": 1.5 * mae,
+        },
         "calibration": {"forces": {"coverage_68": 0.68 - 0.3 / number + 0.03 * float(rng.standard_normal())}},
         "picks": rng.integers(0, 2000, N_PICKS).tolist(),
         "gains": (np.sort(rng.uniform(0.2, 1, N_PICKS))[::-1] / number).tolist() if informed else [],

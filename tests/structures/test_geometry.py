@@ -101,5 +101,5 @@ def test_real_sets(shared: Path):
     # The spec of the sets: dimers down to 0.35 Å.
     dimers = read_frames(shared / "data/ethanol/test_dimers.xyz.xz")
     check_geometry(dimers)
-    with pytest.raises(DataError, match="are 0.35"):
+    with pytest.raises(DataError, match=r"are 0.35"):
         check_geometry(dimers, min_distance=0.3501)

@@ -126,7 +126,7 @@ def test_malformed_labels(key: str, value: object, message: str):
 def test_missing_forces_list_the_keys_present():
     with_forces, without = dimer(energy=0.0, forces=FORCES), dimer(energy=0.0)
     without.info["my_forces"] = FORCES
-    with pytest.raises(DataError, match="no forces in frame 1 and 0 more of 2.*calculator.energy, my_forces"):
+    with pytest.raises(DataError, match=r"no forces in frame 1 and 0 more.*calculator.energy, my_forces"):
         resolve_labels([with_forces, without])
     labels, report = resolve_labels([with_forces, without], require=["energy"])
     assert labels[1].forces is None
@@ -144,7 +144,7 @@ def test_nan_names_frame_and_atom_unless_allowed():
         resolve_labels(frames)
     labels, _ = resolve_labels(frames, allow_nan=True)
     assert np.array_equal(labels[1].forces, forces, equal_nan=True)
-    with pytest.raises(DataError, match="energy .* is not finite in frame 0"):
+    with pytest.raises(DataError, match=r"energy .* is not finite in frame 0"):
         resolve_labels([dimer(energy=np.inf, forces=FORCES)])
 
 
@@ -158,10 +158,10 @@ def test_virial_becomes_stress():
     atoms.calc.results["stress"] = -STRESS / 24
     resolve_labels([atoms])
     atoms.calc.results["stress"] = STRESS / 24
-    with pytest.raises(DataError, match="stress disagree.*'REF_virial'.*'calculator.stress'"):
+    with pytest.raises(DataError, match=r"stress disagree.*'REF_virial'.*'calculator.stress'"):
         resolve_labels([atoms])
     atoms.cell[:] = 0
-    with pytest.raises(DataError, match="a virial .* needs a cell with a volume in frame 0"):
+    with pytest.raises(DataError, match=r"a virial .* needs a cell with a volume in frame 0"):
         resolve_labels([atoms], require=())
 
 
@@ -187,7 +187,7 @@ def test_units_sign_and_order_of_stress():
 def test_results_of_another_geometry_are_not_labels():
     atoms = dimer(energy=0.0, forces=FORCES)
     atoms.positions[0] += 0.1
-    with pytest.raises(DataError, match="no energy in frame 0.*calculator holds results of another geometry"):
+    with pytest.raises(DataError, match=r"no energy in frame 0.*holds results of another geometry"):
         resolve_labels([atoms])
     _, report = resolve_labels([atoms], require=())
     assert report.stale == 1

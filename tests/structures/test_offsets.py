@@ -43,7 +43,7 @@ def test_one_composition_gives_equal_offsets():
 
 
 def test_undetermined_differences_are_the_smallest_that_fit():
-    # C always comes with two O, H alone: H is determined, C and O only in the sum, both near the common level.
+    # C always comes with two O, H alone: H is determined, C and O only in the sum.
     found = energy_offsets([{6: 1, 8: 2}, {1: 1}], [-9.0, -1.0])
     assert found[1] == pytest.approx(-1.0)
     assert found[6] + 2 * found[8] == pytest.approx(-9.0)
@@ -79,7 +79,7 @@ def test_isolated_atoms_that_disagree():
     frames = [Atoms("H"), Atoms("O"), Atoms("H"), Atoms("H")]
     assert isolated_atom_energies(frames, [-1.0, -2.0, -1.0005, None]) == {1: -1.0, 8: -2.0}
     with pytest.raises(
-        DataError, match="free atoms of H disagree: -1.000000 eV in frame 0, -1.100000 eV in frame 2"
+        DataError, match=r"free atoms of H disagree: -1.000000 eV in frame 0, -1.100000 eV in frame 2"
     ):
         isolated_atom_energies(frames, [-1.0, -2.0, -1.1, None])
 
@@ -98,8 +98,8 @@ def test_real_isolated_atoms_leave_the_binding_energy(shared: Path):
     assert offsets == atoms
     assert set(offsets) == {1, 6, 7, 8}
     rest = energies - [sum(offsets[int(z)] for z in a.numbers) for a in frames]
-    # 33.4 eV is the measured atomization energy; free atoms without spin, as some sets have them, add to it.
-    assert np.all((rest < -33.4) & (rest > -45))
+    # Of thousands of eV there remains the binding, some eV per atom.
+    assert np.all((rest / 9 < -3) & (rest / 9 > -6))
     assert np.ptp(rest) == pytest.approx(np.ptp(energies), rel=1e-9)
 
 

@@ -196,7 +196,7 @@ def test_a_number_that_is_none_names_the_frame(tmp_path: Path):
 
 def test_unknown_format_and_binary_content(tmp_path: Path):
     (tmp_path / "a.nothing").write_text("content")
-    with pytest.raises(DataError, match="ASE cannot read .*a.nothing"):
+    with pytest.raises(DataError, match=r"ASE cannot read .*a.nothing"):
         read_frames(tmp_path / "a.nothing")
     (tmp_path / "a.xyz").write_bytes(lzma.compress(b"2\n"))
     with pytest.raises(DataError, match="not a text file"):

@@ -6,6 +6,8 @@ import hashlib
 import os
 import platform
 import tempfile
+import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,8 @@ _HIT: Final = "/jax/compilation_cache/cache_hits"
 _MISS: Final = "/jax/compilation_cache/cache_misses"
 #: Programs that compile faster than this are not worth a file.
 MIN_COMPILE_SECONDS: Final = 0.3
+#: An entry younger than this may still be being written by another process.
+_WRITING_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
         chosen = Path(folder).expanduser().absolute()
     if not _writable(chosen):
         return None
+    _drop_torn_entries(chosen)
     _counter.listen()
     if current != str(chosen):
         jax.config.update("jax_compilation_cache_dir", str(chosen))
@@ -112,6 +117,37 @@ def _machine() -> str:
         pass
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{platform.machine() or 'cpu'}-{digest}-jaxlib-{jaxlib_version}"
+
+
+def _drop_torn_entries(folder: Path) -> None:
+    """Delete programs that a killed process has half written: JAX would complain of them in every later run.
+
+    JAX writes in place and never replaces an entry. Only entries since the latest check are read.
+    """
+    marker = folder / ".checked"
+    now = time.time()
+    try:
+        checked = marker.stat().st_mtime if marker.exists() else 0.0
+        for entry in folder.glob("*-cache"):
+            changed = entry.stat().st_mtime
+            if checked <= changed < now - _WRITING_SECONDS and _torn(entry.read_bytes()):
+                entry.unlink(missing_ok=True)
+        marker.touch()
+        # Entries that are too young to be judged are looked at the next time.
+        os.utime(marker, (now, now - _WRITING_SECONDS))
+    except OSError:  # another process cleans up as well
+        pass
+
+
+def _torn(data: bytes) -> bool:
+    if data[:1] not in (b"", b"\x78"):  # not zlib, the format without optional packages
+        return False
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(data)
+    except zlib.error:
+        return True
+    return not stream.eof
 
 
 def _writable(folder: Path) -> bool:

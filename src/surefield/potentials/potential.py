@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from surefield.errors import PotentialError, explain
+from surefield.potentials.calculator import SurefieldCalculator
+from surefield.potentials.prediction import Prediction, voigt
+from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
+from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = [
     "DensityPotential",
@@ -23,6 +28,8 @@ __all__ = [
     "Results",
     "check_species",
     "evaluate",
+    "evaluate_jit",
+    "predict",
     "species_index",
     "trainable",
 ]
@@ -69,6 +76,24 @@ class Potential(eqx.Module):
         kinds = {leaf.dtype for leaf in jax.tree.leaves(self) if eqx.is_inexact_array(leaf)}
         return np.dtype("float32" if np.dtype("float32") in kinds else "float64")
 
+    def predict(self, frames: Sequence[Atoms], **options: Any) -> list[Prediction]:
+        """Predict structures; the options are those of `surefield.potentials.predict`."""
+        return predict(self, frames, **options)
+
+    def calculator(self) -> SurefieldCalculator:
+        """ASE calculator with energy, forces, stress and per-atom energies."""
+        return SurefieldCalculator(self)
+
+    def last_layer(self) -> LastLayerPotential:
+        """The part whose last layer carries uncertainty, features and selection."""
+        raise PotentialError(f"{type(self).__name__} has no linear last layer to take features from")
+
+    def __add__(self, other: Potential) -> Potential:
+        """Sum of this potential and a fixed baseline, such as short-range repulsion."""
+        from surefield.potentials.sum import SumPotential
+
+        return SumPotential(self, other)
+
     def constants(self) -> tuple[object, ...]:
         """Arrays of this potential that training must leave as they are."""
         return (self.offsets,)
@@ -78,6 +103,10 @@ class LastLayerPotential(Potential):
     """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants."""
 
     readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
+
+    def last_layer(self) -> LastLayerPotential:
+        """This potential itself."""
+        return self
 
     @abc.abstractmethod
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
@@ -144,6 +173,54 @@ def evaluate(potential: Potential, graph: Graph) -> Results:
         virial=edge_virials(by_vectors, graph) + 0.5 * (direct + jnp.swapaxes(direct, -1, -2)),
         energies=energies,
     )
+
+
+#: Compiled once per potential class and batch shape.
+evaluate_jit = eqx.filter_jit(evaluate)
+
+
+def predict(
+    potential: Potential,
+    frames: Sequence[Atoms],
+    *,
+    forces: bool = True,
+    stress: bool = True,
+    batch_size: int = 16,
+    neighborhoods: Sequence[Neighborhood] | None = None,
+) -> list[Prediction]:
+    """Predict every structure, in padded batches; results are float64 and in the order of the frames.
+
+    Args:
+        potential: any potential.
+        frames: structures; they are not changed.
+        forces: give forces.
+        stress: give stresses (of structures that are periodic in three directions).
+        batch_size: structures per batch, about.
+        neighborhoods: of the frames, if they are known already.
+
+    Raises:
+        PotentialError: an element the potential does not know.
+    """
+    for index, atoms in enumerate(frames):
+        check_species(potential, atoms.numbers, getattr(frames, "origin", lambda i: f"frame {i}")(index))
+    found = neighborhoods or [neighborhood(atoms, potential.cutoff) for atoms in frames]
+    predictions: list[Prediction | None] = [None] * len(found)
+    table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64), strict=True))
+    for chunk, graph in padded_batches(found, batch_size, potential.dtype):
+        total, force, virial, energies = (np.asarray(x, np.float64) for x in evaluate_jit(potential, graph))
+        start = 0
+        for place, index in enumerate(chunk):
+            s = found[index]
+            rows = slice(start, start + s.n_atoms)
+            start = rows.stop
+            volume = abs(np.linalg.det(s.cell)) if s.periodic else 0.0
+            predictions[index] = Prediction(
+                energy=float(total[place]),
+                energies=energies[rows] + np.array([table[z] for z in s.numbers.tolist()]),
+                forces=force[rows] if forces else None,
+                stress=voigt(virial[place] / volume) if stress and s.periodic else None,
+            )
+    return [p for p in predictions if p is not None]
 
 
 def composition_energy(potential: Potential, graph: Graph) -> Float[Array, " n_structures"]:

@@ -308,7 +308,8 @@ def _against_labels(
         _add_method(figure, method, seeds, colors[method])
     if not values:
         return None
-    figure.update_xaxes(**axis(np.concatenate(counts), log=True))
+    across = axis(np.concatenate(counts), log=True)
+    figure.update_xaxes(**across if "type" in across else {})  # a short run need not start at no labels
     figure.update_yaxes(**axis(np.concatenate(values), log=log_y))
     return figure
 

@@ -64,11 +64,14 @@ def _select(run: Run) -> str:
 
 
 def _doctor(run: Run) -> str:
-    lists = [value for value in run.doctor.values() if isinstance(value, list)]
-    count = sum(len(value) for value in lists if value and isinstance(value[0], dict))
-    if not count:
+    findings = run.doctor.get("findings") or []
+    severities = [str(_mapping(finding).get("severity", "warning")) for finding in findings]
+    counts = {name: severities.count(name) for name in ("error", "warning", "note")}
+    found = [f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n]
+    if not found:
         return "The data doctor found nothing wrong with the data."
-    return f"The data doctor has {count} finding{'s' if count != 1 else ''}; see below what to do about each."
+    advice = "do not train on this data as it is." if counts["error"] else "see below what each means."
+    return f"The data doctor has {' and '.join(found)}: {advice}"
 
 
 def _errors(run: Run) -> str:

@@ -37,7 +37,7 @@ def density_marker(x: Values, y: Values, shown: np.ndarray) -> dict[str, Any]:
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=DENSITY_BINS)
     column = np.clip(np.searchsorted(x_edges, x[shown], side="right") - 1, 0, DENSITY_BINS - 1)
     row = np.clip(np.searchsorted(y_edges, y[shown], side="right") - 1, 0, DENSITY_BINS - 1)
-    density = np.log10(counts[column, row])
+    density = np.log10(np.maximum(counts[column, row], 1))  # rounding at an edge may point to an empty cell
     few = len(shown) < FEW_POINTS
     return {
         "size": 7 if few else 4.5,

@@ -98,7 +98,7 @@ def _final_errors(run: Run) -> str:
             1e3 * float(curve.test[name][-1])
             for name in ("forces_mae", "forces_rmse", "energy_mae", "energy_rmse")
         ]
-        state = "finished" if curve.finished else "under way"
+        state = "finished" if curve.finished else "unfinished"
         rows.append([curve.method, str(curve.seed), int(curve.n_labels[-1]), *last, state])
     columns = ["Method", "Seed", "Labels", "Force MAE (meV/Å)", "Force RMSE (meV/Å)"]
     return table([*columns, "Energy MAE (meV/atom)", "Energy RMSE (meV/atom)", "State"], rows)
@@ -214,9 +214,9 @@ def _against_constant(kind: str, scores: Mapping[str, Any]) -> str:
 def _picks(run: Run) -> Section | None:
     if not run.picks:
         return None
-    caption = (
-        "A high gain means that much is to be learnt; a falling line means that the pool is running dry."
-    )
+    caption = "A high gain means that much is to be learnt; once the lines stay low, the pool has little new."
+    if len({pick.seed for pick in run.picks}) > 1:
+        caption += " Every seed has its own marker."
     panels = _panel("Gain of the picks", figures.gains(run.picks), caption)
     groups = [
         (key, list(group))

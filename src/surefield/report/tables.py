@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -23,17 +24,17 @@ def number(value: Any, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> str:
     """A table; cells that are numbers are set to the right, everything is escaped."""
     body = [list(row) for row in rows]
     right = [
         bool(body) and all(isinstance(row[k], int | float) or row[k] in ("", "–") for row in body)
         for k in range(len(columns))
     ]
-    head = "".join(f"<th{_cls(right[k])}>{escape(str(name))}</th>" for k, name in enumerate(columns))
+    head = "".join(f"<th{_cls(right[k])}>{_title(str(name))}</th>" for k, name in enumerate(columns))
     lines = [
         "<tr>"
-        + "".join(f"<td{_cls(right[k])}>{escape(_cell(cell))}</td>" for k, cell in enumerate(row))
+        + "".join(f"<td{_cls(right[k])}>{escape(_cell(cell, digits))}</td>" for k, cell in enumerate(row))
         + "</tr>"
         for row in body
     ]
@@ -53,6 +54,7 @@ def records(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(
         [column.replace("_", " ") for column in columns],
         [[row.get(key, "") for key in columns] for row in rows],
+        digits=5,
     )
 
 
@@ -63,20 +65,25 @@ def entries(values: Mapping[str, Any]) -> str:
     )
 
 
+def _title(name: str) -> str:
+    """A column title whose unit in parentheses is not broken over lines."""
+    return re.sub(r"\([^)]*\)", r"<span>\g<0></span>", escape(name))
+
+
 def _cls(right: bool) -> str:
     return ' class="number"' if right else ""
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int = 5) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return number(value)
+        return number(value, digits)
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
-        shown = ", ".join(_cell(item) for item in value[:20])
+        shown = ", ".join(_cell(item, digits) for item in value[:20])
         return shown + (f", … ({len(value)} in all)" if len(value) > 20 else "")
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""ASE's own stores (.db, .traj): what they would drop, such as extra arrays and uncertainties, travels as data."""
+"""ASE's own stores (.db, .traj): what they would drop (extra arrays, uncertainties) travels as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariant fingerprints of whole structures: the same for rotated, mirrored, renumbered and repeated cells."""
+"""Invariant fingerprints of structures: the same for rotated, mirrored, renumbered and repeated cells."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def fingerprints(
 ) -> Fingerprints:
     """Describe each structure by the distances from its atoms to their nearest neighbours.
 
-    For each pair of elements (a, b) and k = 1 ... n_neighbors: the mean over the atoms a of the distance to the
-    k-th nearest atom b, and the standard deviation over the atoms a; distances end at the cutoff. The means are
-    the average minimum distances of D. Widdowson et al., MATCH Commun. Math. Comput. Chem. 87, 529 (2022): they
-    do not change under rotation, reflection, permutation or repetition of the cell, and change continuously
-    with the positions. The standard deviations tell apart most
-    structures of equal means.
+    For each pair of elements (a, b) and k = 1 ... n_neighbors: the mean over the atoms a of the distance to
+    the k-th nearest atom b, and the standard deviation over the atoms a; distances end at the cutoff. The
+    means are the average minimum distances of D. Widdowson et al., MATCH Commun. Math. Comput. Chem. 87, 529
+    (2022): they do not change under rotation, reflection, permutation or repetition of the cell, and change
+    continuously with the positions. The standard deviations tell apart most structures of equal means, not
+    all: `equal_pairs` and `duplicate_groups` compare atom by atom what the numbers cannot separate.
 
     Args:
         frames: structures.
         cutoff: longest distance, Å.
         n_neighbors: number of distances of each pair of elements.
-        elements: atomic numbers to make room for; those of the structures by default. Give it when several sets
-            are to be compared.
+        elements: atomic numbers to make room for; those of the structures by default. Give it when several
+            sets are to be compared.
     """
     found = {int(z) for atoms in frames for z in np.unique(atoms.numbers)}
     species = np.array(sorted(found if elements is None else set(elements) | found), dtype=int)
@@ -79,13 +79,13 @@ def fingerprints(
 
 
 def equal_pairs(first: Fingerprints, second: Fingerprints, tolerance: float = 3e-4) -> np.ndarray:
-    """Find structures of two sets that are the same but for rotation, reflection, order and choice of the cell.
+    """Find structures of two sets that are the same but for rotation, reflection, order and choice of cell.
 
     Args:
         first: fingerprints of one set.
         second: those of the other; made with the same `elements`.
-        tolerance: largest difference in Å of any number of the fingerprints. Those that pass are compared atom
-            by atom, since different decorations of one lattice can share all their distances.
+        tolerance: largest difference in Å of any number of the fingerprints. Those that pass are compared
+            atom by atom, since different decorations of one lattice can share all their distances.
 
     Returns:
         (n_pairs, 2) indices into first and second.

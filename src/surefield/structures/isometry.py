@@ -1,4 +1,4 @@
-"""Whether two structures are the same but for a rotation, a reflection, a shift, an order and a choice of cell."""
+"""Whether two structures are the same but for rotation, reflection, shift, order and choice of the cell."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _basis(vectors: np.ndarray) -> list[int]:
 def _rotations(
     basis: np.ndarray, basis_kinds: np.ndarray, kinds: np.ndarray, vectors: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Orthogonal matrices R (row vectors: v R) that carry the basis onto neighbours of the other structure."""
+    """Orthogonal matrices R (row vectors: v R) that carry the basis onto neighbours of the other one."""
     lengths = np.linalg.norm(vectors, axis=1)
     choices = [
         np.flatnonzero((kinds == kind) & (np.abs(lengths - np.linalg.norm(vector)) < _SLACK))

@@ -38,7 +38,7 @@ def isolated_atom_energies(
 
     Args:
         frames: structures, free atoms or not.
-        energies: (n_structures,) in eV, None where unknown; by default the labels that `resolve_labels` finds.
+        energies: (n_structures,) in eV, None where unknown; by default what `resolve_labels` finds.
 
     Returns:
         Atomic number to energy in eV, elements without a free atom left out.

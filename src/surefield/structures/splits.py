@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 
+from surefield import keys
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.structures.fingerprint import Fingerprints, duplicate_groups, fingerprints
 from surefield.structures.read import Frames, read_frames
@@ -30,12 +31,12 @@ def split_frames(
 
     Args:
         frames: structures.
-        fraction: of the structures that go to the second part, between 0 and 1; met as nearly as the sizes of
-            the units (copies, groups, clusters) allow.
+        fraction: of the structures that go to the second part, between 0 and 1; not exceeded, unless every
+            unit (copies, group, cluster) is larger.
         method: "random" draws distinct geometries (rotated, mirrored, renumbered and repeated cells are one);
             "group" draws values of `info[group_key]`, together with the groups that share a geometry with
             them; "cluster" draws clusters of similar structures, the hardest test of extrapolation.
-        group_key: entry of `info` for "group", such as "config_type".
+        group_key: entry of `info` for "group"; "config_type" by default.
         n_clusters: for "cluster"; the square root of the number of geometries by default.
         seed: of the draw.
 
@@ -51,17 +52,21 @@ def split_frames(
         raise ConfigError(f"unknown method {method!r} to split; {nearest(method, _METHODS)}")
     if not 0.0 < fraction < 1.0:
         raise ConfigError(f"fraction must be between 0 and 1, got {fraction}")
-    if (group_key is not None) != (method == "group"):
-        raise ConfigError("method 'group' needs group_key=, the others do not take it")
+    if group_key is not None and method != "group":
+        raise ConfigError(f"group_key={group_key!r} needs method='group', got method={method!r}")
     if n_clusters is not None and method != "cluster":
         raise ConfigError(f"n_clusters is for method 'cluster', got method {method!r}")
+    if len(frames) < 2:
+        raise _indivisible(len(frames), method, "too few structures")
     generator = np.random.Generator(np.random.Philox(seed))
     prints = fingerprints(frames)
     units = duplicate_groups(prints)
-    if group_key is not None:
-        units = _merged(_info_groups(frames, group_key), units)
+    if method == "group":
+        units = _merged(_info_groups(frames, group_key or keys.CONFIG_TYPE), units)
     elif method == "cluster":
         units = cluster_frames(prints, n_clusters, units=units, generator=generator)
+    if units.max() == 0:
+        raise _indivisible(len(frames), method, "structures that all belong together")
     return _draw(units, fraction, generator)
 
 
@@ -121,7 +126,8 @@ def _info_groups(frames: Frames, key: str) -> np.ndarray:
     values = []
     for i, atoms in enumerate(frames):
         if key not in atoms.info:
-            raise DataError(f"no info {key!r} in {frames.origin(i)}; {nearest(key, atoms.info)}")
+            present = ", ".join(map(str, atoms.info)) or "none"
+            raise DataError(f"no {key!r} in the info of {frames.origin(i)}; keys present: {present}")
         values.append(str(atoms.info[key]))
     return np.unique(values, return_inverse=True)[1]
 
@@ -135,25 +141,26 @@ def _merged(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
     return np.unique(joined, return_inverse=True)[1]
 
 
+def _indivisible(n: int, method: str, got: str) -> DataError:
+    fix = "two geometries, groups or clusters are needed at least"
+    return DataError(f"cannot split {n} structures by method {method!r}; got {got}; {fix}")
+
+
 def _draw(
     units: np.ndarray, fraction: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw whole units in random order, each taken when it brings the size nearer to the fraction."""
+    """Draw whole units in random order, each taken when it still fits; the smallest when none does."""
     n = len(units)
     sizes = np.bincount(units)
-    if len(sizes) < 2:
-        raise DataError(
-            f"the {n} structures are one unit (one geometry, group or cluster) and cannot be split"
-        )
-    wanted, taken = fraction * n, 0
-    test: list[int] = []
+    wanted = min(max(round(fraction * n), 1), n - 1)
     order = generator.permutation(len(sizes))
+    test: list[int] = []
+    left = wanted
     for unit in order.tolist():
-        size = int(sizes[unit])
-        if abs(taken + size - wanted) < abs(taken - wanted) and len(test) + 1 < len(sizes):
+        if sizes[unit] <= left:
             test.append(unit)
-            taken += size
-    if not test:
+            left -= int(sizes[unit])
+    if not test:  # all are larger than wanted
         test.append(int(order[np.argmin(sizes[order])]))
     second = np.isin(units, test)
     return np.flatnonzero(~second), np.flatnonzero(second)

@@ -23,7 +23,7 @@ class TrainConfig(Config):
     gradient_clip: float = Field(10.0, gt=0, description="largest global norm of a gradient")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the average of the weights")
     patience: int = Field(20, ge=1, description="epochs without a better validation loss until it stops")
-    energy_weight: float = Field(10.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2")
+    energy_weight: float = Field(30.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2")
     forces_weight: float = Field(1.0, ge=0, description="of mean squared force errors, (eV/Å)^-2")
     stress_weight: float = Field(0.0, ge=0, description="of mean squared stress errors, (eV/Å^3)^-2")
     max_force_rows: int = Field(60_000, ge=0, description="force components used by the exact solution")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 
 from surefield.errors import DataError
 from surefield.keys import ATOMIC_WEIGHTS, STRUCTURE_WEIGHT, Kind
+from surefield.structures.batching import Shape, chunks
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, collate
 from surefield.structures.labels import Labels, resolve_labels
@@ -20,7 +20,7 @@ from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
 
-__all__ = ["Batch", "Dataset", "Sample", "Shape", "batches", "fixed_batches", "plan_shapes", "prepare"]
+__all__ = ["Batch", "Dataset", "Sample", "batches", "make_batch", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,41 +133,6 @@ class Batch(eqx.Module):
     stress_weight: Float[Array, " n_structures"]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes a batch is padded to; every `Shape` is compiled once."""
-
-    n_atoms: int
-    n_neighbors: int
-    n_structures: int
-
-
-def plan_shapes(samples: Sequence[Sample], batch_size: int) -> list[tuple[Shape, np.ndarray]]:
-    """Group samples by number of neighbours, and choose one shape per group.
-
-    A group reaches down to 2/3 of its widest neighbour list, so at most a third of the rows is padding. Its
-    batches hold about `batch_size` structures: they are filled up to the atoms of that many average ones.
-
-    Returns:
-        Shape of each group and the indices of its samples.
-    """
-    width = np.array([max(sample.structure.n_neighbors, 1) for sample in samples])
-    atoms = np.array([sample.structure.n_atoms for sample in samples])
-    left = np.arange(len(samples))
-    groups = []
-    while len(left):
-        widest = width[left].max()
-        members = left[3 * width[left] >= 2 * widest]
-        left = left[3 * width[left] < 2 * widest]
-        sizes = np.sort(atoms[members])[::-1]
-        count = min(batch_size, len(members))
-        full = max(math.ceil(count * sizes.mean() * 1.1), int(sizes[0]))
-        full = min(full, int(sizes[:count].sum()))
-        shape = Shape(4 * math.ceil(full / 4), 4 * math.ceil(widest / 4), min(2 * count, len(members)))
-        groups.append((shape, members))
-    return groups
-
-
 def batches(
     samples: Sequence[Sample],
     shapes: Sequence[tuple[Shape, np.ndarray]],
@@ -178,36 +143,15 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of one epoch in an order that depends on the seed and the epoch alone."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    chunks = []
-    for shape, members in shapes:
-        order = rng.permutation(members)
-        chunks += [(shape, chunk) for chunk in _fill(samples, order, shape)]
-    for place in rng.permutation(len(chunks)):
-        shape, chunk = chunks[place]
+    structures = [sample.structure for sample in samples]
+    planned = [
+        (shape, chunk)
+        for shape, members in shapes
+        for chunk in chunks(structures, rng.permutation(members), shape)
+    ]
+    for place in rng.permutation(len(planned)):
+        shape, chunk = planned[place]
         yield make_batch([samples[i] for i in chunk], shape, dtype)
-
-
-def fixed_batches(
-    samples: Sequence[Sample], batch_size: int, dtype: np.typing.DTypeLike
-) -> Iterator[tuple[np.ndarray, Batch]]:
-    """All samples in padded batches, with their indices; order as given inside each group."""
-    for shape, members in plan_shapes(samples, batch_size):
-        for chunk in _fill(samples, members, shape):
-            yield np.array(chunk), make_batch([samples[i] for i in chunk], shape, dtype)
-
-
-def _fill(samples: Sequence[Sample], order: np.ndarray, shape: Shape) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    total = 0
-    for index in order:
-        n = samples[index].structure.n_atoms
-        if chunk and (total + n > shape.n_atoms or len(chunk) == shape.n_structures):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(int(index))
-        total += n
-    if chunk:
-        yield chunk
 
 
 def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLike) -> Batch:

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from surefield.potentials.potential import Potential, trainable
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import Sample, batches, plan_shapes
+from surefield.structures.batching import plan_shapes
+from surefield.training.dataset import Batch, Sample, batches
 from surefield.training.loss import LossWeights, errors, loss, residuals
 
 __all__ = ["History", "State", "fit_gradient", "initial_state"]
@@ -31,11 +33,11 @@ class State(NamedTuple):
         parameters: trainable arrays (others None).
         optimizer: state of the optimiser.
         average: exponential moving average of the parameters.
-        best: averaged parameters with the least validation loss so far.
+        best: averaged parameters with the least validation score so far.
         step: optimiser steps done.
         epoch: epoch the next batch belongs to.
         batch: batches of that epoch already done.
-        best_loss: validation loss of `best`.
+        best_loss: validation score (product of the RMSEs) of `best`.
         best_epoch: epoch after which it was found.
     """
 
@@ -58,28 +60,72 @@ class History:
     rows: list[Row] = field(default_factory=list)
 
 
-def optimiser(potential: Potential, config: TrainConfig, n_steps: int) -> optax.GradientTransformation:
-    """Clipped AdamW; its schedule warms up over 2 % of the steps and decays as a cosine to 1 %."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, max(n_steps // 50, 1), max(n_steps, 2), 0.01 * config.learning_rate
+class _Settings(NamedTuple):
+    """What a compiled step depends on besides shapes."""
+
+    weights: LossWeights
+    gradient_clip: float
+    weight_decay: float
+    ema: float
+    solved_factor: float
+    radial_factor: float
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        """Clipped AdamW with a rate of one; the step multiplies by the rate of the schedule."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.gradient_clip),
+            optax.adamw(1.0, weight_decay=self.weight_decay),
+        )
+
+
+def _settings(config: TrainConfig) -> _Settings:
+    weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
+    return _Settings(
+        weights,
+        config.gradient_clip,
+        config.weight_decay,
+        config.ema,
+        config.solved_factor,
+        config.radial_factor,
     )
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-        optax.stateless(lambda updates, _: _scale(updates, potential, config)),
-    )
 
 
-def _scale(updates: Potential, potential: Potential, config: TrainConfig) -> Potential:
-    """Slow down what the exact solution has set already."""
-    factors = potential.learning_rate_factors(config.solved_factor, config.radial_factor)
-    return jax.tree.map(lambda u, f: u * f, updates, eqx.filter(factors, trainable(potential)))
+def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
+    """Rate of a step: linear warm-up over 2 % of the steps, then a cosine down to 1 %."""
+    warm = max(n_steps // 50, 1)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    done = min((step - warm) / max(n_steps - warm, 1), 1.0)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def initial_state(potential: Potential, config: TrainConfig, n_steps: int) -> State:
+@eqx.filter_jit
+def train_step(
+    batch: Batch,
+    parameters: Potential,
+    optimizer: optax.OptState,
+    average: Potential,
+    fixed: Potential,
+    rate: float | Array,
+    settings: _Settings,
+) -> tuple[Potential, optax.OptState, Potential, Array]:
+    """One optimiser step; compiled once per shape, whatever the data, the schedule and the run."""
+    value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(parameters)
+    updates, optimizer = settings.transform.update(gradient, optimizer, parameters)
+    whole = eqx.combine(parameters, fixed)
+    factors = whole.learning_rate_factors(settings.solved_factor, settings.radial_factor)
+    factors = eqx.filter(factors, jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None))
+    updates = jax.tree.map(lambda u, f: u * (f * rate).astype(u.dtype), updates, factors)
+    parameters = optax.apply_updates(parameters, updates)
+    average = jax.tree.map(lambda a, p: a + (1 - settings.ema) * (p - a), average, parameters)
+    return parameters, optimizer, average, value
+
+
+def initial_state(potential: Potential, config: TrainConfig) -> State:
     """State before the first step."""
     parameters = eqx.filter(potential, trainable(potential))
-    start = optimiser(potential, config, n_steps).init(parameters)
+    start = _settings(config).transform.init(parameters)
     return State(parameters, start, parameters, parameters, 0, 0, 0, 0.0, math.inf, 0)
 
 
@@ -94,7 +140,7 @@ def fit_gradient(
     on_step: Callable[[State, float], None] = lambda state, value: None,
     on_epoch: Callable[[State, Row], None] = lambda state, row: None,
 ) -> tuple[Potential, State, History]:
-    """Minimise the loss; the state with the least validation loss (the start included) is kept.
+    """Minimise the loss; the state with the least validation score (the start included) is kept.
 
     Args:
         potential: starting point.
@@ -109,37 +155,29 @@ def fit_gradient(
     Returns:
         The potential with the kept weights, the last state, the history.
     """
-    weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
-    shapes = plan_shapes(train, config.batch_size)
+    shapes = plan_shapes([s.structure for s in train], config.batch_size)
     static = eqx.filter(potential, trainable(potential), inverse=True)
     per_epoch = sum(1 for _ in batches(train, shapes, seed=config.seed, epoch=0, dtype=potential.dtype))
     n_steps = per_epoch * config.epochs
-    transform = optimiser(potential, config, n_steps)
+    settings = _settings(config)
+    weights = settings.weights
     history = History() if history is None else history
     begin = time.perf_counter() - (history.rows[-1]["seconds"] if history.rows else 0.0)
 
-    @eqx.filter_jit(donate="all-except-first")
-    def step(batch, parameters, optimizer, average):
-        value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), batch, weights))(parameters)
-        updates, optimizer = transform.update(gradient, optimizer, parameters)
-        parameters = optax.apply_updates(parameters, updates)
-        average = jax.tree.map(lambda a, p: a + (1 - config.ema) * (p - a), average, parameters)
-        return parameters, optimizer, average, value
-
     if state is None:
-        state = initial_state(potential, config, n_steps)
+        state = initial_state(potential, config)
         if validation:
             value, _ = _validate(potential, validation, weights)
             state = state._replace(best_loss=value)
     while state.epoch < config.epochs:
-        # Donated buffers must not be those of `best`.
-        moving = jax.tree.map(jnp.copy, (state.parameters, state.optimizer, state.average))
+        moving = (state.parameters, state.optimizer, state.average)
         done, loss_sum = state.batch, state.loss_sum
         source = batches(train, shapes, seed=config.seed, epoch=state.epoch, dtype=potential.dtype)
         for number, batch in enumerate(source):
             if number < done:
                 continue
-            *moving, value = step(batch, *moving)
+            rate = jnp.asarray(learning_rate(config, state.step, n_steps))
+            *moving, value = train_step(batch, *moving, static, rate, settings)
             loss_sum += float(value)
             state = State(*moving, state.best, state.step + 1, state.epoch, number + 1, loss_sum, *state[8:])
             on_step(state, float(value))
@@ -148,17 +186,16 @@ def fit_gradient(
             "epoch": state.epoch + 1,
             "seconds": round(time.perf_counter() - begin, 2),
             "loss": loss_sum / per_epoch,
-            "learning_rate": config.learning_rate,
+            "learning_rate": learning_rate(config, state.step, n_steps),
         }
         if validation:
             candidate = eqx.combine(state.average, static)
             value, found = _validate(candidate, validation, weights)
             row |= found
             if value < state.best_loss:
-                best = jax.tree.map(jnp.copy, state.average)
-                state = state._replace(best=best, best_loss=value, best_epoch=state.epoch + 1)
+                state = state._replace(best=state.average, best_loss=value, best_epoch=state.epoch + 1)
         else:
-            state = state._replace(best=jax.tree.map(jnp.copy, state.average), best_epoch=state.epoch + 1)
+            state = state._replace(best=state.average, best_epoch=state.epoch + 1)
         state = state._replace(epoch=state.epoch + 1, batch=0, loss_sum=0.0)
         history.rows.append(row)
         on_epoch(state, row)
@@ -169,10 +206,12 @@ def fit_gradient(
 
 def _validate(potential: Potential, samples: Sequence[Sample], weights: LossWeights) -> tuple[float, Row]:
     found = errors(residuals(potential, samples))
-    value = weights.forces * found.forces_rmse**2 if np.isfinite(found.forces_rmse) else 0.0
-    if np.isfinite(found.energy_rmse):
-        value += weights.energy * found.energy_rmse**2
-    if weights.stress > 0 and np.isfinite(found.stress_rmse):
-        value += weights.stress * found.stress_rmse**2
+    known = [rmse for weight, rmse in (
+        (weights.energy, found.energy_rmse),
+        (weights.forces, found.forces_rmse),
+        (weights.stress, found.stress_rmse),
+    ) if weight > 0 and np.isfinite(rmse)]
+    # The product knows no weights: halving either error is worth the same.
+    value = float(np.prod(known)) if known else math.inf
     names = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
     return value, {f"valid_{name}": getattr(found, name) for name in names}

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.potentials.potential import Potential, evaluate
-from surefield.training.dataset import Batch, Sample, fixed_batches
+from surefield.potentials.potential import Potential, evaluate, evaluate_jit
+from surefield.structures.batching import padded_batches
+from surefield.training.dataset import Batch, Sample
 
 __all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
 
@@ -79,17 +80,14 @@ class Errors:
         return asdict(self)
 
 
-_evaluate = eqx.filter_jit(evaluate)
-
-
 def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
     """Evaluate a potential on labelled samples, in padded batches."""
     energy = np.full(len(samples), np.nan)
     stress = np.full((len(samples), 6), np.nan)
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(samples)
-    dtype = potential.dtype
-    for chunk, batch in fixed_batches(samples, batch_size, dtype):
-        results = _evaluate(potential, batch.graph)
+    structures = [sample.structure for sample in samples]
+    for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
+        results = evaluate_jit(potential, graph)
         total, force, virial = (np.asarray(x, np.float64) for x in results[:3])
         start = 0
         for place, index in enumerate(chunk):

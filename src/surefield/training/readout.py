@@ -94,12 +94,13 @@ def solve_readout(
     check = _accumulate(linear, validation, weights, max_force_rows, progress) if validation else gram
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
-    penalty = np.ones(d)
-    penalty[-n_blocks:] = 0.0
+    # Constants are all but free of the penalty; scaling their columns up lets one eigenbasis serve all ridges.
+    column = np.append(np.ones(d - n_blocks), np.full(n_blocks, 1e3))
+    values, vectors = scipy.linalg.eigh(column[:, None] * gram[:d, :d] * column)
+    projected = vectors.T @ (column * gram[:d, d])
     best: tuple[float, float, np.ndarray] | None = None
     for ridge in RIDGES:
-        matrix = gram[:d, :d] + np.diag(penalty * ridge * scale + 1e-13 * scale)
-        w = scipy.linalg.solve(matrix, gram[:d, d], assume_a="pos")
+        w = column * (vectors @ (projected / (np.maximum(values, 0.0) + ridge * scale)))
         value = _quadratic(check, w)
         if best is None or value < best[0]:
             best = value, ridge, w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from surefield.structures.doctor.finding import Finding
 from surefield.structures.geometry import closest_pair
 from surefield.structures.read import Frames
@@ -28,5 +29,7 @@ def check_contacts(frames: Frames, min_distance: float) -> list[Finding]:
         f"{len(found)} structures have atoms nearer than {min_distance:g} Å; shortest {distance:.3f} Å, atoms {a} "
         f"({symbols[a]}) and {b} ({symbols[b]}) of {frames.origin(worst)}"
     )
-    remedy = "leave them out of training, or check the unit of the positions and whether cell and pbc are right"
+    remedy = (
+        "leave them out of training, or check the unit of the positions and whether cell and pbc are right"
+    )
     return [Finding("short contacts", "error", message, tuple(found), distance, remedy)]

@@ -58,7 +58,9 @@ class DoctorReport:
 
     def to_text(self) -> str:
         """Plain text for a terminal or a log."""
-        counts = {name: sum(f.severity == name for f in self.findings) for name in ("error", "warning", "note")}
+        counts = {
+            name: sum(f.severity == name for f in self.findings) for name in ("error", "warning", "note")
+        }
         total = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
         lines = [f"{self.source}: {self.n_frames} structures, {total}"]
         for finding in self.findings:

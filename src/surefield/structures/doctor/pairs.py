@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -23,7 +23,7 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 #: Entries of `info` under which structures are comparable only when they agree.
 _CONDITIONS = ("target_potential", "total_charge", "charge", "spin")
 _MOST = 800
-_MOST_PAIRS = 20000
+_MOST_PAIRS = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,10 @@ class Pairs:
         return len(self.first)
 
     def __getitem__(self, index: np.ndarray) -> Pairs:
-        return Pairs(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+        return Pairs(*(getattr(self, name)[index] for name in _FIELDS))
+
+
+_FIELDS = tuple(field.name for field in fields(Pairs))
 
 
 def find_pairs(
@@ -73,149 +76,165 @@ def find_pairs(
         labels: theirs; those without an energy take no part.
         max_displacement: longest displacement of an atom, Å, beyond the strain; molecules are superposed first.
         max_strain: largest component of the displacement gradient of the cell.
-        seed: of the draw of structures, where more than 800 have the same atoms.
+        seed: of the draw where more than 800 structures have the same atoms.
 
     Returns:
-        The pairs, at most 20000 per list of atoms (the nearest ones).
+        The pairs, at most 4000 per list of atoms (the nearest ones; among equals a random draw).
     """
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, atoms in enumerate(frames):
         energy = labels[i].energy
-        if energy is None or not np.isfinite(energy) or len(atoms) < 2 or not np.isfinite(atoms.positions).all():
+        if (
+            energy is None
+            or not np.isfinite(energy)
+            or len(atoms) < 2
+            or not np.isfinite(atoms.positions).all()
+        ):
             continue
         conditions = tuple(str(atoms.info.get(name)) for name in _CONDITIONS)
         groups[(atoms.numbers.tobytes(), atoms.pbc.tobytes(), conditions)].append(i)
     rng = np.random.default_rng(seed)
-    rows: list[tuple[np.ndarray, ...]] = []
+    found: list[Pairs] = []
     for members in groups.values():
         chosen = np.array(members)
         if len(chosen) > _MOST:
             chosen = np.sort(rng.choice(chosen, _MOST, replace=False))
-        if len(chosen) > 1:
-            first, second = (
-                _near_crystals(frames, chosen, max_displacement, max_strain)
-                if frames[chosen[0]].pbc.any()
-                else _near_molecules(frames, chosen, max_displacement)
-            )
-            rows.append(_rows(frames, labels, first, second, max_displacement))
-    if not rows:
-        rows = [_rows(frames, labels, np.zeros(0, int), np.zeros(0, int), max_displacement)]
-    return Pairs(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+        if len(chosen) < 2:
+            continue
+        group = _Group.of(frames, labels, chosen)
+        near = (
+            _near_crystals(group, max_displacement, max_strain, rng)
+            if group.periodic.any()
+            else _near_molecules(group, max_displacement)
+        )
+        found += _compare(group, near[:, 0], near[:, 1], max_displacement)
+    none = np.zeros(0)
+    index, six = np.zeros(0, dtype=np.int64), np.zeros((0, 6))
+    found.append(Pairs(index, index, none, none, six, six, six, none, none))
+    return Pairs(*(np.concatenate([getattr(part, name) for part in found]) for name in _FIELDS))
 
 
 def _near_crystals(
-    frames: Frames, chosen: np.ndarray, max_displacement: float, max_strain: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates by cell and by the displacements of a few atoms; `_rows` decides."""
-    cells = np.array([frames[i].cell.complete().array for i in chosen])
-    n_atoms = len(frames[chosen[0]])
+    group: _Group, max_displacement: float, max_strain: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Candidates (n, 2) by cell and by the displacements of a few atoms; `_compare` decides."""
+    cells, n_atoms = group.cells, group.positions.shape[1]
     probe = np.unique(np.linspace(0, n_atoms - 1, 6).astype(int))
-    scaled = np.array(
-        [np.linalg.solve(c.T, frames[i].positions[probe].T).T for i, c in zip(chosen, cells, strict=True)]
-    )
+    scaled = group.positions[:, probe] @ np.linalg.inv(cells)
     scaled -= scaled[:, :1]
-    pbc = frames[chosen[0]].pbc
-    found = []
-    for p in range(len(chosen) - 1):
-        later = np.arange(p + 1, len(chosen))
+    found, lengths = [], []
+    for p in range(len(cells) - 1):
+        later = np.arange(p + 1, len(cells))
         middle = 0.5 * (cells[p] + cells[later])
         gradient = np.linalg.solve(middle, cells[later] - cells[p])
         keep = np.abs(gradient).max(axis=(1, 2)) < max_strain
         later, middle = later[keep], middle[keep]
         shift = scaled[later] - scaled[p]
-        shift -= np.where(pbc, np.rint(shift), 0.0)
+        shift -= np.where(group.periodic, np.rint(shift), 0.0)
         length = np.linalg.norm(shift @ middle, axis=2).max(axis=1)
-        near = later[length < 2 * max_displacement]
-        found.append(np.column_stack([np.full(len(near), p), near]))
+        near = length < 2 * max_displacement
+        found.append(np.column_stack([np.full(near.sum(), p), later[near]]))
+        lengths.append(length[near])
     pairs = np.concatenate(found)
-    if len(pairs) > _MOST_PAIRS:
-        pairs = pairs[np.linspace(0, len(pairs) - 1, _MOST_PAIRS).astype(int)]
-    return chosen[pairs[:, 0]], chosen[pairs[:, 1]]
+    order = np.lexsort((rng.random(len(pairs)), np.round(np.concatenate(lengths), 2)))
+    return pairs[order[:_MOST_PAIRS]]
 
 
-def _near_molecules(
-    frames: Frames, chosen: np.ndarray, max_displacement: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates by their distances between atoms, which rotations do not change."""
-    atoms_a, atoms_b = np.triu_indices(len(frames[chosen[0]]), 1)
-    if len(atoms_a) > 400:
-        keep = np.linspace(0, len(atoms_a) - 1, 400).astype(int)
-        atoms_a, atoms_b = atoms_a[keep], atoms_b[keep]
-    lengths = np.array(
-        [np.linalg.norm(frames[i].positions[atoms_a] - frames[i].positions[atoms_b], axis=1) for i in chosen]
-    )
-    difference = pdist(lengths, "chebyshev")
+def _near_molecules(group: _Group, max_displacement: float) -> np.ndarray:
+    """Candidates (n, 2) by their distances between atoms, which rotations do not change."""
+    a, b = np.triu_indices(group.positions.shape[1], 1)
+    if len(a) > 400:
+        keep = np.linspace(0, len(a) - 1, 400).astype(int)
+        a, b = a[keep], b[keep]
+    difference = pdist(np.linalg.norm(group.positions[:, a] - group.positions[:, b], axis=2), "chebyshev")
     near = np.flatnonzero(difference < 2 * max_displacement)
     near = near[np.argsort(difference[near], kind="stable")[:_MOST_PAIRS]]
-    p, q = np.triu_indices(len(chosen), 1)
-    return chosen[p[near]], chosen[q[near]]
+    p, q = np.triu_indices(len(group.positions), 1)
+    return np.column_stack([p[near], q[near]])
 
 
-def _rows(
-    frames: Frames, labels: Sequence[Labels], first: np.ndarray, second: np.ndarray, max_displacement: float
-) -> tuple[np.ndarray, ...]:
-    """Numbers of each pair, those with longer displacements left out."""
-    table = []
-    for i, j in zip(first.tolist(), second.tolist(), strict=True):
-        if frames[i].pbc.any():
-            u, strain, volume = _displacements(frames, i, j)
-            turn = np.eye(3)
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Structures of the same atoms as arrays over them: positions, cells, labels (NaN where missing)."""
+
+    numbers: np.ndarray
+    periodic: np.ndarray
+    positions: np.ndarray
+    cells: np.ndarray
+    energies: np.ndarray
+    forces: np.ndarray
+    stresses: np.ndarray
+
+    @classmethod
+    def of(cls, frames: Frames, labels: Sequence[Labels], chosen: np.ndarray) -> _Group:
+        n_atoms = len(frames[int(chosen[0])])
+        picked = [(frames[i], labels[i]) for i in chosen.tolist()]
+        no_forces, no_stress = np.full((n_atoms, 3), np.nan), np.full(6, np.nan)
+        return cls(
+            chosen,
+            picked[0][0].pbc.copy(),
+            np.array([a.positions for a, _ in picked], dtype=np.float64),
+            np.array([a.cell.complete().array for a, _ in picked], dtype=np.float64),
+            np.array([b.energy for _, b in picked], dtype=np.float64),
+            np.array([no_forces if b.forces is None else b.forces for _, b in picked], dtype=np.float64),
+            np.array([no_stress if b.stress is None else b.stress for _, b in picked], dtype=np.float64),
+        )
+
+
+def _compare(group: _Group, first: np.ndarray, second: np.ndarray, max_displacement: float) -> list[Pairs]:
+    """Numbers of each pair, in chunks; those with longer displacements are left out."""
+    step = max(1, 200_000 // group.positions.shape[1])
+    found = []
+    for start in range(0, len(first), step):
+        p, q = first[start : start + step], second[start : start + step]
+        if group.periodic.any():
+            u, strain, volume = _displacements(group, p, q)
+            turned = group.forces[q]
         else:
-            u, turn = _superposition(frames, i, j)
-            strain, volume = np.zeros(6), 0.0
-        longest = float(np.sqrt((u**2).sum(axis=1).max()))
-        if longest > max_displacement:
-            continue
-        a, b = labels[i], labels[j]
-        work = np.nan
-        if a.forces is not None and b.forces is not None:
-            work = float(-0.5 * ((a.forces + b.forces @ turn) * u).sum())
-        virial, change = np.full(6, np.nan), np.full(6, np.nan)
-        if a.stress is not None and b.stress is not None:
-            virial = 0.5 * (frames[i].get_volume() * a.stress + frames[j].get_volume() * b.stress)
-            change = b.stress - a.stress
-        rise = (b.energy or 0.0) - (a.energy or 0.0)
-        table.append((i, j, rise, work, *virial, *strain, *change, volume, longest))
-    array = np.array(table, dtype=np.float64).reshape(-1, 24)
-    return (
-        array[:, 0].astype(np.int64),
-        array[:, 1].astype(np.int64),
-        array[:, 2],
-        array[:, 3],
-        array[:, 4:10],
-        array[:, 10:16],
-        array[:, 16:22],
-        array[:, 22],
-        array[:, 23],
-    )
+            u, turn = _superposition(group, p, q)
+            strain, volume = np.zeros((len(p), 6)), np.zeros(len(p))
+            turned = group.forces[q] @ turn
+        work = -0.5 * ((group.forces[p] + turned) * u).sum(axis=(1, 2))
+        volumes = [np.abs(np.linalg.det(group.cells[k])) for k in (p, q)]
+        virial = 0.5 * sum(v[:, None] * group.stresses[k] for v, k in zip(volumes, (p, q), strict=True))
+        longest = np.sqrt((u**2).sum(axis=2).max(axis=1))
+        pairs = Pairs(
+            group.numbers[p],
+            group.numbers[q],
+            group.energies[q] - group.energies[p],
+            work,
+            np.asarray(virial),
+            strain,
+            group.stresses[q] - group.stresses[p],
+            volume,
+            longest,
+        )
+        found.append(pairs[longest <= max_displacement])
+    return found
 
 
-def _displacements(frames: Frames, i: int, j: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Displacements (n_atoms, 3) beyond the strain, strain (Voigt, shear doubled) and mean volume."""
-    cells = [frames[k].cell.complete().array for k in (i, j)]
-    middle = 0.5 * (cells[0] + cells[1])
-    gradient = np.linalg.solve(middle, cells[1] - cells[0])
-    tensor = 0.5 * (gradient + gradient.T)
-    scaled = [
-        np.linalg.solve(c.T, frames[k].positions.T).T for k, c in zip((i, j), cells, strict=True)
-    ]
+def _displacements(group: _Group, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Displacements (n, n_atoms, 3) beyond the strain, strains (n, 6) with shear doubled, mean volumes (n,)."""
+    middle = 0.5 * (group.cells[p] + group.cells[q])
+    gradient = np.linalg.solve(middle, group.cells[q] - group.cells[p])
+    tensor = 0.5 * (gradient + gradient.transpose(0, 2, 1))
+    scaled = [group.positions[k] @ np.linalg.inv(group.cells[k]) for k in (p, q)]
     shift = scaled[1] - scaled[0]
-    shift -= shift[:1]
-    shift -= np.where(frames[i].pbc, np.rint(shift), 0.0)
+    shift -= shift[:, :1]
+    shift -= np.where(group.periodic, np.rint(shift), 0.0)
     u = shift @ middle
-    strain = np.array([tensor[a, b] * (1 if a == b else 2) for a, b in _VOIGT])
-    return u - u.mean(axis=0), strain, float(abs(np.linalg.det(middle)))
+    strain = np.stack([tensor[:, a, b] * (1 if a == b else 2) for a, b in _VOIGT], axis=1)
+    return u - u.mean(axis=1, keepdims=True), strain, np.abs(np.linalg.det(middle))
 
 
-def _superposition(frames: Frames, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
-    """Displacements of molecule j from i after the best rotation (W. Kabsch, Acta Cryst. A32, 922 (1976)).
+def _superposition(group: _Group, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Displacements of molecules q from p after the best rotation (W. Kabsch, Acta Cryst. A32, 922 (1976)).
 
     Returns:
-        (n_atoms, 3), and the matrix that turns row vectors of j into the frame of i.
+        (n, n_atoms, 3), and the matrices (n, 3, 3) that turn row vectors of q into the frame of p.
     """
-    one = frames[i].positions - frames[i].positions.mean(axis=0)
-    other = frames[j].positions - frames[j].positions.mean(axis=0)
-    left, _, right = np.linalg.svd(other.T @ one)
-    sign = np.sign(np.linalg.det(left @ right))
-    turn = left @ np.diag([1.0, 1.0, sign]) @ right
+    one, other = (x - x.mean(axis=1, keepdims=True) for x in (group.positions[p], group.positions[q]))
+    left, _, right = np.linalg.svd(other.transpose(0, 2, 1) @ one)
+    left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
+    turn = left @ right
     return other @ turn - one, turn

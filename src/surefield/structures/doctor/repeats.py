@@ -18,7 +18,14 @@ __all__ = ["check_leakage", "check_repeats"]
 #: Largest energy difference of two copies, eV.
 _ENERGY = 1e-5
 #: Entries of `info` that make two structures of equal geometry different calculations.
-_CONDITIONS = ("electrode_potential", "target_potential", "excess_electrons", "total_charge", "charge", "spin")
+_CONDITIONS = (
+    "electrode_potential",
+    "target_potential",
+    "excess_electrons",
+    "total_charge",
+    "charge",
+    "spin",
+)
 
 
 def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
@@ -29,14 +36,10 @@ def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
         return findings
     chosen = frames[near]
     groups = duplicate_groups(fingerprints(chosen))
-    # Equal geometry is not enough: the energy has to agree, too.
-    keys = [(g, round(_energy(labels[i]) / _ENERGY / 4)) for g, i in zip(groups.tolist(), near, strict=True)]
-    members: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for key, i in zip(keys, near, strict=True):
-        # Neighbouring bins belong together.
-        alike = next((k for k in (key, (key[0], key[1] - 1), (key[0], key[1] + 1)) if k in members), key)
-        members[alike].append(i)
-    copies = [group for group in members.values() if len(group) > 1]
+    copies = []
+    for group in range(int(groups.max()) + 1):
+        members = [i for g, i in zip(groups.tolist(), near, strict=True) if g == group]
+        copies += _split_by_energy(members, labels)
     if not copies:
         return findings
     surplus = tuple(sorted(i for group in copies for i in group[1:]))
@@ -77,6 +80,13 @@ def check_leakage(
     )
     remedy = "report errors with and without them, or remove the copies from the training set"
     return [Finding("leakage", "warning", message, tuple(sorted(found)), float(len(found)), remedy)]
+
+
+def _split_by_energy(members: list[int], labels: Sequence[Labels]) -> list[list[int]]:
+    """Cut a set of equal geometries where energies are more than the tolerance apart; single ones are left out."""
+    order = sorted(members, key=lambda i: (_energy(labels[i]), i))
+    cuts = np.flatnonzero(np.diff([_energy(labels[i]) for i in order]) > _ENERGY) + 1
+    return [sorted(part.tolist()) for part in np.split(np.array(order), cuts) if len(part) > 1]
 
 
 def _energy(label: Labels) -> float:

@@ -1,0 +1,62 @@
+"""What a potential, with or without uncertainty, says of one structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float
+
+__all__ = ["Prediction", "voigt"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Results for one structure; None where something was not asked for or is not defined.
+
+    Every `*_uncertainty` is a calibrated standard deviation in the unit of its quantity. The field names are
+    the names of the results everywhere: in calculators, in files, in run folders.
+
+    Attributes:
+        energy: eV.
+        energies: (n_atoms,) eV, their sum is the energy.
+        forces: (n_atoms, 3) eV/Å.
+        stress: (6,) eV/Å^3, Voigt xx yy zz yz xz xy, positive = tensile.
+        energy_uncertainty: eV.
+        energies_uncertainty: (n_atoms,) eV.
+        forces_uncertainty: (n_atoms, 3) eV/Å.
+        stress_uncertainty: (6,) eV/Å^3.
+    """
+
+    energy: float
+    energies: Float[np.ndarray, " n_atoms"] | None = None
+    forces: Float[np.ndarray, "n_atoms 3"] | None = None
+    stress: Float[np.ndarray, " 6"] | None = None
+    energy_uncertainty: float | None = None
+    energies_uncertainty: Float[np.ndarray, " n_atoms"] | None = None
+    forces_uncertainty: Float[np.ndarray, "n_atoms 3"] | None = None
+    stress_uncertainty: Float[np.ndarray, " 6"] | None = None
+
+    def results(self) -> dict[str, float | np.ndarray]:
+        """The values that are there, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def written_to(self, atoms: Atoms) -> Atoms:
+        """Copy of a structure that carries the results as plain entries and survives write and read.
+
+        Numbers of the structure go to `info`, numbers of atoms to `arrays`, under names with the prefix
+        `surefield_`, so that they never take the place of labels.
+        """
+        copy = atoms.copy()
+        copy.calc = atoms.calc
+        for name, value in self.results().items():
+            per_atom = name.startswith(("forces", "energies"))
+            (copy.arrays if per_atom else copy.info)[f"surefield_{name}"] = value
+        return copy
+
+
+def voigt(tensor: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 6"]:
+    """Components xx yy zz yz xz xy of a symmetric tensor."""
+    return tensor[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]

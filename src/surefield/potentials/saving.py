@@ -1,0 +1,141 @@
+"""Potentials as files: arrays, a configuration and a hash; loading runs no code from the file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+
+from surefield.errors import PotentialError, explain
+from surefield.files import write_atomic
+from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
+from surefield.potentials.potential import Potential
+from surefield.potentials.sum import SumPotential
+from surefield.potentials.zbl import ZBL
+
+__all__ = ["FORMAT", "load_arrays", "load_potential", "pack", "save_arrays", "save_potential", "unpack"]
+
+#: Raised when the meaning of a file changes; older versions are read, newer ones refused.
+FORMAT = 1
+_HEADER = "header"
+
+
+def save_arrays(path: str | Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays with a header of kind, configuration, version and hash, whole or not at all."""
+    header = {
+        "format": FORMAT,
+        "kind": kind,
+        "config": dict(config),
+        "hash": _hash(arrays),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what `save_arrays` wrote.
+
+    Raises:
+        PotentialError: no such file, damaged, of another kind, or written by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PotentialError(f"there is no saved {kind} at {path.resolve()}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop(_HEADER)))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise PotentialError(f"{path} is cut short or not a saved {kind}: {error}") from None
+    if header.get("format", 0) > FORMAT:
+        raise PotentialError(
+            explain(
+                f"{path} was written by a newer version",
+                got=f"format {header['format']}",
+                expected=f"at most {FORMAT}",
+                fix="update surefield",
+            )
+        )
+    if header.get("kind") != kind:
+        raise PotentialError(f"{path} holds a {header.get('kind')}, not a {kind}")
+    if header["hash"] != _hash(arrays):
+        raise PotentialError(f"{path} is damaged: its arrays do not match its hash; use another copy")
+    return header["config"], arrays
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def pack(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """Arrays of a pytree by the names of their places."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {prefix + jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+
+
+def unpack(tree: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any:
+    """Copy of a pytree with its arrays replaced by those of the same names and shapes."""
+
+    def replace(place: Any, leaf: Any) -> Any:
+        if not eqx.is_array(leaf):
+            return leaf
+        name = prefix + jax.tree_util.keystr(place)
+        found = arrays.get(name)
+        if found is None or found.shape != leaf.shape:
+            got = "nothing" if found is None else found.shape
+            raise PotentialError(f"the file does not fit: {name} must be {leaf.shape}, got {got}")
+        return jnp.asarray(found, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replace, tree)
+
+
+def save_potential(path: str | Path, potential: Potential) -> None:
+    """Save a potential as one .npz file."""
+    save_arrays(path, "potential", describe(potential), pack(potential))
+
+
+def load_potential(path: str | Path) -> Potential:
+    """Load a potential; see `load_arrays` for the errors."""
+    config, arrays = load_arrays(path, "potential")
+    return unpack(build(config), arrays)
+
+
+def describe(potential: Potential) -> dict[str, Any]:
+    """Configuration from which `build` makes a potential of the same shape."""
+    if isinstance(potential, MomentNetwork):
+        return potential.config().model_dump(mode="json")
+    if isinstance(potential, ZBL):
+        symbols = [chemical_symbols[z] for z in potential.species]
+        return {"kind": "zbl", "species": symbols, "inner": potential.inner, "outer": potential.cutoff}
+    if isinstance(potential, SumPotential):
+        parts = {"learned": describe(potential.learned), "baseline": describe(potential.baseline)}
+        return {"kind": "sum", **parts}
+    raise PotentialError(f"{type(potential).__name__} cannot be saved")
+
+
+def build(config: Mapping[str, Any]) -> Potential:
+    """Make a potential with untrained weights from the configuration in a file."""
+    kind = config.get("kind")
+    if kind == "moment_network":
+        return MomentNetwork.from_config(MomentNetworkConfig(**config))
+    if kind == "zbl":
+        return ZBL(config["species"], config["inner"], config["outer"])
+    if kind == "sum":
+        return SumPotential(build(config["learned"]), build(config["baseline"]))
+    raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")

@@ -1,0 +1,46 @@
+"""Sum of a learned potential and a fixed baseline."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from surefield.errors import PotentialError
+from surefield.potentials.potential import LastLayerPotential, Potential
+from surefield.structures.graph import Graph
+
+__all__ = ["SumPotential"]
+
+
+class SumPotential(Potential):
+    """E = E_learned + E_baseline; training changes the learned part only.
+
+    The neighbour list reaches to the larger cutoff; both parts fade to zero at their own.
+    """
+
+    learned: Potential
+    baseline: Potential
+    species: tuple[int, ...] = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True)
+
+    def __init__(self, learned: Potential, baseline: Potential) -> None:
+        missing = set(learned.species) - set(baseline.species)
+        if missing:
+            raise PotentialError(f"the baseline does not know the elements {sorted(missing)} of the potential")
+        self.learned, self.baseline = learned, baseline
+        self.species = learned.species
+        self.cutoff = max(learned.cutoff, baseline.cutoff)
+
+    @property
+    def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
+        """Element offsets of the learned part; a baseline has none."""
+        return self.learned.offsets
+
+    def last_layer(self) -> LastLayerPotential:
+        """That of the learned part."""
+        return self.learned.last_layer()
+
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Sum of both parts, eV."""
+        return self.learned.site_energies(graph) + jnp.asarray(self.baseline.site_energies(graph))

@@ -1,0 +1,322 @@
+"""`train`: from frames to a fitted potential in one call."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from surefield.errors import ConfigError, explain
+from surefield.execution.cache import enable_compilation_cache
+from surefield.execution.progress import track
+from surefield.files import write_atomic
+from surefield.potentials.moment_network import MomentNetwork
+from surefield.potentials.potential import Potential, check_species, predict
+from surefield.potentials.sum import SumPotential
+from surefield.structures.labels import Labels
+from surefield.structures.offsets import energy_offsets
+from surefield.structures.read import Frames, Source
+from surefield.structures.splits import split_frames
+from surefield.training.checkpoint import load_checkpoint, save_checkpoint
+from surefield.training.config import TrainConfig
+from surefield.training.dataset import Dataset, prepare
+from surefield.training.gradient import History, State, fit_gradient, initial_state
+from surefield.training.loss import Errors, LossWeights, errors, residuals
+from surefield.training.readout import Solution, solve_readout, standardise
+
+__all__ = ["METRICS", "Fit", "fit_samples", "train"]
+
+METRICS = (
+    "step",
+    "epoch",
+    "seconds",
+    "loss",
+    "learning_rate",
+    "train_energy_rmse",
+    "train_forces_rmse",
+    "valid_energy_mae",
+    "valid_energy_rmse",
+    "valid_forces_mae",
+    "valid_forces_rmse",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Outcome of `train`.
+
+    Attributes:
+        potential: with the weights of the least validation loss.
+        train_errors: on the structures it was fitted to.
+        validation_errors: on those held out; None without validation.
+        solution: of the exact last layer the training started from.
+        history: one row per epoch.
+        train_frames: structures that were fitted.
+        validation_frames: structures held out; they calibrate an uncertainty.
+        label_note: which labels were taken.
+    """
+
+    potential: Potential
+    train_errors: Errors
+    validation_errors: Errors | None
+    solution: Solution
+    history: tuple[Mapping[str, float], ...]
+    train_frames: Frames
+    validation_frames: Frames
+    label_note: str
+
+
+def train(
+    potential: Potential,
+    frames: Source,
+    validation: float | Source = 0.1,
+    *,
+    config: TrainConfig | None = None,
+    labels: Mapping[str, str | Sequence[str] | None] | None = None,
+    isolated_atoms: Mapping[str | int, float] | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Fit:
+    """Fit a potential to labelled structures.
+
+    First the element offsets and the last layer are found exactly (ridge regression on energies and
+    forces); then the network is trained as the correction, with AdamW, and the state with the least
+    validation loss is kept.
+
+    Args:
+        potential: a `MomentNetwork`, or the sum of one and a baseline; it is not changed.
+        frames: labelled structures: a file, files, or a list of `Atoms`. Isolated atoms among them set
+            the element offsets and are not fitted.
+        validation: fraction of the frames to hold out, or other frames; 0 for none.
+        config: how to train.
+        labels: explicit keys of the labels, kind to key.
+        isolated_atoms: energies of free atoms in eV, by symbol or atomic number.
+        folder: for metrics.csv and checkpoint.npz; an interrupted training in it is continued.
+        progress: show a progress bar; None: on a terminal.
+        settings: single fields of `TrainConfig`, such as `epochs=20`.
+
+    Raises:
+        ConfigError: an unknown setting, or a fraction outside [0, 1).
+        DataError: unusable structures or labels.
+        PotentialError: an element the potential does not know; a checkpoint of another run.
+    """
+    enable_compilation_cache()
+    config = _with_settings(config or TrainConfig(), settings)
+    data = prepare(frames, potential.cutoff, labels=labels)
+    if isinstance(validation, int | float):
+        if not 0 <= validation < 1:
+            raise ConfigError(f"validation must be a fraction in [0, 1) or frames, got {validation}")
+        held, fitted = np.array([], int), np.arange(len(data))
+        if validation > 0 and len(data) > 1:
+            fitted, held = split_frames(data.frames, validation, seed=config.seed)
+        train_set, valid_set = data[fitted], data[held]
+    else:
+        train_set, valid_set = data, prepare(validation, potential.cutoff, labels=labels)
+    for part in (train_set, valid_set):
+        for index, sample in enumerate(part.samples):
+            check_species(potential, sample.structure.numbers, part.frames.origin(index))
+    given = dict(data.isolated_atoms) | dict(isolated_atoms or {})
+    return fit_samples(
+        potential, train_set, valid_set, config, isolated_atoms=given, folder=folder, progress=progress
+    )
+
+
+def fit_samples(
+    potential: Potential,
+    train_set: Dataset,
+    valid_set: Dataset,
+    config: TrainConfig,
+    *,
+    isolated_atoms: Mapping[str | int, float] | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+) -> Fit:
+    """`train` on data that are prepared already."""
+    if isinstance(potential, SumPotential):
+        baseline = potential.baseline
+        inner = fit_samples(
+            potential.learned,
+            _minus(train_set, baseline),
+            _minus(valid_set, baseline),
+            config,
+            isolated_atoms=isolated_atoms,
+            folder=folder,
+            progress=progress,
+        )
+        return replace(inner, potential=SumPotential(inner.potential, baseline))
+    if not isinstance(potential, MomentNetwork):
+        raise ConfigError(f"{type(potential).__name__} has no trainer yet; MomentNetwork has one")
+    weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
+    store = _Store(None if folder is None else Path(folder), config, potential, train_set)
+    start = _with_offsets(potential, train_set, isolated_atoms or {})
+    found = store.load(start)
+    if found is None:
+        start = standardise(start, train_set.samples)
+        count = len(train_set) + len(valid_set)
+        with track(count, "solve last layer", progress) as bar:
+            start, solution = solve_readout(
+                start,
+                train_set.samples,
+                valid_set.samples,
+                weights,
+                max_force_rows=config.max_force_rows,
+                progress=bar.advance,
+            )
+        store.save_start(start, solution)
+        state, history = None, History()
+    else:
+        start, solution, state, history = found
+    with track(config.epochs, "train", progress) as bar:
+        bar.advance(len(history.rows))
+
+        def on_epoch(state: State, row: dict[str, float]) -> None:
+            store.write_metrics(history)
+            store.save(state, history)
+            shown = {"loss": row["loss"]}
+            if "valid_forces_rmse" in row:
+                shown["valid F RMSE eV/Å"] = row["valid_forces_rmse"]
+            bar.advance(1, **shown)
+
+        def on_step(state: State, _: float) -> None:
+            if state.step % config.checkpoint_every == 0:
+                store.save(state, history)
+
+        fitted, state, history = fit_gradient(
+            start,
+            train_set.samples,
+            valid_set.samples,
+            config,
+            state=state,
+            history=history,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    return Fit(
+        potential=fitted,
+        train_errors=errors(residuals(fitted, train_set.samples)),
+        validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
+        solution=solution,
+        history=tuple(history.rows),
+        train_frames=train_set.frames,
+        validation_frames=valid_set.frames,
+        label_note=train_set.label_note,
+    )
+
+
+def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    from surefield.config import parse
+
+    return parse(TrainConfig, config.model_dump() | settings, where="train") if settings else config
+
+
+def _with_offsets(
+    potential: MomentNetwork, data: Dataset, isolated_atoms: Mapping[str | int, float]
+) -> MomentNetwork:
+    labelled = [s for s in data.samples if s.labels.energy is not None]
+    found = energy_offsets(
+        [s.structure.numbers for s in labelled],
+        [s.labels.energy for s in labelled],
+        isolated_atoms,
+    )
+    values = [found.get(z, 0.0) for z in potential.species]
+    return eqx.tree_at(lambda p: p.offsets, potential, jnp.asarray(values, jnp.float64))
+
+
+def _minus(data: Dataset, baseline: Potential) -> Dataset:
+    """Labels minus what a baseline predicts."""
+    predictions = predict(baseline, data.frames) if len(data) else []
+    samples = []
+    for sample, p in zip(data.samples, predictions, strict=True):
+        old = sample.labels
+        assert p.forces is not None
+        labels = Labels(
+            None if old.energy is None else old.energy - p.energy,
+            None if old.forces is None else old.forces - p.forces,
+            None if old.stress is None or p.stress is None else old.stress - p.stress,
+        )
+        samples.append(replace(sample, labels=labels))
+    return replace(data, samples=tuple(samples))
+
+
+class _Store:
+    """Files of a training in a folder; without a folder it does nothing."""
+
+    def __init__(
+        self, folder: Path | None, config: TrainConfig, potential: Potential, data: Dataset
+    ) -> None:
+        self.folder, self.config = folder, config
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(repr(jax.tree.structure(potential)).encode())
+        for leaf in jax.tree.leaves(eqx.filter(potential, eqx.is_array)):
+            digest.update(np.asarray(leaf).tobytes())
+        for sample in data.samples:
+            digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
+            digest.update(np.float64(np.nan if sample.labels.energy is None else sample.labels.energy).tobytes())
+        self.digest = digest.hexdigest()
+
+    @property
+    def checkpoint(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "checkpoint.npz"
+
+    @property
+    def start(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "start.npz"
+
+    def load(self, potential: MomentNetwork) -> tuple[MomentNetwork, Solution, State | None, History] | None:
+        from surefield.potentials.saving import load_arrays, unpack
+
+        if self.folder is None or not self.start.exists():
+            return None
+        header, arrays = load_arrays(self.start, "start")
+        if header["data"] != self.digest:
+            raise ConfigError(
+                explain(f"{self.folder} holds the training of other data or another potential", fix="use another folder")
+            )
+        start = unpack(potential, arrays)
+        if not self.checkpoint.exists():
+            return start, Solution(**header["solution"]), None, History()
+        template = initial_state(start, self.config)
+        state, history = load_checkpoint(self.checkpoint, template, self.config, self.digest)
+        return start, Solution(**header["solution"]), state, history
+
+    def save_start(self, potential: MomentNetwork, solution: Solution) -> None:
+        from dataclasses import asdict
+
+        from surefield.potentials.saving import pack, save_arrays
+
+        if self.folder is not None:
+            header = {"data": self.digest, "solution": asdict(solution)}
+            save_arrays(self.start, "start", header, pack(potential))
+
+    def save(self, state: State, history: History) -> None:
+        if self.folder is not None:
+            save_checkpoint(self.checkpoint, state, history, self.config, self.digest)
+
+    def write_metrics(self, history: History) -> None:
+        if self.folder is not None:
+            write_atomic(self.folder / "metrics.csv", metrics_text(history.rows))
+
+
+def metrics_text(rows: Sequence[Mapping[str, float]]) -> str:
+    """The history as CSV with the columns of `METRICS`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, METRICS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+

@@ -1,0 +1,22 @@
+"""Uncertainty: wraps a potential and predicts with calibrated standard deviations."""
+
+from surefield.sensitivity.covariance import RowCovariance
+from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
+from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
+from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
+from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.metrics import uq_metrics
+
+__all__ = [
+    "LLPR",
+    "LLPRPosterior",
+    "RowCovariance",
+    "calibrate_alpha",
+    "ensemble_loss",
+    "ensemble_predict",
+    "evidence_regularizer",
+    "fit_calibration_map",
+    "sample_ensemble",
+    "uq_metrics",
+    "val_nll_regularizer",
+]

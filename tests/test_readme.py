@@ -1,0 +1,39 @@
+"""The Python blocks of README.md run as they stand, in order, in one namespace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+BLOCK = re.compile(
+    r"(?P<skip><!--\s*not run\s*-->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```\s*$", re.M | re.S
+)
+
+
+def python_blocks(text: str) -> list[tuple[int, str]]:
+    """Line number and code of every block that is meant to run."""
+    return [
+        (text.count("\n", 0, found.start("code")), found["code"])
+        for found in BLOCK.finditer(text)
+        if not found["skip"]
+    ]
+
+
+def test_blocks_are_found_and_skipped() -> None:
+    first, second, third = "```python\nx = 1\n```\n", "```python\nx = 2\n```\n", "```python\ny\n```\n"
+    text = f"a\n{first}<!-- not run -->\n{second}\n```bash\nls\n```\n{third}"
+
+    assert python_blocks(text) == [(2, "x = 1\n"), (13, "y\n")]
+
+
+def test_readme_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = python_blocks((project / "README.md").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+
+    assert blocks, "README.md has no ```python block that runs"
+    for line, code in blocks:
+        # empty lines in front make a traceback show the line of README.md
+        exec(compile("\n" * line + code, "README.md", "exec"), namespace)
