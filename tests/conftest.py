@@ -5,7 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from surefield.execution.cache import enable_compilation_cache
+from surefield.potentials import MomentNetwork
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -24,3 +34,65 @@ def shared() -> Path:
             pytest.fail(f"CI must have the shared data sets at {SHARED}")
         pytest.skip("needs the real DFT sets in ../shared, which this machine does not have")
     return SHARED
+
+
+def pytest_sessionstart() -> None:
+    enable_compilation_cache()
+
+
+@pytest.fixture(scope="session")
+def copper() -> list[Atoms]:
+    """Eight rattled and strained cells of two copper atoms, labelled by the effective medium theory."""
+    rng = np.random.default_rng(5)
+    frames = []
+    for _ in range(8):
+        atoms = bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.12, atoms.positions.shape)
+        atoms.calc = EMT()
+        labels = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(),
+        }
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="session")
+def alloy() -> list[Atoms]:
+    """A rattled crystal of copper and gold, a molecule of both, and a slab periodic in two directions."""
+    rng = np.random.default_rng(6)
+    crystal = Atoms("CuAuCu", positions=rng.uniform(-0.2, 0.2, (3, 3)) + [[0, 0, 0], [2, 2, 0], [2, 0, 2]], pbc=True)
+    crystal.set_cell([[4.0, 0.1, 0.0], [0.2, 4.1, 0.3], [0.0, 0.0, 4.2]])
+    molecule = Atoms("AuCuCu", positions=[[0, 0, 0], [2.4, 0.1, 0.3], [0.4, 2.3, 0.2]])
+    slab = Atoms("CuAuAu", positions=[[0, 0, 0], [2.0, 2.1, 0.2], [0.1, 0.2, 2.4]], pbc=(True, True, False))
+    slab.set_cell([4.0, 4.2, 12.0])
+    return [crystal, molecule, slab]
+
+
+def small_network(species: tuple[str, ...], dtype: str = "float64", readout: float = 0.1) -> MomentNetwork:
+    """Small moment network whose last layer is random, so that nothing vanishes."""
+    network = MomentNetwork(
+        species, cutoff=3.5, n_basis=4, n_channels=3, n_triple=2, hidden=(8,), dtype=dtype, seed=1
+    )
+    rng = np.random.default_rng(7)
+    values = [
+        jnp.asarray(rng.normal(-3, 1, network.offsets.shape)),
+        jnp.asarray(readout * rng.normal(size=network.readout.shape), dtype),
+        jnp.asarray(rng.normal(size=network.bias.shape), dtype),
+    ]
+    return eqx.tree_at(lambda p: (p.offsets, p.readout, p.bias), network, values)
+
+
+@pytest.fixture(scope="session")
+def network() -> MomentNetwork:
+    """Small moment network of copper and gold, float64."""
+    return small_network(("Cu", "Au"))
+
+
+@pytest.fixture(scope="session")
+def copper_network() -> MomentNetwork:
+    """Small moment network of copper, float64."""
+    return small_network(("Cu",))

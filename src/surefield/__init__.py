@@ -1,5 +1,65 @@
-"""surefield: machine-learned interatomic potentials that know when they are sure."""
+"""surefield: machine-learned interatomic potentials that know when they are sure.
+
+Names are imported on first use, so that `import surefield` and the command line answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+if TYPE_CHECKING:
+    from surefield.loop.select import feature_rows, select
+    from surefield.potentials import ZBL, MomentNetwork, Prediction, load_potential, save_potential
+    from surefield.report import write_report
+    from surefield.structures.doctor import doctor
+    from surefield.structures.read import read_frames, write_frames
+    from surefield.training import Fit, TrainConfig, train
+    from surefield.uncertainty import LLPR
+
 jax.config.update("jax_enable_x64", True)
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "surefield.loop.select": ("feature_rows", "select"),
+    "surefield.potentials": ("ZBL", "MomentNetwork", "Prediction", "load_potential", "save_potential"),
+    "surefield.report": ("write_report",),
+    "surefield.structures.doctor": ("doctor",),
+    "surefield.structures.read": ("read_frames", "write_frames"),
+    "surefield.training": ("Fit", "TrainConfig", "train"),
+    "surefield.uncertainty": ("LLPR",),
+}
+_PLACES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LLPR",
+    "ZBL",
+    "Fit",
+    "MomentNetwork",
+    "Prediction",
+    "TrainConfig",
+    "doctor",
+    "feature_rows",
+    "load_potential",
+    "read_frames",
+    "save_potential",
+    "select",
+    "train",
+    "write_frames",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'surefield' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -37,6 +37,10 @@ class SumPotential(Potential):
         """Element offsets of the learned part; a baseline has none."""
         return self.learned.offsets
 
+    def constants(self) -> tuple[object, ...]:
+        """Those of the learned part, and the whole baseline."""
+        return (*self.learned.constants(), self.baseline)
+
     def last_layer(self) -> LastLayerPotential:
         """That of the learned part."""
         return self.learned.last_layer()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
 from surefield.errors import PotentialError
@@ -61,13 +64,11 @@ def check_potential(
     changed = snapshot.changed()
     _require(changed is None, f"inputs unchanged: frame {changed} was changed by predict")
     compare = _Comparison(potential, tolerance)
-    _check_shapes(potential, frames, plain, compare)
-    for index in range(min(2, len(frames))):
-        (alone,) = potential.predict([frames[index]])
-        compare("batch == single", index, plain[index], alone)
+    for index, atoms in enumerate(frames):
+        _check_shapes(index, atoms, plain[index], compare)
+    extensive = {"permutation", "translation"} <= set(invariances)
+    _check_batches(potential, frames, plain, compare, supercells=extensive)
     _check_symmetries(potential, frames, plain, compare, invariances, np.random.default_rng(seed))
-    if {"permutation", "translation"} <= set(invariances):
-        _check_supercells(potential, frames, plain, compare)
     _check_derivatives(potential, frames, np.random.default_rng(seed))
     _check_saving(potential, frames, plain)
     _check_unknown_element(potential, frames)
@@ -80,29 +81,193 @@ class _Comparison:
         self.offsets = dict(zip(potential.species, np.asarray(potential.offsets, float).tolist(), strict=True))
         self.tolerance = tolerance
 
-    def without_offsets(self, energies: np.ndarray, atoms: Atoms) -> np.ndarray:
-        return energies - np.array([self.offsets[z] for z in atoms.numbers.tolist()])
-
-    def __call__(self, check: str, index: int, expected: Prediction, got: Prediction) -> None:
+    def __call__(self, check: str, index: int, atoms: Atoms, expected: Prediction, got: Prediction) -> None:
         for name, values in expected.results().items():
             found = getattr(got, name)
-            _require(found is not None, f"{check}: frame {index} has no {name}")
-            self.values(f"{check}: {name} of frame {index}", name, values, found, self.scale(name, expected))
+            _require(found is not None, f"{check}: no {name} of frame {index}")
+            scale = self.scale(name, atoms, expected)
+            self.values(f"{check}: {name} of frame {index}", name, values, found, scale)
 
     def values(self, what: str, name: str, expected: ArrayLike, got: ArrayLike, scale: float) -> None:
         difference = float(np.abs(np.asarray(got) - np.asarray(expected)).max(initial=0.0))
-        scale = max(scale, FLOORS[name])
+        relative = difference / max(scale, FLOORS[name])
         _require(
-            difference <= self.tolerance * scale,
-            f"{what} differs by {difference:.3e} = {difference / scale:.3e} relative, "
-            f"allowed {self.tolerance:.1e}",
+            relative <= self.tolerance,
+            f"{what} differs by {difference:.3e} ({relative:.3e} relative, allowed {self.tolerance:.1e})",
         )
 
-    def scale(self, name: str, prediction: Prediction) -> float:
+    def scale(self, name: str, atoms: Atoms, prediction: Prediction) -> float:
         """Size that differences of a quantity are relative to."""
-        if name in ("energy", "energies"):
-            assert prediction.energies is not None
-            offsets = max((abs(v) for v in self.offsets.values()), default=0.0)
-            total = np.abs(prediction.energies).sum() if offsets == 0 else self._cohesive(prediction)
-            return float(total if name == "energy" else total / len(prediction.energies))
-        return float(np.abs(getattr(prediction, name)).max(initial=0.0))
+        if name not in ("energy", "energies"):
+            return float(np.abs(getattr(prediction, name)).max(initial=0.0))
+        assert prediction.energies is not None
+        offsets = np.array([self.offsets[z] for z in atoms.numbers.tolist()])
+        total = float(np.abs(prediction.energies - offsets).sum())
+        return total if name == "energy" else total / len(atoms)
+
+
+def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Comparison) -> None:
+    shapes = {"energy": (), "energies": (len(atoms),), "forces": (len(atoms), 3)}
+    if atoms.pbc.all():
+        shapes["stress"] = (6,)
+    for name, shape in shapes.items():
+        value = getattr(prediction, name)
+        _require(value is not None, f"results: no {name} of frame {index}")
+        array = np.asarray(value)
+        _require(
+            array.shape == shape and array.dtype == np.float64 and bool(np.isfinite(array).all()),
+            f"results: {name} of frame {index} must be finite float64 {shape}, got {array.dtype} {array.shape}, "
+            f"{int((~np.isfinite(array)).sum())} not finite",
+        )
+    _require(atoms.pbc.all() or prediction.stress is None, f"results: frame {index} has no cell, but a stress")
+    assert prediction.energies is not None
+    what = f"sum of per-atom energies: energy of frame {index}"
+    scale = compare.scale("energy", atoms, prediction)
+    # Totals that the offsets dominate are rounded relative to themselves.
+    scale = max(scale, np.finfo(float).eps * abs(prediction.energy) / compare.tolerance * len(atoms))
+    compare.values(what, "energy", prediction.energy, prediction.energies.sum(), scale)
+
+
+def _check_symmetries(
+    potential: Potential,
+    frames: list[Atoms],
+    plain: list[Prediction],
+    compare: _Comparison,
+    invariances: Sequence[str],
+    rng: np.random.Generator,
+) -> None:
+    turn = random_rotation(rng)
+    orders = [rng.permutation(len(atoms)) for atoms in frames]
+    moved = {
+        "permutation": [atoms[order] for atoms, order in zip(frames, orders, strict=True)],
+        "rotation": [rotated(atoms, turn) for atoms in frames],
+        "translation": [translated(atoms, rng) for atoms in frames],
+    }
+    for check in (name for name in moved if name in invariances):
+        for index, got in enumerate(potential.predict(moved[check])):
+            expected, order = plain[index], orders[index]
+            assert expected.energies is not None
+            assert expected.forces is not None
+            if check == "permutation":
+                expected = replace(
+                    expected, energies=expected.energies[order], forces=expected.forces[order]
+                )
+            elif check == "rotation":
+                stress = None if expected.stress is None else rotated_stress(expected.stress, turn)
+                expected = replace(expected, forces=expected.forces @ turn.T, stress=stress)
+            compare(check, index, moved[check][index], expected, got)
+
+
+def _check_batches(
+    potential: Potential,
+    frames: list[Atoms],
+    plain: list[Prediction],
+    compare: _Comparison,
+    *,
+    supercells: bool,
+) -> None:
+    """A structure gives the same alone, among others and repeated."""
+    (alone,) = potential.predict(frames[:1])
+    compare("batch == single", 0, frames[0], plain[0], alone)
+    chosen = [index for index, atoms in enumerate(frames) if supercells and atoms.pbc.any()]
+    repeats = [tuple(2 if axis == int(np.argmax(frames[i].pbc)) else 1 for axis in range(3)) for i in chosen]
+    cells = [frames[i].repeat(repeat) for i, repeat in zip(chosen, repeats, strict=True)]
+    # Supercells in the same call: the frames meet other neighbours in the batch and another padding.
+    found = potential.predict([*cells, *frames])
+    for index, got in enumerate(found[len(cells) :]):
+        compare("batch == single", index, frames[index], plain[index], got)
+    for index, cell, got in zip(chosen, cells, found[: len(cells)], strict=True):
+        small = plain[index]
+        assert small.energies is not None
+        assert small.forces is not None
+        expected = replace(
+            small,
+            energy=2 * small.energy,
+            energies=np.tile(small.energies, 2),
+            forces=np.tile(small.forces, (2, 1)),
+        )
+        compare("supercell", index, cell, expected, got)
+
+
+def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random.Generator) -> None:
+    """Forces along random directions, and every component of the stress."""
+    precise = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf, potential
+    )
+    moved: list[Atoms] = []
+    expected: list[tuple[str, float, float]] = []
+    for index, (atoms, prediction) in enumerate(zip(frames, precise.predict(frames), strict=True)):
+        assert prediction.forces is not None
+        size = max(float(np.sqrt(np.mean(prediction.forces**2))), FLOORS["forces"])
+        for direction in rng.normal(size=(_DIRECTIONS, len(atoms), 3)):
+            direction /= np.linalg.norm(direction)
+            moved += [_displaced(atoms, k * _STEP * direction) for k, _ in _STENCIL]
+            along = -float(np.sum(direction * prediction.forces))
+            expected.append((f"forces of frame {index}", along, size))
+        if prediction.stress is not None:
+            volume = atoms.get_volume()
+            size = max(float(np.abs(prediction.stress).max()), FLOORS["stress"])
+            for (a, b), value in zip(_VOIGT, prediction.stress.tolist(), strict=True):
+                moved += [_strained(atoms, k * _STEP, a, b) for k, _ in _STENCIL]
+                expected.append((f"stress {'xyz'[a]}{'xyz'[b]} of frame {index}", value * volume, size * volume))
+    energies = np.array([p.energy for p in precise.predict(moved)]).reshape(len(expected), len(_STENCIL))
+    slopes = energies @ np.array([weight for _, weight in _STENCIL]) / _STEP
+    for (what, value, size), slope in zip(expected, slopes.tolist(), strict=True):
+        relative = abs(slope - value) / size
+        _require(
+            relative <= DERIVATIVE_TOLERANCE,
+            f"finite differences: {what}: slope of the energy {slope:.9g} eV, predicted {value:.9g}; off by "
+            f"{relative:.3e} relative, allowed {DERIVATIVE_TOLERANCE:.1e}",
+        )
+
+
+def _displaced(atoms: Atoms, shift: np.ndarray) -> Atoms:
+    moved = atoms.copy()
+    moved.positions += shift
+    return moved
+
+
+def _strained(atoms: Atoms, amount: float, a: int, b: int) -> Atoms:
+    strain = np.zeros((3, 3))
+    strain[a, b] += 0.5 * amount
+    strain[b, a] += 0.5 * amount
+    moved = atoms.copy()
+    moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    return moved
+
+
+def _check_saving(potential: Potential, frames: list[Atoms], plain: list[Prediction]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "potential.npz"
+        save_potential(path, potential)
+        loaded = load_potential(path)
+    _require(
+        type(loaded) is type(potential),
+        f"save and load: a {type(potential).__name__} came back as a {type(loaded).__name__}",
+    )
+    for index, (before, after) in enumerate(zip(plain, loaded.predict(frames), strict=True)):
+        for name, value in before.results().items():
+            difference = float(np.abs(np.asarray(getattr(after, name)) - np.asarray(value)).max(initial=0.0))
+            _require(
+                difference == 0.0, f"save and load: {name} of frame {index} differs by {difference:.3e}"
+            )
+
+
+def _check_unknown_element(potential: Potential, frames: list[Atoms]) -> None:
+    unknown = set(range(1, len(chemical_symbols))) - set(potential.species)
+    if not unknown:
+        return
+    wrong = frames[0].copy()
+    wrong.numbers[0] = min(unknown)
+    symbol = chemical_symbols[min(unknown)]
+    try:
+        potential.predict([wrong])
+    except PotentialError as error:
+        _require(symbol in str(error), f"unknown element: the error must name {symbol}, got: {error}")
+    else:
+        raise AssertionError(f"unknown element: predicting {symbol} must be a PotentialError")
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)

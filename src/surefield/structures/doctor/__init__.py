@@ -39,7 +39,7 @@ def doctor(
     reference_labels: Sequence[Labels] | None = None,
     min_distance: float = 0.5,
 ) -> DoctorReport:
-    """Examine a data set: repeats, contacts, missing and outlying labels, and labels that contradict each other.
+    """Examine a data set: repeats, contacts, missing, outlying and contradictory labels.
 
     Args:
         frames: structures, or files of them.

@@ -20,9 +20,9 @@ _LOOSE = 0.4
 def check_force_work(frames: Frames, pairs: Pairs) -> list[Finding]:
     """Compare energy differences of nearby structures with the work of the forces, dE against W = -sum F.u.
 
-    A slope of 1 is right; one of 23.06 means energies in kcal/mol but forces in eV/Å, and so on. Scatter beyond
-    the error of the trapezoidal rule means that the energy is of another kind than the forces, for instance
-    potential plus kinetic energy.
+    A slope of 1 is right; one of 23.06 means energies in kcal/mol but forces in eV/Å, and so on. Scatter
+    beyond the error of the trapezoidal rule means that the energy is of another kind than the
+    forces, for instance potential plus kinetic energy.
     """
     unstrained = np.abs(pairs.strain).max(axis=1, initial=0.0) < 1e-4
     some = pairs[unstrained & np.isfinite(pairs.force_work) & (pairs.displacement > 1e-4)]
@@ -91,7 +91,7 @@ def _unrelated(
         excess = (some.energy_change - some.force_work)[hot]
         share = _slope(kinetic, excess, np.ones(len(kinetic)))
         if 0.6 < share < 1.4:
-            message += f"; between temperatures dE - W is {share:.2f} of 3/2 kT (n - 1): the energy contains the kinetic one"
+            message += f"; between temperatures dE - W is {share:.2f} of 3/2 kT (n - 1), the kinetic energy"
             remedy = "subtract the kinetic energy of each frame, or recalculate the potential energies"
             return Finding("kinetic energy in label", "error", message, where, scatter, remedy)
     # Canonical kinetic energies of two frames differ by sqrt(3 n) kT in the mean square.

@@ -26,8 +26,8 @@ def check_contacts(frames: Frames, min_distance: float) -> list[Finding]:
     a, b, distance = found[worst]
     symbols = frames[worst].get_chemical_symbols()
     message = (
-        f"{len(found)} structures have atoms nearer than {min_distance:g} Å; shortest {distance:.3f} Å, atoms {a} "
-        f"({symbols[a]}) and {b} ({symbols[b]}) of {frames.origin(worst)}"
+        f"{len(found)} structures have atoms nearer than {min_distance:g} Å; shortest {distance:.3f} Å, "
+        f"atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) of {frames.origin(worst)}"
     )
     remedy = (
         "leave them out of training, or check the unit of the positions and whether cell and pbc are right"

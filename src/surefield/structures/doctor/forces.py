@@ -1,4 +1,4 @@
-"""Single labels: missing or not finite, forces that do not add up or are all zero, energies far from the rest."""
+"""Single labels: missing, not finite, forces that do not add up or are all zero, outlying energies."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def check_net_force(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
         f"({frames.origin(worst)}), median {np.median(net[found]):.2g} eV/Å"
     )
     remedy = (
-        "expected for an external field, jellium, implicit solvent, fixed atoms or a coarse grid: then keep the "
-        "labels as they are and take the sum as noise of the forces; otherwise recalculate with tighter settings"
+        "expected for an external field, jellium, implicit solvent, fixed atoms or a coarse grid: then keep "
+        "the labels as they are and take the sum as noise of the forces; otherwise recalculate with "
+        "tighter settings"
     )
     frames_found = tuple(found.tolist())
     return [Finding("net force", "warning", message, frames_found, float(net[worst]), remedy)]
@@ -104,8 +105,9 @@ def check_outlying_energies(frames: Frames, labels: Sequence[Labels]) -> list[Fi
     worst = int(np.argmax(np.abs(deviation)))
     share = float((deviation[far] ** 2).sum() / (deviation**2).sum())
     message = (
-        f"{far.sum()} structures lie up to {deviation[worst]:+.3g} eV/atom from the rest (spread {scale:.2g} eV/atom; "
-        f"farthest {frames.origin(chosen[worst])}); they carry {100 * share:.0f} % of all squared deviations"
+        f"{far.sum()} structures lie up to {deviation[worst]:+.3g} eV/atom from the rest (spread "
+        f"{scale:.2g} eV/atom; farthest {frames.origin(chosen[worst])}); they carry "
+        f"{100 * share:.0f} % of all squared deviations"
     )
     remedy = (
         "weight groups of structures separately or leave these out; averages over the set are theirs alone"
@@ -129,7 +131,7 @@ def _robust_residual(fractions: np.ndarray, energies: np.ndarray) -> np.ndarray:
 
 
 def _is_uneven(atoms: Atoms) -> bool:
-    """Whether the neighbours of some atom pull to one side, so that symmetry does not forbid a force on it."""
+    """Whether the neighbours of some atom pull to one side: symmetry does not forbid a force on it."""
     first, second, vector, distance = vectors_within(atoms, 5.0)
     if len(distance) == 0:
         return False

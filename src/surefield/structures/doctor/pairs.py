@@ -1,8 +1,8 @@
 """Pairs of structures near enough to check their energies against forces and stresses.
 
 Between two structures that differ by small displacements u and a small strain e, the energy changes by
-dE = -sum F.u + V sigma:e, with forces and stresses averaged over the two ends (trapezoidal rule, error of third
-order). Energies and derivatives of one calculation must agree in this way, whatever the method.
+dE = -sum F.u + V sigma:e, with forces and stresses averaged over the two ends (trapezoidal rule, error of
+third order). Energies and derivatives of one calculation must agree in this way, whatever the method.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def find_pairs(
     Args:
         frames: structures.
         labels: theirs; those without an energy take no part.
-        max_displacement: longest displacement of an atom, Å, beyond the strain; molecules are superposed first.
+        max_displacement: longest displacement of an atom, Å, beyond the strain; molecules are superposed.
         max_strain: largest component of the displacement gradient of the cell.
         seed: of the draw where more than 800 structures have the same atoms.
 
@@ -214,7 +214,7 @@ def _compare(group: _Group, first: np.ndarray, second: np.ndarray, max_displacem
 
 
 def _displacements(group: _Group, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Displacements (n, n_atoms, 3) beyond the strain, strains (n, 6) with shear doubled, mean volumes (n,)."""
+    """Displacements (n, n_atoms, 3) beyond the strain, strains (n, 6), shear doubled, mean volumes (n,)."""
     middle = 0.5 * (group.cells[p] + group.cells[q])
     gradient = np.linalg.solve(middle, group.cells[q] - group.cells[p])
     tensor = 0.5 * (gradient + gradient.transpose(0, 2, 1))

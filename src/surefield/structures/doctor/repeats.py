@@ -46,11 +46,12 @@ def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     exact = sum(_same_positions(frames[group[0]], frames[i]) for group in copies for i in group[1:])
     largest = max(copies, key=len)
     message = (
-        f"{len(surplus)} structures repeat an earlier one ({exact} with equal positions, {len(surplus) - exact} as "
-        f"symmetry copies): {len(copies)} geometries occur more than once, one of them {len(largest)} times "
-        f"(frames {', '.join(map(str, largest[:6]))}{' ...' if len(largest) > 6 else ''})"
+        f"{len(surplus)} structures repeat an earlier one ({exact} with equal positions, "
+        f"{len(surplus) - exact} as symmetry copies): {len(copies)} geometries occur more than once, "
+        f"one of them {len(largest)} times (frames {', '.join(map(str, largest[:6]))}"
+        f"{' ...' if len(largest) > 6 else ''})"
     )
-    remedy = "keep the copies on one side of every split; drop them, or divide their weight by the number of copies"
+    remedy = "keep copies on one side of every split; drop them, or divide their weight by their number"
     return [*findings, Finding("repeats", "warning", message, surplus, float(len(surplus)), remedy)]
 
 
@@ -83,7 +84,7 @@ def check_leakage(
 
 
 def _split_by_energy(members: list[int], labels: Sequence[Labels]) -> list[list[int]]:
-    """Cut a set of equal geometries where energies are more than the tolerance apart; single ones are left out."""
+    """Cut equal geometries where energies are more than the tolerance apart; leave out single ones."""
     order = sorted(members, key=lambda i: (_energy(labels[i]), i))
     cuts = np.flatnonzero(np.diff([_energy(labels[i]) for i in order]) > _ENERGY) + 1
     return [sorted(part.tolist()) for part in np.split(np.array(order), cuts) if len(part) > 1]

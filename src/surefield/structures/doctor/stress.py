@@ -1,7 +1,8 @@
 """Stresses against energies: sign, unit, order of the shear components, constant offset, noise.
 
-For two cells that differ by a strain e, dE = V sigma:e - sum F.u (`pairs`). dE is regressed on the work of the
-stress and, for an offset such as Pulay stress, on the change of volume: dE + sum F.u = a V sigma:e + p V tr e.
+For two cells that differ by a strain e, dE = V sigma:e - sum F.u (`pairs`). dE is regressed on the work of
+the stress and, for an offset such as Pulay stress, on the change of volume:
+dE + sum F.u = a V sigma:e + p V tr e.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import permutations
 import numpy as np
 
 from surefield import units
-from surefield.structures.doctor.finding import Finding
+from surefield.structures.doctor.finding import Finding, Severity
 from surefield.structures.doctor.pairs import Pairs
 from surefield.structures.read import Frames
 
@@ -59,7 +60,7 @@ class _Verdict:
     frames: tuple[int, ...]
 
 
-_SEVERITY = {
+_SEVERITY: dict[str, Severity] = {
     "stress undecidable": "note",
     "shear order undecidable": "note",
     "constant pressure": "warning",
@@ -68,7 +69,7 @@ _SEVERITY = {
 _REMEDY = {
     "stress sign": "multiply the stress by -1 (positive must be tensile, as in ASE): stress_sign=-1",
     "stress unit": "declare the unit, e.g. units={'stress': 'kbar'}, so that it is converted to eV/Å^3",
-    "stress slope": "stress and energy do not belong together: give the stress weight 0 until this is understood",
+    "stress slope": "stress and energy do not belong together: stress weight 0 until this is understood",
     "shear order": "declare the order of the components with voigt_order; ASE's is xx yy zz yz xz xy",
     "constant pressure": "no potential can fit both: give the stress weight 0, or fit one isotropic offset",
     "shear noise": "give the shear stress weight 0; do not take shear elastic constants from it",
@@ -85,8 +86,9 @@ def check_stress(frames: Frames, pairs: Pairs) -> list[Finding]:
         pairs: of all structures (`find_pairs`).
 
     Returns:
-        Findings named "stress sign", "stress unit", "stress slope", "shear order", "constant pressure", "shear
-        noise", and the notes "stress undecidable" and "shear order undecidable" where the cells cannot tell.
+        Findings named "stress sign", "stress unit", "stress slope", "shear order", "constant pressure",
+        "shear noise", and the notes "stress undecidable" and "shear order undecidable" where the cells
+        cannot tell.
     """
     labelled = np.isfinite(pairs.virial).all(axis=1)
     if not labelled.any():
@@ -100,7 +102,7 @@ def check_stress(frames: Frames, pairs: Pairs) -> list[Finding]:
         groups[frames[i].get_chemical_formula(empirical=True)].append(k)
     groups = {formula: members for formula, members in groups.items() if len(members) >= _FEWEST}
     if not groups:
-        message = "no composition has ten pairs of strained cells with equal atoms: stresses were not compared with energies"
+        message = "stresses were not compared with energies: no composition has ten pairs of strained cells"
         return [Finding("stress undecidable", "note", message, (), 0.0, "")]
     verdicts = [v for formula, members in groups.items() for v in _examine(formula, some[np.array(members)])]
     return _merge(verdicts)
@@ -123,8 +125,9 @@ def _examine(formula: str, pairs: Pairs) -> Iterable[_Verdict]:
     noisy = yield from _shear_noise(formula, pairs, order, where)
     if explained < 0.9:
         text = (
-            f"{formula}: energies of the strained cells differ by only {np.sqrt(np.mean(rise**2)):.2g} eV rms, of which "
-            f"the stress explains {100 * max(explained, 0):.0f} %"
+            f"{formula}: energies of the strained cells differ by only "
+            f"{np.sqrt(np.mean(rise**2)):.2g} eV rms, "
+            f"of which the stress explains {100 * max(explained, 0):.0f} %"
         )
         yield _Verdict("stress undecidable", text, explained, where)
         return
@@ -132,8 +135,8 @@ def _examine(formula: str, pairs: Pairs) -> Iterable[_Verdict]:
         alike = [_ORDERS[k] for k in np.flatnonzero(residuals < 1.1 * residuals[best])]
         names = " or ".join(" ".join(_file_order(o)) for o in alike)
         text = (
-            f"{formula}: read as yz xz xy the residual of dE is {fits[0].plain:.3g} eV, read as {names} it is "
-            f"{fit.plain:.3g} eV ({len(pairs)} pairs)"
+            f"{formula}: read as yz xz xy the residual of dE is {fits[0].plain:.3g} eV, read as {names} "
+            f"it is {fit.plain:.3g} eV ({len(pairs)} pairs)"
         )
         yield _Verdict("shear order", text, fits[0].plain, where)
     elif not decided and not noisy:
@@ -147,7 +150,7 @@ def _scale(formula: str, fit: _Fit, n_pairs: int, where: tuple[int, ...]) -> Ite
     slope = fit.slope
     numbers = f"{formula}: dE = {slope:.4g} W over {n_pairs} pairs"
     shifted = abs(fit.offset) > _OFFSET and fit.without > 2 * fit.residual
-    # Under much the same stress everywhere, a factor and an offset cannot be told apart: the file's unit stands.
+    # Under the same stress everywhere a factor looks like an offset: then the unit of the file stands.
     right = abs(slope - 1) < 0.1 or fit.declared < 1.5 * fit.residual
     if fit.uncertainty > 0.05 and (shifted or not right):
         text = f"{numbers}: the stresses are too much alike to tell a factor from a constant pressure"
@@ -220,7 +223,7 @@ def _relative_error(design: np.ndarray, target: np.ndarray, slope: float) -> flo
 
 
 def _shear_noise(formula: str, pairs: Pairs, order: tuple[int, ...], where: tuple[int, ...]):
-    """Yield a verdict when shear stress does not answer to shear strain in any order; return whether it did."""
+    """Yield a verdict when shear stress follows shear strain in no order; return whether it did."""
     sheared = np.abs(pairs.strain[:, 3:]).max(axis=1) > 1e-3
     if sheared.sum() < _FEWEST:
         return False
@@ -232,8 +235,9 @@ def _shear_noise(formula: str, pairs: Pairs, order: tuple[int, ...], where: tupl
     own = answers[_ORDERS.index(order)]
     modulus = float(strain @ own / (strain @ strain)) / units.EV_A3_PER_GPA
     text = (
-        f"{formula}: shear stress does not follow shear strain (correlation {links[_ORDERS.index(order)]:.2f} over "
-        f"{int(sheared.sum())} pairs, modulus {modulus:.2g} GPa): k-mesh or convergence noise"
+        f"{formula}: shear stress does not follow shear strain (correlation "
+        f"{links[_ORDERS.index(order)]:.2f} over {int(sheared.sum())} pairs, modulus {modulus:.2g} GPa): "
+        "k-mesh or convergence noise"
     )
     yield _Verdict("shear noise", text, modulus, where)
     return True

@@ -36,9 +36,9 @@ def temperature_words(frames: Frames) -> np.ndarray:
 def check_temperatures(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     """Report groups whose stated temperatures contradict their energies and forces.
 
-    Between two temperatures of one kind of structure (`config_type` and formula) the mean energy per atom rises
-    by at least about 3/2 k dT, and the force rms about as the square root of T. Reported is a rise below a tenth
-    of that (beyond three standard errors), where the force rms does not grow either.
+    Between two temperatures of one kind of structure (`config_type` and formula) the mean energy per atom
+    rises by about 3/2 k dT at least, and the force rms as the square root of T. Reported is a rise below a
+    tenth of that (beyond three standard errors), where the force rms does not grow either.
     """
     kelvin = temperature_words(frames)
     groups: dict[tuple[str, str], dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -71,7 +71,7 @@ def _compare(
         np.array([(labels[i].energy or 0.0) / len(frames[i]) for i in c]) for c in (cold_frames, hot_frames)
     ]
     rms = [
-        float(np.sqrt(np.mean([np.mean(np.square(labels[i].forces)) for i in c])))
+        float(np.sqrt(np.mean([np.mean(np.square(np.asarray(labels[i].forces))) for i in c])))
         for c in (cold_frames, hot_frames)
     ]
     expected = 1.5 * BOLTZMANN * (hot - cold)
@@ -86,8 +86,8 @@ def _compare(
         else f"the frames called {hot:g} K look like {cold * (rms[1] / rms[0]) ** 2:.0f} K"
     )
     message = (
-        f"{group}: {cold:g} K has {energies[0].mean():.3f} eV/atom and force rms {rms[0]:.2f} eV/Å, {hot:g} K "
-        f"{energies[1].mean():.3f} eV/atom and {rms[1]:.2f} eV/Å; {verdict}"
+        f"{group}: {cold:g} K has {energies[0].mean():.3f} eV/atom and force rms {rms[0]:.2f} eV/Å, "
+        f"{hot:g} K {energies[1].mean():.3f} eV/atom and {rms[1]:.2f} eV/Å; {verdict}"
     )
     remedy = "do not use these words where temperature matters; energies and forces are not affected"
     chosen = tuple(sorted(cold_frames + hot_frames))

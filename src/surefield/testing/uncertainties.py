@@ -1,0 +1,238 @@
+"""The contract of an uncertainty: a potential's predictions with standard deviations added to them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from ase import Atoms
+
+from surefield.errors import ConfigError
+from surefield.potentials import Potential, Prediction, SurefieldCalculator
+from surefield.testing.frames import Snapshot, random_rotation, rotated
+
+__all__ = ["Uncertainty", "check_uncertainty"]
+
+#: Largest relative differences of sigmas. Inverting a covariance of condition 1e9 costs half of the digits.
+TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
+#: A component of a force may have no uncertainty where symmetry makes it less than this times the largest.
+SYMMETRY_ZERO = 1e-6
+
+
+class Uncertainty(Protocol):
+    """What `check_uncertainty` needs: the interface of `LLPR`."""
+
+    @property
+    def potential(self) -> Potential:
+        """Potential that makes the predictions."""
+        ...
+
+    def predict(self, frames: Sequence[Atoms], **options: Any) -> list[Prediction]:
+        """Predict structures; the options `per_atom`, `forces` and `stress` ask for more sigmas."""
+        ...
+
+    def calculator(self, **options: Any) -> SurefieldCalculator:
+        """ASE calculator."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Save as a file."""
+        ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load what `save` wrote."""
+        ...
+
+
+def check_uncertainty(
+    uncertainty: Uncertainty, frames: Sequence[Atoms], *, isotropic: bool = True, seed: int = 0
+) -> None:
+    """Check what every uncertainty must do.
+
+    Predictions are those of the potential, bit by bit, whatever sigmas are asked for; sigmas are finite,
+    positive (zero only for forces that vanish by symmetry) and have the shapes of their quantities; inputs
+    stay as they are; a structure alone has the sigmas it has in a batch; sigmas of atoms follow a
+    permutation, those of energies do not change under rotation; the calculator gives the same
+    under the same names; saving and loading changes nothing.
+
+    Args:
+        uncertainty: fitted.
+        frames: small structures of its elements, best with atoms off their sites.
+        isotropic: the variances of an atom's three force components add up to the same in every
+            orientation, as they do when sigma^2 is linear in the spread (not for isotonic maps).
+        seed: of the rotation and the order of atoms.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which, in which frame and by how much.
+    """
+    frames = list(frames)
+    tolerance = TOLERANCES[uncertainty.potential.dtype.name]
+    snapshot = Snapshot(frames)
+    bare = uncertainty.potential.predict(frames)
+    options = _available(uncertainty, frames)
+    full = uncertainty.predict(frames, **options)
+    changed = snapshot.changed()
+    _require(changed is None, f"inputs unchanged: frame {changed} was changed by predict")
+    for some in (uncertainty.predict(frames), full):
+        _check_predictions(bare, some)
+    for index, (atoms, prediction) in enumerate(zip(frames, full, strict=True)):
+        _check_sigmas(index, atoms, prediction, options)
+    for index in range(min(2, len(frames))):
+        (alone,) = uncertainty.predict([frames[index]], **options)
+        _compare("batch independence", index, full[index], alone, tolerance)
+    rng = np.random.default_rng(seed)
+    _check_permutation(uncertainty, frames, full, options, tolerance, rng)
+    _check_rotation(uncertainty, frames, full, options, tolerance, rng, isotropic)
+    _check_calculator(uncertainty, frames[0], full[0], tolerance)
+    _check_saving(uncertainty, frames, full, options)
+
+
+def _available(uncertainty: Uncertainty, frames: list[Atoms]) -> dict[str, bool]:
+    """Options of `predict` that this uncertainty was fitted for; it must refuse the others."""
+    found = {"per_atom": True}
+    for name in ("forces", "stress"):
+        try:
+            uncertainty.predict(frames[:1], **{name: True})
+        except ConfigError:
+            continue
+        found[name] = True
+    return found
+
+
+def _sigmas(prediction: Prediction) -> dict[str, np.ndarray]:
+    results = prediction.results().items()
+    return {name: np.asarray(value) for name, value in results if name.endswith("_uncertainty")}
+
+
+def _check_predictions(bare: list[Prediction], full: list[Prediction]) -> None:
+    _require(len(full) == len(bare), f"predictions: {len(bare)} structures gave {len(full)} predictions")
+    for index, (before, after) in enumerate(zip(bare, full, strict=True)):
+        for name, value in before.results().items():
+            _require(
+                np.array_equal(np.asarray(value), np.asarray(getattr(after, name))),
+                f"predictions: asking for uncertainty changed {name} of frame {index}",
+            )
+
+
+def _check_sigmas(index: int, atoms: Atoms, prediction: Prediction, options: dict[str, bool]) -> None:
+    n = len(atoms)
+    expected: dict[str, tuple[int, ...]] = {"energy_uncertainty": (), "energies_uncertainty": (n,)}
+    if options.get("forces"):
+        expected["forces_uncertainty"] = (n, 3)
+    if options.get("stress") and atoms.pbc.all():
+        expected["stress_uncertainty"] = (6,)
+    found = _sigmas(prediction)
+    _require(
+        found.keys() == expected.keys(),
+        f"sigmas: frame {index} must have {sorted(expected)}, got {sorted(found)}",
+    )
+    for name, sigma in found.items():
+        _require(
+            sigma.shape == expected[name],
+            f"sigmas: {name} of frame {index} must be {expected[name]}, got {sigma.shape}",
+        )
+        _require(bool(np.isfinite(sigma).all()), f"sigmas: {name} of frame {index} is not finite")
+        zero = sigma == 0
+        if name == "forces_uncertainty":
+            assert prediction.forces is not None
+            size = np.abs(prediction.forces)
+            zero &= size > SYMMETRY_ZERO * size.max()
+        _require(
+            bool((sigma >= 0).all()) and not zero.any(),
+            f"sigmas: {name} of frame {index} must be positive, least is {sigma.min():.3e}",
+        )
+
+
+def _compare(check: str, index: int, expected: Prediction, got: Prediction, tolerance: float) -> None:
+    for name, sigma in _sigmas(expected).items():
+        value = getattr(got, name)
+        _require(value is not None, f"{check}: no {name} of frame {index}")
+        _close(f"{check}: {name} of frame {index}", sigma, np.asarray(value), tolerance)
+
+
+def _close(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> None:
+    relative = float((np.abs(got - expected) / np.maximum(np.abs(expected).max(), 1e-300)).max())
+    _require(relative <= tolerance, f"{what} differs by {relative:.3e} relative, allowed {tolerance:.1e}")
+
+
+def _check_permutation(
+    uncertainty: Uncertainty,
+    frames: list[Atoms],
+    full: list[Prediction],
+    options: dict[str, bool],
+    tolerance: float,
+    rng: np.random.Generator,
+) -> None:
+    orders = [rng.permutation(len(atoms)) for atoms in frames]
+    moved = [atoms[order] for atoms, order in zip(frames, orders, strict=True)]
+    for index, got in enumerate(uncertainty.predict(moved, **options)):
+        order = orders[index]
+        per_atom = {
+            name: sigma[order] for name, sigma in _sigmas(full[index]).items() if name.startswith(("energies", "forces"))
+        }
+        _compare("permutation", index, replace(full[index], **per_atom), got, tolerance)
+
+
+def _check_rotation(
+    uncertainty: Uncertainty,
+    frames: list[Atoms],
+    full: list[Prediction],
+    options: dict[str, bool],
+    tolerance: float,
+    rng: np.random.Generator,
+    isotropic: bool,
+) -> None:
+    turn = random_rotation(rng)
+    moved = [rotated(atoms, turn) for atoms in frames]
+    for index, got in enumerate(uncertainty.predict(moved, **options)):
+        before, after = _sigmas(full[index]), _sigmas(got)
+        for name in ("energy_uncertainty", "energies_uncertainty"):
+            _close(f"rotation: {name} of frame {index}", before[name], after[name], tolerance)
+        if isotropic and "forces_uncertainty" in before:
+            sums = [np.sum(s["forces_uncertainty"] ** 2, axis=1) for s in (before, after)]
+            _close(f"rotation: sum of an atom's force variances in frame {index}", *sums, tolerance)
+
+
+def _check_calculator(
+    uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float
+) -> None:
+    copy = atoms.copy()
+    copy.calc = uncertainty.calculator(per_atom=True)
+    copy.get_potential_energy()
+    results = copy.calc.results
+    _compare("calculator", 0, expected, _named(results), tolerance)
+    if expected.forces_uncertainty is not None:
+        largest = np.linalg.norm(expected.forces_uncertainty, axis=1).max()
+        got = np.asarray(results.get("max_force_uncertainty", np.nan))
+        _require(bool(np.isfinite(got)), "calculator: no max_force_uncertainty in the results")
+        _close("calculator: max_force_uncertainty", np.asarray(largest), got, tolerance)
+
+
+def _named(results: dict[str, Any]) -> Prediction:
+    names = [name for name in results if name in Prediction.__dataclass_fields__]
+    return Prediction(**{name: results[name] for name in names})
+
+
+def _check_saving(
+    uncertainty: Uncertainty, frames: list[Atoms], full: list[Prediction], options: dict[str, bool]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "uncertainty.npz"
+        uncertainty.save(path)
+        loaded = type(uncertainty).load(path)
+    for index, (before, after) in enumerate(zip(full, loaded.predict(frames, **options), strict=True)):
+        for name, value in before.results().items():
+            _require(
+                np.array_equal(np.asarray(value), np.asarray(getattr(after, name))),
+                f"save and load: {name} of frame {index} has changed",
+            )
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms
+
+from surefield.errors import ConfigError, PotentialError
+from surefield.potentials import ZBL, SumPotential, predict, trainable
+from surefield.testing import check_potential
+
+
+@pytest.fixture(scope="module")
+def zbl():
+    return ZBL(["Cu", "Au"], inner=1.5, outer=3.0)
+
+
+def test_contract(zbl, alloy):
+    check_potential(zbl, alloy[:2])
+
+
+def test_contract_of_a_sum(network, zbl, alloy):
+    check_potential(network + zbl, alloy[:1])
+
+
+def _by_hand(z1, z2, r):
+    """14.399645 eV Å is e^2/(4 pi eps0)."""
+    x = r * (z1**0.23 + z2**0.23) / 0.46850
+    screening = (
+        0.18175 * math.exp(-3.19980 * x)
+        + 0.50986 * math.exp(-0.94229 * x)
+        + 0.28022 * math.exp(-0.40290 * x)
+        + 0.02817 * math.exp(-0.20162 * x)
+    )
+    return 14.399645 * z1 * z2 / r * screening
+
+
+@pytest.mark.parametrize("r", [0.3, 0.9, 1.49])
+def test_energy_of_a_pair(zbl, r):
+    (found,) = predict(zbl, [Atoms("CuAu", positions=[[0, 0, 0], [0, 0, r]])])
+    expected = _by_hand(29, 79, r)
+    np.testing.assert_allclose(found.energy, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.energies, expected / 2, rtol=1e-6)
+    slope = (_by_hand(29, 79, r + 1e-5) - _by_hand(29, 79, r - 1e-5)) / 2e-5
+    np.testing.assert_allclose(found.forces[1], [0, 0, -slope], rtol=1e-5, atol=1e-9)
+
+
+def test_switch(zbl):
+    half, off = predict(zbl, [Atoms("Cu2", positions=[[0, 0, 0], [r, 0, 0]]) for r in (2.25, 3.0)])
+    np.testing.assert_allclose(half.energy, 0.5 * _by_hand(29, 29, 2.25), rtol=1e-6)
+    assert off.energy == 0
+    np.testing.assert_array_equal(off.forces, 0)
+
+
+def test_sum_of_energies_and_forces(network, zbl, alloy):
+    found = predict(network + zbl, alloy)
+    for total, *parts in zip(found, predict(network, alloy), predict(zbl, alloy), strict=True):
+        np.testing.assert_allclose(total.energy, sum(p.energy for p in parts), rtol=1e-12)
+        np.testing.assert_allclose(total.forces, sum(p.forces for p in parts), rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(total.energies, sum(p.energies for p in parts), rtol=1e-10)
+
+
+def test_training_a_sum_leaves_the_baseline_and_the_constants(network, copper_network):
+    flags = trainable(SumPotential(copper_network, network))
+    assert not any(jax.tree.leaves(flags.baseline))
+    assert not any((flags.learned.shift, flags.learned.scale, flags.learned.offsets))
+    assert flags.learned.readout
+    assert SumPotential(copper_network, network).last_layer() is copper_network
+
+
+def test_wrong_arguments(copper_network, network):
+    with pytest.raises(ConfigError, match="inner < outer"):
+        ZBL(["Cu"], inner=2.0, outer=1.0)
+    with pytest.raises(PotentialError, match="79"):
+        SumPotential(network, ZBL(["Cu"]))
+    with pytest.raises(PotentialError, match="last layer"):
+        ZBL(["Cu"]).last_layer()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from surefield.errors import DataError
+from surefield.structures.batching import plan_shapes
+from surefield.training.dataset import batches, make_batch, prepare
+
+
+@pytest.fixture(scope="module")
+def data(copper):
+    return prepare(copper, 3.5)
+
+
+def test_prepared_labels(copper, data):
+    assert len(data) == 8
+    assert data.species == (29,)
+    for atoms, sample in zip(copper, data.samples, strict=True):
+        assert sample.labels.energy == atoms.get_potential_energy()
+        np.testing.assert_array_equal(sample.labels.forces, atoms.get_forces())
+        np.testing.assert_array_equal(sample.labels.stress, atoms.get_stress())
+    part = data[[5, 2]]
+    assert part.samples == (data.samples[5], data.samples[2])
+    np.testing.assert_array_equal(part.frames[1].positions, copper[2].positions)
+
+
+def test_isolated_atoms_are_set_aside(copper):
+    atom = Atoms("Cu", cell=[20, 20, 20])
+    atom.calc = SinglePointCalculator(atom, energy=-1.5, forces=np.zeros((1, 3)))
+    atom.info["config_type"] = "IsolatedAtom"
+    found = prepare([atom, *copper], 3.5)
+    assert len(found) == 8
+    assert found.isolated_atoms == {29: -1.5}
+
+
+def test_nothing_to_use():
+    with pytest.raises(DataError, match="no structures"):
+        prepare([], 3.5)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("info", -1.0), ("info", np.nan), ("arrays", np.array([1.0, -1.0])), ("arrays", np.ones((2, 3)))],
+)
+def test_bad_weights(copper, place, value):
+    atoms = copper[1].copy()
+    atoms.calc = copper[1].calc
+    getattr(atoms, place)["structure_weight" if place == "info" else "atomic_weights"] = value
+    with pytest.raises(DataError, match=r"weights must be finite.*frame 1"):
+        prepare([copper[0], atoms], 3.5)
+
+
+def test_batches_hold_every_sample_once_in_an_order_of_seed_and_epoch(data):
+    shapes = plan_shapes(data.structures, 3)
+
+    def energies(seed, epoch):
+        found = [b.energy[b.energy_weight > 0] for b in batches(data.samples, shapes, seed=seed, epoch=epoch, dtype=np.float64)]
+        return np.concatenate(found).tolist()
+
+    assert sorted(energies(0, 0)) == sorted(s.labels.energy for s in data.samples)
+    assert energies(0, 0) == energies(0, 0)
+    assert energies(0, 0) != energies(0, 1)
+    assert energies(0, 0) != energies(1, 0)
+
+
+def test_labels_and_weights_in_a_batch(copper):
+    weighted = copper[0].copy()
+    weighted.calc = copper[0].calc
+    weighted.info["structure_weight"] = 2.0
+    weighted.arrays["atomic_weights"] = np.array([0.5, 0.0])
+    found = prepare([weighted, copper[1]], 3.5)
+    ((shape, _),) = plan_shapes(found.structures, 2)
+    batch = make_batch(found.samples, shape, np.float32)
+    assert batch.energy.dtype == np.float64
+    assert batch.forces.dtype == np.float32
+    assert batch.energy_weight[:2].tolist() == [2.0, 1.0]
+    assert batch.forces_weight[:4, 0].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert not batch.forces_weight[4:].any()
+    xx, yy, zz, yz, xz, xy = copper[1].get_stress()
+    np.testing.assert_allclose(batch.stress[1], [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], rtol=1e-6)

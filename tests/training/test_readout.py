@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from surefield.sensitivity import structure_rows
+from surefield.training.dataset import prepare
+from surefield.training.loss import LossWeights, errors, residuals
+from surefield.training.readout import RIDGES, _invariants, solve_readout, standardise
+from surefield.structures.graph import collate
+
+WEIGHTS = LossWeights(energy=30.0, forces=1.0)
+
+
+@pytest.fixture(scope="module")
+def data(copper):
+    return prepare(copper, 3.5)
+
+
+@pytest.fixture(scope="module")
+def standard(copper_network, data):
+    mean = np.mean([s.labels.energy / s.structure.n_atoms for s in data.samples])
+    shifted = eqx.tree_at(lambda p: p.offsets, copper_network, jnp.array([mean]))
+    return standardise(shifted, data.samples)
+
+
+def test_standardised_invariants(standard, data):
+    values = []
+    for sample in data.samples:
+        x, _ = _invariants(standard, collate([sample.structure]))
+        values.append(np.asarray(x)[: sample.structure.n_atoms])
+    x = (np.concatenate(values) - standard.shift[0]) / standard.scale[0]
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-9)
+    spread = x.std(axis=0)
+    assert np.all(spread <= 1 + 1e-9)
+    np.testing.assert_allclose(np.median(spread), 1, rtol=1e-9)
+
+
+def _design(potential, samples, use_forces=True):
+    """Rows of all residuals, with the roots of their weights, and their targets."""
+    n, offset = potential.n_invariants, float(potential.offsets[0])
+    n_forces = sum(s.labels.forces.size for s in samples)
+    rows, targets = [], []
+    found = structure_rows(potential, [s.structure for s in samples])
+    for row, s in zip(found, samples, strict=True):
+        root = np.sqrt(WEIGHTS.energy / len(samples)) / row.n_atoms
+        rows.append(root * np.append(row.energy[:n], row.n_atoms)[None])
+        targets.append(root * np.array([s.labels.energy - offset * row.n_atoms]))
+        root = np.sqrt(WEIGHTS.forces / n_forces)
+        rows.append(root * np.hstack([row.forces[:, :n], np.zeros((len(row.forces), 1))]))
+        targets.append(root * s.labels.forces.ravel())
+    return np.concatenate(rows), np.concatenate(targets)
+
+
+def test_against_plain_ridge_regression(standard, data):
+    solved, solution = solve_readout(standard, data.samples[:6], data.samples[6:], WEIGHTS)
+    rows, targets = _design(standard, data.samples[:6])
+    held_rows, held_targets = _design(standard, data.samples[6:])
+    d = rows.shape[1]
+    scale = np.sum(rows**2) / d
+    found = {}
+    for ridge in RIDGES:
+        root = np.sqrt(ridge * scale) * np.append(np.ones(d - 1), 1e-3)
+        stacked = np.vstack([rows, np.diag(root)])
+        w = np.linalg.lstsq(stacked, np.append(targets, np.zeros(d)), rcond=None)[0]
+        found[ridge] = np.sum((held_rows @ w - held_targets) ** 2), w
+    assert solution.ridge == min(found, key=lambda ridge: found[ridge][0])
+    loss, w = found[solution.ridge]
+    np.testing.assert_allclose(solution.validation_loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(solution.train_loss, np.sum((rows @ w - targets) ** 2), rtol=1e-4, atol=1e-12)
+    n = standard.n_invariants
+    np.testing.assert_allclose(solved.readout[0, :n], w[:-1], atol=1e-5 * np.abs(w).max())
+    np.testing.assert_allclose(solved.bias[0], w[-1], atol=1e-5 * np.abs(w).max())
+
+
+def test_solution_starts_without_the_network_and_lowers_the_errors(standard, data):
+    solved, solution = solve_readout(standard, data.samples, (), WEIGHTS)
+    assert not np.any(solved.readout[:, standard.n_invariants :])
+    assert jax.tree.all(jax.tree.map(np.array_equal, solved.weights, standard.weights))
+    after = errors(residuals(solved, data.samples))
+    before = errors(residuals(standard, data.samples))
+    assert after.forces_rmse < 0.2 * before.forces_rmse
+    expected = WEIGHTS.energy * after.energy_rmse**2 + WEIGHTS.forces * after.forces_rmse**2
+    np.testing.assert_allclose(solution.train_loss, expected, rtol=1e-4)
+
+
+def test_force_rows_can_be_limited(standard, data):
+    few, _ = solve_readout(standard, data.samples, (), WEIGHTS, max_force_rows=6)
+    none, _ = solve_readout(standard, data.samples, (), WEIGHTS, max_force_rows=0)
+    rmse = [errors(residuals(p, data.samples)).forces_rmse for p in (few, none)]
+    assert rmse[0] != rmse[1]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials import ZBL, predict
+from surefield.testing import check_uncertainty
+from surefield.training import train
+from surefield.uncertainty import LLPR
+
+
+@pytest.fixture(scope="module")
+def potential(copper, copper_network):
+    return train(copper_network, copper[:4], 0, epochs=0, progress=False).potential
+
+
+@pytest.fixture(scope="module")
+def llpr(potential, copper):
+    return LLPR.fit(potential, copper[:4], copper[4:], progress=False)
+
+
+def test_contract(llpr, copper):
+    check_uncertainty(llpr, copper[5:7])
+
+
+def test_sigma_is_larger_away_from_the_data(llpr, copper):
+    far = copper[0].copy()
+    far.set_cell(0.85 * far.cell.array, scale_atoms=True)
+    near, other = llpr.predict([copper[0], far], forces=True)
+    assert other.energy_uncertainty > 3 * near.energy_uncertainty
+    assert other.forces_uncertainty.max() > 2 * near.forces_uncertainty.max()
+
+
+def test_calibrated_on_the_calibration_set(llpr, copper):
+    """The second moment of z is one for the map alpha; forces are covered about as a normal law says."""
+    found = llpr.predict(copper[4:], forces=True)
+    z = np.array([(p.energy - a.get_potential_energy()) / p.energy_uncertainty for p, a in zip(found, copper[4:], strict=True)])
+    np.testing.assert_allclose(np.mean(z**2), 1.0, rtol=1e-6)
+    z = np.concatenate([((p.forces - a.get_forces()) / p.forces_uncertainty).ravel() for p, a in zip(found, copper[4:], strict=True)])
+    assert 0.4 < np.mean(np.abs(z) < 1) < 0.95
+    assert np.mean(np.abs(z) < 3) > 0.9
+
+
+def test_energy_sigma_by_hand(llpr, copper):
+    """alpha n sqrt(g (C + s^2)^-1 g) from the definitions."""
+    from surefield.sensitivity import energy_features
+    from surefield.structures.neighbors import neighborhood
+
+    f = energy_features(llpr.potential, [neighborhood(a, llpr.cutoff) for a in copper[4:]]) / 2
+    u = llpr.posterior.u(f)
+    found = np.array([p.energy_uncertainty for p in llpr.predict(copper[4:])])
+    np.testing.assert_allclose(found / u, np.full(4, found[0] / u[0]), rtol=1e-9)
+    residual = [
+        (p.energy - a.get_potential_energy()) / 2
+        for p, a in zip(predict(llpr.potential, copper[4:]), copper[4:], strict=True)
+    ]
+    alpha = np.sqrt(np.mean((np.array(residual) / u) ** 2))
+    np.testing.assert_allclose(found, 2 * alpha * u, rtol=1e-6)
+
+
+def test_forces_that_vanish_by_symmetry_are_certain(llpr):
+    (found,) = llpr.predict([bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))], forces=True)
+    np.testing.assert_allclose(found.forces, 0, atol=1e-9)
+    np.testing.assert_array_equal(found.forces_uncertainty, 0)
+
+
+def test_without_forces(potential, copper):
+    plain = LLPR.fit(potential, copper[:4], copper[4:], row_kinds=["energy"], progress=False)
+    assert set(plain.maps) == {"energy"}
+    (found,) = plain.predict(copper[:1])
+    assert found.forces_uncertainty is None
+    with pytest.raises(ConfigError, match="row_kinds"):
+        plain.predict(copper[:1], forces=True)
+    check_uncertainty(plain, copper[5:6])
+
+
+def test_mistakes(potential, copper, alloy):
+    with pytest.raises(ConfigError, match="forces"):
+        LLPR.fit(potential, copper[:4], copper[4:], row_kinds=["force"])
+    with pytest.raises(PotentialError, match="last layer"):
+        LLPR.fit(ZBL(["Cu"]), copper[:4], copper[4:])
+    with pytest.raises(DataError):
+        LLPR.fit(potential, copper[:4], [])
+    with pytest.raises(PotentialError, match="Au"):
+        LLPR.fit(potential, copper[:4], copper[4:], progress=False).predict(alloy)
