@@ -109,7 +109,7 @@ if torch is not None:
             return forces[..., None] - back, None, None
 
     class Stack(torch.autograd.Function):
-        """Stack on axis 1. The backward pass of `torch.stack` selects, which fills zeros in the second one."""
+        """Stack on axis 1; the second backward pass of `torch.stack` fills many arrays with zeros."""
 
         @staticmethod
         def forward(ctx, *parts):
@@ -346,9 +346,8 @@ def main() -> None:
         print(
             f"the machine is busy (load {busy:.1f}): slow steps, and a ratio that does not hold on an idle one"
         )
-    print(
-        f"{'one training step':<20}{'median / ms':>12}{'quartiles / ms':>18}{'ratio':>8}{'first call / s':>16}"
-    )
+    heads = ("median / ms", "quartiles / ms", "ratio", "first call / s")
+    print("{:<20}{:>12}{:>18}{:>8}{:>16}".format("one training step", *heads))
     for side, once, column in zip(sides, first, columns, strict=True):
         low, middle, high = (1e3 * q for q in statistics.quantiles(column, n=4))
         spread, ratio = f"{low:.1f} to {high:.1f}", middle / (1e3 * base)

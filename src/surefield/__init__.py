@@ -6,9 +6,9 @@ Names are imported on first use, so that `import surefield` and the command line
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
-
-import jax
 
 if TYPE_CHECKING:
     from surefield.loop.select import feature_rows, select
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from surefield.training import Fit, TrainConfig, train
     from surefield.uncertainty import LLPR
 
-jax.config.update("jax_enable_x64", True)
+# 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
+os.environ["JAX_ENABLE_X64"] = "1"
+if "jax" in sys.modules:
+    sys.modules["jax"].config.update("jax_enable_x64", True)
 
 __version__ = "0.1.0"
 

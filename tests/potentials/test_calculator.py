@@ -12,7 +12,9 @@ def test_ase_gets_the_predictions(network, alloy):
         copy = atoms.copy()
         copy.calc = network.calculator()
         np.testing.assert_allclose(copy.get_potential_energy(), expected.energy, rtol=1e-12)
-        np.testing.assert_allclose(copy.get_potential_energy(force_consistent=True), expected.energy, rtol=1e-12)
+        np.testing.assert_allclose(
+            copy.get_potential_energy(force_consistent=True), expected.energy, rtol=1e-12
+        )
         np.testing.assert_allclose(copy.get_forces(), expected.forces, atol=1e-11)
         np.testing.assert_allclose(copy.get_potential_energies(), expected.energies, rtol=1e-11)
         if atoms.pbc.all():

@@ -32,7 +32,7 @@ def test_round_trip_is_exact(file, network):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(PotentialError, match="no saved potential at .*nothing.npz"):
+    with pytest.raises(PotentialError, match=r"no saved potential at .*nothing\.npz"):
         load_potential(tmp_path / "nothing.npz")
 
 
@@ -65,7 +65,7 @@ def test_changed_array_does_not_match_the_hash(file):
 
 def test_newer_version(file):
     _rewrite(file, header={"format": FORMAT + 1})
-    with pytest.raises(PotentialError, match="newer version.*update surefield"):
+    with pytest.raises(PotentialError, match=r"newer version.*update surefield"):
         load_potential(file)
 
 

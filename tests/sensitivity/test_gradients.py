@@ -16,7 +16,9 @@ from surefield.structures.neighbors import neighborhood
 def _moved(network, names, direction, amount):
     """Network with its trainable parameters, ordered by name, moved along a direction."""
     moving, fixed = eqx.partition(network, trainable(network))
-    leaves = dict(zip(names, np.split(direction, np.cumsum([leaf.size for leaf in names.values()])[:-1]), strict=True))
+    leaves = dict(
+        zip(names, np.split(direction, np.cumsum([leaf.size for leaf in names.values()])[:-1]), strict=True)
+    )
 
     def shift(place, leaf):
         return leaf + amount * jnp.asarray(leaves[jax.tree_util.keystr(place)].reshape(leaf.shape))

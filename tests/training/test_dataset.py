@@ -57,7 +57,10 @@ def test_batches_hold_every_sample_once_in_an_order_of_seed_and_epoch(data):
     shapes = plan_shapes(data.structures, 3)
 
     def energies(seed, epoch):
-        found = [b.energy[b.energy_weight > 0] for b in batches(data.samples, shapes, seed=seed, epoch=epoch, dtype=np.float64)]
+        found = [
+            b.energy[b.energy_weight > 0]
+            for b in batches(data.samples, shapes, seed=seed, epoch=epoch, dtype=np.float64)
+        ]
         return np.concatenate(found).tolist()
 
     assert sorted(energies(0, 0)) == sorted(s.labels.energy for s in data.samples)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from surefield.sensitivity import structure_rows
+from surefield.structures.graph import collate
 from surefield.training.dataset import prepare
 from surefield.training.loss import LossWeights, errors, residuals
 from surefield.training.readout import RIDGES, _invariants, solve_readout, standardise
-from surefield.structures.graph import collate
 
 WEIGHTS = LossWeights(energy=30.0, forces=1.0)
 

@@ -11,7 +11,6 @@ import pytest
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL
 from surefield.training import train
-from surefield.training import train as train_function
 from surefield.training.dataset import prepare
 from surefield.training.loss import errors, residuals
 from surefield.training.train import METRICS, _Store
@@ -58,7 +57,9 @@ def test_split_and_metrics(fit):
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["after_saving", "before_saving"])
-def test_resume_gives_what_an_uninterrupted_run_gives(fit, copper, copper_network, tmp_path, monkeypatch, saved):
+def test_resume_gives_what_an_uninterrupted_run_gives(
+    fit, copper, copper_network, tmp_path, monkeypatch, saved
+):
     save: Callable = _Store.save
     seen = []
 
@@ -92,7 +93,7 @@ def test_a_finished_folder_is_read_not_trained_again(fit, copper, copper_network
 
 def test_another_run_in_the_same_folder_is_refused(fit, copper, copper_network):
     _, folder, _ = fit
-    with pytest.raises(PotentialError, match="learning_rate was 0.005, now 0.001"):
+    with pytest.raises(PotentialError, match=r"learning_rate was 0\.005, now 0\.001"):
         train(copper_network, copper, 0.25, folder=folder, **SETTINGS | {"learning_rate": 1e-3})
     with pytest.raises(ConfigError, match="other data"):
         train(copper_network, copper[:6], 0.25, folder=folder, **SETTINGS)
@@ -149,7 +150,9 @@ def test_weights_matter(fit, copper, copper_network):
         train(copper_network, _weighted(frames, factors), 0, isolated_atoms=isolated, **settings).potential
         for frames in (copper, [*copper[:7], wrong])
     )
-    heavier = train(copper_network, _weighted(copper, [3.0] * 7 + [0.0]), 0, isolated_atoms=isolated, **settings)
+    heavier = train(
+        copper_network, _weighted(copper, [3.0] * 7 + [0.0]), 0, isolated_atoms=isolated, **settings
+    )
     assert _same(first, second)
     assert not _same(first, heavier.potential, rtol=1e-6)
 
@@ -165,9 +168,8 @@ def test_atomic_weights_matter(copper, copper_network):
 
 def test_a_sum_fits_what_the_baseline_leaves(copper, copper_network):
     baseline = ZBL(["Cu"], inner=1.0, outer=2.4)
-    found = train_function(copper_network + baseline, copper, 0.25, **SETTINGS | {"epochs": 1})
+    found = train(copper_network + baseline, copper, 0.25, **SETTINGS | {"epochs": 1})
     assert found.potential.baseline is baseline
-    assert _same(found.potential.learned, found.potential.learned)
     held = prepare(found.validation_frames, 3.5).samples
     np.testing.assert_allclose(
         errors(residuals(found.potential, held)).forces_rmse, found.validation_errors.forces_rmse, rtol=1e-9

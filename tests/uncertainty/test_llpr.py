@@ -36,9 +36,19 @@ def test_sigma_is_larger_away_from_the_data(llpr, copper):
 def test_calibrated_on_the_calibration_set(llpr, copper):
     """The second moment of z is one for the map alpha; forces are covered about as a normal law says."""
     found = llpr.predict(copper[4:], forces=True)
-    z = np.array([(p.energy - a.get_potential_energy()) / p.energy_uncertainty for p, a in zip(found, copper[4:], strict=True)])
+    z = np.array(
+        [
+            (p.energy - a.get_potential_energy()) / p.energy_uncertainty
+            for p, a in zip(found, copper[4:], strict=True)
+        ]
+    )
     np.testing.assert_allclose(np.mean(z**2), 1.0, rtol=1e-6)
-    z = np.concatenate([((p.forces - a.get_forces()) / p.forces_uncertainty).ravel() for p, a in zip(found, copper[4:], strict=True)])
+    z = np.concatenate(
+        [
+            ((p.forces - a.get_forces()) / p.forces_uncertainty).ravel()
+            for p, a in zip(found, copper[4:], strict=True)
+        ]
+    )
     assert 0.4 < np.mean(np.abs(z) < 1) < 0.95
     assert np.mean(np.abs(z) < 3) > 0.9
 

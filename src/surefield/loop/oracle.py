@@ -195,7 +195,7 @@ class CalculatorOracle(Oracle):
     ) -> None:
         if retries < 0:
             raise ConfigError(f"retries must be 0 or more, got {retries}")
-        self._make_calculator = make_calculator
+        self.make_calculator = make_calculator
         self._name = name
         self._settings = dict(settings or {})
         self._retries = retries
@@ -220,7 +220,7 @@ class CalculatorOracle(Oracle):
         Raises:
             ExecutionError: no calculator can be made, or a worker process died.
         """
-        job = partial(_label_one, self._make_calculator, self._retries)
+        job = partial(_label_one, self.make_calculator, self._retries)
         bare = [without_labels(atoms) for atoms in frames]
         outcomes = map_ordered(executor or SerialExecutor(), job, bare, progress)
         failures = []

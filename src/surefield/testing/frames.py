@@ -57,7 +57,9 @@ def rotated(atoms: Atoms, turn: Float[np.ndarray, "3 3"]) -> Atoms:
     return moved
 
 
-def rotated_stress(stress: Float[np.ndarray, " 6"], turn: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 6"]:
+def rotated_stress(
+    stress: Float[np.ndarray, " 6"], turn: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, " 6"]:
     """Turn a stress in Voigt order xx yy zz yz xz xy."""
     xx, yy, zz, yz, xz, xy = stress
     full = turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T

@@ -78,7 +78,9 @@ class _Comparison:
     """Compares predictions to a tolerance and raises with the name of the check and the numbers."""
 
     def __init__(self, potential: Potential, tolerance: float) -> None:
-        self.offsets = dict(zip(potential.species, np.asarray(potential.offsets, float).tolist(), strict=True))
+        self.offsets = dict(
+            zip(potential.species, np.asarray(potential.offsets, float).tolist(), strict=True)
+        )
         self.tolerance = tolerance
 
     def __call__(self, check: str, index: int, atoms: Atoms, expected: Prediction, got: Prediction) -> None:
@@ -119,7 +121,9 @@ def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Co
             f"results: {name} of frame {index} must be finite float64 {shape}, got {array.dtype} {array.shape}, "
             f"{int((~np.isfinite(array)).sum())} not finite",
         )
-    _require(atoms.pbc.all() or prediction.stress is None, f"results: frame {index} has no cell, but a stress")
+    _require(
+        atoms.pbc.all() or prediction.stress is None, f"results: frame {index} has no cell, but a stress"
+    )
     assert prediction.energies is not None
     what = f"sum of per-atom energies: energy of frame {index}"
     scale = compare.scale("energy", atoms, prediction)
@@ -149,9 +153,7 @@ def _check_symmetries(
             assert expected.energies is not None
             assert expected.forces is not None
             if check == "permutation":
-                expected = replace(
-                    expected, energies=expected.energies[order], forces=expected.forces[order]
-                )
+                expected = replace(expected, energies=expected.energies[order], forces=expected.forces[order])
             elif check == "rotation":
                 stress = None if expected.stress is None else rotated_stress(expected.stress, turn)
                 expected = replace(expected, forces=expected.forces @ turn.T, stress=stress)
@@ -209,7 +211,9 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
             size = max(float(np.abs(prediction.stress).max()), FLOORS["stress"])
             for (a, b), value in zip(_VOIGT, prediction.stress.tolist(), strict=True):
                 moved += [_strained(atoms, k * _STEP, a, b) for k, _ in _STENCIL]
-                expected.append((f"stress {'xyz'[a]}{'xyz'[b]} of frame {index}", value * volume, size * volume))
+                expected.append(
+                    (f"stress {'xyz'[a]}{'xyz'[b]} of frame {index}", value * volume, size * volume)
+                )
     energies = np.array([p.energy for p in precise.predict(moved)]).reshape(len(expected), len(_STENCIL))
     slopes = energies @ np.array([weight for _, weight in _STENCIL]) / _STEP
     for (what, value, size), slope in zip(expected, slopes.tolist(), strict=True):
@@ -248,9 +252,7 @@ def _check_saving(potential: Potential, frames: list[Atoms], plain: list[Predict
     for index, (before, after) in enumerate(zip(plain, loaded.predict(frames), strict=True)):
         for name, value in before.results().items():
             difference = float(np.abs(np.asarray(getattr(after, name)) - np.asarray(value)).max(initial=0.0))
-            _require(
-                difference == 0.0, f"save and load: {name} of frame {index} differs by {difference:.3e}"
-            )
+            _require(difference == 0.0, f"save and load: {name} of frame {index} differs by {difference:.3e}")
 
 
 def _check_unknown_element(potential: Potential, frames: list[Atoms]) -> None:

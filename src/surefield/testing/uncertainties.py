@@ -173,7 +173,9 @@ def _check_permutation(
     for index, got in enumerate(uncertainty.predict(moved, **options)):
         order = orders[index]
         per_atom = {
-            name: sigma[order] for name, sigma in _sigmas(full[index]).items() if name.startswith(("energies", "forces"))
+            name: sigma[order]
+            for name, sigma in _sigmas(full[index]).items()
+            if name.startswith(("energies", "forces"))
         }
         _compare("permutation", index, replace(full[index], **per_atom), got, tolerance)
 
@@ -198,9 +200,7 @@ def _check_rotation(
             _close(f"rotation: sum of an atom's force variances in frame {index}", *sums, tolerance)
 
 
-def _check_calculator(
-    uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float
-) -> None:
+def _check_calculator(uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float) -> None:
     copy = atoms.copy()
     copy.calc = uncertainty.calculator(per_atom=True)
     copy.get_potential_energy()

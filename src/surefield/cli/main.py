@@ -1,0 +1,102 @@
+"""The verbs of the command line; everything heavy is imported when a verb runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surefield.errors import SurefieldError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train interatomic potentials that know when they are sure.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see 'surefield schema'")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="entries to replace, such as training.epochs=20")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="delete an earlier run of this name")]
+
+
+def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, overwrite: bool) -> None:
+    from surefield.cli.jobs import run_verb
+
+    run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+
+
+@app.command()
+def doctor(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Examine the data: repeats, leakage, units, signs, contacts, contradictions."""
+    _run("doctor", config, overrides, dry_run, overwrite)
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Train a potential and fit its uncertainty."""
+    _run("train", config, overrides, dry_run, overwrite)
+
+
+@app.command("eval")
+def evaluate(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Errors of the trained potential on the test structures."""
+    _run("eval", config, overrides, dry_run, overwrite)
+
+
+@app.command()
+def uq(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Uncertainties on the test structures, and whether they can be trusted."""
+    _run("uq", config, overrides, dry_run, overwrite)
+
+
+@app.command()
+def select(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Choose which structures of the pool to label next."""
+    _run("select", config, overrides, dry_run, overwrite)
+
+
+@app.command()
+def loop(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+    """Active learning: rounds of fit, uncertainty, selection and labels, beside random selection."""
+    _run("loop", config, overrides, dry_run, overwrite)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Write report.html of a run folder anew."""
+    from surefield.report import write_report
+
+    print(write_report(folder).resolve())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration."""
+    import json
+
+    from surefield.cli.config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point: one line of cause and exit code 1 on failure."""
+    try:
+        app()
+    except SurefieldError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"unexpected {type(error).__name__}: please report it with the lines above", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Descriptors: from the neighbours of an atom to its features."""

@@ -1,0 +1,1 @@
+"""Structures: reading, labels, neighbours, padded batches, offsets, splits, doctor."""
