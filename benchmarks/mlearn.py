@@ -148,14 +148,14 @@ def print_uncertainty(rows: dict[str, Row]) -> None:
     print(f"\nForce sigma of LLPR on the test sets (a perfect one covers {ONE_SIGMA:.3f} at 1 sigma)")
     print(
         f"{'':<4}{'minutes':>8}{'components':>12}{'coverage':>10}{'miscal. area':>14}{'NLL':>9}"
-        f"{'NLL const.':>12}{'gain in NLL':>22}{'left out':>10}"
+        f"{'NLL const.':>12}{'gain in NLL':>26}{'left out':>10}"
     )
     for element, row in rows.items():
         u = row["forces_uncertainty"]
         gain = f"{u['constant_nll'] - u['nll']:.3f} {_interval(u['nll_gain_interval'], 3)}"
         print(
             f"{element:<4}{row['llpr_minutes']:>8.1f}{u['n']:>12}{u['coverage_one_sigma']:>10.3f}"
-            f"{u['miscalibration_area']:>14.3f}{u['nll']:>9.3f}{u['constant_nll']:>12.3f}{gain:>22}"
+            f"{u['miscalibration_area']:>14.3f}{u['nll']:>9.3f}{u['constant_nll']:>12.3f}{gain:>26}"
             f"{u['n_symmetry_zero']:>10}"
         )
 

@@ -343,9 +343,7 @@ def main() -> None:
     base = statistics.median(columns[0])
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if busy > arguments.threads + 1:
-        print(
-            f"the machine is busy (load {busy:.1f}): slow steps, and a ratio that does not hold on an idle one"
-        )
+        print(f"the machine is busy (load {busy:.1f}): the ratio may not hold on an idle one")
     heads = ("median / ms", "quartiles / ms", "ratio", "first call / s")
     print("{:<20}{:>12}{:>18}{:>8}{:>16}".format("one training step", *heads))
     for side, once, column in zip(sides, first, columns, strict=True):

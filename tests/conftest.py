@@ -65,7 +65,9 @@ def alloy() -> list[Atoms]:
     """A rattled crystal of copper and gold, a molecule of both, and a slab periodic in two directions."""
     rng = np.random.default_rng(6)
     crystal = Atoms(
-        "CuAuCu", positions=rng.uniform(-0.2, 0.2, (3, 3)) + [[0, 0, 0], [2, 2, 0], [2, 0, 2]], pbc=True
+        "CuAuCu",
+        positions=np.array([[0, 0, 0], [2, 2, 0], [2, 0, 2]]) + rng.uniform(-0.2, 0.2, (3, 3)),
+        pbc=True,
     )
     crystal.set_cell([[4.0, 0.1, 0.0], [0.2, 4.1, 0.3], [0.0, 0.0, 4.2]])
     molecule = Atoms("AuCuCu", positions=[[0, 0, 0], [2.4, 0.1, 0.3], [0.4, 2.3, 0.2]])

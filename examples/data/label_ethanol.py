@@ -133,7 +133,9 @@ def main() -> None:
     atoms = label(single, calculate, work / "atoms")
     labelled = label(frames, calculate, work)
     write_set(args.out / f"{NAME}_atoms.xyz.xz", atoms)
-    write_set(args.out / f"{NAME}.xyz.xz", labelled)
+    for split in ("train", "test"):
+        part = [frame for frame in labelled if frame.info["split"] == split]
+        write_set(args.out / f"{NAME}_{split}.xyz.xz", part)
     write_record(
         args.out / f"{NAME}.json",
         record,

@@ -173,7 +173,9 @@ def main() -> None:
     work = work_folder(args.out, record)
     frames = saved_frames(work / "frames.xyz", lambda: sample(args.n, args.seed))
     labelled = label(frames, lambda atoms: calculate(atoms, profile), work)
-    write_set(args.out / f"{NAME}.xyz.xz", labelled)
+    for split in ("train", "test"):
+        part = [frame for frame in labelled if frame.info["split"] == split]
+        write_set(args.out / f"{NAME}_{split}.xyz.xz", part)
     write_record(
         args.out / f"{NAME}.json",
         record,

@@ -21,7 +21,9 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys refused, defaults validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True
+    )
 
 
 def load(model: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:

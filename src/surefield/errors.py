@@ -36,7 +36,9 @@ class ExecutionError(SurefieldError):
     """A computation outside the package failed: an oracle, a job, a full disk."""
 
 
-def explain(what: str, *, where: object = None, got: object = None, expected: object = None, fix: str = "") -> str:
+def explain(
+    what: str, *, where: object = None, got: object = None, expected: object = None, fix: str = ""
+) -> str:
     """Put an error message together: what is wrong, where, what was found, what is needed, how to mend it."""
     parts = [what]
     if where is not None:

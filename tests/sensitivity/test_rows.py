@@ -97,7 +97,8 @@ class General(LastLayerPotential):
 def test_general_route_gives_the_same(network, crystal):
     _, structure, _ = crystal
     graph = collate([structure])
-    general = General(network, network.species, network.cutoff, network.offsets, network.readout)
+    names = ("species", "cutoff", "offsets", "readout")
+    general = General(inner=network, **{name: getattr(network, name) for name in names})
     mask = graph.mask[..., None, None]
     fast, slow = (np.asarray(eqx.filter_jit(vector_jacobian)(p, graph)) * mask for p in (network, general))
     assert np.abs(slow).max() > 1e-2

@@ -50,7 +50,7 @@ def test_split_and_metrics(fit):
     found, folder, _ = fit
     assert (len(found.train_frames), len(found.validation_frames)) == (6, 2)
     assert found.validation_errors.n_structures == 2
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert tuple(rows[0]) == METRICS
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert float(rows[-1]["loss"]) == found.history[-1]["loss"]

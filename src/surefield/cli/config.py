@@ -20,10 +20,14 @@ class DataConfig(Config):
     """Where the structures are; paths are relative to the folder of the configuration file."""
 
     train: str | None = Field(None, description="labelled structures, any format of ASE, also .xz and .gz")
-    validation: float | str = Field(0.1, description="share of the training structures to hold out, or a file")
+    validation: float | str = Field(
+        0.1, description="share of the training structures to hold out, or a file"
+    )
     test: str | None = Field(None, description="labelled structures for the final errors")
     pool: str | None = Field(None, description="structures to select from")
-    labels: dict[Kind, str | None] | None = Field(None, description="keys of the labels, if not the usual ones")
+    labels: dict[Kind, str | None] | None = Field(
+        None, description="keys of the labels, if not the usual ones"
+    )
 
 
 class RepulsionConfig(Config):

@@ -37,7 +37,9 @@ __all__ = ["VERBS", "run_verb"]
 Job = Callable[[RunConfig, RunFolder], dict[str, Any]]
 
 
-def run_verb(verb: str, path: Path, overrides: Sequence[str], *, dry_run: bool, overwrite: bool) -> Path | None:
+def run_verb(
+    verb: str, path: Path, overrides: Sequence[str], *, dry_run: bool, overwrite: bool
+) -> Path | None:
     """Run a verb in `root/name-verb` and write its report; return the report's path.
 
     Raises:
@@ -49,7 +51,9 @@ def run_verb(verb: str, path: Path, overrides: Sequence[str], *, dry_run: bool, 
         print(f"would run '{verb}' in {Path(config.root) / f'{config.name}-{verb}'}{_cost(verb, config)}")
         return None
     enable_compilation_cache()
-    with RunFolder.create(config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite) as folder:
+    with RunFolder.create(
+        config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite
+    ) as folder:
         if folder.resumed:
             print(f"continuing {folder.folder}: what is done is not done again")
         summary = VERBS[verb](config, folder)
@@ -143,7 +147,9 @@ def _write_predictions(folder: RunFolder, predicted: Predicted) -> None:
 def _trained(config: RunConfig, name: str, verb: str) -> Path:
     path = Path(config.root) / f"{config.name}-train" / name
     if not path.exists():
-        raise ConfigError(f"'{verb}' needs the trained {path}: run 'surefield train' with this configuration first")
+        raise ConfigError(
+            f"'{verb}' needs the trained {path}: run 'surefield train' with this configuration first"
+        )
     return path
 
 
@@ -208,7 +214,14 @@ def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     pool, test, oracle, isolated = _pool(config, config.loop, folder)
     species = _species(pool, test)
     loop = Loop(
-        folder.folder, config.loop, make_potential(config, species), config.training, oracle, pool, test, isolated
+        folder.folder,
+        config.loop,
+        make_potential(config, species),
+        config.training,
+        oracle,
+        pool,
+        test,
+        isolated,
     )
     return loop.run()
 
@@ -237,7 +250,11 @@ def _dynamics(settings: MolecularDynamicsPoolConfig, folder: RunFolder) -> tuple
 
     path = folder.path("structures.xyz")
     if not path.exists():
-        start = molecule(settings.structure) if settings.structure in g2.names else read_frames(settings.structure)[0]
+        start = (
+            molecule(settings.structure)
+            if settings.structure in g2.names
+            else read_frames(settings.structure)[0]
+        )
         engine = make_oracle(settings.engine)
         if not isinstance(engine, CalculatorOracle):
             raise ConfigError("loop.pool.engine must be a calculator, not 'replay'")
@@ -281,4 +298,3 @@ VERBS: dict[str, Job] = {
     "select": _select,
     "loop": _loop,
 }
-

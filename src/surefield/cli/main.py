@@ -33,37 +33,49 @@ def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, ov
 
 
 @app.command()
-def doctor(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def doctor(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Examine the data: repeats, leakage, units, signs, contacts, contradictions."""
     _run("doctor", config, overrides, dry_run, overwrite)
 
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def train(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Train a potential and fit its uncertainty."""
     _run("train", config, overrides, dry_run, overwrite)
 
 
 @app.command("eval")
-def evaluate(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def evaluate(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Errors of the trained potential on the test structures."""
     _run("eval", config, overrides, dry_run, overwrite)
 
 
 @app.command()
-def uq(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def uq(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Uncertainties on the test structures, and whether they can be trusted."""
     _run("uq", config, overrides, dry_run, overwrite)
 
 
 @app.command()
-def select(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def select(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Choose which structures of the pool to label next."""
     _run("select", config, overrides, dry_run, overwrite)
 
 
 @app.command()
-def loop(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False) -> None:
+def loop(
+    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+) -> None:
     """Active learning: rounds of fit, uncertainty, selection and labels, beside random selection."""
     _run("loop", config, overrides, dry_run, overwrite)
 

@@ -48,7 +48,9 @@ class LoopConfig(Config):
     n_initial: int = Field(10, ge=2, description="labels of the first round, drawn at random")
     n_per_round: int = Field(10, ge=1, description="labels a round")
     n_rounds: int = Field(5, ge=1, description="rounds after the first")
-    validation: float = Field(0.2, gt=0, lt=1, description="share of the labels for early stop and calibration")
+    validation: float = Field(
+        0.2, gt=0, lt=1, description="share of the labels for early stop and calibration"
+    )
 
     @field_validator("methods")
     @classmethod

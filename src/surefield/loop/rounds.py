@@ -28,12 +28,12 @@ from surefield.loop.select import feature_rows
 from surefield.potentials.potential import Potential
 from surefield.selection.select_rows import select_rows
 from surefield.structures.read import Frames, read_frames, write_frames
+from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Dataset, prepare
 from surefield.training.train import fit_samples
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.metrics import uq_metrics
-from surefield.structures.splits import split_frames
 
 __all__ = ["Loop", "Predicted", "predict_test"]
 
@@ -50,7 +50,9 @@ class Predicted:
         """Residuals and sigmas, energies per atom, components that vanish by symmetry left out."""
         a = self.arrays
         if kind == "energy":
-            return (a["energy"] - a["energy_reference"]) / a["n_atoms"], a["energy_uncertainty"] / a["n_atoms"]
+            return (a["energy"] - a["energy_reference"]) / a["n_atoms"], a["energy_uncertainty"] / a[
+                "n_atoms"
+            ]
         keep = a[f"{kind}_uncertainty"] > 0
         return (a[kind] - a[f"{kind}_reference"])[keep], a[f"{kind}_uncertainty"][keep]
 
@@ -132,7 +134,9 @@ class Loop:
             raise ConfigError(f"the loop wants {needed} labels, but the pool holds {len(pool)} structures")
         self.folder, self.config, self.potential, self.training = folder, config, potential, training
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
-        self.test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential.cutoff)
+        self.test = prepare(
+            Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential.cutoff
+        )
         self.isolated_atoms = isolated_atoms or {}
         self.journal = Journal(folder / "journal.jsonl")
         self._labels: dict[int, Atoms] = {}
@@ -182,7 +186,9 @@ class Loop:
                 self.journal.append(event, once=["event", "method", "seed", "round"])
                 _log.info("%s, seed %d, round %d: %s", method, seed, number, event["test"])
             test = event["test"]
-            bar.advance(1, method=method, seed=seed, labels=event["n_labels"], **{"F MAE eV/Å": test["forces_mae"]})
+            bar.advance(
+                1, method=method, seed=seed, labels=event["n_labels"], **{"F MAE eV/Å": test["forces_mae"]}
+            )
             chosen = chosen + self._label(event["picks"], arm, number + 1)
         self.journal.append({"event": "end", **arm}, once=["event", "method", "seed"])
 

@@ -32,7 +32,9 @@ class MomentNetworkConfig(Config):
     n_triple: int = Field(5, ge=0, le=16, description="channels that enter products of three tensors")
     hidden: tuple[int, ...] = Field((64, 64), description="hidden layers of the network")
     seed: int = Field(0, ge=0, description="of the initial weights")
-    dtype: Literal["float32", "float64"] = Field("float32", description="of the parameters and the arithmetic")
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="of the parameters and the arithmetic"
+    )
 
 
 class MomentNetwork(DensityPotential):

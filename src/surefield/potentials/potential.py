@@ -235,7 +235,9 @@ def trainable(potential: P) -> P:
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
 
 
-def check_species(potential: Potential, numbers: Sequence[int] | Int[np.ndarray, " n"], where: object) -> None:
+def check_species(
+    potential: Potential, numbers: Sequence[int] | Int[np.ndarray, " n"], where: object
+) -> None:
     """Raise `PotentialError` if an element is not known to the potential."""
     unknown = sorted(set(np.unique(numbers).tolist()) - set(potential.species))
     if unknown:
@@ -259,5 +261,3 @@ def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
     if not numbers:
         raise PotentialError("a potential needs at least one species, such as species=['Si']")
     return tuple(sorted(numbers))
-
-

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,24 @@ __all__ = ["FORMAT", "load_arrays", "load_potential", "pack", "save_arrays", "sa
 #: Raised when the meaning of a file changes; older versions are read, newer ones refused.
 FORMAT = 1
 _HEADER = "header"
+#: What reading a damaged archive raises: flipped bits also look like encryption or an unknown compression.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
-def save_arrays(path: str | Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(
+    path: str | Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
     """Write arrays with a header of kind, configuration, version and hash, whole or not at all."""
     header = {
         "format": FORMAT,
@@ -39,7 +55,8 @@ def save_arrays(path: str | Path, kind: str, config: Mapping[str, Any], arrays: 
         "hash": _hash(arrays),
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+    content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **arrays}
+    np.savez_compressed(buffer, **content)
     write_atomic(path, buffer.getvalue())
 
 
@@ -53,10 +70,11 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     if not path.is_file():
         raise PotentialError(f"there is no saved {kind} at {path.resolve()}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: np.load leaves its own handle open on a file that was cut short.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays.pop(_HEADER)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise PotentialError(f"{path} is cut short or not a saved {kind}: {error}") from None
     if header.get("format", 0) > FORMAT:
         raise PotentialError(

@@ -27,7 +27,9 @@ class SumPotential(Potential):
     def __init__(self, learned: Potential, baseline: Potential) -> None:
         missing = set(learned.species) - set(baseline.species)
         if missing:
-            raise PotentialError(f"the baseline does not know the elements {sorted(missing)} of the potential")
+            raise PotentialError(
+                f"the baseline does not know the elements {sorted(missing)} of the potential"
+            )
         self.learned, self.baseline = learned, baseline
         self.species = learned.species
         self.cutoff = max(learned.cutoff, baseline.cutoff)

@@ -58,7 +58,9 @@ class ZBL(Potential):
         safe = jnp.where(near, r, 1.0)
         length = 0.46850 / (jnp.where(near, first, 1.0) ** 0.23 + jnp.where(near, second, 1.0) ** 0.23)
         x = safe / length
-        screening = sum(float(a) * jnp.exp(-float(b) * x) for a, b in zip(_AMPLITUDES, _EXPONENTS, strict=True))
+        screening = sum(
+            float(a) * jnp.exp(-float(b) * x) for a, b in zip(_AMPLITUDES, _EXPONENTS, strict=True)
+        )
         t = jnp.clip((safe - self.inner) / (self.cutoff - self.inner), 0.0, 1.0)
         switch = 1 - t**3 * (10 - 15 * t + 6 * t**2)
         pair = Hartree * Bohr * first * second / safe * screening * switch

@@ -148,5 +148,3 @@ def atom_features(
     full = np.zeros((n, n_blocks, width))
     full[np.arange(n), np.asarray(block)[:n]] = np.asarray(features, np.float64)[:n]
     return full.reshape(n, -1)
-
-

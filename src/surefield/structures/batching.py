@@ -40,7 +40,8 @@ def plan_shapes(
     Returns:
         Shape of each group, and the indices of its structures.
     """
-    width = np.array([max(s.n_neighbors, 1) for s in structures])
+    # Rows are never padded to less than 4, so shorter ones form no groups of their own.
+    width = np.array([max(s.n_neighbors, 4) for s in structures])
     atoms = np.array([s.n_atoms for s in structures])
     left = np.arange(len(structures))
     groups = []
@@ -61,7 +62,9 @@ def plan_shapes(
     return groups
 
 
-def chunks(structures: Sequence[Neighborhood], order: Sequence[int] | np.ndarray, shape: Shape) -> Iterator[list[int]]:
+def chunks(
+    structures: Sequence[Neighborhood], order: Sequence[int] | np.ndarray, shape: Shape
+) -> Iterator[list[int]]:
     """Cut an order of structures into batches that fit a shape."""
     chunk: list[int] = []
     total = 0

@@ -49,8 +49,9 @@ def check_potential(
     Args:
         potential: with weights that give more than zero, or little is tested.
         frames: small structures of its elements, best with atoms off their sites.
-        tolerance: largest relative difference in float64; a potential in float32 gets `SINGLE_TOLERANCE`. Differences
-            of energies are relative to the sum of the atoms' energies without element offsets.
+        tolerance: largest relative difference in float64; a potential in float32 gets
+            `SINGLE_TOLERANCE` (1e-4). Differences of energies are relative to the
+            sum of the atoms' energies without element offsets.
         seed: of the rotation, the translation and the order of atoms.
 
     Raises:
@@ -118,8 +119,8 @@ def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Co
         array = np.asarray(value)
         _require(
             array.shape == shape and array.dtype == np.float64 and bool(np.isfinite(array).all()),
-            f"results: {name} of frame {index} must be finite float64 {shape}, got {array.dtype} {array.shape}, "
-            f"{int((~np.isfinite(array)).sum())} not finite",
+            f"results: {name} of frame {index} must be finite float64 {shape}, "
+            f"got {array.dtype} {array.shape}, {int((~np.isfinite(array)).sum())} not finite",
         )
     _require(
         atoms.pbc.all() or prediction.stress is None, f"results: frame {index} has no cell, but a stress"

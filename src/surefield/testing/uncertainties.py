@@ -196,8 +196,8 @@ def _check_rotation(
         for name in ("energy_uncertainty", "energies_uncertainty"):
             _close(f"rotation: {name} of frame {index}", before[name], after[name], tolerance)
         if isotropic and "forces_uncertainty" in before:
-            sums = [np.sum(s["forces_uncertainty"] ** 2, axis=1) for s in (before, after)]
-            _close(f"rotation: sum of an atom's force variances in frame {index}", *sums, tolerance)
+            first, second = (np.sum(s["forces_uncertainty"] ** 2, axis=1) for s in (before, after))
+            _close(f"rotation: sum of an atom's force variances in frame {index}", first, second, tolerance)
 
 
 def _check_calculator(uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float) -> None:

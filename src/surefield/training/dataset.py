@@ -107,7 +107,9 @@ def _weights(atoms: Atoms, where: str) -> tuple[float, np.ndarray | None]:
     bad = not np.isfinite(weight) or weight < 0
     bad = bad or (per_atom is not None and (per_atom.ndim != 1 or not np.all(per_atom >= 0)))
     if bad:
-        raise DataError(f"weights must be finite and not negative ({STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS}) in {where}")
+        raise DataError(
+            f"weights must be finite and not negative ({STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS}) in {where}"
+        )
     return weight, None if per_atom is None else np.asarray(per_atom, np.float64)
 
 

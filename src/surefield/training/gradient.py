@@ -16,8 +16,8 @@ import optax
 from jaxtyping import Array
 
 from surefield.potentials.potential import Potential, trainable
-from surefield.training.config import TrainConfig
 from surefield.structures.batching import plan_shapes
+from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
 from surefield.training.loss import LossWeights, errors, loss, residuals
 
@@ -111,11 +111,15 @@ def train_step(
     settings: _Settings,
 ) -> tuple[Potential, optax.OptState, Potential, Array]:
     """One optimiser step; compiled once per shape, whatever the data, the schedule and the run."""
-    value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(parameters)
+    value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(
+        parameters
+    )
     updates, optimizer = settings.transform.update(gradient, optimizer, parameters)
     whole = eqx.combine(parameters, fixed)
     factors = whole.learning_rate_factors(settings.solved_factor, settings.radial_factor)
-    factors = eqx.filter(factors, jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None))
+    factors = eqx.filter(
+        factors, jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None)
+    )
     updates = jax.tree.map(lambda u, f: u * (f * rate).astype(u.dtype), updates, factors)
     parameters = optax.apply_updates(parameters, updates)
     average = jax.tree.map(lambda a, p: a + (1 - settings.ema) * (p - a), average, parameters)
@@ -206,11 +210,15 @@ def fit_gradient(
 
 def _validate(potential: Potential, samples: Sequence[Sample], weights: LossWeights) -> tuple[float, Row]:
     found = errors(residuals(potential, samples))
-    known = [rmse for weight, rmse in (
-        (weights.energy, found.energy_rmse),
-        (weights.forces, found.forces_rmse),
-        (weights.stress, found.stress_rmse),
-    ) if weight > 0 and np.isfinite(rmse)]
+    known = [
+        rmse
+        for weight, rmse in (
+            (weights.energy, found.energy_rmse),
+            (weights.forces, found.forces_rmse),
+            (weights.stress, found.stress_rmse),
+        )
+        if weight > 0 and np.isfinite(rmse)
+    ]
     # The product knows no weights: halving either error is worth the same.
     value = float(np.prod(known)) if known else math.inf
     names = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")

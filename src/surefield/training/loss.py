@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -110,5 +109,7 @@ def errors(found: Residuals) -> Errors:
     parts: list[float] = []
     for values in (found.energy, np.concatenate([f.ravel() for f in found.forces]), found.stress.ravel()):
         known = values[~np.isnan(values)]
-        parts += [float(np.abs(known).mean()), float(np.sqrt((known**2).mean()))] if known.size else [np.nan] * 2
+        parts += (
+            [float(np.abs(known).mean()), float(np.sqrt((known**2).mean()))] if known.size else [np.nan] * 2
+        )
     return Errors(*parts, n_structures=len(found.energy))

@@ -77,7 +77,7 @@ def solve_readout(
 
     Validation losses need no predictions: with the Gram matrix C_v of the validation rows they are
     w C_v w - 2 b_v w + c_v. Without validation structures the training rows choose, which takes the weakest
-    ridge. Only linear invariants are solved for: weights of the hidden features stay as they are.
+    ridge. Only linear invariants are solved for: weights of the hidden features become zero.
 
     Args:
         potential: its invariants must be standardised.
@@ -134,7 +134,11 @@ def _accumulate(
     total_rows = sum(3 * s.structure.n_atoms for s in samples)
     keep = min(1.0, max_force_rows / max(total_rows, 1))
     taken = np.diff(np.floor(np.arange(len(samples) + 1) * keep)) > 0
-    n_force = sum(3 * s.structure.n_atoms for s, t in zip(samples, taken, strict=True) if t and s.labels.forces is not None)
+    n_force = sum(
+        3 * s.structure.n_atoms
+        for s, t in zip(samples, taken, strict=True)
+        if t and s.labels.forces is not None
+    )
     n_energy = sum(s.labels.energy is not None for s in samples)
     offsets = dict(zip(potential.species, np.asarray(potential.offsets), strict=True))
     covariance = RowCovariance(potential.n_features + n_blocks + 1)

@@ -251,9 +251,7 @@ def _minus(data: Dataset, baseline: Potential) -> Dataset:
 class _Store:
     """Files of a training in a folder; without a folder it does nothing."""
 
-    def __init__(
-        self, folder: Path | None, config: TrainConfig, potential: Potential, data: Dataset
-    ) -> None:
+    def __init__(self, folder: Path | None, config: TrainConfig, potential: Potential, data: Dataset) -> None:
         self.folder, self.config = folder, config
         if folder is None:
             return
@@ -263,7 +261,9 @@ class _Store:
             digest.update(np.asarray(leaf).tobytes())
         for sample in data.samples:
             digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
-            digest.update(np.float64(np.nan if sample.labels.energy is None else sample.labels.energy).tobytes())
+            digest.update(
+                np.float64(np.nan if sample.labels.energy is None else sample.labels.energy).tobytes()
+            )
         self.digest = digest.hexdigest()
 
     @property
@@ -284,7 +284,10 @@ class _Store:
         header, arrays = load_arrays(self.start, "start")
         if header["data"] != self.digest:
             raise ConfigError(
-                explain(f"{self.folder} holds the training of other data or another potential", fix="use another folder")
+                explain(
+                    f"{self.folder} holds the training of other data or another potential",
+                    fix="use another folder",
+                )
             )
         start = unpack(potential, arrays)
         if not self.checkpoint.exists():
@@ -318,5 +321,3 @@ def metrics_text(rows: Sequence[Mapping[str, float]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-

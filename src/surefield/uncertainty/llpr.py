@@ -301,8 +301,8 @@ def _precision_weights(
             mean_square = float(np.mean(validation[kind][1] ** 2))  # type: ignore[index]
         else:
             mean_square = covariance.sum_squared_residuals[kind] / n
-            warnings.warn(f"no calibration label for {kind}: its row weight comes from the training set", stacklevel=3)
+            warnings.warn(
+                f"no calibration label for {kind}: its row weight comes from the training set", stacklevel=3
+            )
         weights[kind] = 1.0 / mean_square
     return weights
-
-

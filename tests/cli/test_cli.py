@@ -1,0 +1,177 @@
+"""The command line as a user meets it: three configurations, run folders, one clear line per failure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from surefield.cli.jobs import run_verb
+from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.report import load_run
+
+SMALL = [
+    "potential.cutoff=3.6",
+    "potential.n_basis=4",
+    "potential.n_channels=3",
+    "potential.n_triple=2",
+    "potential.hidden=[8]",
+    "training.epochs=2",
+]
+
+
+def copper(n: int, seed: int = 0) -> list:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell.array * (1 + 0.03 * rng.uniform(-1, 1)), scale_atoms=True)
+        atoms.positions += 0.1 * rng.standard_normal(atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    ase.io.write(folder / "train.xyz", copper(14))
+    ase.io.write(folder / "test.xyz", copper(5, 1))
+    return folder
+
+
+def run(verb: str, path: Path, *overrides: str) -> Path:
+    report = run_verb(verb, path, list(overrides), dry_run=False, overwrite=False)
+    assert report is not None
+    return report.parent
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "copper.yaml"
+    found = {
+        "name": "copper",
+        "root": str(tmp_path / "runs"),
+        "data": {
+            "train": str(data / "train.xyz"),
+            "test": str(data / "test.xyz"),
+            "pool": str(data / "test.xyz"),
+            "validation": 0.25,
+        },
+    }
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
+def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("train", config, *SMALL)
+    assert {"potential.npz", "llpr.npz", "metrics.csv", "summary.json", "config.yaml"} <= {
+        p.name for p in folder.iterdir()
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    assert 0 < summary["test"]["forces_mae"] < 0.5
+    assert "energy from calculator.energy" in capsys.readouterr().out
+    uq = run("uq", config, *SMALL)
+    found = ase.io.read(uq / "predictions.xyz", ":")
+    assert found[0].arrays["surefield_forces_uncertainty"].shape == (4, 3)
+    assert "energy" in found[0].calc.results  # the label stays the label
+    run("eval", config, *SMALL)
+    picks = json.loads((run("select", config, *SMALL, "selection.n=2") / "selection.json").read_text())[
+        "picks"
+    ]
+    assert len(set(picks)) == 2
+
+
+def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = (run("train", config, *SMALL) / "potential.npz").read_bytes()
+    assert (run("train", config, *SMALL) / "potential.npz").read_bytes() == first
+    assert "continuing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["minimal", "realistic", "everything"])
+def test_example_configurations(name: str, project: Path, tmp_path: Path) -> None:
+    path = project / "examples" / "configs" / f"{name}.yaml"
+    small = [*SMALL[2:], f"root={tmp_path}"]
+    if name == "realistic":
+        small += ["loop.seeds=[0]", "loop.n_rounds=1"]
+        folder = run("loop", path, *small)
+        assert {c.method for c in load_run(folder).curves} == {"max_dist", "random"}
+    else:
+        folder = run("train", path, *small)
+    assert (folder / "report.html").stat().st_size > 1e6
+
+
+def test_doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (run("doctor", config) / "doctor.json").exists()
+
+
+def test_dry_run_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_verb("loop", config, ["loop.n_rounds=2"], dry_run=True, overwrite=False)
+    assert "would run 'loop'" in capsys.readouterr().out
+    assert not (config.parent / "runs").exists()
+
+
+def test_unknown_key_names_the_nearest(config: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        run("train", config, "training.epoch=3")
+
+
+def test_missing_forces(config: Path, tmp_path: Path) -> None:
+    frames = copper(3)
+    for atoms in frames:
+        del atoms.calc.results["forces"]
+    ase.io.write(tmp_path / "bad.xyz", frames)
+    with pytest.raises(DataError, match="forces"):
+        run("train", config, f"data.train={tmp_path / 'bad.xyz'}")
+    assert (tmp_path / "runs" / "copper-train" / "error.log").exists()
+    assert not (tmp_path / "runs" / "copper-train" / "potential.npz").exists()
+
+
+def test_unknown_element(config: Path) -> None:
+    with pytest.raises(PotentialError, match="does not know Cu"):
+        run("train", config, "potential.species=[Al]")
+
+
+def test_atoms_too_close(config: Path, tmp_path: Path) -> None:
+    frames = copper(3)
+    frames[1].positions[1] = frames[1].positions[0] + [0.1, 0, 0]
+    ase.io.write(tmp_path / "bad.xyz", frames)
+    with pytest.raises(DataError, match="frame 1 of .*bad.xyz"):
+        run("train", config, f"data.train={tmp_path / 'bad.xyz'}")
+
+
+def test_zero_cell(config: Path, tmp_path: Path) -> None:
+    frames = copper(3)
+    frames[2].cell[:] = 0
+    frames[2].pbc = True
+    with pytest.raises(DataError, match="frame 2"):
+        from surefield.potentials import MomentNetwork
+        from surefield.training import train
+
+        train(MomentNetwork(["Cu"]), frames)
+
+
+def test_a_failure_is_one_line_and_exit_code_one(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.xyz").write_text("")
+    command = [sys.executable, "-c", "from surefield.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "train", str(config), f"data.train={tmp_path / 'empty.xyz'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("DataError:")
+    assert "empty.xyz" in line

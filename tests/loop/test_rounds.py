@@ -1,0 +1,123 @@
+"""The loop: journal, picks, resume after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from surefield.errors import ConfigError
+from surefield.loop import Loop, LoopConfig
+from surefield.loop.oracle import ReplayOracle
+from surefield.loop.rounds import labels_to_reach, verdict
+from surefield.potentials import MomentNetwork
+from surefield.training import TrainConfig
+
+
+def copper(n: int, seed: int) -> list:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += 0.15 * rng.standard_normal(atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+SHAPE = {"cutoff": 3.6, "n_basis": 4, "n_channels": 3, "n_triple": 2, "hidden": (8,)}
+
+
+def loop(folder: Path) -> Loop:
+    config = LoopConfig(
+        methods=("max_dist",), seeds=(0,), n_initial=6, n_per_round=3, n_rounds=1, validation=0.3
+    )
+    oracle = ReplayOracle(copper(14, 0))
+    potential = MomentNetwork(["Cu"], **SHAPE)
+    return Loop(folder, config, potential, TrainConfig(epochs=1), oracle, oracle.pool, copper(4, 1))
+
+
+def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
+    summary = loop(tmp_path).run(progress=False)
+    events = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    for method in ("max_dist", "random"):
+        rounds = [e for e in events if e["event"] == "round" and e["method"] == method]
+        assert [e["n_labels"] for e in rounds] == [6, 9]
+        labelled = [e["index"] for e in events if e["event"] == "labelled" and e["method"] == method]
+        assert len(set(labelled)) == 9
+        assert labelled[6:] == rounds[0]["picks"]
+    first = {e["method"]: e["test"] for e in events if e["event"] == "round" and e["round"] == 0}
+    assert first["max_dist"] == first["random"]
+    assert "random" in summary["verdict"]
+    journal = (tmp_path / "journal.jsonl").read_bytes()
+    loop(tmp_path).run(progress=False)
+    assert (tmp_path / "journal.jsonl").read_bytes() == journal
+
+
+def test_too_small_a_pool(tmp_path: Path) -> None:
+    oracle = ReplayOracle(copper(5, 0))
+    with pytest.raises(ConfigError, match="pool holds 5"):
+        Loop(tmp_path, LoopConfig(), MomentNetwork(["Cu"]), TrainConfig(), oracle, oracle.pool, copper(2, 1))
+
+
+def test_labels_to_reach() -> None:
+    labels, error = np.array([10, 20, 30]), np.array([0.3, 0.1, 0.05])
+    assert labels_to_reach(labels, error, 0.2) == pytest.approx(15)
+    assert labels_to_reach(labels, error, 0.01) == float("inf")
+    assert labels_to_reach(labels, error, 0.4) == 10
+
+
+def test_verdict_is_honest() -> None:
+    assert "50 %" in verdict("lcmd", {"fraction": 0.5, "per_seed": [0.4, 0.6]})
+    assert "no saving" in verdict("lcmd", {"fraction": 1.0, "per_seed": [1.0]})
+    assert "did not reach" in verdict("lcmd", {"fraction": None, "per_seed": [None, 0.5]})
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_the_same(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "train.xyz", copper(20, 0))
+    ase.io.write(tmp_path / "test.xyz", copper(5, 1))
+    found = {
+        "name": "x",
+        "data": {"train": str(tmp_path / "train.xyz"), "test": str(tmp_path / "test.xyz")},
+        "potential": {**SHAPE, "hidden": [8]},
+        "training": {"epochs": 2},
+        "loop": {"seeds": [0], "n_initial": 6, "n_per_round": 3, "n_rounds": 3, "validation": 0.3},
+    }
+    (tmp_path / "loop.yaml").write_text(yaml.safe_dump(found))
+    code = "from surefield.cli import main; main()"
+
+    def start(root: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "loop", str(tmp_path / "loop.yaml"), f"root={tmp_path / root}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    begin = time.perf_counter()
+    assert start("whole").wait() == 0
+    whole = time.perf_counter() - begin
+    rng = random.Random(0)
+    for _ in range(10):
+        process = start("cut")
+        time.sleep(rng.uniform(0.2, 0.8) * whole)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start("cut").wait() == 0
+    journals = [(tmp_path / root / "x-loop" / "journal.jsonl").read_bytes() for root in ("whole", "cut")]
+    assert journals[0] == journals[1]
