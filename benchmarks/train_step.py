@@ -29,7 +29,7 @@ from surefield.potentials.potential import evaluate_jit, trainable
 from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, make_batch, prepare
-from surefield.training.gradient import _settings, initial_state, train_step
+from surefield.training.gradient import initial_state, step_settings, train_step
 from surefield.training.readout import standardise
 
 try:
@@ -74,7 +74,7 @@ class JaxSide:
         state = initial_state(potential, config)
         self.moving = (state.parameters, state.optimizer, state.average)
         self.fixed = eqx.filter(potential, trainable(potential), inverse=True)
-        self.batch, self.settings = batch, _settings(config)
+        self.batch, self.settings = batch, step_settings(config)
 
     def step(self) -> float:
         """One step; the loss before it."""

@@ -30,7 +30,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def saved_frames(path: Path, make: Callable[[], list[Atoms]]) -> list[Atoms]:
-    """Frames in `path`, made first if it is absent; always read back, so that labels fit the printed digits."""
+    """Frames in `path`, made first if absent; always read back, so that labels fit the printed digits."""
     if not path.exists():
         part = path.with_name(path.name + ".part")
         ase.io.write(part, make(), format="extxyz")

@@ -53,7 +53,7 @@ def explain(
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest of the known names, or a list of them when none is near."""
+    """Return "did you mean 'x'?" for the nearest of the known names, or a list of them when none is near."""
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

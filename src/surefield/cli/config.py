@@ -19,46 +19,50 @@ __all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "Unc
 class DataConfig(Config):
     """Where the structures are; paths are relative to the folder of the configuration file."""
 
-    train: str | None = Field(None, description="labelled structures, any format of ASE, also .xz and .gz")
-    validation: float | str = Field(
-        0.1, description="share of the training structures to hold out, or a file"
+    train: str | None = Field(
+        default=None, description="labelled structures, any format of ASE, also .xz and .gz"
     )
-    test: str | None = Field(None, description="labelled structures for the final errors")
-    pool: str | None = Field(None, description="structures to select from")
+    validation: float | str = Field(
+        default=0.1, description="share of the training structures to hold out, or a file"
+    )
+    test: str | None = Field(default=None, description="labelled structures for the final errors")
+    pool: str | None = Field(default=None, description="structures to select from")
     labels: dict[Kind, str | None] | None = Field(
-        None, description="keys of the labels, if not the usual ones"
+        default=None, description="keys of the labels, if not the usual ones"
     )
 
 
 class RepulsionConfig(Config):
     """Short-range repulsion (ZBL) that is added to the potential."""
 
-    inner: float = Field(0.7, ge=0, description="where its switch begins, Å")
-    outer: float = Field(1.4, gt=0, description="where it ends, Å")
+    inner: float = Field(default=0.7, ge=0, description="where its switch begins, Å")
+    outer: float = Field(default=1.4, gt=0, description="where it ends, Å")
 
 
 class UncertaintyConfig(Config):
     """How the last-layer uncertainty is fitted."""
 
-    row_kinds: tuple[Kind, ...] | None = Field(None, description="null: every kind that has labels")
-    regularizer: float | str | dict[str, float] | None = Field(None, description="null: by evidence")
-    calibration_map: dict[Kind, str] | None = Field(None, description="null: alpha; alpha_sigma0 for forces")
+    row_kinds: tuple[Kind, ...] | None = Field(default=None, description="null: every kind that has labels")
+    regularizer: float | str | dict[str, float] | None = Field(default=None, description="null: by evidence")
+    calibration_map: dict[Kind, str] | None = Field(
+        default=None, description="null: alpha; alpha_sigma0 for forces"
+    )
 
 
 class SelectionConfig(Config):
     """What to label next."""
 
-    method: str = Field("lcmd", description="lcmd, max_dist, kmeanspp, max_diag or random")
-    features: FeatureMap = Field("full_grad_rp", description="what the method sees")
-    n: int = Field(10, ge=1, description="picks")
-    seed: int = Field(0, ge=0, description="of sketches and random methods")
+    method: str = Field(default="lcmd", description="lcmd, max_dist, kmeanspp, max_diag or random")
+    features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
+    n: int = Field(default=10, ge=1, description="picks")
+    seed: int = Field(default=0, ge=0, description="of sketches and random methods")
 
 
 class RunConfig(Config):
     """Everything a run can be told; only `name` and `data` are needed."""
 
     name: str = Field(description="of the run folder")
-    root: str = Field("runs", description="folder of all runs")
+    root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
     potential: MomentNetworkConfig = MomentNetworkConfig()
     repulsion: RepulsionConfig | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def _tested(llpr: LLPR, frames: Frames, folder: RunFolder, labels: Any) -> dict[
 
 def _write_predictions(folder: RunFolder, predicted: Predicted) -> None:
     with atomic_path(folder.path("predictions.npz")) as path, path.open("wb") as file:
-        np.savez_compressed(file, **predicted.arrays)
+        np.savez_compressed(file, **predicted.arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _trained(config: RunConfig, name: str, verb: str) -> Path:
@@ -162,8 +162,8 @@ def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "n_atoms": np.array([len(atoms) for atoms in test.frames]),
         "energy_reference": np.array([label.energy for label in labels]),
         "energy": np.array([p.energy for p in found]),
-        "forces_reference": np.concatenate([np.ravel(label.forces) for label in labels]),
-        "forces": np.concatenate([np.ravel(p.forces) for p in found]),
+        "forces_reference": np.concatenate([np.ravel(cast(np.ndarray, label.forces)) for label in labels]),
+        "forces": np.concatenate([np.ravel(cast(np.ndarray, p.forces)) for p in found]),
         "species": np.concatenate([atoms.numbers for atoms in test.frames]),
     }
     predicted = Predicted(arrays)

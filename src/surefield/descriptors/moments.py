@@ -59,35 +59,60 @@ def invariants(
 
     A0_a; Al_a·Al_b (l = 0..3); and of the first `n_triple` channels A1_a·A2_b·A1_c,
     tr(A2_a A2_b A2_c), A1_a·(A3_b:A2_c), A2_c:(A3_a:A3_b), each set of indices once.
+
+    Every step is a matrix product, also the choice of one of several equal entries: look-ups would be
+    scatters in the derivatives, which cost more than the products.
     """
-    n_atoms, n_channels, _ = tensors.shape
-    first, second = np.triu_indices(n_channels)
+    n, n_channels, _ = tensors.shape
+    dtype = tensors.dtype
+    pairs = _upper(n_channels, dtype)
     parts = [tensors[..., 0]]
-    for part in (tensors[..., rank] for rank in _RANKS):
-        parts.append((part @ jnp.swapaxes(part, 1, 2))[:, first, second])
+    for rank in _RANKS:
+        part = tensors[..., rank]
+        parts.append((part @ jnp.swapaxes(part, 1, 2)).reshape(n, -1) @ pairs)
     if n_triple == 0:
         return jnp.concatenate(parts, axis=-1)
-    few = tensors[:, :n_triple]
-    vector, matrix, cube = (_unpack(few, rank) for rank in (1, 2, 3))
-    first, second = np.triu_indices(n_triple)
-    a, b, c = np.array(list(itertools.combinations_with_replacement(range(n_triple), 3))).T
-    matrix_vector = jnp.einsum("nbij,ncj->nbci", matrix, vector)
-    vmv = jnp.einsum("nai,nbci->nabc", vector, matrix_vector)
-    parts.append(jnp.swapaxes(vmv, 2, 3)[:, first, second].reshape(n_atoms, -1))
-    squares = jnp.einsum("naij,nbjk->nabik", matrix, matrix)
-    parts.append(jnp.einsum("nabik,ncki->nabc", squares, matrix)[:, a, b, c])
-    cube_matrix = jnp.einsum("nbijk,ncjk->nbci", cube, matrix)
-    parts.append(jnp.einsum("nai,nbci->nabc", vector, cube_matrix).reshape(n_atoms, -1))
-    flat = cube.reshape(n_atoms, n_triple, 3, 9)
-    cubes = jnp.einsum("naik,nbjk->nabij", flat, flat)
-    parts.append(jnp.einsum("nabij,ncij->nabc", cubes, matrix)[:, first, second].reshape(n_atoms, -1))
+    t, few = n_triple, tensors[:, :n_triple]
+    pairs = _upper(t, dtype)
+    vector = few[..., _RANKS[1]]
+    matrix = (few[..., _RANKS[2]].reshape(n * t, -1) @ _unpacking(2, dtype)).reshape(n, t, 9)
+    cube = (few[..., _RANKS[3]].reshape(n * t, -1) @ _unpacking(3, dtype)).reshape(n, t * 3, 9)
+    columns = jnp.swapaxes(matrix, 1, 2)
+    rows = matrix.reshape(n, t * 3, 3)
+    matrix_vector = (rows @ jnp.swapaxes(vector, 1, 2)).reshape(n, t, 3, t)
+    parts.append(((vector[:, None] @ matrix_vector).reshape(n * t, -1) @ pairs).reshape(n, -1))
+    squares = _outer(rows @ jnp.swapaxes(rows, 1, 2), t)
+    parts.append((squares @ columns).reshape(n, -1) @ _ordered_triples(t, dtype))
+    cube_matrix = (cube @ columns).reshape(n, t, 3, t)
+    parts.append((vector[:, None] @ cube_matrix).reshape(n, -1))
+    cubes = _outer(cube @ jnp.swapaxes(cube, 1, 2), t)
+    by_matrix = jnp.swapaxes(cubes @ columns, 1, 2)
+    parts.append((by_matrix.reshape(n * t, -1) @ pairs).reshape(n, -1))
     return jnp.concatenate(parts, axis=-1)
 
 
-def _unpack(packed: Float[Array, "*shape 20"], rank: int) -> Float[Array, "*shape full"]:
-    """Full tensor, shape (3,)*rank, of one rank."""
-    places = [
-        _INDICES[rank].index(tuple(sorted(index))) for index in itertools.product(range(3), repeat=rank)
-    ]
-    part = packed[..., _RANKS[rank]] / jnp.asarray(_ROOTS[rank], packed.dtype)
-    return part[..., np.array(places)].reshape(*packed.shape[:-1], *(3,) * rank)
+def _outer(product: Float[Array, "n_atoms ti tj"], t: int) -> Float[Array, "n_atoms tt 9"]:
+    """(a i, b j) to (a b, i j)."""
+    n = product.shape[0]
+    return product.reshape(n, t, 3, t, 3).transpose(0, 1, 3, 2, 4).reshape(n, t * t, 9)
+
+
+def _upper(n: int, dtype: np.dtype) -> np.ndarray:
+    """Matrix that picks the entries a <= b of a flattened symmetric (n, n) matrix."""
+    first, second = np.triu_indices(n)
+    return np.eye(n * n, dtype=dtype)[:, first * n + second]
+
+
+def _ordered_triples(n: int, dtype: np.dtype) -> np.ndarray:
+    """Matrix that picks the entries a <= b <= c of a flattened symmetric (n, n, n) tensor."""
+    places = [(a * n + b) * n + c for a, b, c in itertools.combinations_with_replacement(range(n), 3)]
+    return np.eye(n**3, dtype=dtype)[:, places]
+
+
+def _unpacking(rank: int, dtype: np.dtype) -> np.ndarray:
+    """Matrix from the packed components of a rank to its full tensor, flattened."""
+    matrix = np.zeros((len(_INDICES[rank]), 3**rank), dtype=dtype)
+    for column, index in enumerate(itertools.product(range(3), repeat=rank)):
+        row = _INDICES[rank].index(tuple(sorted(index)))
+        matrix[row, column] = 1.0 / _ROOTS[rank][row]
+    return matrix

@@ -32,13 +32,15 @@ class TBLiteOracleConfig(Config):
     """Semiempirical tight binding by tblite (extra `tblite`)."""
 
     kind: Literal["tblite"] = "tblite"
-    method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB"] = Field("GFN2-xTB", description="parametrisation")
-    charge: float = Field(0.0, description="total charge in e")
-    multiplicity: int | None = Field(None, ge=1, description="2S + 1; the lowest possible by default")
-    accuracy: float = Field(1.0, gt=0, description="tblite's accuracy; smaller is tighter")
-    electronic_temperature: float = Field(300.0, ge=0, description="K")
-    max_iterations: int = Field(250, ge=1, description="steps of the self-consistent field")
-    retries: int = Field(1, ge=0, description="further attempts after a failed one")
+    method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB"] = Field(
+        default="GFN2-xTB", description="parametrisation"
+    )
+    charge: float = Field(default=0.0, description="total charge in e")
+    multiplicity: int | None = Field(default=None, ge=1, description="2S + 1; the lowest possible by default")
+    accuracy: float = Field(default=1.0, gt=0, description="tblite's accuracy; smaller is tighter")
+    electronic_temperature: float = Field(default=300.0, ge=0, description="K")
+    max_iterations: int = Field(default=250, ge=1, description="steps of the self-consistent field")
+    retries: int = Field(default=1, ge=0, description="further attempts after a failed one")
 
 
 class EMTOracleConfig(Config):
@@ -53,7 +55,7 @@ class ASEOracleConfig(Config):
     kind: Literal["ase"] = "ase"
     calculator: str = Field(description="'module:Class', such as 'ase.calculators.lj:LennardJones'")
     arguments: dict[str, Any] = Field(default_factory=dict, description="arguments of the class")
-    retries: int = Field(1, ge=0, description="further attempts after a failed one")
+    retries: int = Field(default=1, ge=0, description="further attempts after a failed one")
 
 
 OracleConfig = Annotated[

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -96,7 +96,9 @@ def predict_test(llpr: LLPR, test: Dataset) -> Predicted:
             "energy_reference": np.array([label.energy for label in labels]),
             "energy": np.array([p.energy for p in found]),
             "energy_uncertainty": np.array([p.energy_uncertainty for p in found]),
-            "forces_reference": np.concatenate([np.ravel(label.forces) for label in labels]),
+            "forces_reference": np.concatenate(
+                [np.ravel(cast(np.ndarray, label.forces)) for label in labels]
+            ),
             "forces": pick("forces"),
             "forces_uncertainty": pick("forces_uncertainty"),
             "species": np.concatenate([sample.structure.numbers for sample in test.samples]),
@@ -127,7 +129,7 @@ class Loop:
         oracle: Oracle,
         pool: Sequence[Atoms],
         test: Sequence[Atoms],
-        isolated_atoms: dict[int, float] | None = None,
+        isolated_atoms: Mapping[str | int, float] | None = None,
     ) -> None:
         needed = config.n_initial + config.n_rounds * config.n_per_round
         if needed > len(pool):
@@ -265,7 +267,7 @@ class Loop:
         llpr.save(self.folder / "potential.npz")
         arrays = predict_test(llpr, self.test).arrays
         with atomic_path(self.folder / "predictions.npz") as path, path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
@@ -314,10 +316,11 @@ def labels_to_reach(labels: np.ndarray, error: np.ndarray, target: float) -> flo
 def verdict(method: str, found: dict[str, Any]) -> str:
     """One honest sentence about a method against random selection."""
     n = len(found["per_seed"])
+    goal = "the final force error of random selection"
     if found["fraction"] is None:
         missed = sum(share is None for share in found["per_seed"])
-        return f"{method} did not reach the final force error of random selection in {missed} of {n} repetitions."
+        return f"{method} did not reach {goal} in {missed} of {n} repetitions."
     percent = f"{100 * found['fraction']:.0f} %"
     if found["fraction"] < 1:
-        return f"{method} reaches the final force error of random selection with {percent} of its labels (mean of {n})."
+        return f"{method} reaches {goal} with {percent} of its labels (mean of {n})."
     return f"{method} shows no saving over random selection (it needs {percent} of the labels, mean of {n})."

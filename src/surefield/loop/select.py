@@ -32,9 +32,9 @@ def feature_rows(
     Args:
         potential: any potential; `ll_posterior` needs an `LLPR`.
         frames: structures.
-        kind: `ll_grad`: dE/d(last-layer weights); `full_grad_rp`: dE/d(all parameters), sketched to 512 numbers;
-            `ll_posterior`: `ll_grad` times the root of the posterior covariance, so that squared distances are
-            the posterior variances of energy differences.
+        kind: `ll_grad`: dE/d(last-layer weights); `full_grad_rp`: dE/d(all parameters), sketched to 512
+            numbers; `ll_posterior`: `ll_grad` times the root of the posterior covariance, so that squared
+            distances are the posterior variances of energy differences.
         seed: of the sketch.
 
     Raises:

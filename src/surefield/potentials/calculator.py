@@ -17,7 +17,7 @@ __all__ = ["Predicts", "SurefieldCalculator"]
 class Predicts(Protocol):
     """A potential, or an uncertainty wrapped around one."""
 
-    def predict(self, frames: Sequence[Atoms], **options: Any) -> list[Prediction]:
+    def predict(self, frames: Sequence[Atoms], *args: Any, **options: Any) -> list[Prediction]:
         """Predict structures."""
         ...
 

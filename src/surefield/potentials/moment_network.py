@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Self
 
 import equinox as eqx
 import jax
@@ -25,23 +26,27 @@ class MomentNetworkConfig(Config):
     """Shape of a `MomentNetwork`; the fields are its arguments."""
 
     kind: Literal["moment_network"] = "moment_network"
-    species: tuple[str, ...] | None = Field(None, description="elements; null takes those of the data")
-    cutoff: float = Field(5.0, gt=0, description="range of the neighbour density, Å")
-    n_basis: int = Field(8, ge=2, le=32, description="Bessel functions")
-    n_channels: int = Field(8, ge=1, le=32, description="learned radial functions per pair of species")
-    n_triple: int = Field(5, ge=0, le=16, description="channels that enter products of three tensors")
-    hidden: tuple[int, ...] = Field((64, 64), description="hidden layers of the network")
-    seed: int = Field(0, ge=0, description="of the initial weights")
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour density, Å")
+    n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
+    n_channels: int = Field(
+        default=8, ge=1, le=32, description="learned radial functions per pair of species"
+    )
+    n_triple: int = Field(default=5, ge=0, le=16, description="channels that enter products of three tensors")
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
     dtype: Literal["float32", "float64"] = Field(
-        "float32", description="of the parameters and the arithmetic"
+        default="float32", description="of the parameters and the arithmetic"
     )
 
 
 class MomentNetwork(DensityPotential):
     """Moment-tensor potential with a learned radial basis, a linear part and a network as its correction.
 
-    A^(l)_c,i = sum_j R_c(r_ij; z_i, z_j) u_ij^(⊗l), l = 0..3 (Shapeev 2016), is contracted to invariants, which
-    are standardised per element of the centre: x_i. The energy of an atom is
+    A^(l)_c,i = sum_j R_c(r_ij; z_i, z_j) u_ij^(⊗l), l = 0..3 (Shapeev 2016), is contracted to invariants,
+    which are standardised per element of the centre: x_i. The energy of an atom is
     E_i = w[z_i] · [x_i, h(x_i)] + b[z_i] + offset[z_i], with h the last hidden layer of a SiLU network.
     The last layer is linear in w, so its features [x, h] serve the exact solution of w, the
     last-layer uncertainty and batch selection.
@@ -95,8 +100,7 @@ class MomentNetwork(DensityPotential):
         self.shift, self.scale = jnp.zeros((n, width), dtype), jnp.ones((n, width), dtype)
         sizes = [width, *hidden]
         self.weights = [
-            jnp.asarray(rng.standard_normal((a, b)) / np.sqrt(a), dtype)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            jnp.asarray(rng.standard_normal((a, b)) / np.sqrt(a), dtype) for a, b in pairwise(sizes)
         ]
         # Biases per element make the shared network tell elements apart.
         self.biases = [jnp.asarray(0.1 * rng.standard_normal((n, b)), dtype) for b in sizes[1:]]
@@ -130,9 +134,9 @@ class MomentNetwork(DensityPotential):
         """Offsets and standardisation come from the data and are not trained."""
         return (self.offsets, self.shift, self.scale)
 
-    def learning_rate_factors(self, solved: float, radial: float) -> MomentNetwork:
+    def learning_rate_factors(self, solved: float, radial: float) -> Self:
         """Factor on the learning rate of every array: `solved` for what ridge regression has set."""
-        ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
+        ones = super().learning_rate_factors(solved, radial)
         width = jnp.arange(self.readout.shape[1]) < self.n_invariants
         readout = jnp.where(width, solved, 1.0).astype(self.dtype)
         return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))

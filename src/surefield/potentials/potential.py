@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -97,6 +97,15 @@ class Potential(eqx.Module):
     def constants(self) -> tuple[object, ...]:
         """Arrays of this potential that training must leave as they are."""
         return (self.offsets,)
+
+    def learning_rate_factors(self, solved: float, radial: float) -> Self:
+        """Factor on the learning rate of every array, in the structure of the potential; here ones.
+
+        Args:
+            solved: for weights that were solved exactly before.
+            radial: for radial functions.
+        """
+        return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
 
 
 class LastLayerPotential(Potential):

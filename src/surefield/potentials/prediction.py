@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -53,7 +54,8 @@ class Prediction:
         copy.calc = atoms.calc
         for name, value in self.results().items():
             per_atom = name.startswith(("forces", "energies"))
-            (copy.arrays if per_atom else copy.info)[f"surefield_{name}"] = value
+            place: dict[str, Any] = copy.arrays if per_atom else copy.info
+            place[f"surefield_{name}"] = value
         return copy
 
 

@@ -24,8 +24,8 @@ _EXPONENTS = np.array([3.19980, 0.94229, 0.40290, 0.20162])
 class ZBL(Potential):
     """Screened nuclear repulsion, switched off smoothly between two distances.
 
-    E = 1/2 sum_ij (Z_i Z_j e^2 / 4 pi eps0 r) phi(r/a) s(r), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23); s falls from 1 at
-    `inner` to 0 at `outer` with two continuous derivatives. No parameter is trained.
+    E = 1/2 sum_ij (Z_i Z_j e^2 / 4 pi eps0 r) phi(r/a) s(r), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23); s falls
+    from 1 at `inner` to 0 at `outer` with two continuous derivatives. No parameter is trained.
 
     Args:
         species: chemical symbols or atomic numbers.

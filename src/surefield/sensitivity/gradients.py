@@ -21,7 +21,7 @@ _BLOCK = 65_536
 
 
 class CountSketch:
-    """Unbiased map of long vectors to `width` numbers: each entry is added, with a random sign, to a random one.
+    """Unbiased map of long vectors to `width` numbers: each entry is added to a random one, with random sign.
 
     Charikar, Chen, Farach-Colton, Theor. Comput. Sci. 312, 3 (2004). Random numbers come from Philox with
     key = seed and counter = block of 65,536 entries, so they do not depend on how the vector is cut.

@@ -120,7 +120,7 @@ def collate(
     return Graph(numbers, positions, vectors, neighbors, reverse, mask, structure, cell, periodic, counts)  # type: ignore[arg-type]
 
 
-def sum_atoms(values: Float[Array, n_atoms * rest], graph: Graph) -> Float[Array, n_structures * rest]:
+def sum_atoms(values: Float[Array, " n_atoms *rest"], graph: Graph) -> Float[Array, " n_structures *rest"]:
     """Sum per-atom values over each structure; padding atoms must hold zeros."""
     return jax.ops.segment_sum(values, graph.structure, graph.n_structures, indices_are_sorted=True)
 

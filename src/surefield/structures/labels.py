@@ -22,7 +22,7 @@ __all__ = ["KindReport", "LabelReport", "Labels", "resolve_labels"]
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 _RELATIVE = 1e-6
 _ABSOLUTE: dict[Kind, float] = {"energy": 1e-6, "forces": 1e-6, "stress": 1e-8}
-Mapped = Mapping[str, str | Sequence[str] | None]
+Mapped = Mapping[Kind, str | Sequence[str] | None]
 
 
 @dataclass(frozen=True, eq=False)

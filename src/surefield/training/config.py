@@ -12,18 +12,28 @@ __all__ = ["TrainConfig"]
 class TrainConfig(Config):
     """Settings of `train`; the defaults are meant to be good for any data set."""
 
-    epochs: int = Field(60, ge=0, description="passes over the data after the exact solution; 0 keeps that")
-    batch_size: int = Field(8, ge=1, description="structures per step, about")
-    learning_rate: float = Field(1e-3, gt=0, description="of the network at its highest")
-    solved_factor: float = Field(0.0, ge=0, description="times the rate: weights that were solved exactly")
-    radial_factor: float = Field(0.1, ge=0, description="times the rate: radial functions")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    gradient_clip: float = Field(10.0, gt=0, description="largest global norm of a gradient")
-    ema: float = Field(0.99, ge=0, lt=1, description="decay of the average of the weights")
-    patience: int = Field(20, ge=1, description="epochs without a better validation loss until it stops")
-    energy_weight: float = Field(30.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2")
-    forces_weight: float = Field(1.0, ge=0, description="of mean squared force errors, (eV/Å)^-2")
-    stress_weight: float = Field(0.0, ge=0, description="of mean squared stress errors, (eV/Å^3)^-2")
-    max_force_rows: int = Field(60_000, ge=0, description="force components used by the exact solution")
-    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
-    seed: int = Field(0, ge=0, description="of splits and batch order")
+    epochs: int = Field(
+        default=60, ge=0, description="passes over the data after the exact solution; 0 keeps that"
+    )
+    batch_size: int = Field(default=8, ge=1, description="structures per step, about")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of the network at its highest")
+    solved_factor: float = Field(
+        default=0.0, ge=0, description="times the rate: weights that were solved exactly"
+    )
+    radial_factor: float = Field(default=0.1, ge=0, description="times the rate: radial functions")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    gradient_clip: float = Field(default=10.0, gt=0, description="largest global norm of a gradient")
+    ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the average of the weights")
+    patience: int = Field(
+        default=20, ge=1, description="epochs without a better validation loss until it stops"
+    )
+    energy_weight: float = Field(
+        default=30.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2"
+    )
+    forces_weight: float = Field(default=1.0, ge=0, description="of mean squared force errors, (eV/Å)^-2")
+    stress_weight: float = Field(default=0.0, ge=0, description="of mean squared stress errors, (eV/Å^3)^-2")
+    max_force_rows: int = Field(
+        default=60_000, ge=0, description="force components used by the exact solution"
+    )
+    checkpoint_every: int = Field(default=200, ge=1, description="steps between checkpoints")
+    seed: int = Field(default=0, ge=0, description="of splits and batch order")

@@ -15,7 +15,7 @@ from surefield.keys import ATOMIC_WEIGHTS, STRUCTURE_WEIGHT, Kind
 from surefield.structures.batching import Shape, chunks
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, collate
-from surefield.structures.labels import Labels, resolve_labels
+from surefield.structures.labels import Labels, Mapped, resolve_labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
@@ -72,7 +72,7 @@ def prepare(
     source: Source,
     cutoff: float,
     *,
-    labels: Mapping[str, str | Sequence[str] | None] | None = None,
+    labels: Mapped | None = None,
     require: Sequence[Kind] = ("energy", "forces"),
 ) -> Dataset:
     """Read, check and label structures, and find their neighbours.

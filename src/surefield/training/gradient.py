@@ -1,4 +1,4 @@
-"""Minibatch training: AdamW with warm-up and cosine decay, clipping, an average of the weights, early stop."""
+"""Minibatch training: AdamW with warm-up and cosine decay, clipping, averaged weights, early stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
 from surefield.training.loss import LossWeights, errors, loss, residuals
 
-__all__ = ["History", "State", "fit_gradient", "initial_state"]
+__all__ = ["History", "State", "StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
 
 Row = dict[str, float]
 
@@ -60,7 +60,7 @@ class History:
     rows: list[Row] = field(default_factory=list)
 
 
-class _Settings(NamedTuple):
+class StepSettings(NamedTuple):
     """What a compiled step depends on besides shapes."""
 
     weights: LossWeights
@@ -79,9 +79,10 @@ class _Settings(NamedTuple):
         )
 
 
-def _settings(config: TrainConfig) -> _Settings:
+def step_settings(config: TrainConfig) -> StepSettings:
+    """What the compiled step needs to know of a training configuration."""
     weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
-    return _Settings(
+    return StepSettings(
         weights,
         config.gradient_clip,
         config.weight_decay,
@@ -108,20 +109,20 @@ def train_step(
     average: Potential,
     fixed: Potential,
     rate: float | Array,
-    settings: _Settings,
+    settings: StepSettings,
 ) -> tuple[Potential, optax.OptState, Potential, Array]:
     """One optimiser step; compiled once per shape, whatever the data, the schedule and the run."""
     value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(
         parameters
     )
-    updates, optimizer = settings.transform.update(gradient, optimizer, parameters)
+    updates, optimizer = settings.transform.update(gradient, optimizer, cast(Any, parameters))
     whole = eqx.combine(parameters, fixed)
     factors = whole.learning_rate_factors(settings.solved_factor, settings.radial_factor)
     factors = eqx.filter(
         factors, jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None)
     )
     updates = jax.tree.map(lambda u, f: u * (f * rate).astype(u.dtype), updates, factors)
-    parameters = optax.apply_updates(parameters, updates)
+    parameters = cast(Potential, optax.apply_updates(cast(Any, parameters), updates))
     average = jax.tree.map(lambda a, p: a + (1 - settings.ema) * (p - a), average, parameters)
     return parameters, optimizer, average, value
 
@@ -129,7 +130,7 @@ def train_step(
 def initial_state(potential: Potential, config: TrainConfig) -> State:
     """State before the first step."""
     parameters = eqx.filter(potential, trainable(potential))
-    start = _settings(config).transform.init(parameters)
+    start = step_settings(config).transform.init(cast(Any, parameters))
     return State(parameters, start, parameters, parameters, 0, 0, 0, 0.0, math.inf, 0)
 
 
@@ -163,7 +164,7 @@ def fit_gradient(
     static = eqx.filter(potential, trainable(potential), inverse=True)
     per_epoch = sum(1 for _ in batches(train, shapes, seed=config.seed, epoch=0, dtype=potential.dtype))
     n_steps = per_epoch * config.epochs
-    settings = _settings(config)
+    settings = step_settings(config)
     weights = settings.weights
     history = History() if history is None else history
     begin = time.perf_counter() - (history.rows[-1]["seconds"] if history.rows else 0.0)
@@ -174,16 +175,24 @@ def fit_gradient(
             value, _ = _validate(potential, validation, weights)
             state = state._replace(best_loss=value)
     while state.epoch < config.epochs:
-        moving = (state.parameters, state.optimizer, state.average)
         done, loss_sum = state.batch, state.loss_sum
         source = batches(train, shapes, seed=config.seed, epoch=state.epoch, dtype=potential.dtype)
         for number, batch in enumerate(source):
             if number < done:
                 continue
             rate = jnp.asarray(learning_rate(config, state.step, n_steps))
-            *moving, value = train_step(batch, *moving, static, rate, settings)
+            parameters, optimizer, average, value = train_step(
+                batch, state.parameters, state.optimizer, state.average, static, rate, settings
+            )
             loss_sum += float(value)
-            state = State(*moving, state.best, state.step + 1, state.epoch, number + 1, loss_sum, *state[8:])
+            state = state._replace(
+                parameters=parameters,
+                optimizer=optimizer,
+                average=average,
+                step=state.step + 1,
+                batch=number + 1,
+                loss_sum=loss_sum,
+            )
             on_step(state, float(value))
         row = {
             "step": state.step,

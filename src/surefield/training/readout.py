@@ -94,7 +94,7 @@ def solve_readout(
     check = _accumulate(linear, validation, weights, max_force_rows, progress) if validation else gram
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
-    # Constants are all but free of the penalty; scaling their columns up lets one eigenbasis serve all ridges.
+    # Constants are all but free of the penalty; scaled-up columns let one eigenbasis serve all ridges.
     column = np.append(np.ones(d - n_blocks), np.full(n_blocks, 1e3))
     values, vectors = scipy.linalg.eigh(column[:, None] * gram[:d, :d] * column)
     projected = vectors.T @ (column * gram[:d, d])

@@ -22,7 +22,7 @@ from surefield.files import write_atomic
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential, check_species, predict
 from surefield.potentials.sum import SumPotential
-from surefield.structures.labels import Labels
+from surefield.structures.labels import Labels, Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source
 from surefield.structures.splits import split_frames
@@ -35,7 +35,7 @@ from surefield.training.readout import Solution, solve_readout, standardise
 
 __all__ = ["METRICS", "Fit", "fit_samples", "train"]
 
-METRICS = (
+METRICS: tuple[str, ...] = (
     "step",
     "epoch",
     "seconds",
@@ -81,7 +81,7 @@ def train(
     validation: float | Source = 0.1,
     *,
     config: TrainConfig | None = None,
-    labels: Mapping[str, str | Sequence[str] | None] | None = None,
+    labels: Mapped | None = None,
     isolated_atoms: Mapping[str | int, float] | None = None,
     folder: str | Path | None = None,
     progress: bool | None = None,
@@ -216,17 +216,15 @@ def fit_samples(
 def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     from surefield.config import parse
 
-    return parse(TrainConfig, config.model_dump() | settings, where="train") if settings else config
+    return parse(TrainConfig, {**config.model_dump(), **settings}, where="train") if settings else config
 
 
 def _with_offsets(
     potential: MomentNetwork, data: Dataset, isolated_atoms: Mapping[str | int, float]
 ) -> MomentNetwork:
-    labelled = [s for s in data.samples if s.labels.energy is not None]
+    labelled = [(s.structure.numbers, s.labels.energy) for s in data.samples if s.labels.energy is not None]
     found = energy_offsets(
-        [s.structure.numbers for s in labelled],
-        [s.labels.energy for s in labelled],
-        isolated_atoms,
+        [numbers for numbers, _ in labelled], [energy for _, energy in labelled], isolated_atoms
     )
     values = [found.get(z, 0.0) for z in potential.species]
     return eqx.tree_at(lambda p: p.offsets, potential, jnp.asarray(values, jnp.float64))

@@ -22,6 +22,7 @@ from surefield.potentials.saving import build, describe, load_arrays, pack, save
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
 from surefield.sensitivity.rows import StructureRows, atom_features, structure_rows
+from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.read import Source, read_frames
 from surefield.training.dataset import Dataset, prepare
@@ -70,7 +71,7 @@ class LLPR:
         regularizer: float | str | Mapping[str, float] | None = None,
         calibration_map: Mapping[str, str] | None = None,
         calibration_method: str = "squared_residuals",
-        labels: Mapping[str, Any] | None = None,
+        labels: Mapped | None = None,
         progress: bool | None = None,
     ) -> LLPR:
         """Sum the rows of the training set, choose the regulariser by evidence, calibrate on held-out data.
@@ -113,7 +114,7 @@ class LLPR:
                 for kind, (g, r) in found.items():
                     held[kind].append(_without_zeros(g, r, threshold) if kind == "forces" else (g, r))
                 bar.advance()
-        validation = {
+        validation: dict[Kind, tuple[np.ndarray, np.ndarray]] = {
             kind: (np.concatenate([g for g, _ in parts]), np.concatenate([r for _, r in parts]))
             for kind, parts in held.items()
             if parts
@@ -246,7 +247,7 @@ class LLPR:
         return cls(potential, posterior, maps, header["force_threshold"], header["statistics"])
 
 
-def _dataset(source: Source | Dataset, potential: Potential, labels: Mapping[str, Any] | None) -> Dataset:
+def _dataset(source: Source | Dataset, potential: Potential, labels: Mapped | None) -> Dataset:
     if isinstance(source, Dataset):
         return source
     return prepare(read_frames(source), potential.cutoff, labels=labels)
@@ -254,12 +255,14 @@ def _dataset(source: Source | Dataset, potential: Potential, labels: Mapping[str
 
 def _kinds(sets: Sequence[Dataset], asked: Sequence[Kind] | None) -> tuple[Kind, ...]:
     samples = [sample for part in sets for sample in part.samples]
-    present = {
+    present: dict[Kind, bool] = {
         "energy": any(s.labels.energy is not None for s in samples),
         "forces": any(s.labels.forces is not None for s in samples),
         "stress": any(s.labels.stress is not None and s.structure.periodic for s in samples),
     }
-    chosen = tuple(kind for kind in KINDS if (asked is None and present[kind]) or kind in (asked or ()))
+    chosen: tuple[Kind, ...] = tuple(
+        kind for kind in KINDS if (asked is None and present[kind]) or kind in (asked or ())
+    )
     missing = [kind for kind in chosen if not present[kind]]
     if missing:
         raise DataError(f"row_kinds asks for {missing[0]}, but no structure has such a label")
