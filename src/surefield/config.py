@@ -1,4 +1,4 @@
-"""Frozen configurations: one base class, YAML with `key.sub=value` overrides, errors that name the nearest."""
+"""Frozen configurations: a base class, YAML with `key.sub=value` overrides, errors that name the nearest key."""
 
 from __future__ import annotations
 

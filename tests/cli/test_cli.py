@@ -17,7 +17,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials import MomentNetwork
 from surefield.report import load_run
+from surefield.training import train
 
 SMALL = [
     "potential.cutoff=3.6",
