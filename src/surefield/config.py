@@ -1,4 +1,4 @@
-"""Frozen configurations: a base class, YAML with `key.sub=value` overrides, errors that name the nearest key."""
+"""Frozen configurations: one base class, YAML with `key.sub=value` overrides, errors that name a near key."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Units at the borders of the package; inside everything is eV, Å, eV/Å, eV/Å^3, e, K.
 
-Values are CODATA 2018, as in ASE (`ase.units`), so that no two places disagree in the last digits.
+Values are those of `ase.units`, so that no two places disagree in the last digits.
 """
 
 from __future__ import annotations

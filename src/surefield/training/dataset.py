@@ -88,7 +88,11 @@ def prepare(
     """
     frames = read_frames(source)
     single = np.array([is_isolated_atom(atoms) for atoms in frames], dtype=bool)
-    isolated = isolated_atom_energies(frames[np.flatnonzero(single)]) if single.any() else {}
+    isolated: dict[int, float] = {}
+    if single.any():
+        free = frames[np.flatnonzero(single)]
+        of_free, _ = resolve_labels(free, labels, require=())
+        isolated = isolated_atom_energies(free, [label.energy for label in of_free])
     frames = frames[np.flatnonzero(~single)]
     if len(frames) == 0:
         raise DataError("there are no structures to use: the source is empty or holds isolated atoms only")

@@ -307,5 +307,9 @@ def _precision_weights(
             warnings.warn(
                 f"no calibration label for {kind}: its row weight comes from the training set", stacklevel=3
             )
+        if mean_square == 0:
+            raise DataError(
+                f"all residuals of {kind} are zero: the labels are the potential's own predictions"
+            )
         weights[kind] = 1.0 / mean_square
     return weights
