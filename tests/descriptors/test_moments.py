@@ -60,12 +60,12 @@ def test_against_full_tensors(neighbors):
     for tensor in (a1, a2, a3):
         expected += [np.sum(tensor[a] * tensor[b]) for a, b in up]
     few = list(itertools.combinations_with_replacement(range(2), 2))
-    expected += [a1[a] @ a2[c] @ a1[b] for a, b in few for c in range(2)]
+    expected += [a1[a] @ a2[c] @ a1[b] for c in range(2) for a, b in few]
     triples = itertools.combinations_with_replacement(range(2), 3)
     expected += [np.trace(a2[a] @ a2[b] @ a2[c]) for a, b, c in triples]
     expected += [
-        np.einsum("i,ijk,jk", a1[a], a3[b], a2[c]) for a, b, c in itertools.product(range(2), repeat=3)
+        np.einsum("i,ijk,jk", a1[a], a3[b], a2[c]) for b, a, c in itertools.product(range(2), repeat=3)
     ]
-    expected += [np.einsum("ikl,jkl,ij", a3[a], a3[b], a2[c]) for a, b in few for c in range(2)]
+    expected += [np.einsum("ikl,jkl,ij", a3[a], a3[b], a2[c]) for c in range(2) for a, b in few]
     found = np.asarray(invariants(_tensors(unit, radial), 2))[0]
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
