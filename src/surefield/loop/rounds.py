@@ -195,19 +195,20 @@ class Loop:
         self.journal.append({"event": "end", **arm}, once=["event", "method", "seed"])
 
     def _round(self, method: str, seed: int, number: int, chosen: list[int]) -> dict[str, Any]:
-        llpr = self._fit(chosen, seed)
         twin = self.journal.find(event="round", round=0, seed=seed) if number == 0 else []
+        # All methods of a seed share the first round, and random selection needs no potential.
+        llpr = None if twin and method == "random" else self._fit(chosen, seed)
         if twin:
-            # All methods of a seed share the first round.
             scores = {key: twin[0][key] for key in ("test", "calibration")}
         else:
+            assert llpr is not None
             predicted = predict_test(llpr, self.test)
             scores = {"test": predicted.test(), "calibration": predicted.calibration(llpr)}
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
         kind = self.config.features
-        if method == "random":
+        if llpr is None or method == "random":
             pool, train = np.arange(len(left), dtype=float)[:, None], None
         else:
             pool = feature_rows(llpr, self.pool[left], kind)
