@@ -14,7 +14,7 @@ CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 
 
 def main() -> None:
-    # tblite's sums over several threads differ in the last digits from run to run; one thread repeats exactly.
+    # tblite's threaded sums differ in the last digits from run to run; one thread repeats exactly.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from surefield.cli.jobs import run_verb
 
