@@ -187,24 +187,24 @@ if torch is not None:
         def _invariants(self, tensors: torch.Tensor) -> torch.Tensor:
             n = len(tensors)
             parts = [tensors[..., 0]]
-            for rank in RANKS:
-                part = tensors[..., rank]
-                parts.append((part @ part.mT).flatten(1).index_select(1, self.pairs))
+            squares = [part @ part.mT for part in (tensors[..., rank] for rank in RANKS)]
+            squares = torch.stack(squares, -1).flatten(1, 2).index_select(1, self.pairs)
+            parts.append(squares.flatten(1))
             few = tensors[:, : self.n_triple]
             vector = few[..., RANKS[1]]
             matrix = (few[..., RANKS[2]] / self.roots[RANKS[2]]).index_select(-1, self.places2)
             cube = (few[..., RANKS[3]] / self.roots[RANKS[3]]).index_select(-1, self.places3)
             matrix, cube = matrix.unflatten(-1, (3, 3)), cube.unflatten(-1, (3, 9))
             mv = torch.einsum("nbij,ncj->nbci", matrix, vector)
-            vmv = torch.einsum("nai,nbci->nbac", vector, mv).flatten(2, 3)
-            parts.append(vmv.index_select(2, self.few_pairs).flatten(1))
+            vmv = torch.einsum("nai,nbci->nacb", vector, mv).flatten(1, 2)
+            parts.append(vmv.index_select(1, self.few_pairs).flatten(1))
             squares = torch.einsum("naij,nbjk->nabik", matrix, matrix)
             cubed = torch.einsum("nabik,ncki->nabc", squares, matrix)
             parts.append(cubed.flatten(1).index_select(1, self.triples))
             cm = torch.einsum("nbij,ncj->nbci", cube, matrix.flatten(-2))
-            parts.append(torch.einsum("nai,nbci->nbac", vector, cm).reshape(n, -1))
+            parts.append(torch.einsum("nai,nbci->nabc", vector, cm).reshape(n, -1))
             cc = torch.einsum("naik,nbjk->nabij", cube, cube).flatten(1, 2)
-            ccm = torch.einsum("npij,ncij->ncp", cc.index_select(1, self.few_pairs), matrix)
+            ccm = torch.einsum("npij,ncij->npc", cc.index_select(1, self.few_pairs), matrix)
             parts.append(ccm.flatten(1))
             return torch.cat(parts, -1)
 

@@ -10,7 +10,7 @@ from surefield.descriptors.moments import angular_basis, invariants, moments
 
 
 def _tensors(unit, radial):
-    return np.asarray(moments(radial[None], angular_basis(unit[None])))
+    return np.asarray(moments(radial.T[None], angular_basis(unit.T[None])))
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +56,14 @@ def test_against_full_tensors(neighbors):
     a3 = np.einsum("kc,ki,kj,kl->cijl", radial, unit, unit, unit)
     up = [(a, b) for a in range(3) for b in range(a, 3)]
     expected = list(radial.sum(axis=0))
-    expected += [radial.sum(axis=0)[a] * radial.sum(axis=0)[b] for a, b in up]
-    for tensor in (a1, a2, a3):
-        expected += [np.sum(tensor[a] * tensor[b]) for a, b in up]
+    expected += [np.sum(tensor[a] * tensor[b]) for a, b in up for tensor in (radial.sum(axis=0), a1, a2, a3)]
     few = list(itertools.combinations_with_replacement(range(2), 2))
-    expected += [a1[a] @ a2[c] @ a1[b] for c in range(2) for a, b in few]
+    expected += [a1[a] @ a2[c] @ a1[b] for a, b in few for c in range(2)]
     triples = itertools.combinations_with_replacement(range(2), 3)
     expected += [np.trace(a2[a] @ a2[b] @ a2[c]) for a, b, c in triples]
     expected += [
-        np.einsum("i,ijk,jk", a1[a], a3[b], a2[c]) for b, a, c in itertools.product(range(2), repeat=3)
+        np.einsum("i,ijk,jk", a1[a], a3[b], a2[c]) for a, b, c in itertools.product(range(2), repeat=3)
     ]
-    expected += [np.einsum("ikl,jkl,ij", a3[a], a3[b], a2[c]) for c in range(2) for a, b in few]
+    expected += [np.einsum("ikl,jkl,ij", a3[a], a3[b], a2[c]) for a, b in few for c in range(2)]
     found = np.asarray(invariants(_tensors(unit, radial), 2))[0]
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from surefield.descriptors.small_products import small_product, swap
+
 __all__ = ["MAX_RANK", "angular_basis", "invariants", "moments"]
 
 MAX_RANK = 3
@@ -31,9 +33,9 @@ _ENDS = np.cumsum([len(indices) for indices in _INDICES])
 _RANKS = [slice(int(end) - len(indices), int(end)) for end, indices in zip(_ENDS, _INDICES, strict=True)]
 
 
-def angular_basis(unit: Float[Array, "*shape 3"]) -> Float[Array, "*shape 20"]:
-    """Packed tensors 1, u, u⊗u, u⊗u⊗u of unit vectors."""
-    x = [unit[..., axis] for axis in range(3)]
+def angular_basis(unit: Float[Array, "*shape 3 n"]) -> Float[Array, "*shape 20 n"]:
+    """Packed tensors 1, u, u⊗u, u⊗u⊗u of unit vectors; the long axis is last."""
+    x = [unit[..., axis, :] for axis in range(3)]
     parts = [jnp.ones_like(x[0])]
     for rank in range(1, MAX_RANK + 1):
         for root, index in zip(_ROOTS[rank], _INDICES[rank], strict=True):
@@ -41,15 +43,15 @@ def angular_basis(unit: Float[Array, "*shape 3"]) -> Float[Array, "*shape 20"]:
             for axis in index[1:]:
                 product = product * x[axis]
             parts.append(product * product.dtype.type(root))
-    return jnp.stack(parts, axis=-1)
+    return jnp.stack(parts, axis=-2)
 
 
 def moments(
-    radial: Float[Array, "n_atoms n_neighbors n_channels"],
-    angular: Float[Array, "n_atoms n_neighbors 20"],
+    radial: Float[Array, "n_atoms n_channels n_neighbors"],
+    angular: Float[Array, "n_atoms 20 n_neighbors"],
 ) -> Float[Array, "n_atoms n_channels 20"]:
     """Sum radial times angular functions over the neighbours: one batched matrix product."""
-    return jnp.swapaxes(radial, 1, 2) @ angular
+    return radial @ jnp.swapaxes(angular, 1, 2)
 
 
 def invariants(
@@ -60,59 +62,77 @@ def invariants(
     A0_a; Al_a·Al_b (l = 0..3); and of the first `n_triple` channels A1_a·A2_b·A1_c,
     tr(A2_a A2_b A2_c), A1_a·(A3_b:A2_c), A2_c:(A3_a:A3_b), each set of indices once.
 
-    Every step is a matrix product, also the choice of one of several equal entries: look-ups would be
-    scatters in the derivatives, which cost more than the products.
+    Every step is a product of matrices, also the choice of one of several equal entries: look-ups would
+    be scatters in the derivatives, which cost more than the products.
     """
     n, n_channels, _ = tensors.shape
     dtype = tensors.dtype
-    pairs = _upper(n_channels, dtype)
-    parts = [tensors[..., 0]]
-    for rank in _RANKS:
-        part = tensors[..., rank]
-        parts.append((part @ jnp.swapaxes(part, 1, 2)).reshape(n, -1) @ pairs)
-    if n_triple == 0:
-        return jnp.concatenate(parts, axis=-1)
-    t, few = n_triple, tensors[:, :n_triple]
+    last = jnp.transpose(tensors, (2, 1, 0))  # component, channel, atom
+    by_rank = (_padding(dtype) @ last.reshape(len(last), -1)).reshape(MAX_RANK + 1, -1, n_channels, n)
+    by_rank = by_rank.transpose(1, 2, 0, 3)  # component, channel, rank, atom
+    products = small_product(swap(by_rank), by_rank).reshape(n_channels**2, -1)
+    parts = [last[0], (_upper(n_channels, dtype) @ products).reshape(-1, n)]
+    if n_triple:
+        parts += _triples(last[:, :n_triple])
+    return jnp.concatenate(parts).T
+
+
+def _triples(tensors: Float[Array, "20 t n_atoms"]) -> list[Float[Array, "n_invariants n_atoms"]]:
+    """Contractions of three tensors; products that share a factor are stacked into one."""
+    _, t, n = tensors.shape
+    dtype = tensors.dtype
     pairs = _upper(t, dtype)
-    vector = few[..., _RANKS[1]]
-    matrix = (few[..., _RANKS[2]].reshape(n * t, -1) @ _unpacking(2, dtype)).reshape(n, t, 9)
-    cube = (few[..., _RANKS[3]].reshape(n * t, -1) @ _unpacking(3, dtype)).reshape(n, t * 3, 9)
-    columns = jnp.swapaxes(matrix, 1, 2)
-    rows = matrix.reshape(n, t * 3, 3)
-    matrix_vector = (rows @ jnp.swapaxes(vector, 1, 2)).reshape(n, t, 3, t)
-    parts.append(((vector[:, None] @ matrix_vector).reshape(n * t, -1) @ pairs).reshape(n, -1))
-    squares = _outer(rows @ jnp.swapaxes(rows, 1, 2), t)
-    parts.append((squares @ columns).reshape(n, -1) @ _ordered_triples(t, dtype))
-    cube_matrix = (cube @ columns).reshape(n, t, 3, t)
-    parts.append((vector[:, None] @ cube_matrix).reshape(n, -1))
-    cubes = _outer(cube @ jnp.swapaxes(cube, 1, 2), t)
-    by_matrix = jnp.swapaxes(cubes @ columns, 1, 2)
-    parts.append((by_matrix.reshape(n * t, -1) @ pairs).reshape(n, -1))
-    return jnp.concatenate(parts, axis=-1)
+    full = (_unpacking(dtype) @ tensors.reshape(-1, t * n)).reshape(-1, t, n)
+    vector, columns = swap(full[:3]), full[3:12]
+    matrix = columns.reshape(3, 3, t, n).transpose(2, 0, 1, 3).reshape(t * 3, 3, n)  # (a i, j)
+    cube = full[12:].reshape(3, 9, t, n).transpose(2, 0, 1, 3).reshape(t * 3, 9, n)  # (a i, j k)
+
+    def pairs_first(product: Array) -> Array:
+        """(a i, b j) to (a b, i j)."""
+        return product.reshape(t, 3, t, 3, n).transpose(0, 2, 1, 3, 4).reshape(t * t, 9, n)
+
+    by_vector = small_product(matrix, swap(vector)).reshape(t, 3, t, n)  # (b i c)
+    by_matrix = small_product(cube, columns).reshape(t, 3, t, n)
+    both = jnp.concatenate([by_vector, by_matrix]).transpose(1, 0, 2, 3).reshape(3, -1, n)
+    both = small_product(vector, both).reshape(t, 2, t, t, n)
+    squares = [pairs_first(small_product(m, swap(m))) for m in (matrix, cube)]
+    cubes = small_product(jnp.concatenate(squares), columns).reshape(2, -1, n)
+    symmetric = both[:, 0].transpose(0, 2, 1, 3)  # (a c b), symmetric in a and c
+    return [
+        (pairs @ symmetric.reshape(t * t, t * n)).reshape(-1, n),
+        _ordered_triples(t, dtype) @ cubes[0],
+        both[:, 1].reshape(-1, n),
+        (pairs @ cubes[1].reshape(t * t, t * n)).reshape(-1, n),
+    ]
 
 
-def _outer(product: Float[Array, "n_atoms ti tj"], t: int) -> Float[Array, "n_atoms tt 9"]:
-    """(a i, b j) to (a b, i j)."""
-    n = product.shape[0]
-    return product.reshape(n, t, 3, t, 3).transpose(0, 1, 3, 2, 4).reshape(n, t * t, 9)
-
-
-def _upper(n: int, dtype: np.dtype) -> np.ndarray:
+def _upper(n: int, dtype: np.dtype) -> Array:
     """Matrix that picks the entries a <= b of a flattened symmetric (n, n) matrix."""
     first, second = np.triu_indices(n)
-    return np.eye(n * n, dtype=dtype)[:, first * n + second]
+    return jnp.asarray(np.eye(n * n, dtype=dtype)[first * n + second])
 
 
-def _ordered_triples(n: int, dtype: np.dtype) -> np.ndarray:
+def _ordered_triples(n: int, dtype: np.dtype) -> Array:
     """Matrix that picks the entries a <= b <= c of a flattened symmetric (n, n, n) tensor."""
     places = [(a * n + b) * n + c for a, b, c in itertools.combinations_with_replacement(range(n), 3)]
-    return np.eye(n**3, dtype=dtype)[:, places]
+    return jnp.asarray(np.eye(n**3, dtype=dtype)[places])
 
 
-def _unpacking(rank: int, dtype: np.dtype) -> np.ndarray:
-    """Matrix from the packed components of a rank to its full tensor, flattened."""
-    matrix = np.zeros((len(_INDICES[rank]), 3**rank), dtype=dtype)
-    for column, index in enumerate(itertools.product(range(3), repeat=rank)):
-        row = _INDICES[rank].index(tuple(sorted(index)))
-        matrix[row, column] = 1.0 / _ROOTS[rank][row]
-    return matrix
+def _padding(dtype: np.dtype) -> Array:
+    """Matrix from the 20 components to four ranks of ten each, zeros behind the shorter ones."""
+    width = len(_INDICES[MAX_RANK])
+    matrix = np.zeros((MAX_RANK + 1, width, int(_ENDS[-1])), dtype=dtype)
+    for rank, columns in enumerate(_RANKS):
+        matrix[rank, : len(_INDICES[rank]), columns] = np.eye(len(_INDICES[rank]))
+    return jnp.asarray(matrix.reshape(-1, matrix.shape[-1]))
+
+
+def _unpacking(dtype: np.dtype) -> Array:
+    """Matrix from the packed components to the full tensors of rank 1, 2 and 3, flattened."""
+    rows = [index for rank in (1, 2, 3) for index in itertools.product(range(3), repeat=rank)]
+    matrix = np.zeros((len(rows), int(_ENDS[-1])), dtype=dtype)
+    for row, index in enumerate(rows):
+        rank = len(index)
+        place = _INDICES[rank].index(tuple(sorted(index)))
+        matrix[row, _RANKS[rank].start + place] = 1.0 / _ROOTS[rank][place]
+    return jnp.asarray(matrix)

@@ -142,19 +142,21 @@ class MomentNetwork(DensityPotential):
         return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
 
     def _radial_angular(self, graph: Graph) -> tuple[Array, Array]:
-        vectors = graph.vectors.astype(self.radial.dtype)
-        r = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
+        """(n_atoms, n_channels, n_neighbors) and (n_atoms, 20, n_neighbors)."""
+        vectors = jnp.swapaxes(graph.vectors.astype(self.radial.dtype), 1, 2)
+        r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
         basis = bessel_basis(r, self.cutoff, self.n_basis)
-        if len(self.species) == 1:
-            radial = basis @ self.radial[0, 0].T
+        n_species, _, n_channels, _ = self.radial.shape
+        if n_species == 1:
+            radial = self.radial[0, 0] @ basis
         else:
             index = species_index(self, graph)
             # One-hot of the neighbour's element times the basis: the sum over elements is one matrix product.
-            pair = jax.nn.one_hot(index[graph.neighbors], len(self.species), dtype=basis.dtype)
-            long = (pair[..., :, None] * basis[..., None, :]).reshape(*r.shape, -1)
-            mixing = jnp.swapaxes(self.radial, 2, 3).reshape(len(self.species), long.shape[-1], -1)
-            radial = long @ mixing[index]
-        return radial, angular_basis(vectors / r[..., None])
+            pair = jax.nn.one_hot(index[graph.neighbors], n_species, dtype=basis.dtype, axis=1)
+            long = (pair[:, :, None] * basis[:, None]).reshape(len(basis), -1, basis.shape[-1])
+            mixing = jnp.swapaxes(self.radial, 1, 2).reshape(n_species, n_channels, -1)
+            radial = mixing[index] @ long
+        return radial, angular_basis(vectors / r[:, None])
 
     def density(self, graph: Graph) -> Float[Array, "n_atoms n_terms"]:
         """Moment tensors of rank 0 to 3, packed and flattened."""
@@ -164,11 +166,12 @@ class MomentNetwork(DensityPotential):
     def edge_terms(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors n_terms"]:
         """What each neighbour adds to the moment tensors."""
         radial, angular = self._radial_angular(graph)
-        return (radial[..., :, None] * angular[..., None, :]).reshape(*radial.shape[:2], -1)
+        terms = radial[:, :, None] * angular[:, None]
+        return jnp.moveaxis(terms, -1, 1).reshape(*graph.mask.shape, -1)
 
     def invariants(self, density: Float[Array, "n_atoms n_terms"]) -> Float[Array, "n_atoms n_invariants"]:
         """Rotational invariants of the moment tensors, not standardised."""
-        tensors = density.reshape(density.shape[0], -1, angular_basis(jnp.zeros(3)).shape[0])
+        tensors = density.reshape(density.shape[0], self.radial.shape[2], -1)
         return invariants(tensors, self.n_triple)
 
     def density_features(
