@@ -17,6 +17,7 @@ import numpy as np
 
 from surefield.errors import ConfigError, explain
 from surefield.execution.cache import enable_compilation_cache
+from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
 from surefield.potentials.moment_network import MomentNetwork
@@ -142,6 +143,7 @@ def fit_samples(
     progress: bool | None = None,
 ) -> Fit:
     """`train` on data that are prepared already."""
+    release_compiled()
     if isinstance(potential, SumPotential):
         baseline = potential.baseline
         inner = fit_samples(

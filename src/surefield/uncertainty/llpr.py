@@ -13,6 +13,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, nearest
+from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.keys import KINDS, Kind
 from surefield.potentials.calculator import SurefieldCalculator
@@ -94,6 +95,7 @@ class LLPR:
         """
         for kind in {*(row_kinds or ()), *(calibration_map or {})} - set(KINDS):
             raise ConfigError(f"unknown kind {kind!r} of row, {nearest(kind, KINDS)}")
+        release_compiled()
         layer = potential.last_layer()
         sets = [_dataset(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
