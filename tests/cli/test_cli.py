@@ -101,14 +101,15 @@ def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixtu
     assert "continuing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["minimal", "realistic", "everything"])
+@pytest.mark.parametrize("name", ["minimal", "realistic", "replay", "everything"])
 def test_example_configurations(name: str, project: Path, tmp_path: Path) -> None:
     path = project / "examples" / "configs" / f"{name}.yaml"
     small = [*SMALL[2:], f"root={tmp_path}"]
-    if name == "realistic":
+    if name in ("realistic", "replay"):
         small += ["loop.seeds=[0]", "loop.n_rounds=1"]
         folder = run("loop", path, *small)
-        assert {c.method for c in load_run(folder).curves} == {"max_dist", "random"}
+        method = {"realistic": "max_dist", "replay": "lcmd"}[name]
+        assert {c.method for c in load_run(folder).curves} == {method, "random"}
     else:
         folder = run("train", path, *small)
     assert (folder / "report.html").stat().st_size > 1e6

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -43,10 +44,9 @@ def copper(n: int, seed: int) -> list:
 SHAPE = {"cutoff": 3.6, "n_basis": 4, "n_channels": 3, "n_triple": 2, "hidden": (8,)}
 
 
-def loop(folder: Path) -> Loop:
-    config = LoopConfig(
-        methods=("max_dist",), seeds=(0,), n_initial=6, n_per_round=3, n_rounds=1, validation=0.3
-    )
+def loop(folder: Path, **settings: Any) -> Loop:
+    given = {"methods": ("max_dist",), "seeds": (0,), "n_initial": 6, "n_per_round": 3, "n_rounds": 1}
+    config = LoopConfig(**{**given, "validation": 0.3, **settings})
     oracle = ReplayOracle(copper(14, 0))
     potential = MomentNetwork(["Cu"], **SHAPE)
     return Loop(folder, config, potential, TrainConfig(epochs=1), oracle, oracle.pool, copper(4, 1))
@@ -67,6 +67,19 @@ def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
     journal = (tmp_path / "journal.jsonl").read_bytes()
     loop(tmp_path).run(progress=False)
     assert (tmp_path / "journal.jsonl").read_bytes() == journal
+
+
+def test_picks_of_largest_expected_force_error(tmp_path: Path) -> None:
+    """`max_diag` with a score takes the structures whose forces are least sure, in that order."""
+    active = loop(tmp_path, methods=("max_diag",), score="forces_variance")
+    active.run(progress=False)
+    (event,) = active.journal.find(event="round", method="max_diag", round=0)
+    labelled = [e["index"] for e in active.journal.find(event="labelled", method="max_diag")][:6]
+    llpr = active._fit(labelled, 0)
+    left = np.setdiff1d(np.arange(14), labelled)
+    sigma = [np.mean(p.forces_uncertainty**2) for p in llpr.predict(active.pool[left], forces=True)]
+    assert event["picks"] == left[np.argsort(-np.array(sigma), kind="stable")[:3]].tolist()
+    np.testing.assert_allclose(event["gains"], np.sort(sigma)[::-1][:3], rtol=1e-5)
 
 
 def test_too_small_a_pool(tmp_path: Path) -> None:

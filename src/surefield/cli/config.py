@@ -19,8 +19,10 @@ __all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "Unc
 class DataConfig(Config):
     """Where the structures are; paths are relative to the folder of the configuration file."""
 
-    train: str | None = Field(
-        default=None, description="labelled structures, any format of ASE, also .xz and .gz"
+    train: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="labelled structures: a file or several, any format of ASE, also .xz and .gz; "
+        "free atoms among them set the element offsets",
     )
     validation: float | str = Field(
         default=0.1, description="share of the training structures to hold out, or a file"
@@ -79,10 +81,12 @@ def located(config: RunConfig, folder: Path) -> RunConfig:
         return None if path is None else str((folder / path).resolve())
 
     data = config.data
+    train = [data.train] if isinstance(data.train, str) else data.train or ()
+    several = tuple(str((folder / path).resolve()) for path in train)
     validation = place(data.validation) if isinstance(data.validation, str) else data.validation
     moved = data.model_copy(
         update={
-            "train": place(data.train),
+            "train": (several[0] if isinstance(data.train, str) else several) if several else None,
             "validation": validation,
             "test": place(data.test),
             "pool": place(data.pool),

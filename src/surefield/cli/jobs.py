@@ -74,8 +74,8 @@ def _cost(verb: str, config: RunConfig) -> str:
     return f": {fits} fits; {labels} labels for each of {len(loop.methods) * len(loop.seeds)} arms"
 
 
-def _need(value: str | None, key: str, verb: str) -> str:
-    if value is None:
+def _need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tuple[str, ...]:
+    if not value:
         raise ConfigError(f"'{verb}' needs the key data.{key}")
     return value
 

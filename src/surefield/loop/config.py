@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from surefield.config import Config
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
-from surefield.loop.select import FeatureMap
+from surefield.loop.select import FeatureMap, Score
 from surefield.selection.methods import METHODS
 
 __all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig"]
@@ -48,6 +48,9 @@ class LoopConfig(Config):
         default=("max_dist",), description="selection methods; random is always added"
     )
     features: FeatureMap = Field(default="ll_posterior", description="what selection sees")
+    score: Score | None = Field(
+        default=None, description="expected squared error: max_diag ranks by it, others weight by it"
+    )
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="one repetition each")
     n_initial: int = Field(default=10, ge=2, description="labels of the first round, drawn at random")
     n_per_round: int = Field(default=10, ge=1, description="labels a round")

@@ -24,7 +24,7 @@ from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
-from surefield.loop.select import feature_rows
+from surefield.loop.select import feature_rows, score_frames
 from surefield.potentials.potential import Potential
 from surefield.selection.select_rows import select_rows
 from surefield.structures.read import Frames, read_frames, write_frames
@@ -207,13 +207,17 @@ class Loop:
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
-        kind = self.config.features
+        kind, variances = self.config.features, None
         if llpr is None or method == "random":
             pool, train = np.arange(len(left), dtype=float)[:, None], None
         else:
             pool = feature_rows(llpr, self.pool[left], kind)
             train = feature_rows(llpr, self.pool[chosen], kind)
-        picked = select_rows(method, pool, train, self.config.n_per_round, seed=1000 * seed + number)
+            if self.config.score is not None:
+                variances = {self.config.score: score_frames(llpr, self.pool[left], self.config.score)}
+        picked = select_rows(
+            method, pool, train, self.config.n_per_round, seed=1000 * seed + number, scores=variances
+        )
         return {
             **scores,
             "picks": [int(left[i]) for i in picked],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from ase import Atoms
@@ -19,9 +19,10 @@ from surefield.sensitivity.rows import energy_features
 from surefield.structures.neighbors import neighborhood
 from surefield.uncertainty.llpr import LLPR
 
-__all__ = ["FeatureMap", "feature_rows", "select"]
+__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
 
 FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior"]
+Score = Literal["forces_variance", "energy_variance"]
 
 
 def feature_rows(
@@ -55,6 +56,26 @@ def feature_rows(
     if not isinstance(potential, LLPR):
         raise ConfigError("features 'll_posterior' need an LLPR: LLPR.fit(potential, train, calibration)")
     return potential.posterior.whiten(rows)
+
+
+def score_frames(llpr: LLPR, frames: Sequence[Atoms], score: Score) -> Float[np.ndarray, " n_structures"]:
+    """Expected squared error of each structure from its sigmas, for `scores` of the selectors.
+
+    Args:
+        llpr: calibrated.
+        frames: structures.
+        score: `forces_variance`: mean over the force components, (eV/Å)^2; `energy_variance`: of the
+            energy per atom, eV^2.
+
+    Raises:
+        ConfigError: the uncertainty was fitted without forces.
+        PotentialError: unknown element.
+    """
+    found = llpr.predict(frames, forces=score == "forces_variance")
+    if score == "forces_variance":
+        return np.array([np.mean(np.square(cast(np.ndarray, p.forces_uncertainty))) for p in found])
+    sigma = [cast(float, p.energy_uncertainty) / len(a) for p, a in zip(found, frames, strict=True)]
+    return np.square(sigma)
 
 
 def select(
