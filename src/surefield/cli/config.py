@@ -9,7 +9,7 @@ from pydantic import Field
 from surefield.config import Config
 from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
-from surefield.loop.select import FeatureMap
+from surefield.loop.select import FeatureMap, Score
 from surefield.potentials.moment_network import MomentNetworkConfig
 from surefield.training.config import TrainConfig
 
@@ -56,6 +56,9 @@ class SelectionConfig(Config):
 
     method: str = Field(default="lcmd", description="lcmd, max_dist, kmeanspp, max_diag or random")
     features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
+    score: Score | None = Field(
+        default=None, description="expected squared error: max_diag ranks by it, others weight by it"
+    )
     n: int = Field(default=10, ge=1, description="picks")
     seed: int = Field(default=0, ge=0, description="of sketches and random methods")
 

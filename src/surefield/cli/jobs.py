@@ -20,15 +20,16 @@ from surefield.loop.oracle import CalculatorOracle, ReplayOracle
 from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
 from surefield.loop.rounds import Loop, Predicted, predict_test
 from surefield.loop.sampling import molecular_dynamics_pool
-from surefield.loop.select import select
+from surefield.loop.select import score_frames, select
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
+from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.potentials.zbl import ZBL
 from surefield.report import write_report
 from surefield.structures.doctor import doctor
 from surefield.structures.read import Frames, read_frames, write_frames
-from surefield.training.dataset import prepare
+from surefield.training.dataset import Dataset, prepare
 from surefield.training.train import metrics_text, train
 from surefield.uncertainty.llpr import LLPR
 
@@ -129,12 +130,14 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     llpr.save(folder.path("llpr.npz"))
     summary["validation"] = fit.validation_errors.as_dict()
     if data.test is not None:
-        summary |= _tested(llpr, read_frames(data.test), folder, data.labels)
+        summary |= _tested(llpr, prepare(data.test, llpr.cutoff, labels=data.labels), folder)
     return summary
 
 
-def _tested(llpr: LLPR, frames: Frames, folder: RunFolder, labels: Any) -> dict[str, Any]:
-    predicted = predict_test(llpr, prepare(frames, llpr.cutoff, labels=labels))
+def _tested(
+    llpr: LLPR, test: Dataset, folder: RunFolder, found: Sequence[Prediction] | None = None
+) -> dict[str, Any]:
+    predicted = predict_test(llpr, test, found)
     _write_predictions(folder, predicted)
     return {"test": predicted.test(), "calibration": predicted.calibration(llpr)}
 
@@ -177,14 +180,13 @@ def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     llpr = LLPR.load(_trained(config, "llpr.npz", "uq"))
-    frames = read_frames(_need(config.data.test, "test", "uq"))
-    summary = _tested(llpr, frames, folder, config.data.labels)
-    predictions = llpr.predict(frames, per_atom=True, forces=True)
+    test = prepare(_need(config.data.test, "test", "uq"), llpr.cutoff, labels=config.data.labels)
+    found = llpr.predict(test.frames, per_atom=True, forces=True)
     write_frames(
         folder.path("predictions.xyz"),
-        [p.written_to(atoms) for p, atoms in zip(predictions, frames, strict=True)],
+        [p.written_to(atoms) for p, atoms in zip(found, test.frames, strict=True)],
     )
-    return summary
+    return _tested(llpr, test, folder, found)
 
 
 def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
@@ -192,8 +194,16 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     llpr = LLPR.load(_trained(config, "llpr.npz", "select"))
     train_frames = read_frames(_trained(config, "train.xyz", "select"))
     pool = read_frames(_need(config.data.pool, "pool", "select"))
+    name = settings.score
     picks = select(
-        llpr, train_frames, pool, settings.method, settings.n, features=settings.features, seed=settings.seed
+        llpr,
+        train_frames,
+        pool,
+        settings.method,
+        settings.n,
+        features=settings.features,
+        scores=None if name is None else {name: score_frames(llpr, pool, name)},
+        seed=settings.seed,
     )
     chosen = list(picks)
     folder.write_json(

@@ -26,58 +26,30 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run, and
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="delete an earlier run of this name")]
 
 
-def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, overwrite: bool) -> None:
-    from surefield.cli.jobs import run_verb
-
-    run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
-
-
-@app.command()
-def doctor(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Examine the data: repeats, leakage, units, signs, contacts, contradictions."""
-    _run("doctor", config, overrides, dry_run, overwrite)
+#: Verbs that read a configuration and write a run folder.
+VERBS = {
+    "doctor": "Examine the data: repeats, leakage, units, signs, contacts, contradictions.",
+    "train": "Train a potential and fit its uncertainty.",
+    "eval": "Errors of the trained potential on the test structures.",
+    "uq": "Uncertainties on the test structures, and whether they can be trusted.",
+    "select": "Choose which structures of the pool to label next.",
+    "loop": "Active learning: rounds of fit, uncertainty, selection and labels, beside random selection.",
+}
 
 
-@app.command()
-def train(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Train a potential and fit its uncertainty."""
-    _run("train", config, overrides, dry_run, overwrite)
+def _add(verb: str, text: str) -> None:
+    def run(
+        config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
+    ) -> None:
+        from surefield.cli.jobs import run_verb
+
+        run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+
+    app.command(verb, help=text)(run)
 
 
-@app.command("eval")
-def evaluate(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Errors of the trained potential on the test structures."""
-    _run("eval", config, overrides, dry_run, overwrite)
-
-
-@app.command()
-def uq(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Uncertainties on the test structures, and whether they can be trusted."""
-    _run("uq", config, overrides, dry_run, overwrite)
-
-
-@app.command()
-def select(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Choose which structures of the pool to label next."""
-    _run("select", config, overrides, dry_run, overwrite)
-
-
-@app.command()
-def loop(
-    config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
-) -> None:
-    """Active learning: rounds of fit, uncertainty, selection and labels, beside random selection."""
-    _run("loop", config, overrides, dry_run, overwrite)
+for _verb, _text in VERBS.items():
+    _add(_verb, _text)
 
 
 @app.command()

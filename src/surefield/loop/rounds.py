@@ -26,6 +26,7 @@ from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
 from surefield.loop.select import feature_rows, score_frames
 from surefield.potentials.potential import Potential
+from surefield.potentials.prediction import Prediction
 from surefield.selection.select_rows import select_rows
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
@@ -85,9 +86,9 @@ class Predicted:
         return found
 
 
-def predict_test(llpr: LLPR, test: Dataset) -> Predicted:
-    """Predict a labelled set with the uncertainties of energies and forces."""
-    found = llpr.predict(test.frames, forces=True)
+def predict_test(llpr: LLPR, test: Dataset, found: Sequence[Prediction] | None = None) -> Predicted:
+    """Predict a labelled set with the uncertainties of energies and forces, unless `found` holds them."""
+    found = llpr.predict(test.frames, forces=True) if found is None else found
     labels = [sample.labels for sample in test.samples]
     pick: Callable[[str], np.ndarray] = lambda name: np.concatenate([getattr(p, name).ravel() for p in found])  # noqa: E731
     return Predicted(
