@@ -133,8 +133,9 @@ if torch is not None:
     class TorchNetwork(torch.nn.Module):
         """`MomentNetwork` of one element; vectors are (3, n_atoms, n_neighbors): contiguous components."""
 
-        def __init__(self, potential: MomentNetwork) -> None:
+        def __init__(self, potential: MomentNetwork, tuned: bool) -> None:
             super().__init__()
+            self.stack = Stack.apply if tuned else lambda *parts: torch.stack(parts, 1)
 
             def parameter(array: jax.Array) -> torch.nn.Parameter:
                 return torch.nn.Parameter(torch.tensor(np.asarray(array)))
@@ -175,14 +176,14 @@ if torch is not None:
             terms = [sine, twice * sine]
             while len(terms) < self.n_basis:
                 terms.append(twice * terms[-1] - terms[-2])
-            return Stack.apply(*terms) * (math.sqrt(2 / self.cutoff) * cut / r)[:, None]
+            return self.stack(*terms) * (math.sqrt(2 / self.cutoff) * cut / r)[:, None]
 
         def _angular(self, unit: torch.Tensor) -> torch.Tensor:
             x, y, z = unit
             xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
             cubes = [xx * x, xx * y, xx * z, yy * x, xy * z, zz * x, yy * y, yy * z, zz * y, zz * z]
             parts = [torch.ones_like(x), x, y, z, xx, xy, xz, yy, yz, zz, *cubes]
-            return Stack.apply(*parts)
+            return self.stack(*parts)
 
         def _invariants(self, tensors: torch.Tensor) -> torch.Tensor:
             n = len(tensors)
@@ -219,13 +220,18 @@ if torch is not None:
             return x @ self.solved + h @ self.readout + self.bias
 
     class TorchSide:
-        """The same step in eager PyTorch."""
+        """The same step in eager PyTorch.
 
-        name = "PyTorch, eager"
+        `tuned` takes the care that the package takes: forces by look-up, no temporaries of zeros. Without
+        it, the step is written as one would: `torch.stack`, forces by `index_add`.
+        """
 
-        def __init__(self, potential: MomentNetwork, batch: Batch, config: TrainConfig) -> None:
+        def __init__(
+            self, potential: MomentNetwork, batch: Batch, config: TrainConfig, tuned: bool = True
+        ) -> None:
             graph = batch.graph
-            self.network, self.config = TorchNetwork(potential), config
+            self.tuned, self.name = tuned, "PyTorch, eager, tuned" if tuned else "PyTorch, eager, plain"
+            self.network, self.config = TorchNetwork(potential, tuned), config
             net = self.network
             self.vectors = torch.tensor(np.asarray(graph.vectors)).permute(2, 0, 1).contiguous()
             self.vectors.requires_grad_()
@@ -255,7 +261,12 @@ if torch is not None:
             """Total energies (float64, eV) and forces (3, n_atoms), eV/Å."""
             energies = self.network(self.vectors)
             (gradient,) = torch.autograd.grad(energies.sum(), self.vectors, create_graph=training)
-            forces = EdgeForces.apply(gradient, self.neighbors, self.reverse)
+            if self.tuned:
+                forces = EdgeForces.apply(gradient, self.neighbors, self.reverse)
+            else:
+                back = torch.zeros_like(gradient[..., 0])
+                back = back.index_add(1, self.neighbors.flatten(), gradient.flatten(1))
+                forces = gradient.sum(-1) - back
             total = torch.zeros(len(self.n_atoms), dtype=torch.float64)
             total = total.index_add(0, self.structure, energies.double())
             return total + self.offset * self.n_atoms, forces
@@ -275,9 +286,9 @@ if torch is not None:
             return loss.item()
 
 
-def check_agreement(potential: MomentNetwork, batch: Batch, config: TrainConfig) -> None:
+def check_agreement(potential: MomentNetwork, batch: Batch, config: TrainConfig, tuned: bool) -> None:
     """Print how far energies, forces and losses of some steps differ; exit if more than rounding does."""
-    one, other = JaxSide(potential, batch, config), TorchSide(potential, batch, config)
+    one, other = JaxSide(potential, batch, config), TorchSide(potential, batch, config, tuned)
     results = evaluate_jit(potential, batch.graph)
     energy, forces = (x.detach().numpy() for x in other.evaluate(training=False))
     losses = np.array([[side.step() for _ in range(CHECKED_STEPS)] for side in (one, other)])
@@ -329,12 +340,14 @@ def main() -> None:
     print(f"{shape}, {potential.n_invariants} invariants, float32, {arguments.threads} threads")
     if torch is None:
         print("PyTorch is not installed (pip install torch): only JAX is timed\n")
-    kinds = [JaxSide] if torch is None else [JaxSide, TorchSide]
-    sides = [kind(potential, batch, config) for kind in kinds]
+    sides = [JaxSide(potential, batch, config)]
+    if torch is not None:
+        sides += [TorchSide(potential, batch, config, tuned) for tuned in (True, False)]
     # Before the check, whose steps would compile them.
     first = [timed(side.step) for side in sides]
     if torch is not None:
-        check_agreement(potential, batch, config)
+        for tuned in (True, False):
+            check_agreement(potential, batch, config, tuned)
     for side in sides:
         for _ in range(WARM_STEPS):
             side.step()
@@ -345,11 +358,11 @@ def main() -> None:
     if busy > arguments.threads + 1:
         print(f"the machine is busy (load {busy:.1f}): the ratio may not hold on an idle one")
     heads = ("median / ms", "quartiles / ms", "ratio", "first call / s")
-    print("{:<20}{:>12}{:>18}{:>8}{:>16}".format("one training step", *heads))
+    print("{:<24}{:>12}{:>18}{:>8}{:>16}".format("one training step", *heads))
     for side, once, column in zip(sides, first, columns, strict=True):
         low, middle, high = (1e3 * q for q in statistics.quantiles(column, n=4))
         spread, ratio = f"{low:.1f} to {high:.1f}", middle / (1e3 * base)
-        print(f"{side.name:<20}{middle:>12.1f}{spread:>18}{ratio:>8.2f}{once:>16.2f}")
+        print(f"{side.name:<24}{middle:>12.1f}{spread:>18}{ratio:>8.2f}{once:>16.2f}")
 
 
 if __name__ == "__main__":
