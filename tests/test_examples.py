@@ -31,7 +31,7 @@ def test_demo_in_small(project: Path, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "report.html" in first.stdout
     run = load_run(tmp_path / "demo-loop")
-    assert {curve.method for curve in run.curves} == {"max_dist", "random"}
+    assert {curve.method for curve in run.curves} == {"lcmd", "random"}
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "continuing" in again.stdout
     assert "reused" in again.stdout

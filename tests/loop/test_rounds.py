@@ -22,8 +22,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError
 from surefield.loop import Loop, LoopConfig
+from surefield.loop.journal import Journal
 from surefield.loop.oracle import ReplayOracle
-from surefield.loop.rounds import labels_to_reach, verdict
+from surefield.loop.rounds import labels_to_reach, summarise, verdict
 from surefield.potentials import MomentNetwork
 from surefield.training import TrainConfig
 
@@ -99,6 +100,23 @@ def test_verdict_is_honest() -> None:
     assert "50 %" in verdict("lcmd", {"fraction": 0.5, "per_seed": [0.4, 0.6]})
     assert "no saving" in verdict("lcmd", {"fraction": 1.0, "per_seed": [1.0]})
     assert "did not reach" in verdict("lcmd", {"fraction": None, "per_seed": [None, 0.5]})
+    assert "1 of 2 alone" in verdict("lcmd", {"fraction": 0.8, "per_seed": [None, 0.5]})
+
+
+def test_labels_are_compared_on_mean_curves(tmp_path: Path) -> None:
+    """Random ends at 0.2 with 20 labels; the other method meets that halfway, one of its seeds never."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    errors = {("lcmd", 0): [0.4, 0.1], ("lcmd", 1): [0.4, 0.4 / 1.5], ("random", 0): [0.4, 0.2]}
+    errors["random", 1] = errors["random", 0]
+    for (method, seed), curve in errors.items():
+        for number, error in enumerate(curve):
+            scores = {"test": {"forces_mae": error}, "calibration": {}}
+            event = {"event": "round", "method": method, "seed": seed, "round": number}
+            journal.append({**event, "n_labels": 10 + 10 * number, **scores})
+    found = summarise(journal, LoopConfig(methods=("lcmd",), seeds=(0, 1), n_rounds=1))
+    mean = np.sqrt(0.1 * 0.4 / 1.5)
+    assert found["labels_to_match_random"]["fraction"] == pytest.approx(0.5 + 0.5 * 0.2 / (0.4 - mean))
+    assert found["labels_to_match_random"]["per_seed"] == [pytest.approx(0.5 + 0.5 * 2 / 3), None]
 
 
 @pytest.mark.slow
