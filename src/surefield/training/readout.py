@@ -23,6 +23,11 @@ __all__ = ["Solution", "solve_readout", "standardise"]
 
 #: Ridge strengths that are tried, relative to the mean diagonal of the Gram matrix.
 RIDGES = tuple(float(x) for x in np.logspace(-9, -2, 15))
+#: Parts of the training set that are left out in turn, and the number of features beyond which none is.
+FOLDS, LARGEST_FOLDED = 5, 3000
+#: The weakest ridge whose loss is this close to the least is taken: the network that follows corrects noise
+#: better than a lack of fit.
+TOLERATED = 0.2
 
 
 @eqx.filter_jit
@@ -73,16 +78,18 @@ def solve_readout(
     max_force_rows: int = 60_000,
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[MomentNetwork, Solution]:
-    """Minimise the loss over the last layer exactly; the ridge with the least validation loss is taken.
+    """Minimise the loss over the last layer exactly, with a ridge that does well on structures left out.
 
-    Validation losses need no predictions: with the Gram matrix C_v of the validation rows they are
-    w C_v w - 2 b_v w + c_v. Without validation structures the training rows choose, which takes the weakest
-    ridge. Only linear invariants are solved for: weights of the hidden features become zero.
+    Left out are the validation structures and, in turn, fifths of the training structures: a few validation
+    structures alone would choose by chance. Of the ridges with nearly the least loss the weakest is taken.
+    Losses need no predictions: with the Gram matrix C_v of the rows left out they are
+    w C_v w - 2 b_v w + c_v. Only linear invariants are solved for: weights of the hidden features become
+    zero.
 
     Args:
         potential: its invariants must be standardised.
         train: labelled samples.
-        validation: labelled samples that choose the ridge.
+        validation: labelled samples.
         weights: of the loss.
         max_force_rows: force rows that are used at most; structures are thinned evenly beyond.
         progress: called after every structure.
@@ -90,22 +97,25 @@ def solve_readout(
     n_blocks, width = potential.readout.shape
     linear = eqx.tree_at(lambda p: (p.weights, p.biases), potential, ([], []))
     linear = eqx.tree_at(lambda p: p.readout, linear, potential.readout[:, : potential.n_invariants])
-    gram = _accumulate(linear, train, weights, max_force_rows, progress)
-    check = _accumulate(linear, validation, weights, max_force_rows, progress) if validation else gram
+    n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
+    folds = _accumulate(linear, train, weights, max_force_rows, progress, n_folds)
+    gram = np.sum(folds, axis=0)
+    check = _accumulate(linear, validation, weights, max_force_rows, progress)[0] if validation else None
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
-    # Constants are all but free of the penalty; scaled-up columns let one eigenbasis serve all ridges.
-    column = np.append(np.ones(d - n_blocks), np.full(n_blocks, 1e3))
-    values, vectors = scipy.linalg.eigh(column[:, None] * gram[:d, :d] * column)
-    projected = vectors.T @ (column * gram[:d, d])
-    best: tuple[float, float, np.ndarray] | None = None
-    for ridge in RIDGES:
-        w = column * (vectors @ (projected / (np.maximum(values, 0.0) + ridge * scale)))
-        value = _quadratic(check, w)
-        if best is None or value < best[0]:
-            best = value, ridge, w
-    assert best is not None
-    value, ridge, w = best
+    whole = _ridge_path(gram, n_blocks, scale)
+    losses = np.zeros(len(RIDGES))
+    if check is not None:
+        losses += len(validation) * np.array([_quadratic(check, w) for w in whole])
+    if n_folds > 1:
+        for fold in folds:
+            without = _ridge_path(gram - fold, n_blocks, scale)
+            losses += len(train) * np.array([_quadratic(fold, w) for w in without])
+    elif check is None:
+        losses += np.array([_quadratic(gram, w) for w in whole])
+    best = int(np.argmax(losses <= (1 + TOLERATED) * losses.min()))
+    ridge, w = RIDGES[best], whole[best]
+    value = _quadratic(gram if check is None else check, w)
     readout = np.zeros((n_blocks, width))
     readout[:, : potential.n_invariants] = w[:-n_blocks].reshape(n_blocks, -1)
     dtype = potential.dtype
@@ -115,6 +125,16 @@ def solve_readout(
         (jnp.asarray(readout, dtype), jnp.asarray(w[-n_blocks:], dtype)),
     )
     return solved, Solution(ridge, _quadratic(gram, w), value)
+
+
+def _ridge_path(gram: np.ndarray, n_constants: int, scale: float) -> list[np.ndarray]:
+    """Solution for each of `RIDGES`, from one eigenbasis."""
+    d = gram.shape[0] - 1
+    # Constants are all but free of the penalty; scaled-up columns let one eigenbasis serve all ridges.
+    column = np.append(np.ones(d - n_constants), np.full(n_constants, 1e3))
+    values, vectors = scipy.linalg.eigh(column[:, None] * gram[:d, :d] * column)
+    projected = vectors.T @ (column * gram[:d, d])
+    return [column * (vectors @ (projected / (np.maximum(values, 0.0) + r * scale))) for r in RIDGES]
 
 
 def _quadratic(gram: np.ndarray, w: np.ndarray) -> float:
@@ -128,8 +148,12 @@ def _accumulate(
     weights: LossWeights,
     max_force_rows: int,
     progress: Callable[[], None],
-) -> Float[np.ndarray, "d_plus_1 d_plus_1"]:
-    """Gram matrix of [rows, target]: features, one constant per element, label without the offsets."""
+    n_folds: int = 1,
+) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
+    """Gram matrices of [rows, target]: features, one constant per element, label without the offsets.
+
+    Structure i counts in matrix i modulo `n_folds`; their sum is that of all structures.
+    """
     n_blocks = potential.readout.shape[0]
     total_rows = sum(3 * s.structure.n_atoms for s in samples)
     keep = min(1.0, max_force_rows / max(total_rows, 1))
@@ -141,8 +165,9 @@ def _accumulate(
     )
     n_energy = sum(s.labels.energy is not None for s in samples)
     offsets = dict(zip(potential.species, np.asarray(potential.offsets), strict=True))
-    covariance = RowCovariance(potential.n_features + n_blocks + 1)
-    for sample, use in zip(samples, taken, strict=True):
+    folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
+    for index, (sample, use) in enumerate(zip(samples, taken, strict=True)):
+        covariance = folds[index % n_folds]
         with_forces = bool(use) and sample.labels.forces is not None
         (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
         numbers = sample.structure.numbers
@@ -158,4 +183,4 @@ def _accumulate(
                 full *= np.repeat(sample.atom_weights, 3)[:, None]
             covariance.add(full, "forces", weights.forces * sample.weight**2 / n_force)
         progress()
-    return covariance.matrix
+    return [fold.matrix for fold in folds]
