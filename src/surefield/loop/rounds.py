@@ -287,7 +287,7 @@ def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
 
     def share(labels: np.ndarray, error: np.ndarray, target: float, budget: float) -> float | None:
         needed = labels_to_reach(labels, error, target) / budget
-        return needed if np.isfinite(needed) else None
+        return float(needed) if np.isfinite(needed) else None
 
     random_labels, random_error = curves("random")
     budget, target = random_labels[:, -1], random_error[:, -1]
