@@ -14,6 +14,7 @@ from surefield.training.readout import (
     FOLDS,
     RIDGES,
     TOLERATED,
+    _accumulate,
     _invariants,
     solve_readout,
     standardise,
@@ -109,3 +110,12 @@ def test_force_rows_can_be_limited(standard, data):
     none, _ = solve_readout(standard, data.samples, (), WEIGHTS, max_force_rows=0)
     rmse = [errors(residuals(p, data.samples)).forces_rmse for p in (few, none)]
     assert rmse[0] != rmse[1]
+
+
+def test_thinned_forces_are_spread_over_the_folds(standard, data):
+    """Every second structure keeps its forces; both of two folds must get some."""
+    forces_only = LossWeights(energy=1e-12, forces=1.0)
+    n_rows = sum(s.labels.forces.size for s in data.samples)
+    folds = _accumulate(standard, data.samples, forces_only, n_rows // 2, lambda: None, 2)
+    share = np.array([np.trace(fold) for fold in folds]) / np.trace(np.sum(folds, axis=0))
+    assert share.min() > 0.1

@@ -84,12 +84,11 @@ def located(config: RunConfig, folder: Path) -> RunConfig:
         return None if path is None else str((folder / path).resolve())
 
     data = config.data
-    train = [data.train] if isinstance(data.train, str) else data.train or ()
-    several = tuple(str((folder / path).resolve()) for path in train)
+    train = tuple(map(place, data.train)) if isinstance(data.train, tuple) else place(data.train)
     validation = place(data.validation) if isinstance(data.validation, str) else data.validation
     moved = data.model_copy(
         update={
-            "train": (several[0] if isinstance(data.train, str) else several) if several else None,
+            "train": train,
             "validation": validation,
             "test": place(data.test),
             "pool": place(data.pool),

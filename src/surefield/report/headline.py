@@ -91,8 +91,10 @@ def _loop_cards(run: Run) -> list[Card]:
     fraction = _value(match, "fraction")
     found = []
     if fraction is not None:
-        per_seed = [100 * value for value in match.get("per_seed") or [] if isinstance(value, int | float)]
-        spread = f"seeds: {min(per_seed):.0f} to {max(per_seed):.0f} %" if len(per_seed) > 1 else ""
+        seeds = match.get("per_seed") or []
+        per_seed = [100 * value for value in seeds if isinstance(value, int | float)]
+        missed = f", {len(seeds) - len(per_seed)} never" if len(per_seed) < len(seeds) else ""
+        spread = f"seeds: {min(per_seed):.0f} to {max(per_seed):.0f} %{missed}" if len(per_seed) > 1 else ""
         found.append(Card("Labels needed, random = 100", f"{100 * fraction:.0f}", "%", spread))
     if run.curves:
         most = max(int(curve.n_labels.max()) for curve in run.curves)

@@ -152,7 +152,8 @@ def _accumulate(
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
     """Gram matrices of [rows, target]: features, one constant per element, label without the offsets.
 
-    Structure i counts in matrix i modulo `n_folds`; their sum is that of all structures.
+    Structures go to the matrices in turn, those whose forces are used and the others each for themselves:
+    thinning must not leave all forces in one matrix. The sum of the matrices is that of all structures.
     """
     n_blocks = potential.readout.shape[0]
     total_rows = sum(3 * s.structure.n_atoms for s in samples)
@@ -166,8 +167,9 @@ def _accumulate(
     n_energy = sum(s.labels.energy is not None for s in samples)
     offsets = dict(zip(potential.species, np.asarray(potential.offsets), strict=True))
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
-    for index, (sample, use) in enumerate(zip(samples, taken, strict=True)):
-        covariance = folds[index % n_folds]
+    turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
+    for sample, use, turn in zip(samples, taken, turns.tolist(), strict=True):
+        covariance = folds[turn % n_folds]
         with_forces = bool(use) and sample.labels.forces is not None
         (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
         numbers = sample.structure.numbers
