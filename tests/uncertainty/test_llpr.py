@@ -81,9 +81,19 @@ def test_without_forces(potential, copper):
     assert set(plain.maps) == {"energy"}
     (found,) = plain.predict(copper[:1])
     assert found.forces_uncertainty is None
+    with pytest.raises(ConfigError, match="shared_alpha"):
+        LLPR.fit(potential, copper[:4], copper[4:], shared_alpha=-1.0)
     with pytest.raises(ConfigError, match="row_kinds"):
         plain.predict(copper[:1], forces=True)
     check_uncertainty(plain, copper[5:6])
+
+
+def test_few_energies_share_the_alpha_of_the_forces(llpr, potential, copper):
+    shared = LLPR.fit(potential, copper[:4], copper[4:], shared_alpha=10, progress=False)
+    n = len(copper[4:])
+    expected = (n * llpr.maps["energy"].alpha ** 2 + 10 * llpr.maps["forces"].alpha ** 2) / (n + 10)
+    np.testing.assert_allclose(shared.maps["energy"].alpha ** 2, expected)
+    assert shared.maps["forces"] == llpr.maps["forces"]
 
 
 def test_mistakes(potential, copper, alloy):

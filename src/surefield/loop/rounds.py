@@ -39,6 +39,8 @@ from surefield.uncertainty.metrics import uq_metrics
 __all__ = ["Loop", "Predicted", "predict_test"]
 
 _log = logging.getLogger(__name__)
+#: Of `LLPR.fit`: a round holds out a few energies only, and they steer the early stop as well.
+SHARED_ALPHA = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +239,9 @@ class Loop:
             isolated_atoms=self.isolated_atoms,
             progress=False,
         )
-        return LLPR.fit(fit.potential, data[fitted], data[held], progress=False)
+        return LLPR.fit(
+            fit.potential, data[fitted], data[held], shared_alpha=SHARED_ALPHA, progress=False
+        )
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""

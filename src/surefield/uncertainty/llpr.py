@@ -28,7 +28,7 @@ from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.read import Source, read_frames
 from surefield.training.dataset import Dataset, prepare
 from surefield.uncertainty.calibration import fit_calibration_map
-from surefield.uncertainty.calibration_maps import CalibrationMap
+from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
 
 __all__ = ["LLPR"]
 
@@ -72,6 +72,7 @@ class LLPR:
         regularizer: float | str | Mapping[str, float] | None = None,
         calibration_map: Mapping[str, str] | None = None,
         calibration_method: str = "squared_residuals",
+        shared_alpha: float = 0.0,
         labels: Mapped | None = None,
         progress: bool | None = None,
     ) -> LLPR:
@@ -85,6 +86,8 @@ class LLPR:
             regularizer: see `resolve_regularizer`; None chooses by evidence.
             calibration_map: kind to map; see `fit_calibration_map`.
             calibration_method: of the map "alpha".
+            shared_alpha: number of calibration energies that the alpha of the forces counts as when the alpha
+                of the energy is fitted; for sets with few structures, which have many forces.
             labels: explicit keys of the labels.
             progress: show a progress bar.
 
@@ -95,6 +98,8 @@ class LLPR:
         """
         for kind in {*(row_kinds or ()), *(calibration_map or {})} - set(KINDS):
             raise ConfigError(f"unknown kind {kind!r} of row, {nearest(kind, KINDS)}")
+        if not shared_alpha >= 0:
+            raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
         release_compiled()
         layer = potential.last_layer()
         sets = [_dataset(part, potential, labels) for part in (train, calibration)]
@@ -139,6 +144,7 @@ class LLPR:
             g, r = validation.get(kind, (np.zeros((0, layer.n_features)), np.zeros(0)))
             name = {**MAPS, **(calibration_map or {})}[kind]
             maps[kind] = fit_calibration_map(r, posterior.u(g), name, method=calibration_method)  # type: ignore[arg-type]
+        maps |= _energy_with_forces(maps, shared_alpha, len(validation.get("energy", ([],))[0]))
         statistics = {
             "rows": dict(covariance.n_rows),
             "weights": weights,
@@ -289,6 +295,21 @@ def _labelled_rows(
         if rows.stress is not None and labels.stress is not None:
             found["stress"] = rows.stress, prediction.stress - labels.stress
         yield rows, found
+
+
+def _energy_with_forces(
+    maps: Mapping[Kind, CalibrationMap], shared: float, n: int
+) -> dict[Kind, CalibrationMap]:
+    """The map of the energy, its alpha^2 averaged with that of the forces, which counts as `shared` energies.
+
+    Rows are weighted by precision, so one alpha would serve all kinds if the posterior were exact.
+    """
+    energy, forces = maps.get("energy"), maps.get("forces")
+    if shared == 0 or not isinstance(energy, AlphaMap) or not isinstance(forces, AlphaMap | AlphaSigma0Map):
+        return {}
+    n = n if energy.calibrated else 0
+    alpha2 = (n * energy.alpha**2 + shared * forces.alpha**2) / (n + shared)
+    return {"energy": replace(energy, alpha=float(np.sqrt(alpha2)), calibrated=True)}
 
 
 def _without_zeros(g: np.ndarray, r: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
