@@ -8,6 +8,9 @@ import pytest
 
 from surefield.errors import PotentialError
 from surefield.potentials import MomentNetwork, predict, trainable
+from surefield.potentials.moment_network import _invariants
+from surefield.structures.graph import collate
+from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_potential
 
 
@@ -72,3 +75,19 @@ def test_same_seed_same_weights_and_config_round_trip():
 def test_unknown_symbol():
     with pytest.raises(PotentialError, match="Xx"):
         MomentNetwork(["Cu", "Xx"])
+
+
+def test_prepared_takes_offsets_and_standardises(copper_network, copper):
+    """Over the atoms of the training set every invariant has mean zero, and nearly all deviation one."""
+    structures = [neighborhood(atoms, 3.5) for atoms in copper]
+    ready = copper_network.prepared(structures, [None] * len(structures), {29: -1.5})
+    values = []
+    for structure in structures:
+        x, _ = _invariants(ready, collate([structure]))
+        values.append(np.asarray(x)[: structure.n_atoms])
+    x = (np.concatenate(values) - ready.shift[0]) / ready.scale[0]
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-9)
+    spread = x.std(axis=0)
+    assert np.all(spread <= 1 + 1e-9)
+    np.testing.assert_allclose(np.median(spread), 1, rtol=1e-9)
+    assert ready.offsets.tolist() == [-1.5]

@@ -86,6 +86,7 @@ class General(LastLayerPotential):
     cutoff: Any = eqx.field(static=True)
     offsets: Any
     readout: Any
+    bias: Any
 
     def site_features(self, graph):
         return self.inner.site_features(graph)
@@ -97,7 +98,7 @@ class General(LastLayerPotential):
 def test_general_route_gives_the_same(network, crystal):
     _, structure, _ = crystal
     graph = collate([structure])
-    names = ("species", "cutoff", "offsets", "readout")
+    names = ("species", "cutoff", "offsets", "readout", "bias")
     general = General(inner=network, **{name: getattr(network, name) for name in names})
     mask = graph.mask[..., None, None]
     fast, slow = (np.asarray(eqx.filter_jit(vector_jacobian)(p, graph)) * mask for p in (network, general))

@@ -130,7 +130,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     llpr.save(folder.path("llpr.npz"))
     summary["validation"] = fit.validation_errors.as_dict()
     if data.test is not None:
-        summary |= _tested(llpr, prepare(data.test, llpr.cutoff, labels=data.labels), folder)
+        summary |= _tested(llpr, prepare(data.test, llpr.potential, labels=data.labels), folder)
     return summary
 
 
@@ -158,7 +158,7 @@ def _trained(config: RunConfig, name: str, verb: str) -> Path:
 
 def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     potential = load_potential(_trained(config, "potential.npz", "eval"))
-    test = prepare(_need(config.data.test, "test", "eval"), potential.cutoff, labels=config.data.labels)
+    test = prepare(_need(config.data.test, "test", "eval"), potential, labels=config.data.labels)
     found = potential.predict(test.frames)
     labels = [sample.labels for sample in test.samples]
     arrays = {
@@ -180,7 +180,7 @@ def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     llpr = LLPR.load(_trained(config, "llpr.npz", "uq"))
-    test = prepare(_need(config.data.test, "test", "uq"), llpr.cutoff, labels=config.data.labels)
+    test = prepare(_need(config.data.test, "test", "uq"), llpr.potential, labels=config.data.labels)
     found = llpr.predict(test.frames, per_atom=True, forces=True)
     write_frames(
         folder.path("predictions.xyz"),

@@ -239,9 +239,7 @@ class Loop:
             isolated_atoms=self.isolated_atoms,
             progress=False,
         )
-        return LLPR.fit(
-            fit.potential, data[fitted], data[held], shared_alpha=SHARED_ALPHA, progress=False
-        )
+        return LLPR.fit(fit.potential, data[fitted], data[held], shared_alpha=SHARED_ALPHA, progress=False)
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
-from surefield.potentials.potential import Potential, check_species
+from surefield.potentials.potential import HasPotential, Potential, as_potential, check_frames
 from surefield.selection.select_rows import select_rows
 from surefield.selection.selection import Selection
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
-from surefield.structures.neighbors import neighborhood
 from surefield.uncertainty.llpr import LLPR
 
 __all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
@@ -26,7 +25,7 @@ Score = Literal["forces_variance", "energy_variance"]
 
 
 def feature_rows(
-    potential: Potential | LLPR, frames: Sequence[Atoms], kind: FeatureMap = "full_grad_rp", *, seed: int = 0
+    potential: Potential | HasPotential, frames: Sequence[Atoms], kind: FeatureMap = "full_grad_rp", *, seed: int = 0
 ) -> Float[np.ndarray, "n_structures n_features"]:
     """Features of structures, one row each, float64, of the total energy (extensive).
 
@@ -44,10 +43,9 @@ def feature_rows(
     """
     if kind not in get_args(FeatureMap):
         raise ConfigError(f"unknown features {kind!r}, {nearest(kind, get_args(FeatureMap))}")
-    plain = potential.potential if isinstance(potential, LLPR) else potential
-    for index, atoms in enumerate(frames):
-        check_species(plain, atoms.numbers, f"frame {index}")
-    structures = [neighborhood(atoms, plain.cutoff) for atoms in frames]
+    plain = as_potential(potential)
+    check_frames(plain, frames)
+    structures = [plain.neighborhood(atoms) for atoms in frames]
     if kind == "full_grad_rp":
         return gradient_features(plain, structures, seed=seed)
     rows = energy_features(plain.last_layer(), structures)
@@ -79,7 +77,7 @@ def score_frames(llpr: LLPR, frames: Sequence[Atoms], score: Score) -> Float[np.
 
 
 def select(
-    potential: Potential | LLPR,
+    potential: Potential | HasPotential,
     train_frames: Sequence[Atoms],
     pool_frames: Sequence[Atoms],
     method: str = "lcmd",

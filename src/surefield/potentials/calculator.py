@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.potentials.prediction import Prediction
 
-__all__ = ["Predicts", "SurefieldCalculator"]
+__all__ = ["ExtrapolationWarning", "Predicts", "SurefieldCalculator"]
+
+#: Features this far outside the range of training, in units of that range, are no cause for a message.
+MARGIN = 0.05
+
+
+class ExtrapolationWarning(UserWarning):
+    """Inputs of a potential have left the range of its training set."""
 
 
 class Predicts(Protocol):
@@ -27,14 +36,27 @@ class SurefieldCalculator(Calculator):
 
     Args:
         model: a potential or an uncertainty such as `LLPR`.
-        options: passed to `model.predict`, such as `forces_uncertainty=True`.
+        extrapolation: what happens when features leave their range over the training set: 'warn' (once),
+            'ignore' or 'error'. `results['extrapolation']` always tells by how much.
+        options: passed to `model.predict`, such as `forces=True`.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]  # type: ignore[misc]
 
-    def __init__(self, model: Predicts, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Predicts,
+        *,
+        extrapolation: Literal["warn", "ignore", "error"] = "warn",
+        **options: Any,
+    ) -> None:
         super().__init__()
+        if extrapolation not in ("warn", "ignore", "error"):
+            raise ConfigError(
+                f"unknown extrapolation {extrapolation!r}, {nearest(extrapolation, ('warn', 'ignore', 'error'))}"
+            )
         self.model = model
+        self.extrapolation = extrapolation
         self.options = options
 
     def calculate(
@@ -47,6 +69,7 @@ class SurefieldCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
         (prediction,) = self.model.predict([self.atoms], **self.options)
+        self._check_range(prediction)
         self.results = dict(prediction.results())
         self.results["free_energy"] = prediction.energy
         if prediction.forces_uncertainty is not None:
@@ -55,3 +78,16 @@ class SurefieldCalculator(Calculator):
         missing = [name for name in properties if name not in self.results]
         if missing:
             raise PropertyNotImplementedError(f"{missing[0]} is not defined for {self.atoms}")
+
+    def _check_range(self, prediction: Prediction) -> None:
+        found = prediction.extrapolation
+        if self.extrapolation == "ignore" or found is None or found.max(initial=0.0) <= MARGIN:
+            return
+        describe = getattr(getattr(self.model, "potential", self.model), "describe_extrapolation", None)
+        atom = int(found.argmax())
+        text = f"atom {atom} has features outside the range of the training set"
+        text = describe(self.atoms) if describe else text
+        if self.extrapolation == "error":
+            raise PotentialError(f"{text}; label such structures, or pass extrapolation='warn'")
+        self.extrapolation = "ignore"
+        warnings.warn(f"{text}; said once for each calculator", ExtrapolationWarning, stacklevel=2)

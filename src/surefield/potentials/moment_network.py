@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -17,7 +17,8 @@ from surefield.config import Config
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.potential import DensityPotential, species_index, species_numbers
-from surefield.structures.graph import Graph
+from surefield.structures.graph import Graph, collate
+from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
 
@@ -130,6 +131,43 @@ class MomentNetwork(DensityPotential):
             dtype="float64" if self.radial.dtype == np.float64 else "float32",
         )
 
+    @property
+    def n_solvable(self) -> int:
+        """The linear part: weights of the invariants themselves."""
+        return self.n_invariants
+
+    def solvable(self) -> MomentNetwork:
+        """The linear part alone."""
+        bare = eqx.tree_at(lambda p: (p.weights, p.biases), self, ([], []))
+        return eqx.tree_at(lambda p: p.readout, bare, self.readout[:, : self.n_invariants])
+
+    def prepared(
+        self,
+        structures: Sequence[Neighborhood],
+        energies: Sequence[float | None],
+        offsets: Mapping[int, float],
+    ) -> Self:
+        """Copy with element offsets, and with the invariants standardised over the atoms of each element."""
+        plain = super().prepared(structures, energies, offsets)
+        n, width = self.shift.shape
+        count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
+        for structure in structures:
+            values, index = _invariants(self, collate([structure], dtype=self.dtype))
+            values = np.asarray(values, np.float64)[: structure.n_atoms]
+            index = np.asarray(index)[: structure.n_atoms]
+            np.add.at(count, index, 1.0)
+            np.add.at(first, index, values)
+            np.add.at(second, index, values**2)
+        seen = count[:, 0] > 0
+        mean = first[seen] / count[seen]
+        shift, scale = np.zeros((n, width)), np.ones((n, width))
+        shift[seen] = mean
+        deviation = np.sqrt(np.maximum(second[seen] / count[seen] - mean**2, 0.0))
+        # An invariant that never varies says nothing; a floor keeps it from blowing up elsewhere.
+        scale[seen] = np.maximum(deviation, 1e-3 * np.median(deviation, axis=1, keepdims=True) + 1e-12)
+        values = (jnp.asarray(shift, self.dtype), jnp.asarray(scale, self.dtype))
+        return eqx.tree_at(lambda p: (p.shift, p.scale), plain, values)
+
     def constants(self) -> tuple[object, ...]:
         """Offsets and standardisation come from the data and are not trained."""
         return (self.offsets, self.shift, self.scale)
@@ -192,6 +230,11 @@ class MomentNetwork(DensityPotential):
         index = species_index(self, graph)
         energies = jnp.sum(self.site_features(graph) * self.readout[index], axis=-1) + self.bias[index]
         return jnp.where(graph.atom_mask, energies, 0.0)
+
+
+@eqx.filter_jit
+def _invariants(potential: MomentNetwork, graph: Graph) -> tuple[Array, Array]:
+    return potential.invariants(potential.density(graph)), species_index(potential, graph)
 
 
 def _initial_radial(n_species: int, n_channels: int, n_basis: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 
+from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.errors import PotentialError, explain
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.prediction import Prediction, voigt
@@ -23,9 +25,14 @@ from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = [
     "DensityPotential",
+    "DescriptorPotential",
+    "HasPotential",
     "LastLayerPotential",
     "Potential",
     "Results",
+    "VectorPotential",
+    "as_potential",
+    "check_frames",
     "check_species",
     "evaluate",
     "evaluate_jit",
@@ -45,12 +52,18 @@ class Results(NamedTuple):
         forces: eV/Å.
         virial: dE/d(strain), eV; divided by the cell volume it is the stress in ASE's sign.
         energies: per-atom energies, eV, without element offsets.
+        charges: of atoms, e; None for potentials without an electrode potential.
+        capacitance: -d(excess electrons)/d(electrode potential), e/V; None likewise.
+        extrapolation: distance of each atom's features from the range of training; None where not defined.
     """
 
     energy: Float[Array, " n_structures"]
     forces: Float[Array, "n_atoms 3"]
     virial: Float[Array, "n_structures 3 3"]
     energies: Float[Array, " n_atoms"]
+    charges: Float[Array, " n_atoms"] | None = None
+    capacitance: Float[Array, " n_structures"] | None = None
+    extrapolation: Float[Array, "n_atoms n_site_inputs"] | None = None
 
 
 class Potential(eqx.Module):
@@ -60,7 +73,12 @@ class Potential(eqx.Module):
         species: atomic numbers the potential knows, ascending.
         cutoff: range of its neighbour list, Å.
         offsets: (n_species,) energy of each element that is added in float64, eV.
+        supplies: names of the results it can give.
+        reads_positions: whether the energy depends on `Graph.positions`, not on vectors alone.
     """
+
+    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "energies", "forces", "stress"})
+    reads_positions: ClassVar[bool] = False
 
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
@@ -69,6 +87,37 @@ class Potential(eqx.Module):
     @abc.abstractmethod
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets; zero for padding atoms."""
+
+    def neighborhood(self, atoms: Atoms) -> Neighborhood:
+        """Neighbours of a structure, and whatever else of it this potential reads."""
+        return neighborhood(atoms, self.cutoff)
+
+    def check_frame(self, atoms: Atoms, where: object) -> None:
+        """Raise an error unless a structure of known elements is one this potential can serve."""
+
+    def prepared(
+        self,
+        structures: Sequence[Neighborhood],
+        energies: Sequence[float | None],
+        offsets: Mapping[int, float],
+    ) -> Self:
+        """Copy with all that is taken from the training set and not trained; here the element offsets.
+
+        Args:
+            structures: of the training set.
+            energies: their labels, eV.
+            offsets: energy of each element, eV.
+        """
+        values = jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64)
+        return eqx.tree_at(lambda p: p.offsets, self, values)
+
+    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
+        """Charges of atoms in e; None: the potential knows no electrode potential."""
+        return None
+
+    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
+        """How far each input of each atom lies outside the range of training, in units of that range."""
+        return None
 
     @property
     def dtype(self) -> np.dtype:
@@ -80,9 +129,9 @@ class Potential(eqx.Module):
         """Predict structures; the options are those of `surefield.potentials.predict`."""
         return predict(self, frames, **options)
 
-    def calculator(self) -> SurefieldCalculator:
-        """ASE calculator with energy, forces, stress and per-atom energies."""
-        return SurefieldCalculator(self)
+    def calculator(self, **options: Any) -> SurefieldCalculator:
+        """ASE calculator with energy, forces, stress and per-atom energies; options as it takes."""
+        return SurefieldCalculator(self, **options)
 
     def last_layer(self) -> LastLayerPotential:
         """The part whose last layer carries uncertainty, features and selection."""
@@ -112,6 +161,25 @@ class LastLayerPotential(Potential):
     """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants."""
 
     readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
+    bias: eqx.AbstractVar[Float[Array, " n_blocks"]]
+
+    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> float:
+        """Energy of a structure when all last weights and biases are zero, eV; here the element offsets."""
+        table = dict(zip(self.species, np.asarray(self.offsets, np.float64).tolist(), strict=True))
+        return sum(table[z] for z in numbers.tolist())
+
+    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
+        """Derivative of the energy with respect to the biases; here the atoms of each element."""
+        return np.sum(np.equal.outer(numbers, self.species), axis=0).astype(np.float64)
+
+    @property
+    def n_solvable(self) -> int:
+        """Leading columns of `readout`, and all of `bias`, that an exact solution may replace."""
+        return 0
+
+    def solvable(self) -> LastLayerPotential:
+        """Copy whose last layer has the solvable columns only."""
+        return eqx.tree_at(lambda p: p.readout, self, self.readout[:, : self.n_solvable])
 
     def last_layer(self) -> LastLayerPotential:
         """This potential itself."""
@@ -156,6 +224,69 @@ class DensityPotential(LastLayerPotential):
         return self.density_features(self.density(graph), graph)
 
 
+class DescriptorPotential(LastLayerPotential):
+    """A last-layer potential of an atomic descriptor G: both energies and last-layer features follow from G.
+
+    What is known of G alone (its derivatives, stored over a training set) then serves every quantity.
+    """
+
+    descriptor: eqx.AbstractVar[AtomicDescriptor]
+
+    @abc.abstractmethod
+    def feature_energies(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, " n_atoms"]:
+        """Energy of each atom from its descriptor features, without element offsets; eV."""
+
+    @abc.abstractmethod
+    def last_layer_features(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, "n_atoms n_site_features"]:
+        """Last-layer features of each atom from its descriptor features."""
+
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets."""
+        return self.feature_energies(self.descriptor.features(graph), graph)
+
+    def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Inputs of the last layer of each atom."""
+        return self.last_layer_features(self.descriptor.features(graph), graph)
+
+
+class VectorPotential(LastLayerPotential):
+    """A last-layer potential whose parameters have a documented order in one flat vector.
+
+    Full-batch optimisers work on that vector; it holds the energy offsets too.
+    """
+
+    @property
+    @abc.abstractmethod
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """All parameters, float64 (traceable)."""
+
+    @abc.abstractmethod
+    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
+        """Copy with the parameters of a vector (traceable)."""
+
+    @abc.abstractmethod
+    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
+        """Weights of the first layer of every network, without their biases."""
+
+
+class HasPotential(Protocol):
+    """A handle around a potential, such as `NeuralNetwork`."""
+
+    @property
+    def potential(self) -> Potential:
+        """The potential of its present parameters."""
+        ...
+
+
+def as_potential(model: Potential | HasPotential) -> Potential:
+    """The potential itself, or the one that a handle holds."""
+    return model if isinstance(model, Potential) else model.potential
+
+
 def species_index(potential: Potential, graph: Graph) -> Int[Array, " n_atoms"]:
     """Place of each atom's element in `potential.species`; padding atoms get 0."""
     table = np.zeros(len(chemical_symbols), np.int32)
@@ -176,12 +307,29 @@ def evaluate(potential: Potential, graph: Graph) -> Results:
     direct = jnp.einsum("na,nb->nab", graph.positions, by_positions)
     direct = sum_atoms(direct, graph)
     energy = sum_atoms(energies.astype(jnp.float64), graph) + composition_energy(potential, graph)
+    charges, capacitance = _charges(potential, graph)
     return Results(
         energy=energy,
         forces=edge_forces(by_vectors, graph) - by_positions,
         virial=edge_virials(by_vectors, graph) + 0.5 * (direct + jnp.swapaxes(direct, -1, -2)),
         energies=energies,
+        charges=charges,
+        capacitance=capacitance,
+        extrapolation=potential.extrapolation(graph),
     )
+
+
+def _charges(potential: Potential, graph: Graph) -> tuple[Array | None, Array | None]:
+    """Charges of atoms, and the capacitance as the derivative of their sums: N_e = -Q."""
+
+    def of(phi: Array) -> Array | None:
+        return potential.charges(eqx.tree_at(lambda g: g.electrode_potential, graph, phi))
+
+    phi = jnp.asarray(graph.electrode_potential)
+    if jax.eval_shape(of, phi) is None:
+        return None, None
+    charges, slopes = jax.jvp(of, (phi,), (jnp.ones_like(phi),))
+    return charges, sum_atoms(jnp.where(graph.atom_mask, slopes, 0.0), graph)
 
 
 #: Compiled once per potential class and batch shape.
@@ -210,26 +358,43 @@ def predict(
     Raises:
         PotentialError: an element the potential does not know.
     """
-    for index, atoms in enumerate(frames):
-        check_species(potential, atoms.numbers, getattr(frames, "origin", lambda i: f"frame {i}")(index))
-    found = neighborhoods or [neighborhood(atoms, potential.cutoff) for atoms in frames]
+    check_frames(potential, frames)
+    found = neighborhoods or [potential.neighborhood(atoms) for atoms in frames]
     predictions: list[Prediction | None] = [None] * len(found)
-    table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64), strict=True))
+    table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
     for chunk, graph in padded_batches(found, batch_size, potential.dtype):
-        total, force, virial, energies = (np.asarray(x, np.float64) for x in evaluate_jit(potential, graph))
+        results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
         start = 0
         for place, index in enumerate(chunk):
             s = found[index]
             rows = slice(start, start + s.n_atoms)
             start = rows.stop
             volume = abs(np.linalg.det(s.cell)) if s.periodic else 0.0
+            own = np.array([table[z] for z in s.numbers.tolist()])
+            wants_stress = stress and s.periodic and "stress" in potential.supplies
             predictions[index] = Prediction(
-                energy=float(total[place]),
-                energies=energies[rows] + np.array([table[z] for z in s.numbers.tolist()]),
-                forces=force[rows] if forces else None,
-                stress=voigt(virial[place] / volume) if stress and s.periodic else None,
+                energy=float(results.energy[place]),
+                energies=results.energies[rows] + own if "energies" in potential.supplies else None,
+                forces=results.forces[rows] if forces else None,
+                stress=voigt(results.virial[place] / volume) if wants_stress else None,
+                **_electrochemical(results, place, rows, s.electrode_potential),
             )
+            if results.extrapolation is not None:
+                worst = results.extrapolation[rows].max(axis=1, initial=0.0)
+                predictions[index] = replace(predictions[index], extrapolation=worst)  # type: ignore[type-var]
     return [p for p in predictions if p is not None]
+
+
+def _electrochemical(results: Results, place: int, rows: slice, potential: float) -> dict[str, Any]:
+    if results.charges is None or results.capacitance is None:
+        return {}
+    charges = np.asarray(results.charges)[rows]
+    return {
+        "charges": charges,
+        "excess_electrons": -float(charges.sum()),
+        "electrode_potential": potential,
+        "capacitance": float(results.capacitance[place]),
+    }
 
 
 def composition_energy(potential: Potential, graph: Graph) -> Float[Array, " n_structures"]:
@@ -242,6 +407,14 @@ def trainable(potential: P) -> P:
     """Pytree of booleans with the structure of the potential: which leaves training may change."""
     fixed = {id(leaf) for leaf in jax.tree.leaves(potential.constants())}
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
+
+
+def check_frames(potential: Potential, frames: Sequence[Atoms], name: str = "frame") -> None:
+    """Raise an error unless the potential can serve every structure; see `Potential.check_frame`."""
+    origin = getattr(frames, "origin", lambda index: f"{name} {index}")
+    for index, atoms in enumerate(frames):
+        check_species(potential, atoms.numbers, origin(index))
+        potential.check_frame(atoms, origin(index))
 
 
 def check_species(

@@ -19,8 +19,12 @@ from ase.data import chemical_symbols
 
 from surefield.errors import PotentialError, explain
 from surefield.files import write_atomic
+from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.charge_network import ChargeNetwork
+from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
 from surefield.potentials.potential import Potential
+from surefield.potentials.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.sum import SumPotential
 from surefield.potentials.zbl import ZBL
 
@@ -138,6 +142,8 @@ def describe(potential: Potential) -> dict[str, Any]:
     """Configuration from which `build` makes a potential of the same shape."""
     if isinstance(potential, MomentNetwork):
         return potential.config().model_dump(mode="json")
+    if isinstance(potential, AtomicNetwork | ChargeNetwork | QuadraticChargeNetwork | ImageNetwork):
+        return potential.config()
     if isinstance(potential, ZBL):
         symbols = [chemical_symbols[z] for z in potential.species]
         return {"kind": "zbl", "species": symbols, "inner": potential.inner, "outer": potential.cutoff}
@@ -152,6 +158,14 @@ def build(config: Mapping[str, Any]) -> Potential:
     kind = config.get("kind")
     if kind == "moment_network":
         return MomentNetwork.from_config(MomentNetworkConfig(**config))
+    if kind == "atomic_network":
+        return AtomicNetwork.from_config(config)
+    if kind == "charge_network":
+        return ChargeNetwork.from_config(config)
+    if kind == "quadratic_charge_network":
+        return QuadraticChargeNetwork.from_config(config)
+    if kind == "image_network":
+        return ImageNetwork.from_config(config)
     if kind == "zbl":
         return ZBL(config["species"], config["inner"], config["outer"])
     if kind == "sum":

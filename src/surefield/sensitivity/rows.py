@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.potentials.potential import DensityPotential, LastLayerPotential
+from surefield.potentials.potential import DensityPotential, DescriptorPotential, LastLayerPotential
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
 
@@ -48,6 +48,8 @@ def vector_jacobian(
     """d f_i / d(vector to neighbour k) for features that depend on the atom's own neighbours only."""
     if isinstance(potential, DensityPotential):
         return _density_jacobian(potential, graph)
+    if isinstance(potential, DescriptorPotential):
+        return _descriptor_jacobian(potential, graph)
     n_atoms, n_neighbors, _ = graph.vectors.shape
 
     def features(vectors: Array) -> Array:
@@ -88,6 +90,38 @@ def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
     return product.reshape(n_atoms, n_neighbors, 3, -1)
 
 
+def _descriptor_jacobian(potential: DescriptorPotential, graph: Graph) -> Array:
+    features = potential.descriptor.features(graph)
+
+    def along(direction: Array) -> Array:
+        tangent = jnp.broadcast_to(direction, features.shape)
+        return jax.jvp(lambda g: potential.last_layer_features(g, graph), (features,), (tangent,))[1]
+
+    by_feature = jax.vmap(along)(jnp.eye(features.shape[1], dtype=features.dtype))
+    by_vector = potential.descriptor.jacobian(graph)
+    flat = by_vector.reshape(by_vector.shape[0], -1, by_vector.shape[-1])
+    product = flat @ jnp.swapaxes(by_feature, 0, 1).astype(flat.dtype)
+    return product.reshape(*by_vector.shape[:3], -1)
+
+
+def _by_positions(potential: LastLayerPotential, graph: Graph) -> Array:
+    """d(sum of features of each block)/d(positions at fixed vectors), (n_atoms, 3, n_features)."""
+
+    def total(positions: Array) -> Array:
+        moved = eqx.tree_at(lambda g: g.positions, graph, positions)
+        features = jnp.where(graph.atom_mask[:, None], potential.site_features(moved), 0.0)
+        n_blocks = potential.readout.shape[0]
+        return jax.ops.segment_sum(features, potential.feature_block(graph), n_blocks).reshape(-1)
+
+    n_atoms = graph.positions.shape[0]
+
+    def column(index: Array) -> Array:
+        tangent = jnp.zeros(n_atoms * 3, graph.positions.dtype).at[index].set(1.0)
+        return jax.jvp(total, (graph.positions,), (tangent.reshape(n_atoms, 3),))[1]
+
+    return jax.lax.map(column, jnp.arange(n_atoms * 3), batch_size=32).reshape(n_atoms, 3, -1)
+
+
 @eqx.filter_jit
 def _site_features(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array]:
     return potential.site_features(graph), potential.feature_block(graph)
@@ -100,7 +134,12 @@ def _derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Ar
     n_blocks = potential.readout.shape[0]
     block = jax.nn.one_hot(potential.feature_block(graph), n_blocks, dtype=jacobian.dtype)
     full = (block[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
-    return edge_forces(full, graph), edge_virials(full, graph)[0]
+    forces, virials = edge_forces(full, graph), edge_virials(full, graph)[0]
+    if potential.reads_positions:
+        direct = _by_positions(potential, graph)
+        moment = jnp.einsum("na,nbf->abf", graph.positions, direct)
+        forces, virials = forces - direct, virials + 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
+    return forces, virials
 
 
 def structure_rows(
@@ -113,6 +152,7 @@ def structure_rows(
     """Yield the rows of each structure in turn; never more than one structure's rows are held."""
     dtype = potential.dtype
     n_blocks, width = potential.readout.shape
+    stress = stress and "stress" in potential.supplies
     for structure in structures:
         graph = collate([structure], dtype=dtype)
         features, block = _site_features(potential, graph)

@@ -37,6 +37,8 @@ class Graph(eqx.Module):
         cell: row vectors, Å.
         periodic: which structures are periodic in three directions (have a stress).
         n_atoms: real atoms per structure, 0 for padding structures.
+        electrode_potential: V, 0 for structures without one; read by electrochemical potentials only.
+        interface: stated height of the metal surface, Å; NaN where the potential finds it itself.
     """
 
     numbers: Int[Array, " n_atoms"]
@@ -49,6 +51,8 @@ class Graph(eqx.Module):
     cell: Float[Array, "n_structures 3 3"]
     periodic: Bool[Array, " n_structures"]
     n_atoms: Int[Array, " n_structures"]
+    electrode_potential: Float[Array, " n_structures"]
+    interface: Float[Array, " n_structures"]
 
     @property
     def n_structures(self) -> int:
@@ -101,6 +105,7 @@ def collate(
     cell = np.tile(np.eye(3, dtype=dtype), (m, 1, 1))
     periodic = np.zeros(m, bool)
     counts = np.zeros(m, np.int32)
+    potential, interface = np.zeros(m, dtype), np.full(m, np.nan, dtype)
     start = 0
     for index, s in enumerate(structures):
         rows = slice(start, start + s.n_atoms)
@@ -116,8 +121,23 @@ def collate(
             cell[index] = s.cell
         periodic[index] = s.periodic
         counts[index] = s.n_atoms
+        potential[index] = np.nan_to_num(s.electrode_potential)
+        interface[index] = s.interface
         start += s.n_atoms
-    return Graph(numbers, positions, vectors, neighbors, reverse, mask, structure, cell, periodic, counts)  # type: ignore[arg-type]
+    return Graph(
+        numbers,  # type: ignore[arg-type]
+        positions,  # type: ignore[arg-type]
+        vectors,  # type: ignore[arg-type]
+        neighbors,  # type: ignore[arg-type]
+        reverse,  # type: ignore[arg-type]
+        mask,  # type: ignore[arg-type]
+        structure,  # type: ignore[arg-type]
+        cell,  # type: ignore[arg-type]
+        periodic,  # type: ignore[arg-type]
+        counts,  # type: ignore[arg-type]
+        potential,  # type: ignore[arg-type]
+        interface,  # type: ignore[arg-type]
+    )
 
 
 def sum_atoms(values: Float[Array, " n_atoms *rest"], graph: Graph) -> Float[Array, " n_structures *rest"]:

@@ -33,11 +33,13 @@ class Labels:
         energy: total energy in eV.
         forces: (n_atoms, 3) in eV/Å, float64.
         stress: (6,) in eV/Å^3, float64, Voigt xx yy zz yz xz xy, positive = tensile.
+        excess_electrons: number, positive = added; filled in by `electrode.grand_canonical_labels` alone.
     """
 
     energy: float | None = None
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    excess_electrons: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Neighborhood:
         neighbors: (n_atoms, n_neighbors) index of the neighbour.
         vectors: (n_atoms, n_neighbors, 3) from atom to neighbour in Å, zero where padded.
         reverse: (n_atoms, n_neighbors) column of the same edge in the row of the neighbour.
+        electrode_potential: V on the absolute scale, NaN where the structure has none.
+        interface: height z0 in Å that the structure states for its metal surface, NaN where it states none.
     """
 
     numbers: Int[np.ndarray, " n_atoms"]
@@ -35,6 +37,8 @@ class Neighborhood:
     neighbors: Int[np.ndarray, "n_atoms n_neighbors"]
     vectors: Float[np.ndarray, "n_atoms n_neighbors 3"]
     reverse: Int[np.ndarray, "n_atoms n_neighbors"]
+    electrode_potential: float = np.nan
+    interface: float = np.nan
 
     @property
     def n_atoms(self) -> int:

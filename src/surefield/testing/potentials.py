@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import PotentialError
 from surefield.potentials import Potential, Prediction, load_potential, save_potential
+from surefield.structures.electrode import POTENTIAL_ALIASES
+from surefield.potentials.potential import HasPotential, as_potential
 from surefield.testing.frames import Snapshot, random_rotation, rotated, rotated_stress, translated
 
 __all__ = ["check_potential"]
@@ -26,7 +28,11 @@ SINGLE_TOLERANCE = 1e-4
 #: Largest relative difference between derivatives and finite differences, in float64.
 DERIVATIVE_TOLERANCE = 1e-6
 #: Quantities smaller than this are compared absolutely: eV per atom, eV/Å, eV/Å^3.
-FLOORS = {"energy": 1e-3, "energies": 1e-3, "forces": 1e-2, "stress": 1e-4}
+FLOORS = {"energy": 1e-3, "energies": 1e-3, "forces": 1e-2, "stress": 1e-4} | dict.fromkeys(
+    ("charges", "excess_electrons", "electrode_potential", "capacitance", "extrapolation"), 1e-2
+)
+_PER_ATOM = ("energies", "forces", "charges", "extrapolation")
+_EXTENSIVE = ("energy", "excess_electrons", "capacitance")
 _STEP = 5e-4
 #: Points and coefficients of the fourth-order central difference.
 _STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
@@ -35,16 +41,18 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 def check_potential(
-    potential: Potential, frames: Sequence[Atoms], *, tolerance: float = 1e-9, seed: int = 0
+    potential: Potential | HasPotential, frames: Sequence[Atoms], *, tolerance: float = 1e-9, seed: int = 0
 ) -> None:
     """Check what every potential must do.
 
-    Results have their shapes, are finite, and atoms' energies sum to the total; structures stay as they
-    are; one structure alone gives what it gives in a batch; energies, forces and stresses follow
-    permutations, rotations and translations (those named in `potential.invariances`, by default all), and
-    are extensive over supercells of periodic structures (checked with permutation and translation);
-    forces and stress are derivatives of the energy (finite differences on a float64 copy, to 1e-6);
-    saving and loading changes nothing; an unknown element is a `PotentialError`.
+    Results (those named in `potential.supplies`) have their shapes, are finite, and atoms' energies sum to
+    the total; structures stay as they are; one structure alone gives what it gives in a batch; energies,
+    forces and stresses follow permutations, rotations and translations (those named in
+    `potential.invariances`, by default all), and are extensive over supercells of periodic structures
+    (checked with permutation and translation); forces and stress are derivatives of the energy (finite
+    differences on a float64 copy, to 1e-6), and so are excess electrons, by the electrode potential, unless
+    `potential.conjugate_charges` is False; saving and loading changes nothing; an unknown element is a
+    `PotentialError`.
 
     Args:
         potential: with weights that give more than zero, or little is tested.
@@ -57,6 +65,7 @@ def check_potential(
     Raises:
         AssertionError: a promise is broken; the message says which, in which frame and by how much.
     """
+    potential = as_potential(potential)
     tolerance = tolerance if potential.dtype == np.float64 else max(tolerance, SINGLE_TOLERANCE)
     frames = list(frames)
     invariances = getattr(potential, "invariances", ("permutation", "rotation", "translation"))
@@ -83,6 +92,7 @@ class _Comparison:
             zip(potential.species, np.asarray(potential.offsets, float).tolist(), strict=True)
         )
         self.tolerance = tolerance
+        self.supplies = potential.supplies
 
     def __call__(self, check: str, index: int, atoms: Atoms, expected: Prediction, got: Prediction) -> None:
         for name, values in expected.results().items():
@@ -103,16 +113,18 @@ class _Comparison:
         """Size that differences of a quantity are relative to."""
         if name not in ("energy", "energies"):
             return float(np.abs(getattr(prediction, name)).max(initial=0.0))
-        assert prediction.energies is not None
+        if prediction.energies is None:
+            return abs(prediction.energy)
         offsets = np.array([self.offsets[z] for z in atoms.numbers.tolist()])
         total = float(np.abs(prediction.energies - offsets).sum())
         return total if name == "energy" else total / len(atoms)
 
 
 def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Comparison) -> None:
-    shapes = {"energy": (), "energies": (len(atoms),), "forces": (len(atoms), 3)}
-    if atoms.pbc.all():
-        shapes["stress"] = (6,)
+    n = len(atoms)
+    shapes = {"energy": (), "energies": (n,), "forces": (n, 3), "stress": (6,)}
+    left_out = set(shapes) - compare.supplies | (set() if atoms.pbc.all() else {"stress"})
+    shapes = {name: shape for name, shape in shapes.items() if name not in left_out}
     for name, shape in shapes.items():
         value = getattr(prediction, name)
         _require(value is not None, f"results: no {name} of frame {index}")
@@ -123,9 +135,10 @@ def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Co
             f"got {array.dtype} {array.shape}, {int((~np.isfinite(array)).sum())} not finite",
         )
     _require(
-        atoms.pbc.all() or prediction.stress is None, f"results: frame {index} has no cell, but a stress"
+        "stress" in shapes or prediction.stress is None, f"results: frame {index} has no cell, but a stress"
     )
-    assert prediction.energies is not None
+    if prediction.energies is None:
+        return
     what = f"sum of per-atom energies: energy of frame {index}"
     scale = compare.scale("energy", atoms, prediction)
     # Totals that the offsets dominate are rounded relative to themselves.
@@ -151,10 +164,9 @@ def _check_symmetries(
     for check in (name for name in moved if name in invariances):
         for index, got in enumerate(potential.predict(moved[check])):
             expected, order = plain[index], orders[index]
-            assert expected.energies is not None
             assert expected.forces is not None
             if check == "permutation":
-                expected = replace(expected, energies=expected.energies[order], forces=expected.forces[order])
+                expected = _per_atom(expected, lambda values, order=order: values[order])
             elif check == "rotation":
                 stress = None if expected.stress is None else rotated_stress(expected.stress, turn)
                 expected = replace(expected, forces=expected.forces @ turn.T, stress=stress)
@@ -181,19 +193,22 @@ def _check_batches(
         compare("batch == single", index, frames[index], plain[index], got)
     for index, cell, got in zip(chosen, cells, found[: len(cells)], strict=True):
         small = plain[index]
-        assert small.energies is not None
-        assert small.forces is not None
-        expected = replace(
-            small,
-            energy=2 * small.energy,
-            energies=np.tile(small.energies, 2),
-            forces=np.tile(small.forces, (2, 1)),
-        )
+        doubled = {name: 2 * getattr(small, name) for name in _EXTENSIVE if getattr(small, name) is not None}
+        twice: Callable[[np.ndarray], np.ndarray] = lambda values: np.concatenate([values, values])  # noqa: E731
+        expected = _per_atom(replace(small, **doubled), twice)
         compare("supercell", index, cell, expected, got)
 
 
+def _per_atom(prediction: Prediction, change: Callable[[np.ndarray], np.ndarray]) -> Prediction:
+    """Copy of a prediction with its numbers of atoms changed."""
+    found = {name: getattr(prediction, name) for name in _PER_ATOM}
+    return replace(
+        prediction, **{name: change(values) for name, values in found.items() if values is not None}
+    )
+
+
 def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random.Generator) -> None:
-    """Forces along random directions, and every component of the stress."""
+    """Forces along random directions, every component of the stress, excess electrons of electrodes."""
     precise = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf, potential
     )
@@ -215,6 +230,11 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
                 expected.append(
                     (f"stress {'xyz'[a]}{'xyz'[b]} of frame {index}", value * volume, size * volume)
                 )
+        if prediction.excess_electrons is not None and getattr(potential, "conjugate_charges", True):
+            assert prediction.electrode_potential is not None
+            electrons, size = prediction.excess_electrons, FLOORS["excess_electrons"]
+            moved += [_charged(atoms, prediction.electrode_potential + k * _STEP) for k, _ in _STENCIL]
+            expected.append((f"excess electrons of frame {index}", electrons, max(abs(electrons), size)))
     energies = np.array([p.energy for p in precise.predict(moved)]).reshape(len(expected), len(_STENCIL))
     slopes = energies @ np.array([weight for _, weight in _STENCIL]) / _STEP
     for (what, value, size), slope in zip(expected, slopes.tolist(), strict=True):
@@ -229,6 +249,13 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
 def _displaced(atoms: Atoms, shift: np.ndarray) -> Atoms:
     moved = atoms.copy()
     moved.positions += shift
+    return moved
+
+
+def _charged(atoms: Atoms, phi: float) -> Atoms:
+    """Copy at another electrode potential."""
+    moved = atoms.copy()
+    moved.info |= dict.fromkeys(POTENTIAL_ALIASES) | {POTENTIAL_ALIASES[0]: phi}
     return moved
 
 

@@ -32,6 +32,9 @@ class TrainConfig(Config):
     )
     forces_weight: float = Field(default=1.0, ge=0, description="of mean squared force errors, (eV/Å)^-2")
     stress_weight: float = Field(default=0.0, ge=0, description="of mean squared stress errors, (eV/Å^3)^-2")
+    charge_weight: float = Field(
+        default=300.0, ge=0, description="of mean squared errors of excess electrons, (e/atom)^-2; electrodes"
+    )
     max_force_rows: int = Field(
         default=60_000, ge=0, description="force components used by the exact solution"
     )

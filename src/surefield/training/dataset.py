@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import equinox as eqx
 import numpy as np
@@ -12,7 +13,10 @@ from jaxtyping import Array, Float
 
 from surefield.errors import DataError
 from surefield.keys import ATOMIC_WEIGHTS, STRUCTURE_WEIGHT, Kind
+from surefield.potentials.charged_potential import ChargedPotential
+from surefield.potentials.potential import Potential, check_frames
 from surefield.structures.batching import Shape, chunks
+from surefield.structures.electrode import grand_canonical_labels
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, collate
 from surefield.structures.labels import Labels, Mapped, resolve_labels
@@ -70,7 +74,7 @@ class Dataset:
 
 def prepare(
     source: Source,
-    cutoff: float,
+    potential: Potential | float,
     *,
     labels: Mapped | None = None,
     require: Sequence[Kind] = ("energy", "forces"),
@@ -79,12 +83,14 @@ def prepare(
 
     Args:
         source: anything `read_frames` takes.
-        cutoff: Å.
+        potential: what the structures are for, or the cutoff of its neighbour list in Å.
         labels: explicit keys of the labels, kind to key.
         require: labels every structure must have.
 
     Raises:
-        DataError: see `read_frames`, `check_geometry` and `resolve_labels`; or nothing is left to use.
+        DataError: see `read_frames`, `check_geometry`, `resolve_labels` and, for electrodes,
+            `grand_canonical_labels`; or nothing is left to use.
+        PotentialError: an element the potential does not know.
     """
     frames = read_frames(source)
     single = np.array([is_isolated_atom(atoms) for atoms in frames], dtype=bool)
@@ -98,11 +104,20 @@ def prepare(
         raise DataError("there are no structures to use: the source is empty or holds isolated atoms only")
     check_geometry(frames)
     found, report = resolve_labels(frames, labels, require=require)
+    note = str(report)
+    if isinstance(potential, Potential):
+        check_frames(potential, frames)
+        surroundings = potential.neighborhood
+        if isinstance(potential, ChargedPotential):
+            found, note = grand_canonical_labels(frames, found, potential.electrode_potential)
+            note = f"{report}; {note}"
+    else:
+        surroundings = partial(neighborhood, cutoff=potential)
     samples = tuple(
-        Sample(neighborhood(atoms, cutoff), label, *_weights(atoms, frames.origin(i)))
+        Sample(surroundings(atoms), label, *_weights(atoms, frames.origin(i)))
         for i, (atoms, label) in enumerate(zip(frames, found, strict=True))
     )
-    return Dataset(samples, frames, isolated, str(report))
+    return Dataset(samples, frames, isolated, note)
 
 
 def _weights(atoms: Atoms, where: str) -> tuple[float, np.ndarray | None]:
@@ -128,6 +143,8 @@ class Batch(eqx.Module):
         forces_weight: (n_atoms, 3).
         stress: eV/Å^3, (n_structures, 3, 3).
         stress_weight: (n_structures,).
+        excess_electrons: of electrodes.
+        excess_electrons_weight: (n_structures,).
     """
 
     graph: Graph
@@ -137,6 +154,8 @@ class Batch(eqx.Module):
     forces_weight: Float[Array, "n_atoms 3"]
     stress: Float[Array, "n_structures 3 3"]
     stress_weight: Float[Array, " n_structures"]
+    excess_electrons: Float[Array, " n_structures"]
+    excess_electrons_weight: Float[Array, " n_structures"]
 
 
 def batches(
@@ -175,6 +194,8 @@ def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLi
     forces_weight = np.zeros((shape.n_atoms, 3), dtype)
     stress = np.zeros((shape.n_structures, 3, 3), dtype)
     stress_weight = np.zeros(shape.n_structures, dtype)
+    electrons = np.zeros(shape.n_structures, dtype)
+    electrons_weight = np.zeros(shape.n_structures, dtype)
     start = 0
     for index, sample in enumerate(samples):
         rows = slice(start, start + sample.structure.n_atoms)
@@ -190,4 +211,16 @@ def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLi
             xx, yy, zz, yz, xz, xy = labels.stress
             stress[index] = [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
             stress_weight[index] = sample.weight
-    return Batch(graph, energy, energy_weight, forces, forces_weight, stress, stress_weight)  # type: ignore[arg-type]
+        if labels.excess_electrons is not None:
+            electrons[index], electrons_weight[index] = labels.excess_electrons, sample.weight
+    values = (
+        energy,
+        energy_weight,
+        forces,
+        forces_weight,
+        stress,
+        stress_weight,
+        electrons,
+        electrons_weight,
+    )
+    return Batch(graph, *values)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from surefield.potentials.potential import Potential, evaluate, evaluate_jit
 from surefield.structures.batching import padded_batches
+from surefield.structures.graph import sum_atoms
 from surefield.training.dataset import Batch, Sample
 
 __all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
@@ -18,11 +19,12 @@ __all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the mean squared residuals: energy in eV/atom, forces in eV/Å, stress in eV/Å^3."""
+    """Weights of the mean squared residuals: eV/atom, eV/Å, eV/Å^3, and excess electrons in e/atom."""
 
     energy: float = 100.0
     forces: float = 1.0
     stress: float = 0.0
+    charge: float = 300.0
 
 
 def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Array, ""]:
@@ -40,6 +42,10 @@ def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Arra
         stress = stress * batch.stress_weight[:, None, None]
         known = jnp.broadcast_to((batch.stress_weight > 0)[:, None, None], stress.shape)
         total += weights.stress * _mean_square(stress, known)
+    if weights.charge > 0 and results.charges is not None:
+        electrons = (-sum_atoms(results.charges, graph) - batch.excess_electrons) / n
+        known = batch.excess_electrons_weight > 0
+        total += weights.charge * _mean_square(electrons * batch.excess_electrons_weight, known)
     return total
 
 
@@ -55,16 +61,18 @@ class Residuals:
         energy: (n_structures,) eV/atom.
         forces: per structure (n_atoms, 3), eV/Å.
         stress: (n_structures, 6) eV/Å^3, Voigt.
+        excess_electrons: (n_structures,) of electrodes.
     """
 
     energy: Float[np.ndarray, " n_structures"]
     forces: tuple[Float[np.ndarray, "n_atoms 3"], ...]
     stress: Float[np.ndarray, "n_structures 6"]
+    excess_electrons: Float[np.ndarray, " n_structures"]
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean absolute and root mean square errors: eV/atom, eV/Å per component, eV/Å^3 per component."""
+    """Mean absolute and root mean square errors: eV/atom, eV/Å and eV/Å^3 per component, excess electrons."""
 
     energy_mae: float
     energy_rmse: float
@@ -73,21 +81,26 @@ class Errors:
     stress_mae: float
     stress_rmse: float
     n_structures: int
+    excess_electrons_mae: float = np.nan
+    excess_electrons_rmse: float = np.nan
 
     def as_dict(self) -> dict[str, float]:
-        """Plain dictionary, for JSON."""
-        return asdict(self)
+        """Plain dictionary, for JSON; excess electrons only where there are any."""
+        found = asdict(self)
+        return {k: v for k, v in found.items() if not (k.startswith("excess_electrons") and np.isnan(v))}
 
 
 def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
     """Evaluate a potential on labelled samples, in padded batches."""
     energy = np.full(len(samples), np.nan)
     stress = np.full((len(samples), 6), np.nan)
+    electrons = np.full(len(samples), np.nan)
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(samples)
     structures = [sample.structure for sample in samples]
     for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
         results = evaluate_jit(potential, graph)
         total, force, virial = (np.asarray(x, np.float64) for x in results[:3])
+        charges = None if results.charges is None else np.asarray(results.charges, np.float64)
         start = 0
         for place, index in enumerate(chunk):
             sample = samples[index]
@@ -101,15 +114,21 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
             if sample.labels.stress is not None and sample.structure.periodic:
                 full = virial[place] / abs(np.linalg.det(sample.structure.cell))
                 stress[index] = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] - sample.labels.stress
-    return Residuals(energy, tuple(forces), stress)
+            if charges is not None and sample.labels.excess_electrons is not None:
+                electrons[index] = -charges[rows].sum() - sample.labels.excess_electrons
+    return Residuals(energy, tuple(forces), stress, electrons)
 
 
 def errors(found: Residuals) -> Errors:
     """Summarise residuals; a kind without labels gives NaN."""
-    parts: list[float] = []
-    for values in (found.energy, np.concatenate([f.ravel() for f in found.forces]), found.stress.ravel()):
+    parts: dict[str, float] = {}
+    for name, values in (
+        ("energy", found.energy),
+        ("forces", np.concatenate([f.ravel() for f in found.forces])),
+        ("stress", found.stress.ravel()),
+        ("excess_electrons", found.excess_electrons),
+    ):
         known = values[~np.isnan(values)]
-        parts += (
-            [float(np.abs(known).mean()), float(np.sqrt((known**2).mean()))] if known.size else [np.nan] * 2
-        )
-    return Errors(*parts, n_structures=len(found.energy))
+        parts[f"{name}_mae"] = float(np.abs(known).mean()) if known.size else np.nan
+        parts[f"{name}_rmse"] = float(np.sqrt((known**2).mean())) if known.size else np.nan
+    return Errors(**parts, n_structures=len(found.energy))

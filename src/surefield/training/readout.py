@@ -1,4 +1,4 @@
-"""Exact solution of the last layer: standardise its inputs, then ridge regression on energies and forces."""
+"""Exact solution of the last layer: ridge regression on energies and forces."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from surefield.potentials.moment_network import MomentNetwork
-from surefield.potentials.potential import species_index
+from surefield.potentials.potential import LastLayerPotential
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.rows import structure_rows
-from surefield.structures.graph import collate
 from surefield.training.dataset import Sample
 from surefield.training.loss import LossWeights
 
-__all__ = ["Solution", "solve_readout", "standardise"]
+__all__ = ["Solution", "solve_readout"]
 
 #: Ridge strengths that are tried, relative to the mean diagonal of the Gram matrix.
 RIDGES = tuple(float(x) for x in np.logspace(-9, -2, 15))
@@ -28,36 +26,6 @@ FOLDS, LARGEST_FOLDED = 5, 3000
 #: The weakest ridge whose loss is this close to the least is taken: the network that follows corrects noise
 #: better than a lack of fit.
 TOLERATED = 0.2
-
-
-@eqx.filter_jit
-def _invariants(potential, graph):
-    return potential.invariants(potential.density(graph)), species_index(potential, graph)
-
-
-def standardise(potential: MomentNetwork, samples: Sequence[Sample]) -> MomentNetwork:
-    """Set shift and scale of the invariants to mean and deviation over the atoms of each element."""
-    n, width = potential.shift.shape
-    count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
-    for sample in samples:
-        values, index = _invariants(potential, collate([sample.structure], dtype=potential.dtype))
-        n_atoms = sample.structure.n_atoms
-        values = np.asarray(values, np.float64)[:n_atoms]
-        index = np.asarray(index)[:n_atoms]
-        np.add.at(count, index, 1.0)
-        np.add.at(first, index, values)
-        np.add.at(second, index, values**2)
-    seen = count[:, 0] > 0
-    mean = first[seen] / count[seen]
-    shift, scale = np.zeros((n, width)), np.ones((n, width))
-    shift[seen] = mean
-    deviation = np.sqrt(np.maximum(second[seen] / count[seen] - mean**2, 0.0))
-    # An invariant that never varies says nothing; a floor keeps it from blowing up elsewhere.
-    scale[seen] = np.maximum(deviation, 1e-3 * np.median(deviation, axis=1, keepdims=True) + 1e-12)
-    dtype = potential.dtype
-    return eqx.tree_at(
-        lambda p: (p.shift, p.scale), potential, (jnp.asarray(shift, dtype), jnp.asarray(scale, dtype))
-    )
 
 
 @dataclass(frozen=True)
@@ -70,24 +38,24 @@ class Solution:
 
 
 def solve_readout(
-    potential: MomentNetwork,
+    potential: LastLayerPotential,
     train: Sequence[Sample],
     validation: Sequence[Sample],
     weights: LossWeights,
     *,
     max_force_rows: int = 60_000,
     progress: Callable[[], None] = lambda: None,
-) -> tuple[MomentNetwork, Solution]:
+) -> tuple[LastLayerPotential, Solution]:
     """Minimise the loss over the last layer exactly, with a ridge that does well on structures left out.
 
     Left out are the validation structures and, in turn, fifths of the training structures: a few validation
     structures alone would choose by chance. Of the ridges with nearly the least loss the weakest is taken.
     Losses need no predictions: with the Gram matrix C_v of the rows left out they are
-    w C_v w - 2 b_v w + c_v. Only linear invariants are solved for: weights of the hidden features become
-    zero.
+    w C_v w - 2 b_v w + c_v. Only the first `potential.n_solvable` weights of a block are solved for, the
+    others become zero.
 
     Args:
-        potential: its invariants must be standardised.
+        potential: with what it takes from the data, see `Potential.prepared`.
         train: labelled samples.
         validation: labelled samples.
         weights: of the loss.
@@ -95,8 +63,7 @@ def solve_readout(
         progress: called after every structure.
     """
     n_blocks, width = potential.readout.shape
-    linear = eqx.tree_at(lambda p: (p.weights, p.biases), potential, ([], []))
-    linear = eqx.tree_at(lambda p: p.readout, linear, potential.readout[:, : potential.n_invariants])
+    linear = potential.solvable()
     n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
     folds = _accumulate(linear, train, weights, max_force_rows, progress, n_folds)
     gram = np.sum(folds, axis=0)
@@ -117,7 +84,7 @@ def solve_readout(
     ridge, w = RIDGES[best], whole[best]
     value = _quadratic(gram if check is None else check, w)
     readout = np.zeros((n_blocks, width))
-    readout[:, : potential.n_invariants] = w[:-n_blocks].reshape(n_blocks, -1)
+    readout[:, : potential.n_solvable] = w[:-n_blocks].reshape(n_blocks, -1)
     dtype = potential.dtype
     solved = eqx.tree_at(
         lambda p: (p.readout, p.bias),
@@ -143,14 +110,14 @@ def _quadratic(gram: np.ndarray, w: np.ndarray) -> float:
 
 
 def _accumulate(
-    potential: MomentNetwork,
+    potential: LastLayerPotential,
     samples: Sequence[Sample],
     weights: LossWeights,
     max_force_rows: int,
     progress: Callable[[], None],
     n_folds: int = 1,
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
-    """Gram matrices of [rows, target]: features, one constant per element, label without the offsets.
+    """Gram matrices of [rows, target]: features, biases, label without the energy of a zero last layer.
 
     Structures go to the matrices in turn, those whose forces are used and the others each for themselves:
     thinning must not leave all forces in one matrix. The sum of the matrices is that of all structures.
@@ -165,7 +132,6 @@ def _accumulate(
         if t and s.labels.forces is not None
     )
     n_energy = sum(s.labels.energy is not None for s in samples)
-    offsets = dict(zip(potential.species, np.asarray(potential.offsets), strict=True))
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     for sample, use, turn in zip(samples, taken, turns.tolist(), strict=True):
@@ -174,9 +140,8 @@ def _accumulate(
         (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
         numbers = sample.structure.numbers
         if sample.labels.energy is not None:
-            target = sample.labels.energy - sum(offsets[z] for z in numbers.tolist())
-            constants = [np.sum(numbers == z) for z in potential.species]
-            row = np.concatenate([rows.energy, constants, [target]]) / len(numbers)
+            target = sample.labels.energy - potential.constant_energy(numbers)
+            row = np.concatenate([rows.energy, potential.bias_row(numbers), [target]]) / len(numbers)
             covariance.add(row[None], "energy", weights.energy * sample.weight**2 / n_energy)
         if rows.forces is not None and sample.labels.forces is not None:
             target = sample.labels.forces.reshape(-1, 1)

@@ -8,11 +8,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from surefield.errors import ConfigError, explain
@@ -20,19 +19,18 @@ from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
-from surefield.potentials.moment_network import MomentNetwork
-from surefield.potentials.potential import Potential, check_species, predict
+from surefield.potentials.potential import LastLayerPotential, Potential, predict, trainable
 from surefield.potentials.sum import SumPotential
 from surefield.structures.labels import Labels, Mapped
 from surefield.structures.offsets import energy_offsets
-from surefield.structures.read import Frames, Source
+from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import load_checkpoint, save_checkpoint
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Dataset, prepare
 from surefield.training.gradient import History, State, fit_gradient, initial_state
 from surefield.training.loss import Errors, LossWeights, errors, residuals
-from surefield.training.readout import Solution, solve_readout, standardise
+from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["METRICS", "Fit", "fit_samples", "train"]
 
@@ -51,6 +49,14 @@ METRICS: tuple[str, ...] = (
 )
 
 
+class MakesPotential(Protocol):
+    """Something that becomes a potential once it sees structures, such as `NeuralNetwork`."""
+
+    def potential_for(self, frames: Frames) -> Potential:
+        """Untrained potential of the elements (or the one system) of the frames."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """Outcome of `train`.
@@ -59,7 +65,7 @@ class Fit:
         potential: with the weights of the least validation loss.
         train_errors: on the structures it was fitted to.
         validation_errors: on those held out; None without validation.
-        solution: of the exact last layer the training started from.
+        solution: of the exact last layer the training started from; None for potentials without one.
         history: one row per epoch.
         train_frames: structures that were fitted.
         validation_frames: structures held out; they calibrate an uncertainty.
@@ -69,7 +75,7 @@ class Fit:
     potential: Potential
     train_errors: Errors
     validation_errors: Errors | None
-    solution: Solution
+    solution: Solution | None
     history: tuple[Mapping[str, float], ...]
     train_frames: Frames
     validation_frames: Frames
@@ -77,7 +83,7 @@ class Fit:
 
 
 def train(
-    potential: Potential,
+    potential: Potential | MakesPotential,
     frames: Source,
     validation: float | Source = 0.1,
     *,
@@ -90,12 +96,13 @@ def train(
 ) -> Fit:
     """Fit a potential to labelled structures.
 
-    First the element offsets and the last layer are found exactly (ridge regression on energies and
-    forces); then the network is trained as the correction, with AdamW, and the state with the least
-    validation loss is kept.
+    First the element offsets and, where it is linear, the last layer are found exactly (ridge regression on
+    energies and forces); then the rest is trained, with AdamW, and the state with the least validation loss
+    is kept.
 
     Args:
-        potential: a `MomentNetwork`, or the sum of one and a baseline; it is not changed.
+        potential: any potential with parameters, the sum of one and a baseline, or something that makes one
+            from the frames, such as `NeuralNetwork`; it is not changed.
         frames: labelled structures: a file, files, or a list of `Atoms`. Isolated atoms among them set
             the element offsets and are not fitted.
         validation: fraction of the frames to hold out, or other frames; 0 for none.
@@ -113,7 +120,10 @@ def train(
     """
     enable_compilation_cache()
     config = _with_settings(config or TrainConfig(), settings)
-    data = prepare(frames, potential.cutoff, labels=labels)
+    if not isinstance(potential, Potential):
+        frames = read_frames(frames)
+        potential = potential.potential_for(frames)
+    data = prepare(frames, potential, labels=labels)
     if isinstance(validation, int | float):
         if not 0 <= validation < 1:
             raise ConfigError(f"validation must be a fraction in [0, 1) or frames, got {validation}")
@@ -122,10 +132,7 @@ def train(
             fitted, held = split_frames(data.frames, validation, seed=config.seed)
         train_set, valid_set = data[fitted], data[held]
     else:
-        train_set, valid_set = data, prepare(validation, potential.cutoff, labels=labels)
-    for part in (train_set, valid_set):
-        for index, sample in enumerate(part.samples):
-            check_species(potential, sample.structure.numbers, part.frames.origin(index))
+        train_set, valid_set = data, prepare(validation, potential, labels=labels)
     given = dict(data.isolated_atoms) | dict(isolated_atoms or {})
     return fit_samples(
         potential, train_set, valid_set, config, isolated_atoms=given, folder=folder, progress=progress
@@ -156,24 +163,28 @@ def fit_samples(
             progress=progress,
         )
         return replace(inner, potential=SumPotential(inner.potential, baseline))
-    if not isinstance(potential, MomentNetwork):
-        raise ConfigError(f"{type(potential).__name__} has no trainer yet; MomentNetwork has one")
+    if not any(jax.tree.leaves(trainable(potential))):
+        raise ConfigError(f"{type(potential).__name__} has no parameters to train")
     weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
     store = _Store(None if folder is None else Path(folder), config, potential, train_set)
-    start = _with_offsets(potential, train_set, isolated_atoms or {})
+    energies = [sample.labels.energy for sample in train_set.samples]
+    start = potential.prepared(
+        train_set.structures, energies, _offsets(train_set, energies, isolated_atoms or {})
+    )
     found = store.load(start)
     if found is None:
-        start = standardise(start, train_set.samples)
-        count = len(train_set) + len(valid_set)
-        with track(count, "solve last layer", progress) as bar:
-            start, solution = solve_readout(
-                start,
-                train_set.samples,
-                valid_set.samples,
-                weights,
-                max_force_rows=config.max_force_rows,
-                progress=bar.advance,
-            )
+        solution = None
+        if isinstance(start, LastLayerPotential) and start.n_solvable:
+            count = len(train_set) + len(valid_set)
+            with track(count, "solve last layer", progress) as bar:
+                start, solution = solve_readout(
+                    start,
+                    train_set.samples,
+                    valid_set.samples,
+                    weights,
+                    max_force_rows=config.max_force_rows,
+                    progress=bar.advance,
+                )
         store.save_start(start, solution)
         state, history = None, History()
     else:
@@ -221,15 +232,11 @@ def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainCon
     return parse(TrainConfig, {**config.model_dump(), **settings}, where="train") if settings else config
 
 
-def _with_offsets(
-    potential: MomentNetwork, data: Dataset, isolated_atoms: Mapping[str | int, float]
-) -> MomentNetwork:
-    labelled = [(s.structure.numbers, s.labels.energy) for s in data.samples if s.labels.energy is not None]
-    found = energy_offsets(
-        [numbers for numbers, _ in labelled], [energy for _, energy in labelled], isolated_atoms
-    )
-    values = [found.get(z, 0.0) for z in potential.species]
-    return eqx.tree_at(lambda p: p.offsets, potential, jnp.asarray(values, jnp.float64))
+def _offsets(
+    data: Dataset, energies: Sequence[float | None], isolated_atoms: Mapping[str | int, float]
+) -> dict[int, float]:
+    known = [(s.numbers, e) for s, e in zip(data.structures, energies, strict=True) if e is not None]
+    return energy_offsets([numbers for numbers, _ in known], [e for _, e in known], isolated_atoms)
 
 
 def _minus(data: Dataset, baseline: Potential) -> Dataset:
@@ -276,7 +283,7 @@ class _Store:
         assert self.folder is not None
         return self.folder / "start.npz"
 
-    def load(self, potential: MomentNetwork) -> tuple[MomentNetwork, Solution, State | None, History] | None:
+    def load(self, potential: Potential) -> tuple[Potential, Solution | None, State | None, History] | None:
         from surefield.potentials.saving import load_arrays, unpack
 
         if self.folder is None or not self.start.exists():
@@ -290,19 +297,20 @@ class _Store:
                 )
             )
         start = unpack(potential, arrays)
+        solution = Solution(**header["solution"]) if header["solution"] else None
         if not self.checkpoint.exists():
-            return start, Solution(**header["solution"]), None, History()
+            return start, solution, None, History()
         template = initial_state(start, self.config)
         state, history = load_checkpoint(self.checkpoint, template, self.config, self.digest)
-        return start, Solution(**header["solution"]), state, history
+        return start, solution, state, history
 
-    def save_start(self, potential: MomentNetwork, solution: Solution) -> None:
+    def save_start(self, potential: Potential, solution: Solution | None) -> None:
         from dataclasses import asdict
 
         from surefield.potentials.saving import pack, save_arrays
 
         if self.folder is not None:
-            header = {"data": self.digest, "solution": asdict(solution)}
+            header = {"data": self.digest, "solution": solution and asdict(solution)}
             save_arrays(self.start, "start", header, pack(potential))
 
     def save(self, state: State, history: History) -> None:

@@ -17,14 +17,14 @@ from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.keys import KINDS, Kind
 from surefield.potentials.calculator import SurefieldCalculator
-from surefield.potentials.potential import Potential, check_species, predict
+from surefield.potentials.potential import HasPotential, Potential, as_potential, check_frames, predict
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
 from surefield.sensitivity.rows import StructureRows, atom_features, structure_rows
 from surefield.structures.labels import Mapped
-from surefield.structures.neighbors import Neighborhood, neighborhood
+from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source, read_frames
 from surefield.training.dataset import Dataset, prepare
 from surefield.uncertainty.calibration import fit_calibration_map
@@ -64,7 +64,7 @@ class LLPR:
     @classmethod
     def fit(
         cls,
-        potential: Potential,
+        potential: Potential | HasPotential,
         train: Source | Dataset,
         calibration: Source | Dataset,
         *,
@@ -79,7 +79,7 @@ class LLPR:
         """Sum the rows of the training set, choose the regulariser by evidence, calibrate on held-out data.
 
         Args:
-            potential: trained, with a linear last layer.
+            potential: trained, with a linear last layer; or a handle that holds one, such as `NeuralNetwork`.
             train: structures it was trained on.
             calibration: labelled structures it has not seen.
             row_kinds: "energy", "forces", "stress"; None: every kind that has labels.
@@ -101,6 +101,7 @@ class LLPR:
         if not shared_alpha >= 0:
             raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
         release_compiled()
+        potential = as_potential(potential)
         layer = potential.last_layer()
         sets = [_dataset(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
@@ -191,12 +192,11 @@ class LLPR:
         Returns:
             Predictions; energies, forces and stresses are those of the potential itself.
         """
-        for index, atoms in enumerate(frames):
-            check_species(self.potential, atoms.numbers, f"frame {index}")
+        check_frames(self.potential, frames)
         for name, asked in (("forces", forces), ("stress", stress)):
             if asked and name not in self.maps:
                 raise ConfigError(f"the uncertainty was fitted without {name}: add it to row_kinds")
-        found = [neighborhood(atoms, self.potential.cutoff) for atoms in frames]
+        found = [self.potential.neighborhood(atoms) for atoms in frames]
         plain = predict(self.potential, frames, batch_size=batch_size, neighborhoods=found)
         layer = self.potential.last_layer()
         return [
@@ -258,7 +258,7 @@ class LLPR:
 def _dataset(source: Source | Dataset, potential: Potential, labels: Mapped | None) -> Dataset:
     if isinstance(source, Dataset):
         return source
-    return prepare(read_frames(source), potential.cutoff, labels=labels)
+    return prepare(read_frames(source), potential, labels=labels)
 
 
 def _kinds(sets: Sequence[Dataset], asked: Sequence[Kind] | None) -> tuple[Kind, ...]:

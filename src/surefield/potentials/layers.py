@@ -1,0 +1,105 @@
+"""Fully connected layers of the symmetry-function networks: scaling of inputs, activations, hidden layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from ase.data import chemical_symbols
+from jaxtyping import Array, Bool, Float
+
+from surefield.errors import ConfigError
+from surefield.potentials.network_parameters import CONSTANT, random_layers
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Taker",
+    "alphabetical",
+    "excess",
+    "last_inputs",
+    "output_slope",
+    "random_layers",
+    "scale_inputs",
+    "zero_pad",
+]
+
+Activation = Literal["tanh", "sigmoid", "linear"]
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+def scale_inputs(
+    features: Float[Array, "*n width"],
+    low: Float[Array, "*n width"],
+    high: Float[Array, "*n width"],
+    *,
+    keep_constant: bool,
+) -> Float[Array, "*n width"]:
+    """Map [low, high] to [-1, 1]; constant features become 0, or keep their value."""
+    varies = high - low > CONSTANT
+    scaled = -1 + 2 * (features - low) / jnp.where(varies, high - low, 1.0)
+    return jnp.where(varies, scaled, features if keep_constant else 0.0)
+
+
+def excess(
+    features: Float[Array, "n width"],
+    low: Float[Array, "n width"],
+    high: Float[Array, "n width"],
+    used: Bool[Array, "n width"],
+) -> Float[Array, "n width"]:
+    """Distance of features from [low, high] in units of its length; of constant ones the plain distance."""
+    length = high - low
+    distance = jnp.maximum(0.0, jnp.maximum(low - features, features - high))
+    constant = jnp.where(distance > CONSTANT, distance, 0.0)
+    return jnp.where(
+        used, jnp.where(length > CONSTANT, distance / jnp.maximum(length, CONSTANT), constant), 0.0
+    )
+
+
+def last_inputs(
+    x: Float[Array, "n n_in"], layers: Sequence[Float[Array, "n_in_plus_1 n_out"]], activation: str
+) -> Float[Array, "n n_out"]:
+    """Output of the hidden layers, o_l = act([o_(l-1), 1] W_l); the input itself without any."""
+    act = ACTIVATIONS[activation]
+    for layer in layers:
+        x = act(x @ layer[:-1] + layer[-1])
+    return x
+
+
+def zero_pad(x: Float[Array, "n few"], width: int) -> Float[Array, "n width"]:
+    """Append columns of zeros."""
+    return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
+
+
+class Taker:
+    """Cuts arrays from a flat vector of `count` entries, one after the other (traceable)."""
+
+    def __init__(self, vector: Float[Array, " n"], count: int) -> None:
+        self.vector, self.used = jnp.asarray(vector), 0
+        if self.vector.shape != (count,):
+            got = self.vector.size
+            raise ConfigError(f"the parameter vector has {got} entries, the potential {count} parameters")
+
+    def __call__(self, like: Array) -> Array:
+        """The next entries, in the shape and precision of an array."""
+        start, self.used = self.used, self.used + like.size
+        return self.vector[start : self.used].reshape(like.shape).astype(like.dtype)
+
+
+def alphabetical(species: Sequence[int]) -> list[int]:
+    """Places of elements in the order of their symbols, that of parameter vectors."""
+    return sorted(range(len(species)), key=lambda place: chemical_symbols[species[place]])
+
+
+def output_slope(activation: str, node: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Derivative of an activation."""
+    if activation == "tanh":
+        return 1 - jnp.tanh(node) ** 2
+    out = ACTIVATIONS[activation](node)
+    return out * (1 - out) if activation == "sigmoid" else jnp.ones_like(node)

@@ -1,0 +1,567 @@
+"""Parameters of the element networks: start values, energy offsets, and their order in one flat vector.
+
+Everything is float64 NumPy. One network is `weights = {1: array, 2: array, ...}`, each (n_in + 1, n_out) with
+the bias in the last row, and `scalings = {'intercept': eV, 'slope': eV}`. Atom-centred models have one per
+element, `{'Cu': ..., 'Pt': ...}`; an image-centred model has one without the element level. After Khorshidi
+and Peterson, Comput. Phys. Commun. 207, 310 (2016).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.structures.offsets import energy_offsets
+
+__all__ = [
+    "ACTIVATION_NAMES",
+    "Intercepts",
+    "OffsetCalculator",
+    "Raveler",
+    "check_activation",
+    "check_weights",
+    "get_initial_scalings",
+    "get_random_weights",
+    "hidden_layers",
+    "hidden_sizes",
+    "image_energies",
+    "least_squares_intercepts",
+    "random_layers",
+]
+
+ACTIVATION_NAMES = ("tanh", "sigmoid", "linear")
+Images = Mapping[str, Atoms] | Sequence[Atoms]
+#: A feature whose range over the training images is smaller than this is constant.
+CONSTANT = 1e-8
+Layers = dict[int, Float[np.ndarray, "n_in_plus_1 n_out"]]
+Sizes = int | Sequence[int]
+_PARTS = ("weights", "scalings", "charge_weights", "charge_scalings", "Ei", "Jii")
+
+
+def check_activation(activation: str) -> str:
+    """Return the name of an activation.
+
+    Raises:
+        ConfigError: it is none of the three.
+    """
+    if activation not in ACTIVATION_NAMES:
+        raise ConfigError(
+            explain("unknown activation", got=repr(activation), expected="'tanh', 'sigmoid' or 'linear'")
+        )
+    return activation
+
+
+def hidden_sizes(hiddenlayers: Sizes, where: str = "hiddenlayers") -> tuple[int, ...]:
+    """Numbers of nodes of one network's hidden layers; `()` for a linear model.
+
+    Args:
+        hiddenlayers: sequence of positive integers, or one for a single layer.
+        where: what the error message names.
+
+    Raises:
+        ConfigError: not integers, or not positive.
+    """
+    expected = "positive integers, one per hidden layer, as in (5, 5)"
+    try:
+        if isinstance(hiddenlayers, Mapping | str | bytes):
+            raise TypeError
+        one = np.ndim(hiddenlayers) == 0  # type: ignore[arg-type]
+        sizes = tuple(operator.index(n) for n in ([hiddenlayers] if one else hiddenlayers))  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            explain("unusable layers", where=where, got=hiddenlayers, expected=expected)
+        ) from None
+    if min(sizes, default=1) < 1:
+        raise ConfigError(explain("a layer without nodes", where=where, got=sizes, expected=expected))
+    return sizes
+
+
+def hidden_layers(
+    hiddenlayers: Sizes | Mapping[str, Sizes], elements: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Give every element its hidden layers.
+
+    Args:
+        hiddenlayers: the same sequence (or integer: one layer) for all elements, or a dict of them; depths
+            may differ, `()` is a linear model.
+        elements: symbols of the model.
+
+    Returns:
+        Element to numbers of nodes, elements sorted.
+
+    Raises:
+        ConfigError: an element is missing or not one of the model's, or a size is not a positive integer.
+    """
+    names = sorted(set(elements))
+    if not isinstance(hiddenlayers, Mapping):
+        return dict.fromkeys(names, hidden_sizes(hiddenlayers))
+    _same_elements("hiddenlayers", hiddenlayers, names)
+    return {name: hidden_sizes(hiddenlayers[name], f"hiddenlayers[{name!r}]") for name in names}
+
+
+def random_layers(
+    rng: np.random.RandomState, n_inputs: int, sizes: Sequence[int]
+) -> list[Float[np.ndarray, "n_in_plus_1 n_out"]]:
+    """Draw one network: each layer U(-eps, eps), eps = sqrt(6/(n_in + n_out)), bias row included.
+
+    The variance is that of Glorot and Bengio, AISTATS 2010.
+    """
+    nodes = [n_inputs, *sizes, 1]
+    layers = []
+    for n_in, n_out in itertools.pairwise(nodes):
+        width = 2.0 * np.sqrt(6.0 / (n_in + n_out))
+        layers.append(rng.random_sample((n_in + 1, n_out)) * width - width / 2.0)
+    return layers
+
+
+def get_random_weights(
+    hiddenlayers: Sizes | Mapping[str, Sizes],
+    activation: str,
+    len_of_fps: int | Mapping[str, int] | None = None,
+    no_of_atoms: int | None = None,
+    seed: int | None = None,
+) -> dict[Any, Any]:
+    """Draw start weights from NumPy's legacy stream: elements sorted, then layers in order.
+
+    Args:
+        hiddenlayers: atom-centred: element to layers (or one sequence for all the elements of `len_of_fps`);
+            image-centred: one sequence.
+        activation: 'tanh', 'sigmoid' or 'linear'; all three start from the same range.
+        len_of_fps: number of features of an atom, one for all elements or one per element.
+        no_of_atoms: number of atoms N of an image-centred model, whose network has 3N inputs.
+        seed: of `numpy.random.RandomState`; None takes fresh entropy.
+
+    Returns:
+        Element to {layer from 1: (n_in + 1, n_out)}; image-centred without the element level.
+
+    Raises:
+        ConfigError: not exactly one of `len_of_fps` and `no_of_atoms`, or a wrong argument.
+    """
+    check_activation(activation)
+    if (len_of_fps is None) == (no_of_atoms is None):
+        got = "neither" if len_of_fps is None else "both"
+        fix = "len_of_fps is for atom-centred networks, no_of_atoms for image-centred ones"
+        raise ConfigError(
+            explain("number of inputs unclear", got=got, expected="len_of_fps or no_of_atoms", fix=fix)
+        )
+    rng = np.random.RandomState(seed)
+    if no_of_atoms is not None:
+        return _numbered(random_layers(rng, 3 * no_of_atoms, hidden_sizes(hiddenlayers)))  # type: ignore[arg-type]
+    per_element = next((d for d in (hiddenlayers, len_of_fps) if isinstance(d, Mapping)), None)
+    if per_element is None:
+        fix = "give hiddenlayers or len_of_fps as a dict of elements"
+        raise ConfigError(explain("the elements are unknown", got=f"hiddenlayers={hiddenlayers!r}", fix=fix))
+    layers = hidden_layers(hiddenlayers, per_element)
+    widths = _per_element("len_of_fps", len_of_fps, list(layers))
+    return {
+        element: _numbered(random_layers(rng, widths[element], sizes)) for element, sizes in layers.items()
+    }
+
+
+def _numbered(layers: Sequence[np.ndarray]) -> Layers:
+    return dict(enumerate(layers, start=1))
+
+
+def _per_element(name: str, value: Any, elements: Sequence[str]) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(elements, int(value))
+    _same_elements(name, value, elements)
+    return {element: int(value[element]) for element in elements}
+
+
+def _same_elements(name: str, given: Any, elements: Iterable[str]) -> None:
+    found, wanted = set(given) if isinstance(given, Mapping) else set(), set(elements)
+    if found != wanted:
+        groups = {"missing": sorted(wanted - found), "too many": sorted(map(str, found - wanted))}
+        got = " and ".join(f"{', '.join(names)} {what}" for what, names in groups.items() if names)
+        expected = f"an entry for each of {', '.join(sorted(wanted)) or 'no element'}"
+        raise ConfigError(explain(f"{name} does not fit the elements", got=got, expected=expected))
+
+
+def check_weights(
+    weights: Mapping[Any, Any],
+    hiddenlayers: Sequence[int] | Mapping[str, Sequence[int]],
+    n_inputs: int | Mapping[str, int],
+) -> dict[Any, Any]:
+    """Check given weights against the sizes of the networks.
+
+    Args:
+        weights: element to {layer: (n_in + 1, n_out)}; image-centred without the element level.
+        hiddenlayers: element to hidden layers as `hidden_layers` returns; image-centred: one sequence.
+        n_inputs: number of inputs, one for all or one per element.
+
+    Returns:
+        The same as float64 arrays, copied.
+
+    Raises:
+        ConfigError: elements, layers or shapes differ, or a weight is not a finite number.
+    """
+    if not isinstance(hiddenlayers, Mapping):
+        return _checked_layers("weights", weights, hidden_sizes(hiddenlayers), int(n_inputs))  # type: ignore[arg-type]
+    _same_elements("weights", weights, hiddenlayers)
+    widths = _per_element("the number of features", n_inputs, list(hiddenlayers))
+    return {
+        element: _checked_layers(f"weights[{element!r}]", weights[element], tuple(sizes), widths[element])
+        for element, sizes in hiddenlayers.items()
+    }
+
+
+def _checked_layers(name: str, layers: Mapping[int, Any], sizes: tuple[int, ...], n_inputs: int) -> Layers:
+    nodes = [n_inputs, *sizes, 1]
+    shapes = {k: (nodes[k - 1] + 1, nodes[k]) for k in range(1, len(nodes))}
+    if not isinstance(layers, Mapping) or set(layers) != set(shapes):
+        got = list(layers) if isinstance(layers, Mapping) else type(layers).__name__
+        raise ConfigError(explain("wrong layers", where=name, got=got, expected=list(shapes)))
+    checked = {}
+    for k, shape in shapes.items():
+        checked[k] = _numbers(layers[k], f"{name}[{k}]")
+        if checked[k].shape != shape:
+            fix = "rows are inputs and, last, the bias; columns are nodes"
+            raise ConfigError(
+                explain("wrong shape", where=f"{name}[{k}]", got=checked[k].shape, expected=shape, fix=fix)
+            )
+        if not np.isfinite(checked[k]).all():
+            raise ConfigError(f"{name}[{k}] has values that are not finite")
+    return checked
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    """Copy as a float64 array."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            explain("not an array of numbers", where=where, got=type(values).__name__)
+        ) from None
+
+
+def _named(images: Images | Atoms) -> Iterator[tuple[str, Atoms]]:
+    if isinstance(images, Atoms):
+        images = [images]
+    pairs = images.items() if isinstance(images, Mapping) else enumerate(images)
+    return ((f"image {name}", atoms) for name, atoms in pairs)
+
+
+def image_energies(images: Images | Atoms) -> Float[np.ndarray, " n_structures"]:
+    """Total energies in eV from the calculators of images, without the contribution of constraints.
+
+    Raises:
+        DataError: an image has no energy, or one that is not finite.
+    """
+    energies = []
+    for name, atoms in _named(images):
+        try:
+            energy = float(atoms.get_potential_energy(apply_constraint=False))
+        except (RuntimeError, NotImplementedError) as error:
+            fix = "attach a calculator that holds it (ASE's SinglePointCalculator)"
+            raise DataError(explain(f"{name} has no energy", got=error or None, fix=fix)) from None
+        if not math.isfinite(energy):
+            raise DataError(explain("energy is not finite", where=name, got=energy))
+        energies.append(energy)
+    return np.array(energies)
+
+
+def get_initial_scalings(
+    images: Images, activation: str, elements: Iterable[str] | None = None, seed: int | None = None
+) -> dict[str, Any]:
+    """Choose slope and intercept so that the output range covers the energies of the images.
+
+    hi and lo are the largest and smallest total energy, each divided by the number of atoms of its image:
+    tanh (hi+lo)/2 and (hi-lo)/2; sigmoid lo and hi-lo; linear (hi+lo)/2 and 1e-10 (hi-lo)/2.
+
+    Args:
+        images: list of Atoms, or dict of key to Atoms, with energies from their calculators.
+        activation: 'tanh', 'sigmoid' or 'linear'.
+        elements: symbols, which all get the same values; None for an image-centred model, whose hi and lo are
+            not divided.
+        seed: has nothing to act on, these values are not random; kept for the documented call.
+
+    Returns:
+        Element to {'intercept', 'slope'} in eV per atom, or for an image-centred model one such dict in eV.
+
+    Raises:
+        ConfigError: unknown activation.
+        DataError: no images, or an image without an energy.
+    """
+    check_activation(activation)
+    energies = image_energies(images)
+    if not len(energies):
+        raise DataError("initial scalings need at least one image, got none")
+    highest, lowest = int(np.argmax(energies)), int(np.argmin(energies))
+    hi, lo = float(energies[highest]), float(energies[lowest])
+    if elements is not None:
+        sizes = [len(atoms) for _, atoms in _named(images)]
+        hi, lo = hi / sizes[highest], lo / sizes[lowest]
+    if activation == "sigmoid":
+        intercept, slope = lo, hi - lo
+    else:
+        intercept, slope = (hi + lo) / 2.0, (hi - lo) / 2.0
+    if activation == "linear":
+        slope *= 1e-10
+    if elements is None:
+        return {"intercept": intercept, "slope": slope}
+    return {element: {"intercept": intercept, "slope": slope} for element in elements}
+
+
+class OffsetCalculator:
+    """Energy of a structure as a sum over its atoms of one number per element.
+
+    Args:
+        scalings: element to energy in eV.
+    """
+
+    def __init__(self, scalings: Mapping[str, float]) -> None:
+        self.scalings = {element: float(energy) for element, energy in scalings.items()}
+
+    def get_potential_energy(self, atoms: Atoms) -> float:
+        """Sum of scalings over the atoms, eV.
+
+        Raises:
+            PotentialError: an element of the structure has no scaling.
+        """
+        symbols = atoms.get_chemical_symbols()
+        unknown = sorted(set(symbols) - set(self.scalings))
+        if unknown:
+            known = ", ".join(sorted(self.scalings)) or "none"
+            raise PotentialError(
+                explain("no offset", where="scalings", got=", ".join(unknown), expected=known)
+            )
+        return math.fsum(self.scalings[symbol] for symbol in symbols)
+
+
+class Intercepts(NamedTuple):
+    """Energy per element from a fit, and what the compositions leave open.
+
+    Attributes:
+        intercepts: element to energy in eV.
+        rank: number of independent compositions, at most the number of elements.
+        undetermined: combinations along which the intercepts could move without changing any energy, as
+            "4 Cu - Pt" (add 4 x to Cu's and subtract x from Pt's); empty at full rank.
+    """
+
+    intercepts: dict[str, float]
+    rank: int
+    undetermined: tuple[str, ...]
+
+
+def least_squares_intercepts(images: Images | Sequence[Mapping[str, int]], energies: ArrayLike) -> Intercepts:
+    """Minimise sum_i ((E_i - E_off,i)/N_i)^2 over one energy per element, exactly.
+
+    If the compositions do not determine the energies, they are the mean energy per atom plus the least-norm
+    correction, so that images of one composition give equal intercepts.
+
+    Args:
+        images: structures, or compositions as element to number of atoms.
+        energies: (n_structures,) total energies in eV.
+
+    Raises:
+        DataError: no images, numbers of images and energies differ, energies not finite, unknown element.
+    """
+    values = images.values() if isinstance(images, Mapping) else images
+    counts = [
+        Counter(image.get_chemical_symbols()) if isinstance(image, Atoms) else Counter(image)
+        for image in values
+    ]
+    if not counts:
+        raise DataError("intercepts need at least one image, got none")
+    unknown = sorted({name for count in counts for name in count} - set(chemical_symbols[1:]))
+    if unknown:
+        raise DataError(f"unknown element {unknown[0]!r}; {nearest(unknown[0], chemical_symbols[1:])}")
+    compositions = [{atomic_numbers[name]: n for name, n in count.items()} for count in counts]
+    offsets = energy_offsets(compositions, energies)
+    elements = sorted({name for count in counts for name, n in count.items() if n})
+    rows = _reduced_rows({tuple(count[name] for name in elements) for count in counts}, len(elements))
+    return Intercepts(
+        {name: offsets[atomic_numbers[name]] for name in elements},
+        len(rows),
+        tuple(_combination(vector, elements) for vector in _null_vectors(rows, len(elements))),
+    )
+
+
+def _reduced_rows(compositions: Iterable[Sequence[int]], width: int) -> list[list[Fraction]]:
+    """Reduced row echelon form in exact arithmetic, so that the rank needs no tolerance."""
+    rows: list[list[Fraction]] = []
+    for composition in compositions:
+        if len(rows) == width:
+            break
+        row = [Fraction(n) for n in composition]
+        for known in rows:
+            factor = row[_pivot(known)]
+            row = [a - factor * b for a, b in zip(row, known, strict=True)]
+        if any(row):
+            pivot = _pivot(row)
+            row = [a / row[pivot] for a in row]
+            rows = [[a - known[pivot] * b for a, b in zip(known, row, strict=True)] for known in rows]
+            rows.append(row)
+    return rows
+
+
+def _pivot(row: Sequence[Fraction]) -> int:
+    return next(place for place, value in enumerate(row) if value)
+
+
+def _null_vectors(rows: Sequence[Sequence[Fraction]], width: int) -> list[list[int]]:
+    """Smallest integers that every reduced row takes to zero, one vector per column without a pivot."""
+    pivots = {_pivot(row): row for row in rows}
+    vectors = []
+    for free in sorted(set(range(width)) - set(pivots)):
+        vector = [-pivots[k][free] if k in pivots else Fraction(k == free) for k in range(width)]
+        scale = math.lcm(*(value.denominator for value in vector))
+        sign = 1 if vector[_pivot(vector)] > 0 else -1
+        vectors.append([int(sign * scale * value) for value in vector])
+    return vectors
+
+
+def _combination(vector: Sequence[int], elements: Sequence[str]) -> str:
+    """Write (4, -1) as "4 Cu - Pt"."""
+    text = ""
+    for n, element in zip(vector, elements, strict=True):
+        if n:
+            text += (" - " if n < 0 else " + ") if text else ""
+            text += (f"{abs(n)} " if abs(n) > 1 else "") + element
+    return text
+
+
+class Raveler:
+    """Order of all parameters in one vector; it keeps shapes, no values.
+
+    For element in sorted order, for layer 1, 2, ...: the weights row by row; then for element in sorted
+    order: intercept, slope. Charge models append the same for the charge network, then Ei and Jii by sorted
+    element. Image-centred models have no element level.
+
+    Args:
+        weights: element to {layer: (n_in + 1, n_out)}, or {layer: array}.
+        scalings: element to {'intercept', 'slope'}, or one such dict.
+        charge_weights: the same for the charge network; all four charge arguments or none.
+        charge_scalings: the same for the charge network.
+        Ei: element to energy in eV (a number without the element level).
+        Jii: element to hardness in eV/e^2 (a number without the element level).
+
+    Raises:
+        ConfigError: elements or layers do not fit together, or some charge arguments are missing.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[Any, Any],
+        scalings: Mapping[str, Any],
+        charge_weights: Mapping[Any, Any] | None = None,
+        charge_scalings: Mapping[str, Any] | None = None,
+        Ei: Mapping[str, float] | float | None = None,
+        Jii: Mapping[str, float] | float | None = None,
+    ) -> None:
+        parts = _given((weights, scalings, charge_weights, charge_scalings, Ei, Jii))
+        elements = None if all(isinstance(key, int) for key in weights) else set(weights)
+        for name, part in parts.items():
+            if elements is None:
+                _check_part(name, part)
+                continue
+            _same_elements(name, part, elements)
+            for element in elements:
+                _check_part(name, part[element])
+        self._shapes = {name: _shapes(part) for name, part in parts.items()}
+        self._sizes = [len(leaf) for leaf in _leaves(parts, self._shapes, "")]
+
+    @property
+    def count(self) -> int:
+        """Length of the vector."""
+        return sum(self._sizes)
+
+    def to_vector(
+        self,
+        weights: Mapping[Any, Any],
+        scalings: Mapping[str, Any],
+        charge_weights: Mapping[Any, Any] | None = None,
+        charge_scalings: Mapping[str, Any] | None = None,
+        Ei: Mapping[str, float] | float | None = None,
+        Jii: Mapping[str, float] | float | None = None,
+    ) -> Float[np.ndarray, " n_parameters"]:
+        """Put parameters into one float64 vector.
+
+        Raises:
+            ConfigError: elements, layers or shapes are not those of the constructor's arguments.
+        """
+        parts = _given((weights, scalings, charge_weights, charge_scalings, Ei, Jii))
+        return np.concatenate(list(_leaves(parts, self._shapes, "")))
+
+    def to_dicts(self, vector: ArrayLike) -> tuple[Any, ...]:
+        """Take a vector apart, exactly.
+
+        Returns:
+            (weights, scalings), for charge models all six in the order of the constructor's arguments.
+
+        Raises:
+            ConfigError: the vector has another length.
+        """
+        vector = np.array(vector, dtype=np.float64)
+        if vector.shape != (self.count,):
+            got = f"length {len(vector)}" if vector.ndim == 1 else f"shape {vector.shape}"
+            raise ConfigError(explain("wrong parameter vector", got=got, expected=f"length {self.count}"))
+        pieces = np.split(vector, np.cumsum(self._sizes)[:-1])
+        return tuple(_filled(self._shapes, iter(pieces)).values())
+
+
+def _given(values: Sequence[Any]) -> dict[str, Any]:
+    """Names of the parameters that are not None."""
+    parts = {name: value for name, value in zip(_PARTS, values, strict=True) if value is not None}
+    if tuple(parts) not in (_PARTS, _PARTS[:2]):
+        expected = "weights and scalings, or with them all four charge parameters"
+        raise ConfigError(explain("unusable set of parameters", got=", ".join(parts), expected=expected))
+    return parts
+
+
+def _check_part(name: str, part: Any) -> None:
+    """Check the parameters of one network: layers numbered from 1, both scalings, or one number."""
+    if name in ("Ei", "Jii"):
+        fits, expected = np.ndim(part) == 0 and not isinstance(part, Mapping), "one number per element"
+    elif name.endswith("weights"):
+        fits, expected = isinstance(part, Mapping), "{1: array, 2: array, ...}, each (n_in + 1, n_out)"
+        fits = (
+            fits and set(part) == set(range(1, len(part) + 1)) and all(np.ndim(w) == 2 for w in part.values())
+        )
+    else:
+        fits, expected = isinstance(part, Mapping), "{'intercept': number, 'slope': number}"
+        fits = fits and set(part) == {"intercept", "slope"} and not any(np.ndim(v) for v in part.values())
+    if not fits:
+        got = list(part) if isinstance(part, Mapping) else part
+        raise ConfigError(explain("unusable parameters", where=name, got=got, expected=expected))
+
+
+def _shapes(tree: Any) -> Any:
+    """The same nested dict in sorted order, shapes in place of the values."""
+    return {key: _shapes(tree[key]) for key in sorted(tree)} if isinstance(tree, Mapping) else np.shape(tree)
+
+
+def _leaves(tree: Any, shapes: Any, where: str) -> Iterator[Float[np.ndarray, " n"]]:
+    """Flattened arrays of a nested dict, in the order of its shapes."""
+    if not isinstance(shapes, Mapping):
+        values = _numbers(tree, where)
+        if values.shape != shapes:
+            raise ConfigError(explain("wrong shape", where=where, got=values.shape, expected=shapes))
+        yield values.reshape(-1)
+        return
+    if not isinstance(tree, Mapping) or set(tree) != set(shapes):
+        got = list(tree) if isinstance(tree, Mapping) else type(tree).__name__
+        raise ConfigError(explain("wrong keys", where=where or "parameters", got=got, expected=list(shapes)))
+    for key, shape in shapes.items():
+        yield from _leaves(tree[key], shape, f"{where}[{key!r}]" if where else str(key))
+
+
+def _filled(shapes: Any, pieces: Iterator[Float[np.ndarray, " n"]]) -> Any:
+    """Nested dict of arrays and floats of these shapes, from one flat piece after the other."""
+    if isinstance(shapes, Mapping):
+        return {key: _filled(shape, pieces) for key, shape in shapes.items()}
+    values = next(pieces).reshape(shapes)
+    return values if shapes else float(values)
