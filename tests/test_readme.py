@@ -1,4 +1,4 @@
-"""The Python blocks of README.md run as they stand, in order, in one namespace."""
+"""The Python blocks of README.md and the guides run as they stand, in order, in one namespace each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def test_blocks_are_found_and_skipped() -> None:
     assert python_blocks(text) == [(2, "x = 1\n"), (13, "y\n")]
 
 
-def test_readme_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = python_blocks((project / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["README.md", "docs/coming-from/amp.md"])
+def test_pages_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    blocks = python_blocks((project / page).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "readme"}
+    namespace: dict[str, object] = {"__name__": "page"}
 
-    assert blocks, "README.md has no ```python block that runs"
+    assert blocks, f"{page} has no ```python block that runs"
     for line, code in blocks:
-        # empty lines in front make a traceback show the line of README.md
-        exec(compile("\n" * line + code, "README.md", "exec"), namespace)
+        # empty lines in front make a traceback show the line of the page
+        exec(compile("\n" * line + code, page, "exec"), namespace)

@@ -11,12 +11,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surefield.descriptors.fingerprints import Gaussian
     from surefield.loop.select import feature_rows, select
     from surefield.potentials import ZBL, MomentNetwork, Prediction, load_potential, save_potential
     from surefield.report import write_report
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
+    from surefield.testing.gradients import check_gradients
     from surefield.training import Fit, TrainConfig, train
+    from surefield.training.full_batch import LossFunction
+    from surefield.training.models import Amp, ChargeNeuralNetwork, NeuralNetwork
     from surefield.uncertainty import LLPR
 
 # 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
@@ -28,11 +32,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "surefield.loop.select": ("feature_rows", "select"),
+    "surefield.descriptors.fingerprints": ("Gaussian",),
     "surefield.potentials": ("ZBL", "MomentNetwork", "Prediction", "load_potential", "save_potential"),
     "surefield.report": ("write_report",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
+    "surefield.testing.gradients": ("check_gradients",),
     "surefield.training": ("Fit", "TrainConfig", "train"),
+    "surefield.training.full_batch": ("LossFunction",),
+    "surefield.training.models": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
     "surefield.uncertainty": ("LLPR",),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
@@ -40,12 +48,19 @@ _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "LLPR",
     "ZBL",
+    "Amp",
+    "ChargeNeuralNetwork",
     "Fit",
+    "Gaussian",
+    "LossFunction",
     "MomentNetwork",
+    "NeuralNetwork",
     "Prediction",
     "TrainConfig",
+    "check_gradients",
     "doctor",
     "feature_rows",
+    "load",
     "load_potential",
     "read_frames",
     "save_potential",
@@ -54,6 +69,18 @@ __all__ = [
     "write_frames",
     "write_report",
 ]
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """What is in a file: a potential, an uncertainty, or a network model (also of a .amp file).
+
+    Raises:
+        PotentialError: no such file, damaged, or of another kind.
+        DataError: a .amp file that is not what such files are.
+    """
+    from surefield.uncertainty.files import load_any
+
+    return load_any(path)
 
 
 def __getattr__(name: str) -> Any:

@@ -89,26 +89,36 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(model: type[BaseModel], fault: Any) -> str:
     place = [str(part) for part in fault["loc"]]
+    # The kind of a union stands in the place as if it were a key.
+    shown = [part for i, part in enumerate(place) if not _is_tag(model, place[:i], part)]
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
-        return f"unknown key {'.'.join(place)!r}, {nearest(place[-1], known)}"
+        return f"unknown key {'.'.join(shown)!r}, {nearest(place[-1], known)}"
     if fault["type"] == "missing":
-        return f"missing key {'.'.join(place)!r}"
-    return f"{'.'.join(place) or 'configuration'}: {fault['msg']}, got {fault['input']!r}"
+        return f"missing key {'.'.join(shown)!r}"
+    return f"{'.'.join(shown) or 'configuration'}: {fault['msg']}, got {fault['input']!r}"
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> set[str]:
     """Keys that are allowed at a place of a nested configuration (all variants of a union)."""
+    return {name for candidate in _models_at(model, place) for name in candidate.model_fields}
+
+
+def _is_tag(model: type[BaseModel], place: list[str], part: str) -> bool:
+    return any(part == _tag(m) and part not in m.model_fields for m in _models_at(model, place))
+
+
+def _models_at(model: type[BaseModel], place: list[str]) -> list[type[BaseModel]]:
     models = [model]
     for part in place:
         found: list[type[BaseModel]] = []
         for candidate in models:
             if part in candidate.model_fields:
                 found += _models_in(candidate.model_fields[part].annotation)
-            elif any(_tag(candidate) == part for _ in (0,)):
+            elif _tag(candidate) == part:
                 found.append(candidate)
         models = found or models
-    return {name for candidate in models for name in candidate.model_fields}
+    return models
 
 
 def _tag(model: type[BaseModel]) -> str | None:

@@ -26,6 +26,10 @@ CONFIG_TYPE: Final = "config_type"
 #: Per-frame and per-atom weights of the training loss (`atoms.info` and `atoms.arrays`).
 STRUCTURE_WEIGHT: Final = "structure_weight"
 ATOMIC_WEIGHTS: Final = "atomic_weights"
+#: The same as factors of squared residuals: of all terms, of the energy, of the forces on each atom.
+WEIGHT: Final = "weight"
+ENERGY_WEIGHT: Final = "energy_weight"
+FORCE_WEIGHT: Final = "force_weight"
 
 
 def uncertainty(name: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -24,6 +25,7 @@ from surefield.testing import check_potential
 from surefield.training.dataset import prepare
 
 ELEMENTS = ("Au", "H", "O")
+STENCIL = (-2, -1, 1, 2)
 CONVENTIONS = ("exact", "fixed-interface", "amp-1.1")
 
 
@@ -135,13 +137,14 @@ def test_reference_parameter_gradients(reference):
     network = amp_network(model, "exact")
     graph = collate([network.neighborhood(frames[0])])
 
-    def omega_and_charge(vector):
-        results = evaluate(network.with_vector(vector), graph)
-        return jnp.stack([results.energy[0], jnp.sum(results.charges)])
+    @jax.jit
+    def gradients(vector):
+        omega = jax.grad(lambda v: evaluate(network.with_vector(v), graph).energy[0])(vector)
+        return omega, jax.grad(lambda v: jnp.sum(network.with_vector(v).charges(graph)))(vector)
 
-    found = jax.jacrev(omega_and_charge)(jnp.asarray(model["vector"]))
-    np.testing.assert_allclose(found[0], expected["dgcEnergy_dParameters_image0"], atol=1e-10)
-    np.testing.assert_allclose(found[1], expected["dcharge_dParameters_image0"], atol=1e-10)
+    omega, charge = gradients(jnp.asarray(model["vector"]))
+    np.testing.assert_allclose(omega, expected["dgcEnergy_dParameters_image0"], atol=1e-10)
+    np.testing.assert_allclose(charge, expected["dcharge_dParameters_image0"], atol=1e-10)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -179,20 +182,16 @@ def test_contract(network, made_up):
 
 def test_contract_in_single_precision(made_up):
     single = ready(charge_network(dtype="float32"), made_up)
+    wider = (single.charge_low - 0.1, single.charge_high + 0.1)  # rounding is no extrapolation
+    single = eqx.tree_at(lambda p: (p.charge_low, p.charge_high), single, wider)
     assert (single.dtype, single.offsets.dtype) == (np.float32, np.float64)
     check_potential(single, made_up[:1])
 
 
-def test_the_contract_notices_charges_that_are_no_derivatives(made_up):
-    honest = ready(charge_network(scheme="amp"), made_up)
-    check_potential(honest, made_up[:1])
-
-    class Boastful(ChargeNetwork):
-        conjugate_charges = True
-
-    network = object.__new__(Boastful)
-    for name, value in vars(honest).items():
-        object.__setattr__(network, name, value)
+def test_the_contract_notices_charges_that_are_no_derivatives(made_up, monkeypatch):
+    network = ready(charge_network(scheme="amp"), made_up)
+    check_potential(network, made_up[:1])
+    monkeypatch.setattr(ChargeNetwork, "conjugate_charges", True)
     with pytest.raises(AssertionError, match="excess electrons"):
         check_potential(network, made_up[:1])
 
@@ -218,19 +217,20 @@ def test_stress_and_its_relatives_are_derivatives(network, made_up):
     slab = made_up[0].copy()
     slab.pbc = True
     strain = np.random.default_rng(0).normal(size=(3, 3))
-    strain = 1e-4 * (strain + strain.T)
-    frames = [slab, *(_moved(slab, phi=k * 1e-3) for k in (-1, 1))]
-    frames += [_moved(slab, strain=k * strain) for k in (-1, 1)]
-    here, less, more, squeezed, stretched = predict(network, frames)
-    electrons = (more.energy - less.energy) / 2e-3
+    strain = strain + strain.T
+    frames = [_moved(slab, phi=1e-2 * k) for k in STENCIL]
+    frames += [_moved(slab, strain=1e-4 * k * strain) for k in STENCIL]
+    here, *others = predict(network, [slab, *frames])
+    charged, strained = others[:4], others[4:]
+    electrons = _slope([p.energy for p in charged], 1e-2)
     np.testing.assert_allclose(here.excess_electrons, electrons, rtol=1e-6)
-    capacitance = -(more.excess_electrons - less.excess_electrons) / 2e-3
+    capacitance = -_slope([p.excess_electrons for p in charged], 1e-2)
     np.testing.assert_allclose(here.capacitance, capacitance, rtol=1e-6)
     np.testing.assert_allclose(-here.charges.sum(), here.excess_electrons, rtol=1e-12)
     xx, yy, zz, yz, xz, xy = here.stress
     full = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     work = slab.get_volume() * np.sum(full * strain)
-    np.testing.assert_allclose(work, (stretched.energy - squeezed.energy) / 2, rtol=1e-6)
+    np.testing.assert_allclose(work, _slope([p.energy for p in strained], 1e-4), rtol=1e-6)
 
 
 def test_parameter_gradients_are_derivatives(network, made_up):
@@ -247,10 +247,13 @@ def test_parameter_gradients_are_derivatives(network, made_up):
     for _ in range(4):
         direction = jnp.asarray(rng.normal(size=vector.shape))
         _, slope = jax.jvp(values, (vector,), (direction,))
-        step = 1e-4
-        points = [values(vector + k * step * direction) for k in (-2, -1, 1, 2)]
-        found = (points[0] - 8 * points[1] + 8 * points[2] - points[3]) / (12 * step)
+        found = _slope([values(vector + 1e-4 * k * direction) for k in STENCIL], 1e-4)
         np.testing.assert_allclose(slope, found, rtol=1e-6)
+
+
+def _slope(points, step):
+    """Fourth-order central difference of values at the points of `STENCIL`."""
+    return np.tensordot([1, -8, 8, -1], np.asarray(points), 1) / (12 * step)
 
 
 def test_vector_round_trip(network):
@@ -263,10 +266,7 @@ def test_vector_round_trip(network):
 def test_order_of_the_vector():
     """Weights, scalings, charge weights, charge scalings, Ei, Jii; each by symbol: Au, H, O."""
     network = charge_network()
-    n, q = [6, 7, 6], [10, 11, 10]  # inputs of Au, H, O
-    weights = [5 * (n[0] + 1) + 6, 4 * (n[1] + 1) + 15 + 4, n[2] + 1]
-    charge_weights = [4 * (q[0] + 1) + 5, q[1] + 1, 3 * (q[2] + 1) + 4]
-    # The layers are given in the order of the species H, O, Au.
+    n, q = [6, 7, 6], [10, 11, 10]  # inputs of Au, H, O; layers were given to H, O, Au
     weights = [_count(sizes, m) for sizes, m in zip([(), (5,), (4, 3)], n, strict=True)]
     charge_weights = [_count(sizes, m) for sizes, m in zip([(3,), (4,), ()], q, strict=True)]
     assert len(network.vector) == sum(weights) + sum(charge_weights) + 6 + 6 + 3 + 3
@@ -287,7 +287,7 @@ def test_order_of_the_vector():
 
 def _count(hidden, n_in):
     sizes = [n_in, *hidden, 1]
-    return sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return sum((a + 1) * b for a, b in pairwise(sizes))
 
 
 def test_start_values(made_up):
@@ -318,17 +318,39 @@ def test_only_data_constants_are_fixed(network):
 
 
 def test_features_are_derivatives_by_the_last_weights(network, made_up):
-    """Rows of energy and forces against derivatives of the predictions."""
+    """Rows of energy and forces against derivatives of the predictions along random directions."""
     (rows,) = structure_rows(network, [network.neighborhood(made_up[0])])
     graph = collate([network.neighborhood(made_up[0])])
 
     def values(readout):
-        results = evaluate(eqx.tree_at(lambda p: p.readout, network, readout), graph)
+        results = evaluate(_with(network, readout), graph)
         return results.energy[0], results.forces[:14].reshape(-1)
 
-    energy, forces = jax.jacrev(values)(network.readout)
-    np.testing.assert_allclose(rows.energy, np.ravel(energy), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(rows.forces, np.reshape(forces, (42, -1)), rtol=1e-9, atol=1e-11)
+    along = jax.jit(lambda direction: jax.jvp(values, (network.readout,), (direction,))[1])
+    for direction in np.random.default_rng(4).normal(size=(2, *network.readout.shape)):
+        energy, forces = along(jnp.asarray(direction))
+        np.testing.assert_allclose(rows.energy @ direction.ravel(), energy, rtol=1e-10)
+        np.testing.assert_allclose(rows.forces @ direction.ravel(), forces, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("scheme", ["consistent", "amp", "quadratic"])
+def test_electron_features_are_derivatives_by_the_last_weights(made_up, scheme):
+    plain = quadratic_network() if scheme == "quadratic" else charge_network(scheme=scheme)
+    network = ready(plain, made_up)
+    graph = collate([network.neighborhood(made_up[0])])
+
+    @jax.jit
+    def row(readout):
+        moved = _with(network, readout)
+        features = jnp.where(graph.atom_mask[:, None], moved.electron_features(graph), 0.0)
+        blocks = jax.ops.segment_sum(features, moved.feature_block(graph), len(moved.species))
+        return blocks, jax.grad(lambda w: -jnp.sum(_with(network, w).charges(graph)))(readout)
+
+    np.testing.assert_allclose(*row(network.readout), rtol=1e-9, atol=1e-12)
+
+
+def _with(network, readout):
+    return eqx.tree_at(lambda p: p.readout, network, readout)
 
 
 def test_save_and_load(network, made_up, tmp_path):
@@ -342,11 +364,9 @@ def test_save_and_load(network, made_up, tmp_path):
 def test_amp_charges_are_the_latents(made_up):
     """-dOmega/dPhi is another number than Q; and the capacitance is that of Q."""
     network = ready(charge_network(scheme="amp"), made_up)
-    frames = [made_up[0], *(_moved(made_up[0], phi=k * 1e-3) for k in (-1, 1))]
-    here, less, more = predict(network, frames)
-    slope = (more.energy - less.energy) / 2e-3
-    assert abs(slope - here.excess_electrons) > 0.1
-    capacitance = -(more.excess_electrons - less.excess_electrons) / 2e-3
+    here, *others = predict(network, [made_up[0], *(_moved(made_up[0], phi=1e-2 * k) for k in STENCIL)])
+    assert abs(_slope([p.energy for p in others], 1e-2) - here.excess_electrons) > 0.1
+    capacitance = -_slope([p.excess_electrons for p in others], 1e-2)
     np.testing.assert_allclose(here.capacitance, capacitance, rtol=1e-6)
 
 
@@ -382,10 +402,10 @@ def test_the_default_potential_serves_images_without_one(made_up):
 
 def test_a_stated_interface_replaces_the_slab(made_up):
     network = ready(charge_network(), made_up)
-    graph = collate([network.neighborhood(made_up[0])])
-    height = float(network.interface.heights(graph)[1][0])
+    height = network.interface_height(made_up[0])
     stated = made_up[0].copy()
     stated.info["interface"] = height
+    assert network.interface_height(stated) == height
     same, plain = predict(network, [stated, made_up[0]])
     np.testing.assert_allclose(same.energy, plain.energy, rtol=1e-13)
     assert np.abs(same.forces - plain.forces)[:12].max() > 1e-3  # z0 is now a constant

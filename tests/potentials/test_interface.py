@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -50,17 +51,16 @@ def test_functions_of_the_height():
     np.testing.assert_allclose(
         SHARP.decay(jnp.asarray(s)), np.where(s >= 0, np.exp(-etas * s), 0.0), atol=1e-15
     )
-    np.testing.assert_allclose(SMOOTH.fingerprints(graph()), 4.5 * SMOOTH.decays(graph()), rtol=1e-15)
+    fingerprints, decays = SMOOTH.fingerprints(graph())[:10], SMOOTH.decays(graph())[:10]
+    np.testing.assert_allclose(fingerprints, 4.5 * decays, rtol=1e-15)
 
 
 def test_smooth_functions_have_two_continuous_derivatives():
     """At the onset and where it ends, values from both sides agree."""
-    value = lambda s: SMOOTH.decay(jnp.full(4, s))[0]  # noqa: E731
-    for order in range(3):
-        for at in (0.0, 0.5):
-            left, right = value(at - 1e-7), value(at + 1e-7)
-            np.testing.assert_allclose(left, right, atol=1e-4)
-        value = jax.grad(value) if order < 2 else value
+    value = lambda s: SMOOTH.decay(s + jnp.zeros(4))[0]  # noqa: E731
+    for function in (value, jax.grad(value), jax.grad(jax.grad(value))):
+        left, right = (jax.jit(jax.vmap(function))(jnp.array([0.0, 0.5]) + shift) for shift in (-1e-7, 1e-7))
+        np.testing.assert_allclose(left, right, atol=1e-4)
 
 
 @pytest.mark.parametrize("interface", [SMOOTH, SHARP], ids=["smooth", "sharp"])
@@ -69,36 +69,33 @@ def test_derivatives_of_the_conventions(interface):
     g = graph(np.array([0.0, 2.1, 2.3, 2.05, 5.0]))
     weight = jnp.arange(1.0, 1 + len(g.numbers))
 
+    @partial(jax.jit, static_argnums=0)
     def total(interface, z):
-        moved = eqx.tree_at(lambda g: g.positions, g, g.positions.at[:, 2].set(z))
+        moved = eqx.tree_at(lambda g: g.positions, g, jnp.asarray(g.positions).at[:, 2].set(z))
         return jnp.sum(weight[:, None] * interface.decays(moved))
 
     z = jnp.asarray(g.positions)[:, 2]
-    exact = jax.grad(lambda z: total(interface, z))(z)
+    slope = jax.grad(total, argnums=1)
+    exact = slope(interface, z)
     for i in range(5):
-        step = 1e-5
-        slope = (
-            total(interface, z.at[i].add(step)) - total(interface, z.at[i].add(-step))
-        ) / (2 * step)
-        np.testing.assert_allclose(exact[i], slope, atol=2e-8)
-    fixed = jax.grad(lambda z: total(replace(interface, convention="fixed-interface"), z))(z)
+        found = total(interface, z.at[i].add(1e-5)) - total(interface, z.at[i].add(-1e-5))
+        np.testing.assert_allclose(exact[i], found / 2e-5, atol=2e-8)
+    fixed = slope(replace(interface, convention="fixed-interface"), z)
     _, z0 = interface.heights(g)
     s = np.asarray(z - z0[g.structure])
-    own = jax.vmap(jax.grad(lambda s: jnp.sum(interface.decay(s + jnp.zeros(4)))))(jnp.asarray(s))
+    own = jax.jit(jax.vmap(jax.grad(lambda s: jnp.sum(interface.decay(s + jnp.zeros(4))))))(jnp.asarray(s))
     np.testing.assert_allclose(fixed[:5], (weight * own)[:5], rtol=1e-12, atol=1e-14)
     with pytest.warns(UserWarning, match="no derivatives of the energy"):
         wrong = replace(interface, convention="amp-1.1")
-    np.testing.assert_allclose(
-        jax.grad(lambda z: total(wrong, z))(z)[:5], (s * weight * own)[:5], rtol=1e-12, atol=1e-14
-    )
+    np.testing.assert_allclose(slope(wrong, z)[:5], (s * weight * own)[:5], rtol=1e-12, atol=1e-14)
     assert np.abs(exact[:3] - fixed[:3]).max() > 0.1  # the metal moves z0
 
 
 def test_gradients_are_finite_without_metal():
     g = graph(symbols="H3O2", interface=1.0)
-    slope = jax.grad(
-        lambda p: jnp.sum(SMOOTH.decays(eqx.tree_at(lambda g: g.positions, g, p)))
-    )(jnp.asarray(g.positions))
+    slope = jax.grad(lambda p: jnp.sum(SMOOTH.decays(eqx.tree_at(lambda g: g.positions, g, p))))(
+        jnp.asarray(g.positions)
+    )
     assert np.isfinite(slope).all()
 
 

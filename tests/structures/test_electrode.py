@@ -115,7 +115,7 @@ def test_grand_canonical_energy():
     assert grand_canonical_energy(without, -3.0, "x", default=4.2) == pytest.approx(-0.9)
     with pytest.raises(DataError, match="no electrode potential to turn"):
         grand_canonical_energy(without, -3.0, "frame 1")
-    with pytest.raises(DataError, match="excess electrons.*frame 1"):
+    with pytest.raises(DataError, match=r"excess electrons.*frame 1"):
         grand_canonical_energy(_atoms(grand_canonical=False, electrode_potential=4.0), -3.0, "frame 1")
 
 

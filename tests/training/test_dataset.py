@@ -49,7 +49,7 @@ def test_bad_weights(copper, place, value):
     atoms = copper[1].copy()
     atoms.calc = copper[1].calc
     getattr(atoms, place)["structure_weight" if place == "info" else "atomic_weights"] = value
-    with pytest.raises(DataError, match=r"weights must be finite.*frame 1"):
+    with pytest.raises(DataError, match=r"unusable .* in frame 1"):
         prepare([copper[0], atoms], 3.5)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from surefield.config import Config
 from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
 from surefield.loop.select import FeatureMap, Score
+from surefield.potentials.atomic_network import AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
 from surefield.training.config import TrainConfig
 
@@ -69,12 +72,21 @@ class RunConfig(Config):
     name: str = Field(description="of the run folder")
     root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
-    potential: MomentNetworkConfig = MomentNetworkConfig()
+    potential: Annotated[
+        MomentNetworkConfig | AtomicNetworkConfig,
+        Field(discriminator="kind", description="moment_network where no kind is named"),
+    ] = MomentNetworkConfig()
     repulsion: RepulsionConfig | None = None
     training: TrainConfig = TrainConfig()
     uncertainty: UncertaintyConfig = UncertaintyConfig()
     selection: SelectionConfig = SelectionConfig()
     loop: LoopConfig = LoopConfig()
+
+    @field_validator("potential", mode="before")
+    @classmethod
+    def _named(cls, potential: Any) -> Any:
+        unnamed = isinstance(potential, Mapping) and "kind" not in potential
+        return {"kind": "moment_network", **potential} if unnamed else potential
 
 
 def located(config: RunConfig, folder: Path) -> RunConfig:

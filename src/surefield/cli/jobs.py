@@ -21,6 +21,7 @@ from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
 from surefield.loop.rounds import Loop, Predicted, predict_test
 from surefield.loop.sampling import molecular_dynamics_pool
 from surefield.loop.select import score_frames, select
+from surefield.potentials.atomic_network import AtomicNetwork, AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
@@ -83,7 +84,11 @@ def _need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tup
 
 def make_potential(config: RunConfig, species: Sequence[int | str]) -> Potential:
     """Untrained potential of a configuration."""
-    potential = MomentNetwork.from_config(config.potential, species)
+    potential: Potential
+    if isinstance(config.potential, AtomicNetworkConfig):
+        potential = AtomicNetwork.from_settings(config.potential, species)
+    else:
+        potential = MomentNetwork.from_config(config.potential, species)
     if config.repulsion is None:
         return potential
     return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)

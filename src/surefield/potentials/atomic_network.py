@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
+from pydantic import Field
 
+from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor, descriptor_from_config
+from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.derivatives import feature_ranges as ranges_by_element
+from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
 from surefield.potentials.layers import (
     ACTIVATIONS,
+    Activation,
     Taker,
     alphabetical,
     excess,
@@ -24,11 +30,35 @@ from surefield.potentials.layers import (
     zero_pad,
 )
 from surefield.potentials.network_parameters import random_layers
-from surefield.potentials.potential import DescriptorPotential, VectorPotential, species_index
+from surefield.potentials.potential import (
+    DescriptorPotential,
+    VectorPotential,
+    species_index,
+    species_numbers,
+)
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["AtomicNetwork", "energy_slope", "feature_ranges"]
+__all__ = ["AtomicNetwork", "AtomicNetworkConfig", "energy_slope", "feature_ranges"]
+
+
+class AtomicNetworkConfig(Config):
+    """Atom-centred networks on the default symmetry functions."""
+
+    kind: Literal["neural_network"] = "neural_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=6.5, gt=0, description="of the symmetry functions, Å")
+    hiddenlayers: tuple[int, ...] = Field(default=(5, 5), description="hidden layers of every element")
+    activation: Activation = Field(default="tanh", description="of the hidden nodes")
+    output_activation: Literal["linear", "activation"] = Field(
+        default="linear", description="of the output node; activation bounds the energy of an atom"
+    )
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float64", description="of the parameters and the arithmetic"
+    )
 
 
 class AtomicNetwork(DescriptorPotential, VectorPotential):
@@ -87,6 +117,15 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         ]
         self.layers = [[jnp.asarray(w, dtype) for w in layers[:-1]] for layers in drawn]
         self.readout, self.bias = stacked_outputs([layers[-1] for layers in drawn], dtype)
+
+    @classmethod
+    def from_settings(cls, config: AtomicNetworkConfig, species: Sequence[str | int] = ()) -> AtomicNetwork:
+        """Build on the default symmetry functions; `species` is used where the settings name none."""
+        symbols = [chemical_symbols[z] for z in species_numbers(config.species or species)]
+        functions = make_default_symmetry_functions(symbols)
+        descriptor = SymmetryFunctions.from_lists(symbols, Cosine(config.cutoff), functions)
+        hidden = [config.hiddenlayers] * len(symbols)
+        return cls(descriptor, hidden, config.activation, config.output_activation, config.seed, config.dtype)
 
     @property
     def species(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -236,13 +275,12 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         used = (jnp.arange(self.descriptor.width) < counts[:, None]) & graph.atom_mask[:, None]
         return excess(features, self.low[index], self.high[index], used)
 
-
     def describe_extrapolation(self, atoms: Atoms) -> str:
         """One line on the feature that lies farthest outside the range of training."""
         graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
         found = np.asarray(self.extrapolation(graph))
         atom, column = (int(i) for i in np.unravel_index(found.argmax(), found.shape))
-        symbol = atoms.symbols[atom]
+        symbol = str(atoms.symbols[atom])
         place = self.descriptor.place(symbol)
         value = float(np.asarray(self.descriptor.features(graph))[atom, column])
         low, high = float(self.low[place, column]), float(self.high[place, column])

@@ -41,6 +41,7 @@ class SurefieldCalculator(Calculator):
         options: passed to `model.predict`, such as `forces=True`.
     """
 
+    is_potential: ClassVar[bool] = True
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]  # type: ignore[misc]
 
     def __init__(
@@ -58,6 +59,13 @@ class SurefieldCalculator(Calculator):
         self.model = model
         self.extrapolation = extrapolation
         self.options = options
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """Set `electrode_potential` (V) of structures that state none; of potentials that have one."""
+        if "electrode_potential" in changes:
+            self.model = self.model.at_potential(changes.pop("electrode_potential"))  # type: ignore[attr-defined]
+            self.reset()
+        return super().set(**changes)
 
     def calculate(
         self,

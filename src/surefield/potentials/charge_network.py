@@ -361,6 +361,15 @@ class ChargeNetwork(ChargedPotential):
         by_q = found.chi + self._sign * phi.astype(found.q.dtype) + self.hardness[index] * found.q
         return jnp.concatenate([found.q[:, None] * found.chi_slopes, by_q[:, None] * found.q_slopes], axis=1)
 
+    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
+        if self.scheme == "consistent":
+            return super().electron_features(graph)
+        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        features = self.descriptor.features(graph)
+        found = self._latent(features, self.interface.decays(graph), phi, index)
+        return jnp.concatenate([jnp.zeros_like(found.chi_slopes), -found.q_slopes], axis=1)
+
     def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
         """Charge fingerprints Phi g_eta, V."""
         return self.interface.fingerprints(graph)

@@ -6,7 +6,7 @@ import abc
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -108,6 +108,10 @@ class ChargedPotential(DescriptorPotential, VectorPotential):
         """Potential of structures that state none, V."""
         return float(self.default_phi) or None
 
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) for structures that state none."""
+        return eqx.tree_at(lambda p: p.default_phi, self, default_phi(phi))
+
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """Neighbours of a structure, its electrode potential and the interface it states."""
         phi = electrode_potential(atoms, "the structure")
@@ -168,6 +172,25 @@ class ChargedPotential(DescriptorPotential, VectorPotential):
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Charge of each atom, e; their sum is -N_e."""
         return self.feature_charges(self.descriptor.features(graph), graph)
+
+    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's excess electrons with respect to its last weights.
+
+        Summed over atoms they are the row of N_e, as `site_features` are that of the energy.
+        """
+        features = self.descriptor.features(graph)
+
+        def by_weights(phi: Array) -> Array:
+            moved = eqx.tree_at(lambda g: g.electrode_potential, graph, phi)
+            return self.last_layer_features(features, moved)
+
+        phi = jnp.asarray(graph.electrode_potential)
+        return jax.jvp(by_weights, (phi,), (jnp.ones_like(phi),))[1]
+
+    def interface_height(self, atoms: Atoms) -> float:
+        """Height z0 of the metal surface of a structure along the normal, Å; stated or found."""
+        graph = collate([self.neighborhood(atoms)])
+        return float(self.interface.heights(graph)[1][0])
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width_plus_etas"]:
         """How far features, then functions of the height, lie outside the range of training, in its units."""

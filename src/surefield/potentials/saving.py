@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -28,7 +29,16 @@ from surefield.potentials.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.sum import SumPotential
 from surefield.potentials.zbl import ZBL
 
-__all__ = ["FORMAT", "load_arrays", "load_potential", "pack", "save_arrays", "save_potential", "unpack"]
+__all__ = [
+    "FORMAT",
+    "kind_of",
+    "load_arrays",
+    "load_potential",
+    "pack",
+    "save_arrays",
+    "save_potential",
+    "unpack",
+]
 
 #: Raised when the meaning of a file changes; older versions are read, newer ones refused.
 FORMAT = 1
@@ -62,6 +72,22 @@ def save_arrays(
     content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **arrays}
     np.savez_compressed(buffer, **content)
     write_atomic(path, buffer.getvalue())
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """Kind of a file of `save_arrays`; None if it is no such file.
+
+    Raises:
+        PotentialError: no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PotentialError(f"there is nothing saved at {path.resolve()}")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            return str(json.loads(str(file[_HEADER]))["kind"])
+    except _DAMAGED:
+        return None
 
 
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -19,7 +19,14 @@ from surefield.potentials.potential import DensityPotential, DescriptorPotential
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["StructureRows", "atom_features", "energy_features", "structure_rows", "vector_jacobian"]
+__all__ = [
+    "StructureRows",
+    "atom_features",
+    "electron_rows",
+    "energy_features",
+    "structure_rows",
+    "vector_jacobian",
+]
 
 #: Voigt order xx yy zz yz xz xy.
 VOIGT = np.array([[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]])
@@ -169,6 +176,31 @@ def structure_rows(
                 volume = abs(np.linalg.det(structure.cell))
                 stress_rows = np.asarray(by_strain, np.float64)[VOIGT[:, 0], VOIGT[:, 1]] / volume
         yield StructureRows(total.reshape(-1), force_rows, stress_rows, n)
+
+
+@eqx.filter_jit
+def _electron_features(potential: LastLayerPotential, graph: Graph) -> Array:
+    """d(site features)/d(electrode potential) of every atom."""
+    phi = jnp.asarray(graph.electrode_potential)
+
+    def features(phi: Array) -> Array:
+        return potential.site_features(eqx.tree_at(lambda g: g.electrode_potential, graph, phi))
+
+    return jax.jvp(features, (phi,), (jnp.ones_like(phi),))[1]
+
+
+def electron_rows(
+    potential: LastLayerPotential, structures: Sequence[Neighborhood]
+) -> Float[np.ndarray, "n_structures n_features"]:
+    """dN_e/dw of each structure: since N_e = dE/dPhi, the derivative of its energy row by the potential."""
+    n_blocks, width = potential.readout.shape
+    rows = np.zeros((len(structures), n_blocks, width))
+    for row, structure in zip(rows, structures, strict=True):
+        graph = collate([structure], dtype=potential.dtype)
+        block = np.asarray(potential.feature_block(graph))[: structure.n_atoms]
+        found = np.asarray(_electron_features(potential, graph), np.float64)[: structure.n_atoms]
+        np.add.at(row, block, found)
+    return rows.reshape(len(structures), -1)
 
 
 def energy_features(

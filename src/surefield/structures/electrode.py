@@ -214,7 +214,9 @@ def _parameters(atoms: Atoms) -> Mapping[str, Any]:
 
 
 def _result(atoms: Atoms, key: str) -> tuple[str, Any, float]:
-    return f"calc.results[{key!r}]", results_of(atoms).get(key), 1.0
+    # What a potential has predicted before must not become what it is asked for.
+    own = getattr(atoms.calc, "is_potential", False)
+    return f"calc.results[{key!r}]", None if own else results_of(atoms).get(key), 1.0
 
 
 def _agreed(what: str, unit: str, sources: Iterator[tuple[str, Any, float]], where: object) -> float:

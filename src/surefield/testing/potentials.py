@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import PotentialError
 from surefield.potentials import Potential, Prediction, load_potential, save_potential
-from surefield.structures.electrode import POTENTIAL_ALIASES
 from surefield.potentials.potential import HasPotential, as_potential
+from surefield.structures.electrode import POTENTIAL_ALIASES
 from surefield.testing.frames import Snapshot, random_rotation, rotated, rotated_stress, translated
 
 __all__ = ["check_potential"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ase import Atoms
 
 from surefield.errors import ConfigError
 from surefield.potentials import Potential, Prediction, SurefieldCalculator
+from surefield.potentials.calculator import ExtrapolationWarning
 from surefield.testing.frames import Snapshot, random_rotation, rotated
 
 __all__ = ["Uncertainty", "check_uncertainty"]
@@ -57,7 +59,8 @@ def check_uncertainty(
     Predictions are those of the potential, bit by bit, whatever sigmas are asked for; sigmas are finite,
     positive (zero only for forces that vanish by symmetry) and have the shapes of their quantities; inputs
     stay as they are; a structure alone has the sigmas it has in a batch; sigmas of atoms follow a
-    permutation, those of energies do not change under rotation; the calculator gives the same
+    permutation, those of energies do not change under rotation (where the potential has these
+    `invariances`); the calculator gives the same
     under the same names; saving and loading changes nothing.
 
     Args:
@@ -81,13 +84,16 @@ def check_uncertainty(
     for some in (uncertainty.predict(frames), full):
         _check_predictions(bare, some)
     for index, (atoms, prediction) in enumerate(zip(frames, full, strict=True)):
-        _check_sigmas(index, atoms, prediction, options)
+        _check_sigmas(index, atoms, prediction, options, uncertainty.potential.supplies)
     for index in range(min(2, len(frames))):
         (alone,) = uncertainty.predict([frames[index]], **options)
         _compare("batch independence", index, full[index], alone, tolerance)
     rng = np.random.default_rng(seed)
-    _check_permutation(uncertainty, frames, full, options, tolerance, rng)
-    _check_rotation(uncertainty, frames, full, options, tolerance, rng, isotropic)
+    invariances = getattr(uncertainty.potential, "invariances", ("permutation", "rotation"))
+    if "permutation" in invariances:
+        _check_permutation(uncertainty, frames, full, options, tolerance, rng)
+    if "rotation" in invariances:
+        _check_rotation(uncertainty, frames, full, options, tolerance, rng, isotropic)
     _check_calculator(uncertainty, frames[0], full[0], tolerance)
     _check_saving(uncertainty, frames, full, options)
 
@@ -119,9 +125,19 @@ def _check_predictions(bare: list[Prediction], full: list[Prediction]) -> None:
             )
 
 
-def _check_sigmas(index: int, atoms: Atoms, prediction: Prediction, options: dict[str, bool]) -> None:
+def _check_sigmas(
+    index: int,
+    atoms: Atoms,
+    prediction: Prediction,
+    options: dict[str, bool],
+    supplies: frozenset[str],
+) -> None:
     n = len(atoms)
     expected: dict[str, tuple[int, ...]] = {"energy_uncertainty": (), "energies_uncertainty": (n,)}
+    if "energies" not in supplies:
+        del expected["energies_uncertainty"]
+    if "excess_electrons" in supplies:
+        expected["excess_electrons_uncertainty"] = ()
     if options.get("forces"):
         expected["forces_uncertainty"] = (n, 3)
     if options.get("stress") and atoms.pbc.all():
@@ -203,7 +219,10 @@ def _check_rotation(
 def _check_calculator(uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float) -> None:
     copy = atoms.copy()
     copy.calc = uncertainty.calculator(per_atom=True)
-    copy.get_potential_energy()
+    with warnings.catch_warnings():
+        # The structures of a check need not be like those of the training set.
+        warnings.simplefilter("ignore", ExtrapolationWarning)
+        copy.get_potential_energy()
     results = copy.calc.results
     _compare("calculator", 0, expected, _named(results), tolerance)
     if expected.forces_uncertainty is not None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import equinox as eqx
 import numpy as np
-from ase import Atoms
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from surefield.errors import DataError
-from surefield.keys import ATOMIC_WEIGHTS, STRUCTURE_WEIGHT, Kind
+from surefield.keys import Kind
 from surefield.potentials.charged_potential import ChargedPotential
 from surefield.potentials.potential import Potential, check_frames
 from surefield.structures.batching import Shape, chunks
@@ -23,18 +22,26 @@ from surefield.structures.labels import Labels, Mapped, resolve_labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
+from surefield.training.weights import FrameWeights, frame_weights
 
 __all__ = ["Batch", "Dataset", "Sample", "batches", "make_batch", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One labelled structure with its neighbours and its weights in the loss."""
+    """One labelled structure with its neighbours and its weights, which multiply residuals."""
 
     structure: Neighborhood
     labels: Labels
     weight: float = 1.0
     atom_weights: Float[np.ndarray, " n_atoms"] | None = None
+    energy_weight: float = 1.0
+
+    @property
+    def trained_atoms(self) -> Bool[np.ndarray, " n_atoms"]:
+        """Which atoms have forces that count."""
+        weights = np.ones(self.structure.n_atoms) if self.atom_weights is None else self.atom_weights
+        return weights * self.weight > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +121,20 @@ def prepare(
     else:
         surroundings = partial(neighborhood, cutoff=potential)
     samples = tuple(
-        Sample(surroundings(atoms), label, *_weights(atoms, frames.origin(i)))
+        _sample(surroundings(atoms), label, frame_weights(atoms, frames.origin(i)))
         for i, (atoms, label) in enumerate(zip(frames, found, strict=True))
     )
     return Dataset(samples, frames, isolated, note)
 
 
-def _weights(atoms: Atoms, where: str) -> tuple[float, np.ndarray | None]:
-    weight = float(atoms.info.get(STRUCTURE_WEIGHT, 1.0))
-    per_atom = atoms.arrays.get(ATOMIC_WEIGHTS)
-    bad = not np.isfinite(weight) or weight < 0
-    bad = bad or (per_atom is not None and (per_atom.ndim != 1 or not np.all(per_atom >= 0)))
-    if bad:
-        raise DataError(
-            f"weights must be finite and not negative ({STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS}) in {where}"
-        )
-    return weight, None if per_atom is None else np.asarray(per_atom, np.float64)
+def _sample(structure: Neighborhood, labels: Labels, weights: FrameWeights) -> Sample:
+    """Weights of residuals, roots of those of squares; what has weight zero needs no label."""
+    if weights.energy == 0:
+        labels = replace(labels, energy=None)
+    per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
+    return Sample(
+        structure, labels, float(np.sqrt(weights.structure)), per_atom, float(np.sqrt(weights.energy))
+    )
 
 
 class Batch(eqx.Module):
@@ -202,7 +207,7 @@ def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLi
         start = rows.stop
         labels = sample.labels
         if labels.energy is not None:
-            energy[index], energy_weight[index] = labels.energy, sample.weight
+            energy[index], energy_weight[index] = labels.energy, sample.weight * sample.energy_weight
         if labels.forces is not None:
             forces[rows] = labels.forces
             per_atom = 1.0 if sample.atom_weights is None else sample.atom_weights[:, None]

@@ -111,6 +111,7 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
                 energy[index] = (total[place] - sample.labels.energy) / n
             known = sample.labels.forces
             forces[index] = force[rows] - (np.nan if known is None else known)
+            forces[index][~sample.trained_atoms] = np.nan
             if sample.labels.stress is not None and sample.structure.periodic:
                 full = virial[place] / abs(np.linalg.det(sample.structure.cell))
                 stress[index] = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] - sample.labels.stress

@@ -127,7 +127,7 @@ def _accumulate(
     keep = min(1.0, max_force_rows / max(total_rows, 1))
     taken = np.diff(np.floor(np.arange(len(samples) + 1) * keep)) > 0
     n_force = sum(
-        3 * s.structure.n_atoms
+        3 * int(s.trained_atoms.sum())
         for s, t in zip(samples, taken, strict=True)
         if t and s.labels.forces is not None
     )
@@ -142,7 +142,8 @@ def _accumulate(
         if sample.labels.energy is not None:
             target = sample.labels.energy - potential.constant_energy(numbers)
             row = np.concatenate([rows.energy, potential.bias_row(numbers), [target]]) / len(numbers)
-            covariance.add(row[None], "energy", weights.energy * sample.weight**2 / n_energy)
+            factor = (sample.weight * sample.energy_weight) ** 2
+            covariance.add(row[None], "energy", weights.energy * factor / n_energy)
         if rows.forces is not None and sample.labels.forces is not None:
             target = sample.labels.forces.reshape(-1, 1)
             full = np.hstack([rows.forces, np.zeros((len(target), n_blocks)), target])

@@ -22,7 +22,7 @@ from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
-from surefield.sensitivity.rows import StructureRows, atom_features, structure_rows
+from surefield.sensitivity.rows import StructureRows, atom_features, electron_rows, structure_rows
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source, read_frames
@@ -53,6 +53,7 @@ class LLPR:
         maps: calibration map of each kind.
         force_threshold: force rows shorter than this vanish by symmetry; their sigma is zero.
         statistics: rows per kind, row weights, regulariser, rank; for the log and the report.
+        electrons: map of the number of excess electrons; None where the potential has none.
     """
 
     potential: Potential
@@ -60,6 +61,7 @@ class LLPR:
     maps: Mapping[Kind, CalibrationMap]
     force_threshold: float
     statistics: Mapping[str, Any]
+    electrons: CalibrationMap | None = None
 
     @classmethod
     def fit(
@@ -155,7 +157,10 @@ class LLPR:
             "effective_dof": posterior.effective_dof,
             "calibration_rows": {kind: len(r) for kind, (_, r) in validation.items()},
         }
-        return cls(potential, posterior, maps, threshold, statistics)
+        electrons = None
+        if "excess_electrons" in layer.supplies:
+            electrons = _electron_map(potential, posterior, sets[1], maps)
+        return cls(potential, posterior, maps, threshold, statistics, electrons)
 
     @property
     def species(self) -> tuple[int, ...]:
@@ -199,6 +204,11 @@ class LLPR:
         found = [self.potential.neighborhood(atoms) for atoms in frames]
         plain = predict(self.potential, frames, batch_size=batch_size, neighborhoods=found)
         layer = self.potential.last_layer()
+        if self.electrons is not None:
+            sigma = self.electrons.sigma(self.posterior.u(electron_rows(layer, found)))
+            plain = [
+                replace(p, excess_electrons_uncertainty=s) for p, s in zip(plain, sigma.tolist(), strict=True)
+            ]
         return [
             replace(prediction, **self._sigmas(rows, structure, per_atom))
             for prediction, structure, rows in zip(
@@ -211,7 +221,7 @@ class LLPR:
         # u is calibrated per atom, as residuals are; the total's sigma is n times that of the mean.
         mean = energy.sigma(self.posterior.u(rows.energy[None] / rows.n_atoms))[0]
         result: dict[str, Any] = {"energy_uncertainty": float(mean) * rows.n_atoms}
-        if per_atom:
+        if per_atom and "energies" in self.potential.supplies:
             result["energies_uncertainty"] = energy.sigma(
                 self.posterior.u(atom_features(self.potential.last_layer(), structure))
             )
@@ -228,7 +238,7 @@ class LLPR:
 
     def calculator(self, **options: Any) -> SurefieldCalculator:
         """ASE calculator whose results hold the uncertainties as well; options as in `predict`."""
-        available = {"forces": "forces" in self.maps, "stress": "stress" in self.maps}
+        available: dict[str, Any] = {"forces": "forces" in self.maps, "stress": "stress" in self.maps}
         return SurefieldCalculator(self, **(available | options))
 
     def save(self, path: str | Path) -> None:
@@ -237,6 +247,7 @@ class LLPR:
             "potential": describe(self.potential),
             "maps": {kind: found.to_dict() for kind, found in self.maps.items()},
             "force_threshold": self.force_threshold,
+            "electrons": self.electrons and self.electrons.to_dict(),
             "statistics": dict(self.statistics),
         }
         arrays = pack(self.potential, "potential:")
@@ -252,7 +263,15 @@ class LLPR:
         potential = unpack(build(header["potential"]), arrays, "potential:")
         posterior = LLPRPosterior(float(arrays["varsigma2"]), arrays["eigenvalues"], arrays["factor"])
         maps = {kind: CalibrationMap.from_dict(entry) for kind, entry in header["maps"].items()}
-        return cls(potential, posterior, maps, header["force_threshold"], header["statistics"])
+        electrons = header.get("electrons")
+        return cls(
+            potential,
+            posterior,
+            maps,
+            header["force_threshold"],
+            header["statistics"],
+            None if electrons is None else CalibrationMap.from_dict(electrons),
+        )
 
 
 def _dataset(source: Source | Dataset, potential: Potential, labels: Mapped | None) -> Dataset:
@@ -291,7 +310,8 @@ def _labelled_rows(
             residual = (prediction.energy - labels.energy) / rows.n_atoms
             found["energy"] = rows.energy[None] / rows.n_atoms, np.array([residual])
         if rows.forces is not None and labels.forces is not None:
-            found["forces"] = rows.forces, (prediction.forces - labels.forces).ravel()
+            trained = np.repeat(sample.trained_atoms, 3)
+            found["forces"] = rows.forces[trained], (prediction.forces - labels.forces).ravel()[trained]
         if rows.stress is not None and labels.stress is not None:
             found["stress"] = rows.stress, prediction.stress - labels.stress
         yield rows, found
@@ -310,6 +330,21 @@ def _energy_with_forces(
     n = n if energy.calibrated else 0
     alpha2 = (n * energy.alpha**2 + shared * forces.alpha**2) / (n + shared)
     return {"energy": replace(energy, alpha=float(np.sqrt(alpha2)), calibrated=True)}
+
+
+def _electron_map(
+    potential: Potential, posterior: LLPRPosterior, held: Dataset, maps: Mapping[Kind, CalibrationMap]
+) -> CalibrationMap:
+    """Map of the excess electrons from held-out labels; without labels, alpha of the energies."""
+    known = [i for i, s in enumerate(held.samples) if s.labels.excess_electrons is not None]
+    if not known:
+        return AlphaMap(float(getattr(maps["energy"], "alpha", 1.0)), calibrated=False)
+    structures = [held.structures[i] for i in known]
+    predictions = predict(potential, held.frames[known], neighborhoods=structures)
+    labels = [held.samples[i].labels.excess_electrons for i in known]
+    residuals = np.array([p.excess_electrons for p in predictions]) - np.array(labels)
+    rows = electron_rows(potential.last_layer(), structures)
+    return fit_calibration_map(residuals, posterior.u(rows), "alpha")
 
 
 def _without_zeros(g: np.ndarray, r: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,23 @@
+"""Full-batch training: the documented loss function, steppable optimizers, exact resume."""
+
+from surefield.training.full_batch.checkpoints import Checkpoints, CheckpointState
+from surefield.training.full_batch.loss_function import LossFunction, TrainableModel
+from surefield.training.full_batch.outcome import (
+    ConvergenceOccurred,
+    Progress,
+    TrainingConvergenceError,
+    TrainingStopped,
+)
+from surefield.training.full_batch.regressor import Regressor
+
+__all__ = [
+    "CheckpointState",
+    "Checkpoints",
+    "ConvergenceOccurred",
+    "LossFunction",
+    "Progress",
+    "Regressor",
+    "TrainableModel",
+    "TrainingConvergenceError",
+    "TrainingStopped",
+]
