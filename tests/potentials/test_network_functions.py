@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.descriptors.parameters import Parameters
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.network_functions import (
     atomic_energy,
     atomic_energy_gradient,

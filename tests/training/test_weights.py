@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.db import connect
 from ase.io import read, write
 
+import surefield as sf
 from surefield import read_frames, write_frames
 from surefield.errors import DataError
 from surefield.structures.batching import Shape
@@ -89,4 +90,35 @@ def test_minibatches_have_the_roots(copper):
     batch = make_batch(data.samples, Shape(8, 60, 2), np.float64)
     np.testing.assert_allclose(batch.energy_weight, [1.0, 0.0])
     np.testing.assert_allclose(batch.forces_weight[: len(first), 0], [6.0, *np.zeros(len(first) - 1)])
-    assert data.samples[1].labels.energy is None
+    assert [s.trained_energy for s in data.samples] == [True, False]
+    assert data.samples[0].trained_atoms.tolist() == [True] + [False] * (len(first) - 1)
+
+
+def test_spoiled_labels_of_weight_zero_change_nothing(copper, copper_network):
+    """Minibatch training and sigma look at the energies and atoms that count, and at nothing else."""
+    def frames(spoil):
+        found = []
+        for atoms in copper:
+            copy = atoms.copy()
+            forces = atoms.get_forces().copy()
+            forces[1:] += spoil
+            copy.info.update(REF_energy=atoms.get_potential_energy() + spoil, energy_weight=0.0)
+            copy.arrays["REF_forces"] = forces
+            copy.arrays["force_weight"] = np.array([1.0] + [0.0] * (len(atoms) - 1))
+            found.append(copy)
+        return found
+
+    fits = [
+        sf.train(copper_network, frames(s), 0.25, isolated_atoms={"Cu": -1.0}, epochs=2, progress=False)
+        for s in (0.0, 3.0)
+    ]
+    first, second = (fit.potential.predict(copper[:1])[0].forces for fit in fits)
+    np.testing.assert_array_equal(first, second)
+    assert np.isnan(fits[0].train_errors.energy_rmse)
+    sigmas = [
+        sf.LLPR.fit(fit.potential, fit.train_frames, fit.validation_frames, progress=False).predict(
+            copper[:1], forces=True
+        )[0]
+        for fit in fits
+    ]
+    np.testing.assert_array_equal(sigmas[0].forces_uncertainty, sigmas[1].forces_uncertainty)

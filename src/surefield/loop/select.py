@@ -25,7 +25,11 @@ Score = Literal["forces_variance", "energy_variance"]
 
 
 def feature_rows(
-    potential: Potential | HasPotential, frames: Sequence[Atoms], kind: FeatureMap = "full_grad_rp", *, seed: int = 0
+    potential: Potential | HasPotential,
+    frames: Sequence[Atoms],
+    kind: FeatureMap = "full_grad_rp",
+    *,
+    seed: int = 0,
 ) -> Float[np.ndarray, "n_structures n_features"]:
     """Features of structures, one row each, float64, of the total energy (extensive).
 

@@ -52,10 +52,9 @@ class SurefieldCalculator(Calculator):
         **options: Any,
     ) -> None:
         super().__init__()
-        if extrapolation not in ("warn", "ignore", "error"):
-            raise ConfigError(
-                f"unknown extrapolation {extrapolation!r}, {nearest(extrapolation, ('warn', 'ignore', 'error'))}"
-            )
+        known = ("warn", "ignore", "error")
+        if extrapolation not in known:
+            raise ConfigError(f"unknown extrapolation {extrapolation!r}, {nearest(extrapolation, known)}")
         self.model = model
         self.extrapolation = extrapolation
         self.options = options

@@ -257,6 +257,6 @@ class ImageNetwork(VectorPotential):
         value = float(np.asarray(self.coordinates(graph))[0, column])
         low, high = float(self.low[column]), float(self.high[column])
         return (
-            f"atom {atom} ({atoms.symbols[atom]}) lies outside the training set: {'xyz'[axis]} is {value:.4g} "
-            f"Å, its range {low:.4g} to {high:.4g}"
+            f"atom {atom} ({atoms.symbols[atom]}) lies outside the training set: {'xyz'[axis]} is "
+            f"{value:.4g} Å, its range {low:.4g} to {high:.4g}"
         )

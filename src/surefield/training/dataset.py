@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import equinox as eqx
@@ -36,6 +36,11 @@ class Sample:
     weight: float = 1.0
     atom_weights: Float[np.ndarray, " n_atoms"] | None = None
     energy_weight: float = 1.0
+
+    @property
+    def trained_energy(self) -> bool:
+        """Whether there is an energy that counts."""
+        return self.labels.energy is not None and self.weight * self.energy_weight > 0
 
     @property
     def trained_atoms(self) -> Bool[np.ndarray, " n_atoms"]:
@@ -128,9 +133,7 @@ def prepare(
 
 
 def _sample(structure: Neighborhood, labels: Labels, weights: FrameWeights) -> Sample:
-    """Weights of residuals, roots of those of squares; what has weight zero needs no label."""
-    if weights.energy == 0:
-        labels = replace(labels, energy=None)
+    """Weights of residuals: roots of those of squares."""
     per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
     return Sample(
         structure, labels, float(np.sqrt(weights.structure)), per_atom, float(np.sqrt(weights.energy))

@@ -91,7 +91,7 @@ class Errors:
 
 
 def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
-    """Evaluate a potential on labelled samples, in padded batches."""
+    """Evaluate a potential on labelled samples, in padded batches; what has weight zero is left out."""
     energy = np.full(len(samples), np.nan)
     stress = np.full((len(samples), 6), np.nan)
     electrons = np.full(len(samples), np.nan)
@@ -107,7 +107,7 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
             n = sample.structure.n_atoms
             rows = slice(start, start + n)
             start = rows.stop
-            if sample.labels.energy is not None:
+            if sample.trained_energy and sample.labels.energy is not None:
                 energy[index] = (total[place] - sample.labels.energy) / n
             known = sample.labels.forces
             forces[index] = force[rows] - (np.nan if known is None else known)

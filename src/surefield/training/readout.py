@@ -131,7 +131,7 @@ def _accumulate(
         for s, t in zip(samples, taken, strict=True)
         if t and s.labels.forces is not None
     )
-    n_energy = sum(s.labels.energy is not None for s in samples)
+    n_energy = sum(s.trained_energy for s in samples)
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     for sample, use, turn in zip(samples, taken, turns.tolist(), strict=True):
@@ -139,7 +139,7 @@ def _accumulate(
         with_forces = bool(use) and sample.labels.forces is not None
         (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
         numbers = sample.structure.numbers
-        if sample.labels.energy is not None:
+        if sample.trained_energy and sample.labels.energy is not None:
             target = sample.labels.energy - potential.constant_energy(numbers)
             row = np.concatenate([rows.energy, potential.bias_row(numbers), [target]]) / len(numbers)
             factor = (sample.weight * sample.energy_weight) ** 2

@@ -147,6 +147,10 @@ class LLPR:
             g, r = validation.get(kind, (np.zeros((0, layer.n_features)), np.zeros(0)))
             name = {**MAPS, **(calibration_map or {})}[kind]
             maps[kind] = fit_calibration_map(r, posterior.u(g), name, method=calibration_method)  # type: ignore[arg-type]
+        if "energy" not in maps:
+            # Without energies that count, as in nearsighted training, the forces know the one alpha.
+            alpha = float(getattr(maps.get("forces"), "alpha", 1.0))
+            maps["energy"] = AlphaMap(alpha if alpha > 0 else 1.0, calibrated=False)
         maps |= _energy_with_forces(maps, shared_alpha, len(validation.get("energy", ([],))[0]))
         statistics = {
             "rows": dict(covariance.n_rows),
@@ -283,7 +287,7 @@ def _dataset(source: Source | Dataset, potential: Potential, labels: Mapped | No
 def _kinds(sets: Sequence[Dataset], asked: Sequence[Kind] | None) -> tuple[Kind, ...]:
     samples = [sample for part in sets for sample in part.samples]
     present: dict[Kind, bool] = {
-        "energy": any(s.labels.energy is not None for s in samples),
+        "energy": any(s.trained_energy for s in samples),
         "forces": any(s.labels.forces is not None for s in samples),
         "stress": any(s.labels.stress is not None and s.structure.periodic for s in samples),
     }
@@ -306,7 +310,7 @@ def _labelled_rows(
     )
     for sample, prediction, rows in zip(data.samples, predictions, all_rows, strict=True):
         labels, found = sample.labels, {}
-        if "energy" in kinds and labels.energy is not None:
+        if "energy" in kinds and sample.trained_energy and labels.energy is not None:
             residual = (prediction.energy - labels.energy) / rows.n_atoms
             found["energy"] = rows.energy[None] / rows.n_atoms, np.array([residual])
         if rows.forces is not None and labels.forces is not None:

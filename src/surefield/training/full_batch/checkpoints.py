@@ -55,8 +55,11 @@ class Checkpoints:
     """
 
     def __init__(self, label: str | Path, every: int | None = 100) -> None:
-        if every is not None and (isinstance(every, bool) or int(every) != every):
-            raise ConfigError(explain("unusable number", where="checkpoints", got=repr(every)))
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int | np.integer)):
+            expected = "an integer (negative: keep all), or None"
+            raise ConfigError(
+                explain("unusable number", where="checkpoints", got=repr(every), expected=expected)
+            )
         self.label, self.every = str(label), int(every or 0)
 
     def due(self, step: int) -> bool:
