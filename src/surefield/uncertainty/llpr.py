@@ -331,6 +331,8 @@ def _energy_with_forces(
     energy, forces = maps.get("energy"), maps.get("forces")
     if shared == 0 or not isinstance(energy, AlphaMap) or not isinstance(forces, AlphaMap | AlphaSigma0Map):
         return {}
+    if forces.alpha == 0:  # all floor: the spread of the last layer says nothing
+        return {}
     n = n if energy.calibrated else 0
     alpha2 = (n * energy.alpha**2 + shared * forces.alpha**2) / (n + shared)
     return {"energy": replace(energy, alpha=float(np.sqrt(alpha2)), calibrated=True)}
