@@ -21,7 +21,10 @@ FUNCTIONS = {
     "parabola": (lambda a: (a - 2) ** 2, lambda a: 2 * (a - 2)),
     "quartic": (lambda a: a**4 / 4 - a, lambda a: a**3 - 1),
     "exponential": (lambda a: math.exp(a) - 5 * a, lambda a: math.exp(a) - 5),
-    "wavy": (lambda a: -a + 0.3 * math.sin(5 * a) + 0.1 * a * a, lambda a: -1 + 1.5 * math.cos(5 * a) + 0.2 * a),
+    "wavy": (
+        lambda a: -a + 0.3 * math.sin(5 * a) + 0.1 * a * a,
+        lambda a: -1 + 1.5 * math.cos(5 * a) + 0.2 * a,
+    ),
 }
 
 

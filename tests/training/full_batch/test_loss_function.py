@@ -151,9 +151,7 @@ def test_given_fingerprints(network, copper, handle, model):
 def _functions(network):
     return {
         symbol: [f.todict() for f in functions]
-        for symbol, functions in zip(
-            network.descriptor.symbols, network.descriptor.functions, strict=True
-        )
+        for symbol, functions in zip(network.descriptor.symbols, network.descriptor.functions, strict=True)
     }
 
 

@@ -65,9 +65,7 @@ def test_loss_and_gradient(name, path, small, small_network, handle):
     model = handle(small_network(**options), LossFunction(**arguments), images)
     found = getattr(model.lossfunction, path)(model.vector, True)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-12)
-    np.testing.assert_allclose(
-        found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-11
-    )
+    np.testing.assert_allclose(found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-11)
     for key in ("energy_loss", "force_loss", "energy_maxresid", "force_maxresid", "energy_rmse"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-11)
     if expected["force_rmse"] is None:
@@ -90,9 +88,7 @@ def test_image_centred(case, path, small, shared, handle):
     found = getattr(model.lossfunction, path)(model.vector, True)
     for key in ("loss", "energy_loss", "force_loss"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-12)
-    np.testing.assert_allclose(
-        found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-11
-    )
+    np.testing.assert_allclose(found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-11)
 
 
 def _charge_network(model, convention):
@@ -130,6 +126,4 @@ def test_charge_loss(case, path, shared, handle):
     found = getattr(loss, path)(handled.vector, True)
     for key in ("loss", "energy_loss", "force_loss", "charge_loss"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-12)
-    np.testing.assert_allclose(
-        found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-10
-    )
+    np.testing.assert_allclose(found["dloss_dparameters"], expected["dloss_dparameters"], rtol=0, atol=1e-10)

@@ -106,6 +106,11 @@ class Model(abc.ABC):
         self._count = 0 if potential is None else potential.vector.size
 
     @property
+    def shape(self) -> VectorPotential:
+        """The potential of any vector, not necessarily the latest; what it costs nothing to ask for."""
+        return self.potential if self._built is None else self._built
+
+    @property
     def step(self) -> int:
         """Evaluations of the loss so far."""
         return self.lossfunction.step
