@@ -96,6 +96,7 @@ def test_minibatches_have_the_roots(copper):
 
 def test_spoiled_labels_of_weight_zero_change_nothing(copper, copper_network):
     """Minibatch training and sigma look at the energies and atoms that count, and at nothing else."""
+
     def frames(spoil):
         found = []
         for atoms in copper:

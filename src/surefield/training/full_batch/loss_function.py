@@ -360,7 +360,7 @@ class LossFunction:
         """That of the training or the validation images; made anew when more than the vector has changed."""
         if self._model is None or self._images is None:
             raise ConfigError("no model or no images are attached: call attach_model(model, images=...)")
-        # Of any vector: it is given with every call, and putting it in each time would cost more than the loss.
+        # Of any vector: it comes with every call, and putting it in each time would cost more than the loss.
         potential = getattr(self._model, "shape", None) or self._model.potential
         known = self._evaluations.get(which)
         if known is not None and known.serves(potential):
