@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from surefield.errors import DataError, explain
+from surefield.structures.electrode import stated_potential
 from surefield.structures.read import Source, read_frames
 
 __all__ = ["HashedImages", "Images", "hash_images", "image_key"]
@@ -23,14 +24,20 @@ class HashedImages(dict[str, Atoms]):
     Attributes:
         counts: how often each image was given.
         names: where each image is from, such as "image 7 (frame 7 of train.traj)", for messages.
+        sequence: key of every image in the order in which they were given, copies included.
     """
 
     def __init__(
-        self, images: Mapping[str, Atoms], counts: Mapping[str, int], names: Mapping[str, str]
+        self,
+        images: Mapping[str, Atoms],
+        counts: Mapping[str, int],
+        names: Mapping[str, str],
+        sequence: Sequence[str],
     ) -> None:
         super().__init__(images)
         self.counts = dict(counts)
         self.names = dict(names)
+        self.sequence = tuple(sequence)
 
 
 def hash_images(
@@ -38,8 +45,8 @@ def hash_images(
 ) -> HashedImages:
     """Give every image a key made of its content; copies share one.
 
-    Elements, positions and cell (to 1e-6 Å), pbc and the electrode potential (`info['electrode_potential']`,
-    to 1e-6 V) count; labels, constraints and other entries do not. Keys survive extxyz.
+    Elements, positions and cell (to 1e-6 Å), pbc and the electrode potential (to 1e-6 V, wherever it
+    stands) count; labels, constraints and other entries do not. Keys survive extxyz.
 
     Args:
         images: list of `Atoms`, `Frames`, a file (.traj, .db, extxyz), or a dict of images, whose keys stay.
@@ -56,22 +63,26 @@ def hash_images(
         return images
     if isinstance(images, Mapping):
         _check(images.items())
-        return HashedImages(images, dict.fromkeys(images, 1), {key: f"image {key!r}" for key in images})
+        return HashedImages(
+            images, dict.fromkeys(images, 1), {key: f"image {key!r}" for key in images}, list(images)
+        )
     frames = read_frames(images)
     _check(enumerate(frames))
     found: dict[str, Atoms] = {}
     counts: dict[str, int] = {}
     names: dict[str, str] = {}
+    sequence: list[str] = []
     for index, atoms in enumerate(frames):
         key = image_key(atoms)
         counts[key] = counts.get(key, 0) + 1
+        sequence.append(key)
         if key not in found:
             origin = frames.origin(index)
             found[key] = atoms
             names[key] = f"image {index} ({origin})" if " of " in origin else f"image {index}"
     if log is not None and len(found) < len(frames):
         log(f"{len(frames)} images, {len(found)} of them different")
-    return HashedImages(found, counts, names)
+    return HashedImages(found, counts, names, sequence)
 
 
 def image_key(atoms: Atoms) -> str:
@@ -81,7 +92,7 @@ def image_key(atoms: Atoms) -> str:
     digest.update(np.asarray(atoms.pbc, "u1").tobytes())
     for values in (atoms.cell.array, atoms.positions):
         digest.update(_millionths(values).tobytes())
-    potential = atoms.info.get("electrode_potential")
+    potential = stated_potential(atoms)
     if potential is not None:
         digest.update(b"potential" + _millionths(potential).tobytes())
     return digest.hexdigest()[:32]

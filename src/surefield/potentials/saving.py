@@ -59,7 +59,12 @@ _DAMAGED = (
 
 
 def save_arrays(
-    path: str | Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    path: str | Path,
+    kind: str,
+    config: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    compressed: bool = True,
 ) -> None:
     """Write arrays with a header of kind, configuration, version and hash, whole or not at all."""
     header = {
@@ -70,7 +75,7 @@ def save_arrays(
     }
     buffer = io.BytesIO()
     content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **arrays}
-    np.savez_compressed(buffer, **content)
+    (np.savez_compressed if compressed else np.savez)(buffer, **content)
     write_atomic(path, buffer.getvalue())
 
 

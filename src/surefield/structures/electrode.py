@@ -7,6 +7,7 @@ Peterson, npj Comput. Mater. 9, 73 (2023), doi 10.1038/s41524-023-01007-6.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ __all__ = [
     "grand_canonical_energy",
     "grand_canonical_labels",
     "stated_interface",
+    "stated_potential",
 ]
 
 #: Standard hydrogen electrode on the absolute scale, V.
@@ -69,17 +71,27 @@ def electrode_potential(atoms: Atoms, where: object, given: float | None = None)
         DataError: two sources differ by more than 1e-6 V, no number, or outside 1 to 9 V.
     """
 
-    def sources() -> Iterator[tuple[str, Any, float]]:
-        yield "electrode_potential=", given, 1.0
-        for key in POTENTIAL_ALIASES:
-            yield f"info[{key!r}]", atoms.info.get(key), 1.0
-        yield _result(atoms, "electrode_potential")
-        yield "calc.parameters['electrode_potential']", _parameters(atoms).get("electrode_potential"), 1.0
-
-    phi = _agreed("electrode potential", "V", sources(), where)
+    phi = _agreed(
+        "electrode potential",
+        "V",
+        itertools.chain([("electrode_potential=", given, 1.0)], _potential_sources(atoms)),
+        where,
+    )
     if not np.isnan(phi):
         check_scale(phi, where)
     return phi
+
+
+def _potential_sources(atoms: Atoms) -> Iterator[tuple[str, Any, float]]:
+    for key in POTENTIAL_ALIASES:
+        yield f"info[{key!r}]", atoms.info.get(key), 1.0
+    yield _result(atoms, "electrode_potential")
+    yield "calc.parameters['electrode_potential']", _parameters(atoms).get("electrode_potential"), 1.0
+
+
+def stated_potential(atoms: Atoms) -> Any:
+    """What a structure first states as its electrode potential, unchecked; None if nothing."""
+    return next((value for _, value, _ in _potential_sources(atoms) if value is not None), None)
 
 
 def check_scale(phi: float, where: object) -> None:

@@ -26,7 +26,7 @@ def _labelled(atoms, rng):
 
 @pytest.fixture(scope="module")
 def mixed():
-    """Crystals of 1, 2 and 32 atoms and a molecule, all of copper: cells smaller and larger than the cutoff."""
+    """Copper crystals of 1, 2 and 32 atoms, cells smaller and larger than the cutoff, and a cluster."""
     rng = np.random.default_rng(4)
     crystals = [bulk("Cu"), bulk("Cu") * (2, 1, 1), bulk("Cu", cubic=True) * 2]
     cluster = bulk("Cu", cubic=True)

@@ -1,7 +1,7 @@
 """Full-batch training: the documented loss function, steppable optimizers, exact resume."""
 
 from surefield.training.full_batch.checkpoints import Checkpoints, CheckpointState
-from surefield.training.full_batch.loss_function import LossFunction, TrainableModel
+from surefield.training.full_batch.loss_function import LossFunction
 from surefield.training.full_batch.outcome import (
     ConvergenceOccurred,
     Progress,
@@ -9,6 +9,7 @@ from surefield.training.full_batch.outcome import (
     TrainingStopped,
 )
 from surefield.training.full_batch.regressor import Regressor
+from surefield.training.full_batch.trainable_model import TrainableModel
 
 __all__ = [
     "CheckpointState",

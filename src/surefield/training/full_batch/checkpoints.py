@@ -87,7 +87,7 @@ class Checkpoints:
         if self.every < 0:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / str(state.progress.step)
-        save_arrays(path, _KIND, header, arrays)
+        save_arrays(path, _KIND, header, arrays, compressed=False)
 
     def load(self, fingerprint: Mapping[str, str]) -> CheckpointState | None:
         """The latest checkpoint, in whichever form; None if there is none.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -15,8 +14,6 @@ from numpy.typing import ArrayLike
 from surefield.descriptors.images import Images, hash_images
 from surefield.errors import ConfigError, explain
 from surefield.files import json_text
-from surefield.potentials.image_network import ImageNetwork
-from surefield.potentials.potential import VectorPotential
 from surefield.structures.label_sources import results_of
 from surefield.training.full_batch.arguments import at_least_one, new_names, positive, shard_count
 from surefield.training.full_batch.criteria import (
@@ -27,45 +24,18 @@ from surefield.training.full_batch.criteria import (
     checked_coefficient,
 )
 from surefield.training.full_batch.evaluation import Evaluation, criterion_values
+from surefield.training.full_batch.given_fingerprints import with_given_fingerprints
 from surefield.training.full_batch.outcome import ConvergenceOccurred, Progress, Status, TrainingStopped
 from surefield.training.full_batch.training_images import (
     Terms,
-    TrainingImage,
     is_charged,
     training_images,
-    with_fingerprints,
 )
 
-__all__ = ["LossFunction", "TrainableModel"]
+__all__ = ["LossFunction"]
 
 Vector = Float[np.ndarray, " n_parameters"]
 _UNITS = {"energy": "eV/atom", "force": "eV/Å", "charge": "e/atom", "stress": "eV/Å^3"}
-
-
-class TrainableModel(Protocol):
-    """What loss function and regressor need of a model.
-
-    A model may also have `parallel` (number of shards), `fortran` (False: the plain path), `observer`, called
-    as observer(model, vector, loss) after every evaluation, and `checkpoint_files()`, which gives the
-    `Checkpoints` of a fit or None.
-    """
-
-    vector: Any
-    lossfunction: Any
-
-    @property
-    def potential(self) -> Any:
-        """The potential whose vector is trained."""
-        ...
-
-    @property
-    def log(self) -> Callable[[str], Any] | None:
-        """Called with lines of text."""
-        ...
-
-    def get_loss(self, vector: ArrayLike, lossprime: bool) -> Any:
-        """Loss, or loss and gradient, of `lossfunction`."""
-        ...
 
 
 class LossFunction:
@@ -161,7 +131,7 @@ class LossFunction:
         self._model: Any = None
         self._log: Callable[[str], Any] | None = None
         self._images: Images | None = None
-        self._given: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None)
+        self._given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self.on_evaluation: Callable[[], Any] | None = None
         self.stop_request: str | None = None
@@ -201,7 +171,8 @@ class LossFunction:
             raise ConfigError("fingerprintprimes need fingerprints, and both need images")
         self._model, self._log = model, log
         if images is not None:
-            self._images, self._given = images, (fingerprints, fingerprintprimes)
+            self._images = images
+            self._given = None if fingerprints is None else (fingerprints, fingerprintprimes)
             self._evaluations.clear()
             self.reset()
 
@@ -376,8 +347,8 @@ class LossFunction:
             weight_duplicates=self.weight_duplicates,
             nft_ids=self.nft_ids if training else (),
         )
-        if training:
-            images = self._with_given(images, potential)
+        if training and self._given is not None:
+            images = with_given_fingerprints(images, potential, terms, *self._given)
         made = Evaluation(
             potential,
             images,
@@ -389,25 +360,6 @@ class LossFunction:
         )
         self._evaluations[which] = made
         return made
-
-    def _with_given(self, images: list[TrainingImage], potential: VectorPotential) -> list[TrainingImage]:
-        """Images with the fingerprints that were given, if any were."""
-        fingerprints, primes = self._given
-        if fingerprints is None:
-            return images
-        if isinstance(potential, ImageNetwork):
-            moved = [
-                replace(image.structure, positions=np.reshape(fingerprints[image.key], (-1, 3)))
-                for image in images
-            ]
-            return [replace(image, structure=s) for image, s in zip(images, moved, strict=True)]
-        if self.coefficients.stress is not None:
-            raise ConfigError("a stress term needs the descriptor: leave fingerprints out")
-        if self.forcetraining and primes is None:
-            raise ConfigError("fingerprints were given without fingerprintprimes, which forces need")
-        width = potential.descriptor.width  # type: ignore[attr-defined]
-        needed = primes if self.forcetraining else None
-        return [with_fingerprints(image, fingerprints, needed, width) for image in images]
 
     def _end(self, converged: bool) -> Exception | None:
         """What the latest evaluation means for the training."""

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from surefield.errors import ConfigError, nearest
 from surefield.training.full_batch.checkpoints import Checkpoints, CheckpointState
 from surefield.training.full_batch.interruption import interruptible
-from surefield.training.full_batch.loss_function import LossFunction, TrainableModel
+from surefield.training.full_batch.loss_function import LossFunction
 from surefield.training.full_batch.optimizers import (
     BFGS,
     LBFGS,
@@ -26,6 +26,7 @@ from surefield.training.full_batch.optimizers import (
 )
 from surefield.training.full_batch.outcome import ConvergenceOccurred, Progress, TrainingStopped
 from surefield.training.full_batch.scipy_optimizers import SCIPY_METHODS, run_callable, scipy_options
+from surefield.training.full_batch.trainable_model import TrainableModel
 
 __all__ = ["Regressor"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from surefield.descriptors.images import HashedImages, Images, hash_images, image_key
 from surefield.errors import DataError, explain
-from surefield.keys import ATOMIC_WEIGHTS, STRUCTURE_WEIGHT
 from surefield.potentials.potential import Potential, check_frames
 from surefield.structures.electrode import excess_electrons, grand_canonical_energy
 from surefield.structures.geometry import check_geometry
@@ -21,13 +20,9 @@ from surefield.structures.label_sources import keys_present
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Frames
+from surefield.training.weights import frame_weights
 
-__all__ = ["Terms", "TrainingImage", "is_charged", "training_images", "with_fingerprints"]
-
-#: Weights that multiply squared residuals, in `info` and `arrays`.
-WEIGHT: Final = "weight"
-ENERGY_WEIGHT: Final = "energy_weight"
-FORCE_WEIGHT: Final = "force_weight"
+__all__ = ["Terms", "TrainingImage", "is_charged", "training_images"]
 
 
 class Terms(NamedTuple):
@@ -206,76 +201,25 @@ def _key_of(images: HashedImages, name: str | int) -> str:
                 fix="keys change with positions, cell, elements and pbc",
             )
         )
-    sequence = _sequence(images)
-    if not 0 <= int(name) < len(sequence):
-        raise DataError(f"nft_ids names image {name}; there are images 0 to {len(sequence) - 1}")
-    return sequence[int(name)]
-
-
-def _sequence(images: HashedImages) -> Sequence[str]:
-    """Key of each image in the order in which they were given, copies included."""
-    known = getattr(images, "sequence", None)
-    if known is None and any(count > 1 for count in images.counts.values()):
-        raise DataError("numbers in nft_ids are ambiguous: some images are copies; use keys of hash_images")
-    return tuple(images) if known is None else known
+    if not 0 <= int(name) < len(images.sequence):
+        raise DataError(f"nft_ids names image {name}; there are images 0 to {len(images.sequence) - 1}")
+    return images.sequence[int(name)]
 
 
 def _weights(atoms: Atoms, name: str, copies: int, only_atoms: set[int] | None) -> _Weights:
     """Weights of the squared residuals: w_i, wE_i, and the factors of the |ΔF|^2 without w_i."""
-    squared = [k for k in (WEIGHT, ENERGY_WEIGHT) if k in atoms.info] + [FORCE_WEIGHT] * (
-        FORCE_WEIGHT in atoms.arrays
-    )
-    plain = [STRUCTURE_WEIGHT] * (STRUCTURE_WEIGHT in atoms.info) + [ATOMIC_WEIGHTS] * (
-        ATOMIC_WEIGHTS in atoms.arrays
-    )
-    if squared and plain:
-        raise DataError(
-            explain(
-                "two kinds of weights",
-                where=name,
-                got=", ".join(squared + plain),
-                expected=f"either {WEIGHT}, {ENERGY_WEIGHT}, {FORCE_WEIGHT} (of squared residuals) or "
-                f"{STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS} (of residuals)",
-            )
-        )
-    n = len(atoms)
-    image = _number(atoms.info.get(WEIGHT, 1.0), WEIGHT, name)
-    image *= _number(atoms.info.get(STRUCTURE_WEIGHT, 1.0), STRUCTURE_WEIGHT, name) ** 2
-    energy = _number(atoms.info.get(ENERGY_WEIGHT, 1.0), ENERGY_WEIGHT, name)
-    if ATOMIC_WEIGHTS in plain:
-        force = _per_atom(atoms, ATOMIC_WEIGHTS, name) ** 2 / (3 * n)
-    else:
-        force = _per_atom(atoms, FORCE_WEIGHT, name) if FORCE_WEIGHT in squared else np.ones(n)
+    found, n = frame_weights(atoms, name), len(atoms)
+    force = np.ones(n) if found.atoms is None else found.atoms
+    if found.relative or found.atoms is None:
         force = force / (3 * force.sum()) if force.any() else force
+    else:
+        force = force / (3 * n)
+    energy = found.energy
     if only_atoms is not None:
         chosen = sorted(only_atoms)
         energy, force = 0.0, np.zeros(n)
         force[chosen] = 1 / (3 * len(chosen))
-    return _Weights(copies * image, energy, force)
-
-
-def _number(value: Any, key: str, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not (np.isfinite(number) and number >= 0):
-        raise DataError(
-            explain(f"unusable {key}", where=name, got=repr(value), expected="a finite number >= 0")
-        )
-    return number
-
-
-def _per_atom(atoms: Atoms, key: str, name: str) -> Float[np.ndarray, " n_atoms"]:
-    values = np.asarray(atoms.arrays[key])
-    fine = values.shape == (len(atoms),) and values.dtype.kind in "iuf"
-    if not fine or not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise DataError(
-            explain(
-                f"unusable {key}", where=name, got=values, expected="one finite number >= 0 for each atom"
-            )
-        )
-    return values.astype(np.float64)
+    return _Weights(copies * found.structure, energy, force)
 
 
 def _image(
@@ -340,44 +284,3 @@ def _missing(what: str, atoms: Atoms, name: str) -> DataError:
             fix="label the image, give it a weight of 0 there, or switch that term of the loss off",
         )
     )
-
-
-def with_fingerprints(
-    image: TrainingImage,
-    fingerprints: Mapping[str, Sequence[tuple[str, Sequence[float]]]],
-    primes: Mapping[str, Mapping[tuple[int, str, int, str, int], Sequence[float]]] | None,
-    width: int,
-) -> TrainingImage:
-    """Copy with given features and derivatives in place of those of the descriptor.
-
-    Args:
-        image: the image.
-        fingerprints: by key, one (symbol, features) per atom.
-        primes: by key, {(m, symbol_m, n, symbol_n, x): dG_n/dR_m,x}; None: not needed.
-        width: columns of the feature arrays.
-
-    Raises:
-        DataError: none for this image, or of another shape.
-    """
-    n = image.structure.n_atoms
-    if image.key not in fingerprints or (primes is not None and image.key not in primes):
-        raise DataError(f"no fingerprints were given for {image.name} (key {image.key})")
-    rows = fingerprints[image.key]
-    if len(rows) != n or any(len(row) > width for _, row in rows):
-        raise DataError(
-            explain(
-                "fingerprints do not fit",
-                where=image.name,
-                got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
-                expected=f"{n} atoms, at most {width} features",
-            )
-        )
-    features = np.zeros((n, width))
-    for atom, (_, row) in enumerate(rows):
-        features[atom, : len(row)] = row
-    if primes is None:
-        return replace(image, features=features)
-    dense = np.zeros((n, 3, n, width))
-    for (moved, _, centre, _, direction), row in primes[image.key].items():
-        dense[moved, direction, centre, : len(row)] = row
-    return replace(image, features=features, primes=dense)

@@ -58,6 +58,7 @@ class Model(abc.ABC):
         self._built: VectorPotential | None = None
         self._vector: np.ndarray | None = None
         self._count = 0
+        self._images: HashedImages | None = None
         self._log: Log | None = None
         self._regressor = Regressor() if regressor is None else regressor
         self.label: str | None = None
@@ -183,7 +184,7 @@ class Model(abc.ABC):
     @lossfunction.setter
     def lossfunction(self, lossfunction: LossFunction) -> None:
         self._lossfunction = lossfunction
-        lossfunction.attach_model(self, log=self._log)
+        lossfunction.attach_model(self, images=self._images, log=self._log)
 
     @property
     def forcetraining(self) -> bool:
@@ -225,6 +226,7 @@ class Model(abc.ABC):
         self.set_up(images, descriptor)
         if parallel is not None:
             self.lossfunction.parallel = parallel
+        self._images = images
         self.lossfunction.attach_model(self, images=images, log=log)
         if only_setup:
             return None

@@ -197,7 +197,7 @@ class NeuralNetwork(Model):
         if missing or elements is None:
             raise ConfigError(f"without images the model needs {', '.join(missing or ['elements'])}")
         self._settings["mode"] = self._mode(descriptor)
-        self._potential = self._atomic(descriptor.for_elements(elements), HashedImages({}, {}, {}))
+        self._potential = self._atomic(descriptor.for_elements(elements), HashedImages({}, {}, {}, ()))
 
     def potential_for(self, frames: Frames) -> AtomicNetwork | ImageNetwork:
         """Untrained potential for these structures; what was given (weights, scalings, fprange) is kept."""
