@@ -17,7 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError, PotentialError
-from surefield.potentials import MomentNetwork
+from surefield.potentials import MomentNetwork, load_potential
+from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.report import load_run
 from surefield.training import train
 
@@ -93,6 +94,17 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
         "picks"
     ]
     assert len(set(picks)) == 2
+
+
+def test_networks_on_symmetry_functions(config: Path) -> None:
+    """`potential.kind` chooses the potential; all else is the same."""
+    small = ["potential.kind=neural_network", "potential.cutoff=3.6", "potential.hiddenlayers=[4]"]
+    folder = run("train", config, *small, "training.epochs=2")
+    found = load_potential(folder / "potential.npz")
+    assert isinstance(found, AtomicNetwork)
+    assert run("uq", config, *small, "training.epochs=2").exists()
+    with pytest.raises(ConfigError, match="did you mean 'hiddenlayers'"):
+        run("train", config, "potential.kind=neural_network", "potential.hiddenlayer=[4]")
 
 
 def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
