@@ -214,7 +214,7 @@ class ImageNetwork(VectorPotential):
         n = len(self.numbers)
         start = jnp.cumsum(graph.n_atoms) - graph.n_atoms
         rows = jnp.minimum(start[:, None] + jnp.arange(n), graph.positions.shape[0] - 1)
-        return self.unwrapped(graph.positions[rows]).reshape(graph.n_structures, -1)
+        return self.unwrapped(jnp.asarray(graph.positions)[rows]).reshape(graph.n_structures, -1)
 
     def _inputs_and_node(self, graph: Graph) -> tuple[Array, Array]:
         x = self.coordinates(graph).astype(self.readout.dtype)

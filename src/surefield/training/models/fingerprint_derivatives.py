@@ -1,6 +1,6 @@
 """Energies, forces and their parameter derivatives from fingerprints given as lists and dictionaries.
 
-The documented interface for inspection: one image at a time, plain evaluation without compilation.
+The documented interface for inspection, one image at a time.
 """
 
 from __future__ import annotations
@@ -122,14 +122,16 @@ def vector_gradient(
     potential: VectorPotential, function: Callable[[VectorPotential], Float[Array, ""]]
 ) -> Float[np.ndarray, " n_parameters"]:
     """Gradient of a number with respect to the parameter vector."""
-    return np.asarray(jax.grad(lambda v: function(potential.with_vector(v)))(potential.vector))
+    gradient = jax.jit(jax.grad(lambda v: function(potential.with_vector(v))))
+    return np.asarray(gradient(potential.vector))
 
 
 def vector_jacobian(
     potential: VectorPotential, function: Callable[[VectorPotential], Float[Array, "n_atoms 3"]]
 ) -> dict[tuple[int, int], Float[np.ndarray, " n_parameters"]]:
     """Gradient of every component (atom, direction) with respect to the parameter vector."""
-    found = np.asarray(jax.jacrev(lambda v: function(potential.with_vector(v)))(potential.vector))
+    jacobian = jax.jit(jax.jacrev(lambda v: function(potential.with_vector(v))))
+    found = np.asarray(jacobian(potential.vector))
     return {(m, x): found[m, x] for m in range(found.shape[0]) for x in range(3)}
 
 
@@ -138,12 +140,13 @@ def central_differences(
 ) -> Float[np.ndarray, " n_parameters *rest"]:
     """(f(v + d) - f(v - d))/2d for every entry of the parameter vector."""
     vector = np.array(potential.vector)
+    evaluate = jax.jit(lambda v: function(potential.with_vector(v)))
     rows = []
     for index in range(len(vector)):
         values = []
         for sign in (1.0, -1.0):
             moved = vector.copy()
             moved[index] += sign * d
-            values.append(np.asarray(function(potential.with_vector(jnp.asarray(moved)))))
+            values.append(np.asarray(evaluate(moved)))
         rows.append((values[0] - values[1]) / (2 * d))
     return np.stack(rows)
