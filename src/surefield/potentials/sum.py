@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax.numpy as jnp
+from ase import Atoms
 from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.structures.graph import Graph
+from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = ["SumPotential"]
 
@@ -42,6 +46,33 @@ class SumPotential(Potential):
     def constants(self) -> tuple[object, ...]:
         """Those of the learned part, and the whole baseline."""
         return (*self.learned.constants(), self.baseline)
+
+    @property
+    def supplies(self) -> frozenset[str]:  # type: ignore[override]
+        """Results of the learned part."""
+        return self.learned.supplies
+
+    @property
+    def reads_positions(self) -> bool:  # type: ignore[override]
+        """Whether the learned part does."""
+        return self.learned.reads_positions
+
+    def neighborhood(self, atoms: Atoms) -> Neighborhood:
+        """What the learned part reads of a structure, with neighbours up to the larger cutoff."""
+        found, own = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
+        return replace(found, electrode_potential=own.electrode_potential, interface=own.interface)
+
+    def check_frame(self, atoms: Atoms, where: object) -> None:
+        """Raise an error unless the learned part can serve a structure."""
+        self.learned.check_frame(atoms, where)
+
+    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
+        """Charges of the learned part; a baseline has none."""
+        return self.learned.charges(graph)
+
+    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
+        """That of the learned part."""
+        return self.learned.extrapolation(graph)
 
     def last_layer(self) -> LastLayerPotential:
         """That of the learned part."""

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from surefield.errors import PotentialError
+from surefield.potentials.charged_potential import ChargedPotential
 from surefield.potentials.potential import DensityPotential, DescriptorPotential, LastLayerPotential
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
@@ -179,20 +181,16 @@ def structure_rows(
 
 
 @eqx.filter_jit
-def _electron_features(potential: LastLayerPotential, graph: Graph) -> Array:
-    """d(site features)/d(electrode potential) of every atom."""
-    phi = jnp.asarray(graph.electrode_potential)
-
-    def features(phi: Array) -> Array:
-        return potential.site_features(eqx.tree_at(lambda g: g.electrode_potential, graph, phi))
-
-    return jax.jvp(features, (phi,), (jnp.ones_like(phi),))[1]
+def _electron_features(potential: ChargedPotential, graph: Graph) -> Array:
+    return potential.electron_features(graph)
 
 
 def electron_rows(
     potential: LastLayerPotential, structures: Sequence[Neighborhood]
 ) -> Float[np.ndarray, "n_structures n_features"]:
-    """dN_e/dw of each structure: since N_e = dE/dPhi, the derivative of its energy row by the potential."""
+    """dN_e/dw of each structure, the sum of what its atoms' last layers add to the excess electrons."""
+    if not isinstance(potential, ChargedPotential):
+        raise PotentialError(f"{type(potential).__name__} has no excess electrons")
     n_blocks, width = potential.readout.shape
     rows = np.zeros((len(structures), n_blocks, width))
     for row, structure in zip(rows, structures, strict=True):

@@ -81,7 +81,9 @@ class StepSettings(NamedTuple):
 
 def step_settings(config: TrainConfig) -> StepSettings:
     """What the compiled step needs to know of a training configuration."""
-    weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
+    weights = LossWeights(
+        config.energy_weight, config.forces_weight, config.stress_weight, config.charge_weight
+    )
     return StepSettings(
         weights,
         config.gradient_clip,
@@ -225,6 +227,7 @@ def _validate(potential: Potential, samples: Sequence[Sample], weights: LossWeig
             (weights.energy, found.energy_rmse),
             (weights.forces, found.forces_rmse),
             (weights.stress, found.stress_rmse),
+            (weights.charge, found.excess_electrons_rmse),
         )
         if weight > 0 and np.isfinite(rmse)
     ]

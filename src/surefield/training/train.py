@@ -21,15 +21,15 @@ from surefield.execution.progress import track
 from surefield.files import write_atomic
 from surefield.potentials.potential import LastLayerPotential, Potential, predict, trainable
 from surefield.potentials.sum import SumPotential
-from surefield.structures.labels import Labels, Mapped
+from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import load_checkpoint, save_checkpoint
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Dataset, prepare
-from surefield.training.gradient import History, State, fit_gradient, initial_state
-from surefield.training.loss import Errors, LossWeights, errors, residuals
+from surefield.training.gradient import History, State, fit_gradient, initial_state, step_settings
+from surefield.training.loss import Errors, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["METRICS", "Fit", "fit_samples", "train"]
@@ -165,7 +165,7 @@ def fit_samples(
         return replace(inner, potential=SumPotential(inner.potential, baseline))
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
-    weights = LossWeights(config.energy_weight, config.forces_weight, config.stress_weight)
+    weights = step_settings(config).weights
     store = _Store(None if folder is None else Path(folder), config, potential, train_set)
     energies = [sample.labels.energy for sample in train_set.samples]
     start = potential.prepared(
@@ -246,10 +246,11 @@ def _minus(data: Dataset, baseline: Potential) -> Dataset:
     for sample, p in zip(data.samples, predictions, strict=True):
         old = sample.labels
         assert p.forces is not None
-        labels = Labels(
-            None if old.energy is None else old.energy - p.energy,
-            None if old.forces is None else old.forces - p.forces,
-            None if old.stress is None or p.stress is None else old.stress - p.stress,
+        labels = replace(
+            old,
+            energy=None if old.energy is None else old.energy - p.energy,
+            forces=None if old.forces is None else old.forces - p.forces,
+            stress=None if old.stress is None or p.stress is None else old.stress - p.stress,
         )
         samples.append(replace(sample, labels=labels))
     return replace(data, samples=tuple(samples))
@@ -268,9 +269,12 @@ class _Store:
             digest.update(np.asarray(leaf).tobytes())
         for sample in data.samples:
             digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
-            digest.update(
-                np.float64(np.nan if sample.labels.energy is None else sample.labels.energy).tobytes()
+            known = (
+                sample.labels.energy,
+                sample.labels.excess_electrons,
+                sample.structure.electrode_potential,
             )
+            digest.update(np.array([np.nan if x is None else x for x in known]).tobytes())
         self.digest = digest.hexdigest()
 
     @property
