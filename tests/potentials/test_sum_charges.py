@@ -1,4 +1,4 @@
-"""A charge network with short-range repulsion keeps what it reads besides neighbours."""
+"""What a charge network reads besides neighbours survives sums and loops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import pytest
 from ase.io import read
 
 from surefield.descriptors.fingerprints import Gaussian
-from surefield.errors import DataError
+from surefield.errors import DataError, PotentialError
+from surefield.loop import Loop, LoopConfig
+from surefield.loop.oracle import ReplayOracle
 from surefield.potentials import ZBL, predict
 from surefield.potentials.charge_network import ChargeNetwork
+from surefield.training import TrainConfig
 
 
 def test_the_electrode_potential_survives_a_sum(shared):
@@ -23,5 +26,21 @@ def test_the_electrode_potential_survives_a_sum(shared):
         assert second.electrode_potential == first.electrode_potential
     bare = images[0].copy()
     del bare.info["electrode_potential"]
-    with pytest.raises(DataError, match="electrode potential"):
-        predict(network + ZBL(["Au", "H", "O"]), [bare])
+    both = network + ZBL(["Au", "H", "O"])
+    with pytest.raises(DataError, match=r"no electrode potential in frame 1.*refused as well: frame 2"):
+        predict(both, [images[0], bare, bare])
+    phi = images[0].info["electrode_potential"]
+    assert predict(both.at_potential(phi), [bare])[0].electrode_potential == pytest.approx(phi)
+    with pytest.raises(PotentialError, match="knows no electrode potential"):
+        ZBL(["Au"]).calculator().set(electrode_potential=4.4)
+
+
+def test_a_loop_reads_the_electrode_potential(shared, tmp_path):
+    images = read(shared / "reference" / "networks" / "charge" / "made_up_train.extxyz", ":6")
+    descriptor = Gaussian(4.0).for_elements(["Au", "H", "O"])
+    network = ChargeNetwork(descriptor, [(3,)] * 3, [(3,)] * 3, slab_metal="Au")
+    oracle = ReplayOracle(images[:4])
+    config = LoopConfig(n_initial=2, n_per_round=1, n_rounds=1)
+    loop = Loop(tmp_path, config, network, TrainConfig(epochs=0), oracle, oracle.pool, images[4:])
+    found = [sample.structure.electrode_potential for sample in loop.test.samples]
+    assert found == [atoms.info["electrode_potential"] for atoms in images[4:]]

@@ -27,7 +27,6 @@ from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.potentials.prediction import Prediction
 from surefield.structures.electrode import electrode_potential, stated_interface
-from surefield.structures.graph import collate
 from surefield.structures.labels import resolve_labels
 from surefield.structures.neighbors import neighborhood
 
@@ -254,8 +253,7 @@ def _interface(atoms: Atoms, potential: Potential | None, moved: Float[np.ndarra
     """Height of the metal surface after a translation, Å; None for potentials that do not ask for it."""
     if isinstance(potential, ChargedPotential):
         potential.check_frame(atoms, "the structure")
-        graph = collate([potential.neighborhood(atoms)], dtype=np.float64)
-        _, (height,) = potential.interface.heights(graph)
+        height = potential.interface_height(atoms)
         return float(height + np.dot(potential.interface.normal, moved))
     if potential is None and not np.isnan(stated_interface(atoms, "the structure")):
         raise ConfigError(

@@ -139,9 +139,7 @@ class Loop:
             raise ConfigError(f"the loop wants {needed} labels, but the pool holds {len(pool)} structures")
         self.folder, self.config, self.potential, self.training = folder, config, potential, training
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
-        self.test = prepare(
-            Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential.cutoff
-        )
+        self.test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
         self.isolated_atoms = isolated_atoms or {}
         self.journal = Journal(folder / "journal.jsonl")
         self._labels: dict[int, Atoms] = {}
@@ -229,7 +227,7 @@ class Loop:
         }
 
     def _fit(self, chosen: list[int], seed: int) -> LLPR:
-        data = prepare([self._labels[i] for i in chosen], self.potential.cutoff)
+        data = prepare([self._labels[i] for i in chosen], self.potential)
         fitted, held = split_frames(data.frames, self.config.validation, seed=seed)
         fit = fit_samples(
             self.potential,

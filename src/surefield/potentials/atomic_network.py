@@ -18,18 +18,25 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor, descriptor
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.derivatives import feature_ranges as ranges_by_element
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
+from surefield.potentials.element_networks import (
+    Layers,
+    first_weights,
+    hidden_outputs,
+    output_widths,
+    random_networks,
+    scaling_parts,
+    taken_scalings,
+    taken_weights,
+    weight_parts,
+)
 from surefield.potentials.layers import (
     ACTIVATIONS,
     Activation,
     Taker,
     alphabetical,
     excess,
-    last_inputs,
     output_slope,
-    scale_inputs,
-    zero_pad,
 )
-from surefield.potentials.network_parameters import random_layers
 from surefield.potentials.potential import (
     DescriptorPotential,
     VectorPotential,
@@ -88,7 +95,7 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
     slopes: Float[Array, " n_species"]
     low: Float[Array, "n_species width"]
     high: Float[Array, "n_species width"]
-    layers: list[list[Float[Array, "n_in_plus_1 n_out"]]]
+    layers: Layers
     readout: Float[Array, "n_species n_site_features"]
     bias: Float[Array, " n_species"]
 
@@ -111,12 +118,8 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         self.high = jnp.ones((n, descriptor.width), dtype)
         # The documented stream of start values.
         rng = np.random.RandomState(seed)
-        drawn = [
-            random_layers(rng, width, sizes)
-            for width, sizes in zip(descriptor.n_features, hidden, strict=True)
-        ]
-        self.layers = [[jnp.asarray(w, dtype) for w in layers[:-1]] for layers in drawn]
-        self.readout, self.bias = stacked_outputs([layers[-1] for layers in drawn], dtype)
+        self.layers, readout, bias = random_networks(rng, range(n), descriptor.n_features, hidden, dtype)
+        self.readout, self.bias = readout[:, 0], bias[:, 0]
 
     @classmethod
     def from_settings(cls, config: AtomicNetworkConfig, species: Sequence[str | int] = ()) -> AtomicNetwork:
@@ -197,38 +200,26 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
     def vector(self) -> Float[Array, " n_parameters"]:
         """Weights of each element (sorted by symbol), row by row; then intercept and slope of each."""
         order = alphabetical(self.species)
-        parts = []
-        for place in order:
-            width = output_width(self.descriptor.n_features[place], self.layers[place])
-            parts += [layer.ravel() for layer in self.layers[place]]
-            parts += [self.readout[place, :width], self.bias[place : place + 1]]
-        for place in order:
-            parts += [self.offsets[place : place + 1], self.slopes[place : place + 1]]
+        parts = [*weight_parts(order, *self._networks()), *scaling_parts(order, self.offsets, self.slopes)]
         return jnp.concatenate([part.astype(jnp.float64) for part in parts])
 
     def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
         """Copy with the parameters of a vector in that order."""
-        take = Taker(vector, self.vector.size)
-        layers, readout, bias = list(self.layers), self.readout, self.bias
-        offsets, slopes = self.offsets, self.slopes
-        for place in alphabetical(self.species):
-            layers[place] = [take(layer) for layer in layers[place]]
-            width = output_width(self.descriptor.n_features[place], layers[place])
-            readout = readout.at[place, :width].set(take(readout[place, :width]))
-            bias = bias.at[place].set(take(bias[place]))
-        for place in alphabetical(self.species):
-            offsets = offsets.at[place].set(take(offsets[place]))
-            slopes = slopes.at[place].set(take(slopes[place]))
+        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
+        layers, readout, bias = taken_weights(take, order, *self._networks())
+        offsets, slopes = taken_scalings(take, order, self.offsets, self.slopes)
         values = (offsets, slopes, layers, readout, bias)
         return eqx.tree_at(lambda p: (p.offsets, p.slopes, p.layers, p.readout, p.bias), self, values)
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of each element, without biases."""
-        found = []
-        for place, layers in enumerate(self.layers):
-            width = output_width(self.descriptor.n_features[place], layers)
-            found.append(layers[0][:-1] if layers else self.readout[place, :width, None])
-        return found
+        layers, readout, _, widths = self._networks()
+        return first_weights(layers, readout, widths)
+
+    def _networks(self) -> tuple[Layers, Array, Array, list[int]]:
+        """Arguments of `weight_parts`: layers, readout, bias, widths."""
+        widths = output_widths(self.descriptor.n_features, self.layers)
+        return self.layers, self.readout, self.bias, widths
 
     def last_inputs(
         self, features: Float[Array, "n_atoms width"], graph: Graph
@@ -236,15 +227,12 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         """Output of the last hidden layer of each atom's network, zero-padded."""
         index = species_index(self, graph)
         features = features.astype(self.readout.dtype)
-        width = self.readout.shape[1]
-        total = jnp.zeros((features.shape[0], width), features.dtype)
-        for place, (n, layers) in enumerate(zip(self.descriptor.n_features, self.layers, strict=True)):
-            x = scale_inputs(
-                features[:, :n], self.low[place, :n], self.high[place, :n], keep_constant=self.bounded
-            )
-            own = zero_pad(last_inputs(x, layers, self.activation), width)
-            total = own if len(self.layers) == 1 else jnp.where((index == place)[:, None], own, total)
-        return total
+        counts = self.descriptor.n_features
+        return hidden_outputs(
+            lambda place: features[:, : counts[place]],
+            *(self.layers, index, self.low, self.high, self.activation, self.readout.shape[1]),
+            keep_constant=self.bounded,
+        )
 
     def feature_energies(
         self, features: Float[Array, "n_atoms width"], graph: Graph
@@ -289,22 +277,6 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
             f"atom {atom} ({symbol}) lies outside the training set: {name} is {value:.4g}, its range "
             f"{low:.4g} to {high:.4g}"
         )
-
-
-def output_width(n_in: int, layers: Sequence[Array]) -> int:
-    """Inputs of an output node."""
-    return layers[-1].shape[1] if layers else n_in
-
-
-def stacked_outputs(
-    outputs: Sequence[Float[np.ndarray, "n_in_plus_1 1"]], dtype: np.dtype
-) -> tuple[Float[Array, "n_species width"], Float[Array, " n_species"]]:
-    """Weights of the output nodes, zero-padded to one width, and their biases."""
-    width = max(len(w) - 1 for w in outputs)
-    readout = np.zeros((len(outputs), width))
-    for row, w in zip(readout, outputs, strict=True):
-        row[: len(w) - 1] = w[:-1, 0]
-    return jnp.asarray(readout, dtype), jnp.asarray([w[-1, 0] for w in outputs], dtype)
 
 
 def feature_ranges(

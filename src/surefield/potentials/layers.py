@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float
 
 from surefield.errors import ConfigError
-from surefield.potentials.network_parameters import CONSTANT, random_layers
+from surefield.potentials.network_parameters import CONSTANT
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,7 +21,6 @@ __all__ = [
     "excess",
     "last_inputs",
     "output_slope",
-    "random_layers",
     "scale_inputs",
     "zero_pad",
 ]

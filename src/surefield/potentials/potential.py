@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.errors import PotentialError, explain
+from surefield.errors import DataError, PotentialError, explain
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.prediction import Prediction, voigt
 from surefield.structures.batching import padded_batches
@@ -110,6 +110,14 @@ class Potential(eqx.Module):
         """
         values = jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64)
         return eqx.tree_at(lambda p: p.offsets, self, values)
+
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) for structures that state none.
+
+        Raises:
+            PotentialError: the potential knows no electrode potential.
+        """
+        raise PotentialError(f"{type(self).__name__} knows no electrode potential to set")
 
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
         """Charges of atoms in e; None: the potential knows no electrode potential."""
@@ -410,11 +418,22 @@ def trainable(potential: P) -> P:
 
 
 def check_frames(potential: Potential, frames: Sequence[Atoms], name: str = "frame") -> None:
-    """Raise an error unless the potential can serve every structure; see `Potential.check_frame`."""
+    """Raise an error unless the potential can serve every structure; see `Potential.check_frame`.
+
+    The error is that of the first structure that is refused, and names the others.
+    """
     origin = getattr(frames, "origin", lambda index: f"{name} {index}")
+    refused: dict[str, DataError] = {}
     for index, atoms in enumerate(frames):
         check_species(potential, atoms.numbers, origin(index))
-        potential.check_frame(atoms, origin(index))
+        try:
+            potential.check_frame(atoms, origin(index))
+        except DataError as error:
+            refused[origin(index)] = error
+    if refused:
+        first, *others = refused
+        also = f"; refused as well: {', '.join(others)}" if others else ""
+        raise DataError(f"{refused[first]}{also}")
 
 
 def check_species(

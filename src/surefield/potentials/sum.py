@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,6 +66,10 @@ class SumPotential(Potential):
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless the learned part can serve a structure."""
         self.learned.check_frame(atoms, where)
+
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) of the learned part."""
+        return eqx.tree_at(lambda p: p.learned, self, self.learned.at_potential(phi))
 
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
         """Charges of the learned part; a baseline has none."""

@@ -180,6 +180,10 @@ class LLPR:
         """Last layer of the potential."""
         return self.potential.last_layer()
 
+    def at_potential(self, phi: float | None) -> LLPR:
+        """Copy with another electrode potential (V) for structures that state none."""
+        return replace(self, potential=self.potential.at_potential(phi))
+
     def predict(
         self,
         frames: Sequence[Atoms],

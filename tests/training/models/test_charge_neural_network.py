@@ -94,6 +94,10 @@ def test_gc_force_gradients(reference):
     slopes = (forces[0] - forces[1]) / (2 * step)
     for (m, x), gradient in found.items():
         assert abs(gradient[index] - slopes[m, x]) < 1e-7
+    numerical = calc.model.calculate_numerical_dgcForces_dParameters(*arguments)
+    assert set(numerical) == set(found)
+    for place, values in found.items():
+        np.testing.assert_allclose(numerical[place], values, rtol=0, atol=1e-7)
 
 
 def test_ranges(reference):

@@ -164,11 +164,6 @@ class ChargeNeuralNetwork(Model):
         return made
 
     @property
-    def charged(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def parameters(self) -> Parameters:
         """Copy of all settings and parameters, with attribute and key access."""
         found = Parameters(self._settings)

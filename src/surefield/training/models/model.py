@@ -42,6 +42,7 @@ class Model(abc.ABC):
     when parameters are set. A model goes wherever a potential goes.
 
     Attributes:
+        regressor: minimises the loss.
         label: where `fit` puts checkpoints, `<label>-checkpoint` and so on; None for none.
         observer: called as observer(model, vector, loss) after every evaluation of the loss.
         status: how the last fit ended: 'converged', 'maxiter' or 'stopped'; None before.
@@ -60,7 +61,7 @@ class Model(abc.ABC):
         self._count = 0
         self._images: HashedImages | None = None
         self._log: Log | None = None
-        self._regressor = Regressor() if regressor is None else regressor
+        self.regressor = Regressor() if regressor is None else regressor
         self.label: str | None = None
         self.observer: Callable[[Model, np.ndarray, float], Any] | None = None
         self.status: str | None = None
@@ -168,15 +169,6 @@ class Model(abc.ABC):
             self._log(text)
 
     @property
-    def regressor(self) -> Any:
-        """Minimises the loss."""
-        return self._regressor
-
-    @regressor.setter
-    def regressor(self, regressor: Any) -> None:
-        self._regressor = regressor
-
-    @property
     def lossfunction(self) -> LossFunction:
         """The loss; a new one is attached at once."""
         return self._lossfunction
@@ -195,11 +187,6 @@ class Model(abc.ABC):
     def fortran(self) -> bool:
         """False: the plain path without compilation and padding, for debugging."""
         return bool(self._settings.fortran)
-
-    @property
-    def charged(self) -> bool:
-        """Whether the model has charges."""
-        return False
 
     def fit(
         self,
