@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
@@ -24,6 +24,7 @@ from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_ato
 from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = [
+    "ClosedRows",
     "DensityPotential",
     "DescriptorPotential",
     "HasPotential",
@@ -165,6 +166,20 @@ class Potential(eqx.Module):
         return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
 
 
+class ClosedRows(NamedTuple):
+    """Derivatives of one structure's results with respect to all last-layer weights, float64.
+
+    Attributes:
+        energy: (n_features,) of the total energy.
+        forces: (3 n_atoms, n_features) of the forces, order atom, xyz; None if not asked for.
+        virial: (3, 3, n_features) of dE/d(strain); None if not asked for.
+    """
+
+    energy: Float[np.ndarray, " n_features"]
+    forces: Float[np.ndarray, "n_components n_features"] | None
+    virial: Float[np.ndarray, "3 3 n_features"] | None
+
+
 class LastLayerPotential(Potential):
     """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants."""
 
@@ -196,6 +211,12 @@ class LastLayerPotential(Potential):
     @abc.abstractmethod
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Inputs f_i of the last layer of each atom."""
+
+    def closed_rows(
+        self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
+    ) -> Iterator[ClosedRows] | None:
+        """Rows of each structure by a way of the potential's own; None: they follow by differentiation."""
+        return None
 
     def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
         """Row of `readout` that serves an atom; by default its element."""

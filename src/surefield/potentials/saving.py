@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -10,24 +11,18 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.data import chemical_symbols
 
 from surefield.errors import PotentialError, explain
 from surefield.files import write_atomic
-from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.charge_network import ChargeNetwork
-from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
 from surefield.potentials.potential import Potential
-from surefield.potentials.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.sum import SumPotential
-from surefield.potentials.zbl import ZBL
 
 __all__ = [
     "FORMAT",
@@ -43,6 +38,23 @@ __all__ = [
 #: Raised when the meaning of a file changes; older versions are read, newer ones refused.
 FORMAT = 1
 _HEADER = "header"
+#: Class of each kind; its module is imported when a file holds that kind.
+_HOMES: Final = {
+    "atomic_network": "atomic_network.AtomicNetwork",
+    "charge_network": "charge_network.ChargeNetwork",
+    "chimes": "chimes.Chimes",
+    "dropout_network": "dropout_network.DropoutNetwork",
+    "eam": "parametric.EAM",
+    "image_network": "image_network.ImageNetwork",
+    "lennard_jones": "parametric.LennardJones",
+    "linearized": "linearized.Linearized",
+    "morse": "parametric.Morse",
+    "quadratic_charge_network": "quadratic_charge_network.QuadraticChargeNetwork",
+    "snap": "snap.Snap",
+    "stillinger_weber": "parametric.StillingerWeber",
+    "tersoff": "parametric.Tersoff",
+    "zbl": "zbl.ZBL",
+}
 #: What reading a damaged archive raises: flipped bits also look like encryption or an unknown compression.
 _DAMAGED = (
     OSError,
@@ -171,34 +183,25 @@ def load_potential(path: str | Path) -> Potential:
 
 def describe(potential: Potential) -> dict[str, Any]:
     """Configuration from which `build` makes a potential of the same shape."""
-    if isinstance(potential, MomentNetwork):
-        return potential.config().model_dump(mode="json")
-    if isinstance(potential, AtomicNetwork | ChargeNetwork | QuadraticChargeNetwork | ImageNetwork):
-        return potential.config()
-    if isinstance(potential, ZBL):
-        symbols = [chemical_symbols[z] for z in potential.species]
-        return {"kind": "zbl", "species": symbols, "inner": potential.inner, "outer": potential.cutoff}
     if isinstance(potential, SumPotential):
         parts = {"learned": describe(potential.learned), "baseline": describe(potential.baseline)}
         return {"kind": "sum", **parts}
-    raise PotentialError(f"{type(potential).__name__} cannot be saved")
+    if isinstance(potential, MomentNetwork):
+        return potential.config().model_dump(mode="json")
+    found = getattr(potential, "config", None)
+    if found is None:
+        raise PotentialError(f"{type(potential).__name__} cannot be saved")
+    return found()
 
 
 def build(config: Mapping[str, Any]) -> Potential:
     """Make a potential with untrained weights from the configuration in a file."""
     kind = config.get("kind")
-    if kind == "moment_network":
-        return MomentNetwork.from_config(MomentNetworkConfig(**config))
-    if kind == "atomic_network":
-        return AtomicNetwork.from_config(config)
-    if kind == "charge_network":
-        return ChargeNetwork.from_config(config)
-    if kind == "quadratic_charge_network":
-        return QuadraticChargeNetwork.from_config(config)
-    if kind == "image_network":
-        return ImageNetwork.from_config(config)
-    if kind == "zbl":
-        return ZBL(config["species"], config["inner"], config["outer"])
     if kind == "sum":
         return SumPotential(build(config["learned"]), build(config["baseline"]))
-    raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")
+    if kind == "moment_network":
+        return MomentNetwork.from_config(MomentNetworkConfig(**config))
+    if kind not in _HOMES:
+        raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")
+    module, name = _HOMES[kind].rsplit(".", 1)
+    return getattr(importlib.import_module(f"surefield.potentials.{module}"), name).from_config(config)

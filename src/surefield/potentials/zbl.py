@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 from ase.units import Bohr, Hartree
 from jaxtyping import Array, Float
 
@@ -42,6 +44,16 @@ class ZBL(Potential):
             raise ConfigError(f"ZBL needs 0 <= inner < outer, got inner={inner}, outer={outer}")
         self.species = species_numbers(species)
         self.inner, self.cutoff = float(inner), float(outer)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Potential of the configuration in a file."""
+        return cls(config["species"], config["inner"], config["outer"])
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able configuration from which `from_config` makes the same potential."""
+        symbols = [chemical_symbols[z] for z in self.species]
+        return {"kind": "zbl", "species": symbols, "inner": self.inner, "outer": self.cutoff}
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]

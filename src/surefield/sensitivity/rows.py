@@ -17,7 +17,12 @@ from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
 from surefield.potentials.charged_potential import ChargedPotential
-from surefield.potentials.potential import DensityPotential, DescriptorPotential, LastLayerPotential
+from surefield.potentials.potential import (
+    ClosedRows,
+    DensityPotential,
+    DescriptorPotential,
+    LastLayerPotential,
+)
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
 
@@ -159,25 +164,36 @@ def structure_rows(
     stress: bool = False,
 ) -> Iterator[StructureRows]:
     """Yield the rows of each structure in turn; never more than one structure's rows are held."""
-    dtype = potential.dtype
-    n_blocks, width = potential.readout.shape
     stress = stress and "stress" in potential.supplies
+    closed = potential.closed_rows(structures, forces=forces, strain=stress)
+    if closed is None:
+        closed = _differentiated(potential, structures, forces, stress)
+    for structure, rows in zip(structures, closed, strict=True):
+        stress_rows = None
+        if rows.virial is not None and structure.periodic:
+            stress_rows = rows.virial[VOIGT[:, 0], VOIGT[:, 1]] / abs(np.linalg.det(structure.cell))
+        yield StructureRows(rows.energy, rows.forces, stress_rows, structure.n_atoms)
+
+
+def _differentiated(
+    potential: LastLayerPotential, structures: Sequence[Neighborhood], forces: bool, strain: bool
+) -> Iterator[ClosedRows]:
+    n_blocks, width = potential.readout.shape
     for structure in structures:
-        graph = collate([structure], dtype=dtype)
+        graph = collate([structure], dtype=potential.dtype)
         features, block = _site_features(potential, graph)
         n = structure.n_atoms
         total = np.zeros((n_blocks, width))
         np.add.at(total, np.asarray(block)[:n], np.asarray(features, np.float64)[:n])
-        force_rows = stress_rows = None
-        wants_stress = stress and structure.periodic
-        if forces or wants_stress:
+        force_rows = virial_rows = None
+        wants_virial = strain and structure.periodic
+        if forces or wants_virial:
             by_position, by_strain = _derivatives(potential, graph)
             if forces:
                 force_rows = np.asarray(by_position[:n], np.float64).reshape(3 * n, -1)
-            if wants_stress:
-                volume = abs(np.linalg.det(structure.cell))
-                stress_rows = np.asarray(by_strain, np.float64)[VOIGT[:, 0], VOIGT[:, 1]] / volume
-        yield StructureRows(total.reshape(-1), force_rows, stress_rows, n)
+            if wants_virial:
+                virial_rows = np.asarray(by_strain, np.float64)
+        yield ClosedRows(total.reshape(-1), force_rows, virial_rows)
 
 
 @eqx.filter_jit
