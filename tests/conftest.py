@@ -17,6 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield.execution.cache import enable_compilation_cache
 from surefield.potentials import MomentNetwork
 
+pytest_plugins = ["tests.execution.slurm_cluster"]
+
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
 

@@ -1,0 +1,128 @@
+"""What a job asks of the machine it runs on: nodes, time, queue. Checked, and never taken from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+from surefield.errors import ConfigError, explain, nearest
+
+__all__ = ["JobDetails"]
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class JobDetails:
+    """Checked form of the dictionary `job_details`.
+
+    Attributes:
+        nodes: number of nodes.
+        tasks: number of tasks altogether; the command itself is started once.
+        tasks_per_node: of them on each node.
+        walltime: minutes after which the job is stopped.
+        queue: queue or partition.
+        account: whom the time is charged to.
+        synchronous: whether `submit_job` waits for the end.
+        dependencies: ids of jobs that must be done before this one starts.
+        extra_args: further options of the scheduler, such as `{"mem": "4G", "exclusive": True}`, and lines of
+            shell `setup` (before the command) and `teardown` (after it).
+    """
+
+    nodes: int | None = None
+    tasks: int | None = None
+    tasks_per_node: int | None = None
+    walltime: float | None = None
+    queue: str | None = None
+    account: str | None = None
+    synchronous: bool = False
+    dependencies: tuple[str, ...] = ()
+    extra_args: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> JobDetails:
+        """Check a dictionary as users write it; it is left as it is.
+
+        Args:
+            given: keys are the attributes above; None is no wish at all.
+            defaults: used where `given` does not name a key.
+
+        Raises:
+            ConfigError: an unknown key, with the nearest known one, or an unusable value.
+        """
+        merged: dict[str, Any] = {}
+        for source in (defaults, given):
+            if source is None:
+                continue
+            if not isinstance(source, Mapping):
+                raise ConfigError(explain("unusable job_details", got=repr(source), expected="a dict"))
+            known = [f.name for f in fields(cls)]
+            for key, value in source.items():
+                if key not in known:
+                    raise ConfigError(f"unknown key {key!r} in job_details; {nearest(str(key), known)}")
+                merged[key] = value
+        for name in ("nodes", "tasks", "tasks_per_node"):
+            _check(merged, name, _is_count, "a whole number >= 1")
+        _check(merged, "walltime", _is_time, "minutes, above 0")
+        for name in ("queue", "account"):
+            _check(merged, name, lambda v: isinstance(v, str) and v != "", "a name")
+        _check(merged, "synchronous", lambda v: isinstance(v, bool), "True or False")
+        _check(merged, "dependencies", _are_ids, "ids of jobs, as submit_job gave them")
+        _check(merged, "extra_args", _are_options, "a dict {option: number, text or True}")
+        if isinstance(merged.get("dependencies"), str):
+            merged["dependencies"] = [merged["dependencies"]]
+        merged["dependencies"] = tuple(merged.get("dependencies") or ())
+        merged["extra_args"] = MappingProxyType(dict(merged.get("extra_args") or {}))
+        merged["synchronous"] = bool(merged.get("synchronous"))
+        return cls(**merged)
+
+    def check_one_process(self, where: str) -> None:
+        """Refuse what only a scheduler can give.
+
+        Raises:
+            ConfigError: more than one node or task, a queue, an account or options of a scheduler.
+        """
+        for name in ("nodes", "tasks", "tasks_per_node"):
+            if (getattr(self, name) or 1) > 1:
+                raise ConfigError(_only_scheduler(name, getattr(self, name), where))
+        for name in ("queue", "account", "extra_args"):
+            if getattr(self, name):
+                raise ConfigError(_only_scheduler(name, getattr(self, name), where))
+
+
+def _only_scheduler(name: str, value: object, where: str) -> str:
+    shown = dict(value) if isinstance(value, Mapping) else value
+    fix = "leave it out or use a SLURM workflow"
+    return explain(f"{name} of job_details has no effect on {where}", got=repr(shown), fix=fix)
+
+
+def _check(merged: Mapping[str, Any], name: str, fits: Any, expected: str) -> None:
+    value = merged.get(name)
+    if value is not None and not fits(value):
+        raise ConfigError(explain(f"unusable {name} in job_details", got=repr(value), expected=expected))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    )
+
+
+def _are_options(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and name
+        and (one is None or isinstance(one, str | int | float) or _are_ids(one))
+        for name, one in value.items()
+    )
