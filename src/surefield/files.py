@@ -20,6 +20,7 @@ __all__ = [
     "atomic_path",
     "drop_torn_line",
     "json_text",
+    "read_json",
     "read_jsonl",
     "write_atomic",
 ]
@@ -148,6 +149,20 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
         DataError: an object that JSON has no form for.
     """
     return json.dumps(_plain(data), sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: missing, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no file {Path(path).resolve()}") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from None
 
 
 def append_jsonl(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:

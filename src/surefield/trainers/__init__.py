@@ -1,0 +1,1 @@
+"""Trainers: linear, many-body, neural and parametric potentials, fitted to stored configurations."""

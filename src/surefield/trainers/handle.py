@@ -1,0 +1,149 @@
+"""What users of the trainers hold: a handle with settings, around an immutable potential."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from jaxtyping import Float
+
+from surefield.errors import ConfigError, PotentialError
+from surefield.potentials.calculator import SurefieldCalculator
+from surefield.potentials.potential import Potential, predict
+from surefield.potentials.saving import load_potential, pack, save_potential
+
+__all__ = ["BareHandle", "PotentialHandle", "arrays_hash"]
+
+#: Name of the saved potential in a folder of potential files.
+POTENTIAL_FILE = "potential.npz"
+
+
+class PotentialHandle(abc.ABC):
+    """A potential with its settings; `model` is the immutable pytree that a training replaces.
+
+    Args:
+        species: chemical symbols.
+        kim_id: id in a registry that this potential came from, or of a KIM model.
+        parameter_path: saved parameters to start from; see `load_potential`.
+        model_name_prefix: first part of the ids that a registry gives.
+
+    Attributes:
+        version: of the registry id; None outside a registry.
+        training_hash: of the parameters of the last training; None before.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[str] | str,
+        *,
+        kim_id: str | None = None,
+        parameter_path: str | Path | None = None,
+        model_name_prefix: str = "surefield",
+    ) -> None:
+        symbols = [species] if isinstance(species, str) else list(species)
+        unknown = [s for s in symbols if s not in chemical_symbols[1:]]
+        if unknown or not symbols:
+            raise ConfigError(f"{type(self).__name__}: species must be chemical symbols, got {species!r}")
+        self.species = symbols
+        self.kim_id = kim_id
+        self.version: int | None = None
+        self.parameter_path = parameter_path
+        self.model_name_prefix = model_name_prefix
+        self.training_hash: str | None = None
+        self._model: Potential | None = None
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments, fit for JSON, from which the same class makes the same untrained handle."""
+
+    @abc.abstractmethod
+    def make(self) -> Potential:
+        """The potential of the settings, with start parameters (or those of `parameter_path`)."""
+
+    def export_files(self, folder: Path) -> list[Path]:
+        """Write the files that this class of potentials has for other programs; here none."""
+        return []
+
+    def build_potential(self) -> Potential:
+        """Make the potential, if that was not done before."""
+        if self._model is None:
+            self._model = self.make()
+        return self._model
+
+    @property
+    def model(self) -> Potential:
+        """The potential at its present parameters."""
+        return self.build_potential()
+
+    @property
+    def potential(self) -> Potential:
+        """The same as `model`, so that everything that takes a potential takes the handle."""
+        return self.model
+
+    def set_model(self, model: Potential) -> None:
+        """Take other parameters."""
+        self._model = model
+
+    def evaluate(self, atoms: Atoms) -> tuple[float, Float[np.ndarray, "n_atoms 3"], np.ndarray | None]:
+        """Energy (eV), forces (eV/Å) and stress (6,) (eV/Å^3; None unless periodic) of one structure."""
+        (found,) = predict(self.model, [atoms])
+        assert found.forces is not None
+        return float(found.energy), found.forces, found.stress
+
+    def calculator(self, **options: Any) -> SurefieldCalculator:
+        """ASE calculator at the present parameters."""
+        return self.model.calculator(**options)
+
+    def save_potential_files(self, path: str | Path) -> list[Path]:
+        """Write the potential and the files for other programs into a folder; returns their paths."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_potential(folder / POTENTIAL_FILE, self.model)
+        return [folder / POTENTIAL_FILE, *self.export_files(folder)]
+
+    def load_potential(self, path: str | Path) -> None:
+        """Take the potential from a file of `save_potential`, or from a folder that holds one.
+
+        Raises:
+            PotentialError: nothing there, damaged, or of another kind.
+        """
+        path = Path(path)
+        found = load_potential(path / POTENTIAL_FILE if path.is_dir() else path)
+        if self._model is not None and type(found) is not type(self._model):
+            raise PotentialError(
+                f"{path} holds a {type(found).__name__}, not a {type(self._model).__name__} as before"
+            )
+        self._model = found
+        self.parameter_path = str(path.resolve())
+
+
+@final
+class BareHandle(PotentialHandle):
+    """Handle around a potential that a user made without one."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__([chemical_symbols[z] for z in potential.species])
+        self._model = potential
+
+    def settings(self) -> dict[str, Any]:
+        """None: the potential itself travels."""
+        return {}
+
+    def make(self) -> Potential:
+        """The potential."""
+        return self.model
+
+
+def arrays_hash(potential: Potential) -> str:
+    """Hash of all parameters, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, array in sorted(pack(potential).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,169 @@
+"""A training as data: all inputs in the folder of its run, from which a job or a script repeats the call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from surefield.errors import ExecutionError
+from surefield.files import atomic_path, json_text, read_json, write_atomic
+from surefield.potentials.saving import load_potential, save_potential
+from surefield.structures.read import read_frames, write_frames
+from surefield.trainers.handle import BareHandle, PotentialHandle, arrays_hash
+from surefield.trainers.inputs import Inputs
+from surefield.trainers.run import Call
+
+if TYPE_CHECKING:
+    from surefield.trainers.trainer import Trainer
+
+__all__ = ["HANDLES", "TRAINERS", "read_inputs", "trainer_class", "write_inputs", "write_script"]
+
+#: Module of every trainer and handle: names in a job folder are looked up here, never imported as given.
+TRAINERS: Final = {
+    "ChIMESTrainer": "chimes",
+    "DUNNTrainer": "dunn",
+    "FitSnapTrainer": "fitsnap",
+    "ParametricModelTrainer": "parametric",
+}
+HANDLES: Final = {
+    "BareHandle": "handle",
+    "ChIMESPotential": "chimes",
+    "FitSnapPotential": "fitsnap",
+    "KIMPotential": "parametric",
+    "KliffBPPotential": "dunn",
+}
+
+_JOB, _START, _DATA, _WEIGHTS = "job.json", "start.npz", "data.extxyz", "atom_weights.npz"
+
+
+def trainer_class(name: str) -> type[Trainer]:
+    """Class of a trainer by its name."""
+    return _look_up(name, TRAINERS)
+
+
+def _look_up(name: str, homes: dict[str, str]) -> Any:
+    if name not in homes:
+        raise ExecutionError(f"the job folder names {name!r}, which this version does not know")
+    return getattr(importlib.import_module(f"surefield.trainers.{homes[name]}"), name)
+
+
+def write_inputs(folder: Path, trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call) -> None:
+    """Write trainer, potential, configurations, weights and arguments into `folder/inputs`, as data."""
+    target = folder / "inputs"
+    target.mkdir(exist_ok=True)
+    _write_state(target, handle, inputs, with_data=True)
+    job = {
+        "trainer": [type(trainer).__name__, trainer.settings()],
+        "potential": [type(handle).__name__, handle.settings(), handle.kim_id],
+        "call": asdict(call) | {"per_atom_weights": inputs.atom_weights is not None},
+        "ids": list(inputs.ids),
+        "datasets": [dict(d) for d in inputs.datasets],
+        "url": inputs.url,
+        "start_hash": arrays_hash(handle.model),
+    }
+    write_atomic(target / _JOB, json_text(job, indent=1) + "\n")
+
+
+def _write_state(target: Path, handle: PotentialHandle, inputs: Inputs, *, with_data: bool) -> None:
+    save_potential(target / _START, handle.model)
+    if with_data:
+        write_frames(target / _DATA, list(inputs.frames))
+    if inputs.atom_weights is not None:
+        with atomic_path(target / _WEIGHTS) as path, path.open("wb") as file:
+            np.savez(file, **dict(inputs.atom_weights))  # type: ignore[arg-type]
+
+
+def read_inputs(folder: Path) -> tuple[Trainer, PotentialHandle, Inputs, Call]:
+    """Read what `write_inputs` wrote.
+
+    Raises:
+        ExecutionError: an unknown class, or a start potential that is not the one that was written.
+    """
+    source = folder / "inputs"
+    job = read_json(source / _JOB)
+    trainer = trainer_class(job["trainer"][0])(**job["trainer"][1])
+    start = load_potential(source / _START)
+    if arrays_hash(start) != job["start_hash"]:
+        raise ExecutionError(f"the start potential in {source} is not the one that was submitted")
+    name, settings, kim_id = job["potential"]
+    handle = BareHandle(start) if name == "BareHandle" else _look_up(name, HANDLES)(**settings)
+    handle.set_model(start)
+    handle.kim_id = kim_id
+    ids = tuple(job["ids"])
+    inputs = Inputs(
+        tuple(read_frames(source / _DATA)), ids, _read_weights(source), tuple(job["datasets"]), job["url"]
+    )
+    return trainer, handle, inputs, Call(**job["call"])
+
+
+def _read_weights(source: Path) -> dict[str, np.ndarray] | None:
+    if not (source / _WEIGHTS).exists():
+        return None
+    with np.load(source / _WEIGHTS, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_script(
+    folder: Path,
+    trainer: Trainer,
+    handle: PotentialHandle,
+    inputs: Inputs,
+    call: Call,
+    dataset_list: str | Sequence[str] | None,
+) -> None:
+    """Write `training_script.py`, which repeats the call, and what it needs besides the storage."""
+    target = folder / "inputs"
+    target.mkdir(exist_ok=True)
+    _write_state(target, handle, inputs, with_data=inputs.url is None)
+    lines = [
+        '"""Repeats the training of this folder."""',
+        "",
+        "from pathlib import Path",
+        "",
+        "import numpy as np",
+        "",
+    ]
+    homes = {type(trainer).__name__: TRAINERS[type(trainer).__name__]}
+    if not isinstance(handle, BareHandle):
+        homes[type(handle).__name__] = HANDLES[type(handle).__name__]
+    lines += [f"from surefield.trainers.{module} import {name}" for name, module in sorted(homes.items())]
+    lines += ["from surefield.potentials import load_potential"]
+    if inputs.url is None:
+        lines += ["from surefield import read_frames"]
+        storage, datasets = f'list(read_frames(inputs / "{_DATA}"))', None
+    else:
+        lines += ["from surefield.storage import open_storage"]
+        storage, datasets = f"open_storage({inputs.url!r})", dataset_list
+    lines += ["", 'inputs = Path(__file__).resolve().parent / "inputs"']
+    lines += [f"trainer = {type(trainer).__name__}(**{trainer.settings()!r})"]
+    if isinstance(handle, BareHandle):
+        lines += [f'potential = load_potential(inputs / "{_START}")']
+    else:
+        lines += [f"potential = {type(handle).__name__}(**{handle.settings()!r})"]
+        lines += [f'potential.set_model(load_potential(inputs / "{_START}"))']
+        lines += [f"potential.kim_id = {handle.kim_id!r}"]
+    weights = "False"
+    if inputs.atom_weights is not None:
+        lines += [f'with np.load(inputs / "{_WEIGHTS}") as file:', "    weights = dict(file)"]
+        weights = "weights"
+    root = folder.parents[len(Path(call.path_type).parts)].resolve()
+    arguments = {k: v for k, v in asdict(call).items() if k not in ("path_type", "per_atom_weights")}
+    lines += [
+        "result = trainer.train(",
+        f"    {call.path_type!r},",
+        "    potential,",
+        f"    {storage},",
+        f"    {None if datasets is None else datasets if isinstance(datasets, str) else list(datasets)!r},",
+        f'    {{"workflow_type": "LOCAL", "workflow_args": {{"root": {str(root)!r}}}}},',
+        f"    per_atom_weights={weights},",
+        *(f"    {name}={value!r}," for name, value in arguments.items()),
+        ")",
+        "print(result.errors)",
+        "",
+    ]
+    write_atomic(folder / "training_script.py", "\n".join(lines))

@@ -1,0 +1,276 @@
+"""One training run in its folder: everything is written there, the result last; and read back from there."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from surefield.errors import ExecutionError, PotentialError
+from surefield.files import json_text, read_json, write_atomic
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import load_potential
+from surefield.storage import PotentialRegistry
+from surefield.storage.dataset import package_version
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arrays_hash
+from surefield.trainers.inputs import Inputs, make_configurations
+from surefield.trainers.losses import ErrorTable, LossBreakdown, LossForm, breakdown
+from surefield.trainers.problem import Configuration, Problem, TrainingRun, Weights
+from surefield.trainers.result import TrainingResult, TrainingWarning
+from surefield.trainers.splits import split_configurations
+
+if TYPE_CHECKING:
+    from surefield.trainers.trainer import FitResult, Trainer
+
+__all__ = ["Call", "evaluated", "execute", "read_result"]
+
+RESULT = "result.json"
+CONFIG = "config.resolved.yaml"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of `Trainer.train`, all with their final values; fit for JSON."""
+
+    path_type: str
+    eweight: float = 1.0
+    fweight: float = 1.0
+    vweight: float = 1.0
+    per_atom_weights: Any = False
+    upload_to_kimkit: bool = True
+    training_split: float = 1.0
+    split: Mapping[str, list[str]] | str | None = None
+    seed: int = 0
+    registry: str | None = None
+    fork_potential: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        """Weights of the residuals."""
+        return Weights(self.eweight, self.fweight, self.vweight)
+
+
+def execute(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call, folder: Path) -> None:
+    """Train and write everything into the folder; the handle is left as it is.
+
+    Args:
+        trainer: of the run.
+        handle: with the start parameters.
+        inputs: configurations.
+        call: arguments.
+        folder: of the run, there already.
+    """
+    run = TrainingRun(folder)
+    run.log(
+        f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}"
+    )
+    write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))
+    configurations = trainer.weighted(make_configurations(handle.model, inputs, call.weights), handle)
+    train, validation = _split(trainer, handle, configurations, call)
+    write_atomic(run.path("split.json"), json_text(_ids(train, validation), indent=1) + "\n")
+    write_atomic(run.path("weights.csv"), _weights_table(configurations))
+    problem = Problem(tuple(train), tuple(validation), call.weights, call.seed, run)
+    fit = trainer.fit(handle.model, problem)
+    run.log(f"{'converged' if fit.success else 'not converged'}: {fit.message}")
+    found = breakdown(fit.model, train, call.weights, _form(trainer))
+    entries = dict(found.errors)
+    if validation:
+        entries |= breakdown(fit.model, validation, call.weights, _form(trainer), "validation").errors
+    errors = ErrorTable(entries)
+    _warn(fit, errors, problem)
+    trained = copy.copy(handle)
+    trained.set_model(fit.model)
+    files = trained.save_potential_files(run.path("potential"))
+    _write_metrics(run, errors, found, call)
+    write_atomic(run.path(HISTORY), json_text(list(fit.history)) + "\n")
+    result = {
+        "success": fit.success,
+        "message": fit.message,
+        "loss": found.total,
+        "loss_parts": {"energy": found.energy, "forces": found.forces, "stress": found.stress},
+        "errors": errors.records(),
+        "rows": _rows(train),
+        "n_evals": fit.n_evals,
+        "notes": dict(fit.notes),
+        "training_hash": arrays_hash(fit.model),
+        "kim_id": None,
+        "version": None,
+    }
+    if call.upload_to_kimkit:
+        result["kim_id"] = _register(trainer, trained, inputs, call, files, run, result)
+        result["version"] = int(result["kim_id"].rsplit("_", 1)[1])
+        run.log(f"kept as {result['kim_id']}")
+    write_atomic(run.path(RESULT), json_text(result, indent=1) + "\n")
+
+
+def read_result(folder: Path, handle: PotentialHandle) -> TrainingResult:
+    """Read a finished run; the handle gets the trained model.
+
+    Raises:
+        ExecutionError: the run has not finished.
+        PotentialError: its potential is damaged or of another class than the handle's.
+    """
+    if not (folder / RESULT).is_file():
+        raise ExecutionError(f"{folder} holds no {RESULT}: this run has not finished")
+    result = read_json(folder / RESULT)
+    model = load_potential(folder / "potential" / POTENTIAL_FILE)
+    if arrays_hash(model) != result["training_hash"]:
+        raise PotentialError(f"the potential in {folder} is not the one that the training wrote")
+    if type(model) is not type(handle.model):
+        raise PotentialError(
+            f"{folder} holds a {type(model).__name__}, the potential given is a {type(handle.model).__name__}"
+        )
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    handle.set_model(model)
+    handle.training_hash = result["training_hash"]
+    handle.parameter_path = str(folder / "potential")
+    if result["kim_id"] is not None:
+        handle.kim_id, handle.version = result["kim_id"], result["version"]
+    return TrainingResult(
+        potential=handle,
+        success=result["success"],
+        message=result["message"],
+        loss=result["loss"],
+        errors=ErrorTable.from_records(result["errors"]),
+        split=read_json(folder / "split.json"),
+        path=folder,
+        kim_id=result["kim_id"],
+        history=tuple(read_json(folder / HISTORY)),
+        rows=result["rows"],
+        seed=config["call"]["seed"],
+        n_evals=result["n_evals"],
+        notes=result["notes"],
+    )
+
+
+def evaluated(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, weights: Weights) -> LossBreakdown:
+    """Loss and errors of the present parameters on all configurations, without a fit."""
+    configurations = trainer.weighted(make_configurations(handle.model, inputs, weights), handle)
+    return breakdown(handle.model, configurations, weights, _form(trainer))
+
+
+def _form(trainer: Trainer) -> LossForm:
+    return LossForm(trainer.bracket, trainer.loss_method, trainer.energy_per_atom)
+
+
+def _resolved(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call) -> dict[str, Any]:
+    weights = "one per atom, see weights.csv" if inputs.atom_weights is not None else False
+    return {
+        "surefield": package_version(),
+        "trainer": {"class": type(trainer).__name__, "settings": trainer.settings()},
+        "potential": {
+            "class": type(handle).__name__,
+            "settings": handle.settings(),
+            "model": type(handle.model).__name__,
+            "kim_id": handle.kim_id,
+            "start_hash": arrays_hash(handle.model),
+        },
+        "call": asdict(call) | {"per_atom_weights": weights},
+        "datasets": [dict(d) for d in inputs.datasets],
+        "storage": inputs.url,
+    }
+
+
+def _split(
+    trainer: Trainer, handle: PotentialHandle, configurations: Sequence[Configuration], call: Call
+) -> tuple[list[Configuration], list[Configuration]]:
+    own = trainer.own_split(configurations, handle, call.seed) if call.split is None else None
+    if own is None:
+        ids, frames = [c.id for c in configurations], [c.atoms for c in configurations]
+        own = split_configurations(ids, frames, call.training_split, call.split, call.seed)
+    train, validation = ([configurations[i] for i in part] for part in own)
+    return train, validation
+
+
+def _ids(train: Sequence[Configuration], validation: Sequence[Configuration]) -> dict[str, list[str]]:
+    return {"train": [c.id for c in train], "validation": [c.id for c in validation]}
+
+
+def _rows(train: Sequence[Configuration]) -> dict[str, int]:
+    return {
+        "energy": sum(c.energy is not None for c in train),
+        "forces": sum(3 * c.n_atoms for c in train if c.forces is not None),
+        "stress": sum(6 for c in train if c.stress is not None),
+        "configurations": len(train),
+    }
+
+
+def _weights_table(configurations: Sequence[Configuration]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["configuration", "atom", "structure_weight", "atomic_weight"])
+    for c in configurations:
+        writer.writerows([c.id, atom, c.weight, w] for atom, w in enumerate(c.atom_weights.tolist()))
+    return buffer.getvalue()
+
+
+def _write_metrics(run: TrainingRun, errors: ErrorTable, found: LossBreakdown, call: Call) -> None:
+    weights = f"eweight {call.eweight}, fweight {call.fweight}, vweight {call.vweight}"
+    text = (
+        f"Weights: {weights} (eV/atom, eV/Å, eV/Å^3). Loss {found.total!r}: energy {found.energy!r}, "
+        f"forces {found.forces!r}, stress {found.stress!r}.\n\n{errors}\n"
+    )
+    write_atomic(run.path("metrics.md"), text)
+    if not run.path("metrics.csv").exists():
+        for record in errors.records():
+            run.add_metrics(record | {"weights": weights})
+
+
+def _register(
+    trainer: Trainer,
+    trained: PotentialHandle,
+    inputs: Inputs,
+    call: Call,
+    files: Sequence[Path],
+    run: TrainingRun,
+    result: Mapping[str, Any],
+) -> str:
+    registry = PotentialRegistry(call.registry or "./potentials")
+    manifest = {
+        "trainer": {"class": type(trainer).__name__, "settings": trainer.settings()},
+        "potential": {"class": type(trained).__name__, "settings": trained.settings()},
+        "arguments": asdict(call) | {"per_atom_weights": inputs.atom_weights is not None},
+        "datasets": [dict(d) for d in inputs.datasets],
+        "split": read_json(run.path("split.json")),
+        "metrics": result["errors"],
+        "seed": call.seed,
+    }
+    exports = {f.relative_to(run.path("potential")).as_posix(): f for f in files if f.name != POTENTIAL_FILE}
+    attached = exports | {name: run.path(name) for name in (CONFIG, "metrics.md")}
+    return registry.save(
+        trained.model,
+        prefix=trained.model_name_prefix,
+        parent=trained.kim_id if trained.kim_id and registry.holds(trained.kim_id) else None,
+        fork=call.fork_potential,
+        manifest=manifest,
+        files=attached,
+    )
+
+
+def _warn(fit: FitResult, errors: ErrorTable, problem: Problem) -> None:
+    if not fit.success:
+        warnings.warn(f"the fit did not converge: {fit.message}", TrainingWarning, stacklevel=3)
+    for (kind, part, weighting), e in errors.items():
+        weight = getattr(problem.weights, kind)
+        bad = np.isfinite(e.r2) and e.r2 < 0 and weight > 0
+        if bad and part == "train" and weighting == "unweighted":
+            warnings.warn(
+                f"R2 of the {kind} is {e.r2:.3g}: the fit is worse than the mean of the labels; "
+                "another kind of label outweighs it",
+                TrainingWarning,
+                stacklevel=3,
+            )
+
+
+def same_class(model: Potential, kinds: tuple[type[Potential], ...]) -> bool:
+    """Whether a potential, or the learned part of a sum, is of these classes."""
+    return isinstance(model, kinds) or isinstance(getattr(model, "learned", None), kinds)
