@@ -1,0 +1,376 @@
+"""ChIMES models fitted by linear least squares, with or without penalties."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import numpy as np
+from ase.data import atomic_numbers
+from jaxtyping import Float
+
+from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.files import atomic_path
+from surefield.potentials.chimes import Chimes, read_params, read_setup, settings_of, write_params
+from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import load_potential
+from surefield.potentials.sum import SumPotential
+from surefield.trainers.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.least_squares import Solution, StreamedRows, solve
+from surefield.trainers.linear import with_coefficients
+from surefield.trainers.normal_equations import NormalEquations
+from surefield.trainers.problem import Configuration, Problem
+from surefield.trainers.result import TrainingWarning
+from surefield.trainers.trainer import FitResult, Trainer
+
+__all__ = ["ChIMESPotential", "ChIMESTrainer"]
+
+ALGORITHMS: Final = ("svd", "fast_svd", "ridge", "ridgecv", "lasso", "lassolars", "lars", "dlars", "dlasso")
+#: They need no more rows than columns.
+_REGULARISED: Final = frozenset(ALGORITHMS) - {"svd", "fast_svd"}
+PARAMS: Final = "params.txt"
+
+
+@final
+class ChIMESPotential(PotentialHandle):
+    """Handle around a `Chimes` potential.
+
+    Args:
+        species: chemical symbols; the file's types must be the same ones, in any order.
+        settings_path: `fm_setup.in`, or a dictionary with its keys (see `read_setup`); None: all comes from
+            the parameter file.
+        parameter_path: `params.txt`, a saved potential, or a folder that holds one of them, to start from.
+        kim_id: id in a registry that this potential came from.
+        model_name_prefix: first part of the ids that a registry gives.
+
+    Raises:
+        ConfigError: neither settings nor parameters, or settings that are not understood.
+        DataError: a file that is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[str] | str,
+        settings_path: str | Path | Mapping[str, Any] | None = None,
+        parameter_path: str | Path | None = None,
+        kim_id: str | None = None,
+        *,
+        model_name_prefix: str = "surefield",
+    ) -> None:
+        super().__init__(
+            species, kim_id=kim_id, parameter_path=parameter_path, model_name_prefix=model_name_prefix
+        )
+        if settings_path is None and parameter_path is None:
+            raise ConfigError(
+                "ChIMESPotential needs settings_path (fm_setup.in) or parameter_path (params.txt)"
+            )
+        self._setup = dict(settings_path) if isinstance(settings_path, Mapping) else None
+        if settings_path is not None and not isinstance(settings_path, Mapping):
+            self._setup = read_setup(settings_path)
+        self._start = None if parameter_path is None else str(Path(parameter_path).resolve())
+        if self._setup is not None:
+            self._check_species(Chimes(settings_of(self._setup)))
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments; the content of a settings file, not its path."""
+        return {
+            "species": self.species,
+            "settings_path": self._setup,
+            "parameter_path": self._start,
+            "kim_id": self.kim_id,
+            "model_name_prefix": self.model_name_prefix,
+        }
+
+    def make(self) -> Chimes:
+        """The potential of the settings, with the coefficients of the parameter file, or zeros."""
+        fresh = None if self._setup is None else Chimes(settings_of(self._setup))
+        if self._start is None:
+            assert fresh is not None
+            return fresh
+        start = _read_start(Path(self._start))
+        self._check_species(start)
+        if fresh is None:
+            return start
+        if fresh.settings.names != start.settings.names:
+            raise ConfigError(
+                explain(
+                    "the parameters do not fit the settings",
+                    where=self._start,
+                    got=f"{start.n_features} columns",
+                    expected=f"the {fresh.n_features} columns of the settings",
+                    fix="give the settings the file was fitted with, or leave one of the two out",
+                )
+            )
+        return fresh.with_coefficients(start.coefficients)
+
+    def _check_species(self, potential: Chimes) -> None:
+        own = sorted(atomic_numbers[s] for s in self.species)
+        if own != list(potential.species):
+            got, expected = list(self.species), list(potential.settings.types)
+            raise ConfigError(explain("species are not the types of the file", got=got, expected=expected))
+
+    def export_files(self, folder: Path) -> list[Path]:
+        """Write `params.txt` for the public calculator; nothing for transformations that it does not read."""
+        model = self.model.learned if isinstance(self.model, SumPotential) else self.model
+        if not isinstance(model, Chimes) or model.settings.transform != "MORSE":
+            return []
+        write_params(folder / PARAMS, model)
+        return [folder / PARAMS]
+
+
+def _read_start(path: Path) -> Chimes:
+    if path.is_dir():
+        path = path / (POTENTIAL_FILE if (path / POTENTIAL_FILE).exists() else PARAMS)
+    if path.suffix != ".npz":
+        return read_params(path)
+    found = load_potential(path)
+    if not isinstance(found, Chimes):
+        raise PotentialError(f"{path} holds a {type(found).__name__}, not a Chimes potential")
+    return found
+
+
+@final
+class ChIMESTrainer(Trainer):
+    """Fits a ChIMES model by one of several linear solvers; all of them honour the weights.
+
+    Rows and weights are those of all trainers, or, with `compat='chimes_lsq'`, those of chimes_lsq: forces,
+    stresses (kcal/mol/Å^3, three rows, or nine where `FITSTRS` is 'ALL') and the total energy three times,
+    `FITENER` and `FITSTRS` deciding whether they are there. The penalty of short distances is no part of the
+    rows: its share of the labels is taken off first, but not with `compat`, where the peer leaves it.
+
+    Args:
+        algorithm: 'svd' (singular values below eps times the largest are dropped), 'fast_svd' (the same from
+            the normal equations), 'ridge', 'ridgecv' (the penalty is chosen by folds of configurations),
+            'lasso', 'lassolars', 'lars', 'dlars' (lars), 'dlasso' (lassolars).
+        eps: of 'svd' and 'fast_svd'.
+        alpha: of 'ridge': |W(Ax - b)|^2 + alpha |x|^2; of the sparse ones: 1/(2 rows) |W(Ax - b)|^2 + alpha
+            sum |x| with x in kcal/mol.
+        folds: of 'ridgecv'.
+        fit_energy_offsets: fit the energy of each type as well, where energies are fitted; else it stays.
+        compat: 'chimes_lsq', or None.
+        row_weights: one number per row of `compat='chimes_lsq'`, as array or file, in place of all others.
+        keep_rows: write `design.npz` (A, b, w, row_label, column) into the folder of the run.
+
+    Raises:
+        ConfigError: unknown names, numbers out of range, row weights without `compat`.
+        DataError: a file of row weights that cannot be read.
+    """
+
+    trains: ClassVar[tuple[type[Potential], ...]] = (Chimes,)
+    handles: ClassVar[tuple[type[PotentialHandle], ...]] = (ChIMESPotential,)
+
+    def __init__(
+        self,
+        algorithm: str = "svd",
+        eps: float = 1e-5,
+        alpha: float = 1e-4,
+        folds: int = 4,
+        fit_energy_offsets: bool = True,
+        *,
+        compat: str | None = None,
+        row_weights: str | Path | Sequence[float] | np.ndarray | None = None,
+        keep_rows: bool = False,
+    ) -> None:
+        if algorithm not in ALGORITHMS:
+            raise ConfigError(f"unknown algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
+        if not (0 <= eps < 1 and 0 <= alpha < float("inf") and folds >= 2):
+            got = f"eps {eps}, alpha {alpha}, folds {folds}"
+            raise ConfigError(
+                explain("out of range", got=got, expected="0 <= eps < 1, alpha >= 0, folds >= 2")
+            )
+        if compat not in (None, "chimes_lsq"):
+            raise ConfigError(explain("unknown compat", got=repr(compat), expected="'chimes_lsq' or None"))
+        if row_weights is not None and compat is None:
+            raise ConfigError("row_weights needs compat='chimes_lsq': only there a row has a fixed place")
+        self.algorithm, self.eps, self.alpha, self.folds = algorithm, float(eps), float(alpha), int(folds)
+        self.fit_energy_offsets, self.compat, self.keep_rows = fit_energy_offsets, compat, keep_rows
+        self.row_weights = None if row_weights is None else _read_row_weights(row_weights)
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments, fit for JSON; row weights as numbers."""
+        return {
+            "algorithm": self.algorithm,
+            "eps": self.eps,
+            "alpha": self.alpha,
+            "folds": self.folds,
+            "fit_energy_offsets": self.fit_energy_offsets,
+            "compat": self.compat,
+            "row_weights": None if self.row_weights is None else self.row_weights.tolist(),
+            "keep_rows": self.keep_rows,
+        }
+
+    def refusal(self, handle: PotentialHandle, *, per_atom_weights: bool) -> str | None:
+        """Row weights leave no place for weights of atoms."""
+        if per_atom_weights and self.row_weights is not None:
+            return "row_weights replaces all other weights: give either row_weights or per_atom_weights"
+        return None
+
+    def fit(self, model: Potential, problem: Problem) -> FitResult:
+        """Make the rows, solve for the coefficients."""
+        linear = learned_part(model)
+        if self.row_weights is not None:
+            self._check_only_row_weights(problem)
+        _warn_of_short_pairs(linear, problem.train)
+        names = linear.settings.names
+        columns = self._fitted_columns(linear, problem)
+        fixed = np.delete(linear.coefficients, columns) / EV_PER_KCAL_MOL
+        equations, plain = self._equations(len(columns)), NormalEquations(len(columns))
+        largest, kept, taken = np.zeros(len(columns)), _Kept(self.keep_rows), 0
+        for place, rows in enumerate(fit_rows(model, problem, compat=self.compat)):
+            w = rows.w if self.row_weights is None else self._own_weights(taken, len(rows.w))
+            taken += len(w)
+            a, b = rows.a[:, columns], rows.b - np.delete(rows.a, columns, axis=1) @ fixed
+            np.maximum(largest, np.abs(a).max(axis=0, initial=0.0), out=largest)
+            equations.add(w[:, None] * a, w * b, fold=place * equations.n_folds // len(problem.train))
+            plain.add(a, b)
+            kept.add(a, b, w, rows.labels)
+        self._check_counts(taken, len(columns))
+        empty = [names[c] for c, size in zip(columns, largest, strict=True) if size == 0]
+        if empty:
+            _warn(f"{len(empty)} of {len(columns)} columns are zero, nothing determines {_short(empty)}")
+        solution = self._solved(equations)
+        coefficients = linear.coefficients.copy()
+        coefficients[columns] = solution.x * EV_PER_KCAL_MOL
+        kept.write(problem.run.path("design.npz"), [names[c] for c in columns])
+        unweighted = replace(solution, rss=plain.sse(solution.x))
+        notes = {"unweighted_rmse": unweighted.rmse, "unweighted_bic": unweighted.bic, "zero_columns": empty}
+        return self._result(model, coefficients, solution, notes)
+
+    def _equations(self, n_columns: int) -> StreamedRows | NormalEquations:
+        if self.algorithm == "fast_svd":
+            return NormalEquations(n_columns)
+        return StreamedRows(n_columns, self.folds if self.algorithm == "ridgecv" else 1)
+
+    def _solved(self, equations: StreamedRows | NormalEquations) -> Solution:
+        if isinstance(equations, NormalEquations):
+            return equations.solved(self.eps)
+        folds = equations.cross_validation() if self.algorithm == "ridgecv" else ()
+        return solve(equations.reduced(), self.algorithm, eps=self.eps, alpha=self.alpha, folds=folds)
+
+    def _result(
+        self, model: Potential, coefficients: np.ndarray, solution: Solution, more: Mapping[str, Any]
+    ) -> FitResult:
+        notes = {
+            "algorithm": self.algorithm,
+            "rank": solution.rank,
+            "condition": solution.condition,
+            "rmse": solution.rmse,
+            "bic": solution.bic,
+            "rows": solution.n_rows,
+            "columns": len(solution.x),
+            "parameters": solution.n_parameters,
+            "alpha": solution.alpha,
+            **more,
+        }
+        text = f"rank {solution.rank} of {len(solution.x)}, weighted rmse {solution.rmse:.6g} (kcal/mol, Å)"
+        message = "; ".join(filter(None, [text, solution.message]))
+        trained = with_coefficients(model, coefficients)
+        return FitResult(trained, solution.converged, message, notes=notes)
+
+    def _fitted_columns(self, linear: Chimes, problem: Problem) -> list[int]:
+        """All coefficients, and the energy offsets where energies say something about them."""
+        n = linear.settings.n_coefficients
+        with_energies = any(
+            "+1" in row_kinds(linear, c, problem.residual_weights(c), self.compat) for c in problem.train
+        )
+        return list(range(linear.n_features if self.fit_energy_offsets and with_energies else n))
+
+    def _check_only_row_weights(self, problem: Problem) -> None:
+        other = [
+            name for name, w in zip(("eweight", "fweight", "vweight"), problem.weights, strict=True) if w != 1
+        ]
+        uneven = [c.id for c in problem.train if c.weight != 1 or np.any(c.atom_weights != 1)]
+        if other or uneven or problem.validation:
+            got = ", ".join(other) or (
+                f"weights of configuration {uneven[0]}" if uneven else "a validation set"
+            )
+            fix = "leave them at 1, fit all configurations, or leave row_weights out"
+            raise ConfigError(explain("row_weights replaces all other weights", got=got, fix=fix))
+
+    def _own_weights(self, taken: int, n: int) -> Float[np.ndarray, " n_rows"]:
+        """The next n row weights; ones where they have run out, which `_check_counts` finds."""
+        assert self.row_weights is not None
+        found = np.ones(n)
+        part = self.row_weights[taken : taken + n]
+        found[: len(part)] = part
+        return found
+
+    def _check_counts(self, n_rows: int, n_columns: int) -> None:
+        if self.row_weights is not None and len(self.row_weights) != n_rows:
+            raise DataError(f"{len(self.row_weights)} row weights given, the data have {n_rows} rows")
+        if n_rows < n_columns and self.algorithm not in _REGULARISED:
+            raise DataError(
+                explain(
+                    f"{self.algorithm!r} cannot fit more columns than rows",
+                    got=f"{n_columns} columns, {n_rows} rows",
+                    fix="add configurations, lower the orders, or use a penalty (ridge, lasso, lars)",
+                )
+            )
+
+
+@dataclass
+class _Kept:
+    """Rows for `design.npz`, held only if they are wanted."""
+
+    wanted: bool
+
+    def __post_init__(self) -> None:
+        self.parts: list[FitRows] = []
+
+    def add(self, *rows: Any) -> None:
+        if self.wanted:
+            self.parts.append(FitRows(*rows))
+
+    def write(self, path: Path, names: Sequence[str]) -> None:
+        if not self.wanted:
+            return
+        a, b, w = (np.concatenate([part[i] for part in self.parts]) for i in range(3))
+        labels = [label for part in self.parts for label in part.labels]
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, A=a, b=b, w=w, row_label=np.array(labels), column=np.array(names))
+
+
+def _read_row_weights(given: Any) -> Float[np.ndarray, " n_rows"]:
+    try:
+        if isinstance(given, str | Path):
+            path = Path(given)
+            values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1)
+        else:
+            values = np.asarray(given, np.float64)
+        values = np.asarray(values, np.float64).reshape(-1)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"row_weights must be numbers or a file of numbers: {error}") from None
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(wrong):
+        got = values[wrong[0]]
+        raise DataError(
+            explain("unusable row weight", where=f"row {wrong[0]}", got=got, expected=">= 0, finite")
+        )
+    return values
+
+
+def _warn_of_short_pairs(linear: Chimes, train: Sequence[Configuration]) -> None:
+    """Pairs at or below S_MINIM: chimes_lsq leaves them out of its columns, surefield extrapolates."""
+    counts: dict[str, int] = {}
+    shortest: dict[str, float] = {}
+    for c in train:
+        for label, (n, r) in linear.inside(c.structure).items():
+            counts[label] = counts.get(label, 0) + n
+            shortest[label] = min(shortest.get(label, r), r)
+    if counts:
+        parts = [f"{n} {label} (shortest {shortest[label]:.4g} Å)" for label, n in counts.items()]
+        _warn(f"pairs at or below S_MINIM, where the polynomials are extrapolated: {', '.join(parts)}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, TrainingWarning, stacklevel=3)
+
+
+def _short(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
