@@ -34,7 +34,7 @@ HANDLES: Final = {
     "BareHandle": "handle",
     "ChIMESPotential": "chimes",
     "FitSnapPotential": "fitsnap",
-    "KIMPotential": "parametric",
+    "KIMPotential": "kim_potential",
     "KliffBPPotential": "dunn",
 }
 
@@ -151,7 +151,7 @@ def write_script(
     if inputs.atom_weights is not None:
         lines += [f'with np.load(inputs / "{_WEIGHTS}") as file:', "    weights = dict(file)"]
         weights = "weights"
-    root = folder.parents[len(Path(call.path_type).parts)].resolve()
+    root = folder.parents[len(Path(call.path_type).parts) + 1].resolve()
     arguments = {k: v for k, v in asdict(call).items() if k not in ("path_type", "per_atom_weights")}
     lines += [
         "result = trainer.train(",

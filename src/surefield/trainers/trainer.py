@@ -224,7 +224,8 @@ class Trainer(abc.ABC):
         self, potential: Any, storage: Any, dataset_list: Any, per_atom_weights: Any
     ) -> tuple[PotentialHandle, Inputs]:
         handle = self._handle(potential)
-        reason = self.refusal(handle, per_atom_weights=per_atom_weights not in (False, None))
+        weighs = per_atom_weights is not None and per_atom_weights is not False
+        reason = self.refusal(handle, per_atom_weights=weighs)
         if reason is not None:
             raise ConfigError(reason)
         inputs = gather(storage, dataset_list, per_atom_weights)

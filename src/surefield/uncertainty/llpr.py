@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.keys import KINDS, Kind
@@ -129,6 +129,9 @@ class LLPR:
             for kind, parts in held.items()
             if parts
         }
+        if not np.any(np.asarray(layer.readout)):
+            what = f"all last-layer weights of the {type(layer).__name__} are zero"
+            raise PotentialError(explain(what, fix="train it first: sigmas belong to fitted weights"))
         weights = _precision_weights(covariance, validation)
         matrix = covariance.combined(weights)
         used = {kind: value for kind, value in covariance.n_rows.items() if weights[kind] > 0}

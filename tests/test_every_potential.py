@@ -1,0 +1,149 @@
+"""Every linear, many-body, neural and parametric potential with every uncertainty and selection, on real data."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import surefield as sf
+from surefield.descriptors.behler import behler_functions
+from surefield.descriptors.bispectrum import Bispectrum
+from surefield.errors import PotentialError
+from surefield.loop import select
+from surefield.potentials.chimes import Chimes, settings_of
+from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
+from surefield.potentials.snap import Snap
+from surefield.sensitivity import energy_features
+from surefield.testing import check_uncertainty
+from surefield.trainers.inputs import gather, make_configurations
+from surefield.trainers.least_squares import StreamedRows, solve
+from surefield.trainers.linear import linear_rows, with_coefficients
+from surefield.trainers.problem import Weights, residual_weights
+from surefield.uncertainty import LLPR, ensemble_predict, sample_ensemble
+from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+
+R = np.linspace(0.0, 4.0, 9)
+CHIMES = {
+    "TYPEIDX": [{"TYPEIDX": "1", "ATM_TYP": "Ta", "ATMCHRG": 0.0, "ATMMASS": 180.9}],
+    "PAIRIDX": [
+        {
+            "PAIRIDX": "1",
+            "ATM_TY1": "Ta",
+            "ATM_TY2": "Ta",
+            "S_MINIM": 2.0,
+            "S_MAXIM": 4.0,
+            "MORSE_LAMBDA": 2.9,
+        }
+    ],
+    "PAIRTYP": "CHEBYSHEV 4 2 0 -1 1",
+    "CHBTYPE": "MORSE",
+    "FCUTTYP": "CUBIC",
+}
+
+
+def lennard_jones():
+    return LennardJones({"epsilon": 0.5, "sigma": 2.6, "cutoff": 4.0}, ["Ta"])
+
+
+POTENTIALS = {
+    "snap": lambda: Snap(Bispectrum((73,), 2, 4.0, (0.5,), (1.0,))),
+    "snap + zbl": lambda: Snap(Bispectrum((73,), 2, 4.0, (0.5,), (1.0,))) + sf.ZBL(["Ta"], 1.0, 2.0),
+    "quadratic snap": lambda: Snap(Bispectrum((73,), 2, 4.0, (0.5,), (1.0,)), quadratic=True),
+    "chimes": lambda: Chimes(settings_of(CHIMES)),
+    "dropout network": lambda: DropoutNetwork(
+        behler_functions(["Ta"], "set30", 4.0), neurons=(4, 4), dropout=0.1
+    ),
+    "lennard-jones": lennard_jones,
+    "morse": lambda: Morse({"epsilon": -0.5, "C": 1.4, "Rzero": 2.9, "cutoff": 4.0}, ["Ta"]),
+    "stillinger-weber": lambda: StillingerWeber(
+        {"A": 7.0, "B": 0.6, "p": 4.0, "q": 0.0, "sigma": 2.4, "gamma": 2.5, "cutoff": 4.0, "lambda": 5.0}
+        | {"costheta0": -1 / 3},
+        ["Ta"],
+    ),
+    "tersoff": lambda: Tersoff(
+        {"A": 1800.0, "B": 470.0, "lambda1": 2.5, "lambda2": 1.7, "beta": 1e-6, "n": 0.79, "lambda3": 0.0}
+        | {"m": 3, "gamma": 1.0, "c": 1e5, "d": 16.2, "h": -0.6, "Rc": 3.7, "Dc": 0.3},
+        ["Ta"],
+    ),
+    "eam": lambda: EAM(
+        {
+            "embedding": -np.sqrt(np.linspace(0, 30, 9))[None],
+            "density": ((4.0 - R) ** 3 / 8)[None],
+            "pair": (R * 0.3 * (4.0 - R) ** 2)[None],
+        },
+        ["Ta"],
+        dr=0.5,
+        drho=3.75,
+        reach=4.0,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tantalum(shared):
+    frames = sf.read_frames(shared / "data" / "Ta" / "train.xyz.xz")
+    return [atoms for atoms in frames if atoms.info["config_type"] == "Displaced_FCC"]
+
+
+def fitted(potential, frames):
+    """A linear potential with coefficients from a ridge regression."""
+    configurations = make_configurations(potential, gather(frames, None, False), Weights())
+    rows = None
+    for part in linear_rows(potential, configurations, partial(residual_weights, weights=Weights())):
+        rows = rows or StreamedRows(part.a.shape[1])
+        rows.add(part.a, part.b)
+    return with_coefficients(potential, solve(rows.reduced(), "ridge").x)
+
+
+@pytest.fixture(scope="module", params=POTENTIALS)
+def case(request, tantalum):
+    """A potential, the calibrated sigma around it, and the frames of neither."""
+    potential = POTENTIALS[request.param]()
+    if request.param.startswith(("snap", "quadratic", "chimes")):
+        potential = fitted(potential, tantalum[:4])
+    sure = LLPR.fit(potential, tantalum[:4], tantalum[4:6], progress=False)
+    return request.param, potential, sure, tantalum[6:8]
+
+
+def test_llpr(case):
+    _, _, sure, frames = case
+    for prediction in sure.predict(frames, forces=True):
+        assert prediction.energy_uncertainty > 0
+        assert prediction.forces_uncertainty.shape == (48, 3)
+        assert np.all(prediction.forces_uncertainty > 0)
+        assert np.all(np.isfinite(prediction.forces_uncertainty))
+    check_uncertainty(sure, frames)
+
+
+def test_ensemble(case):
+    """The spread of many members is the sigma of the last layer."""
+    _, potential, sure, frames = case
+    layer = potential.last_layer()
+    rows = energy_features(layer, [potential.neighborhood(atoms) for atoms in frames]) / 48
+    members = sample_ensemble(sure.posterior, sure.maps["energy"].alpha, layer.n_features + 50)
+    energies = [p.energy / 48 for p in potential.predict(frames)]
+    spread = ensemble_predict(energies, rows, members).std(axis=1, ddof=1)
+    sigma = [p.energy_uncertainty / 48 for p in sure.predict(frames)]
+    np.testing.assert_allclose(spread, sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("features", ["ll_grad", "full_grad_rp", "ll_posterior"])
+def test_max_distance_selection_on_gradient_features(case, tantalum, features):
+    _, _, sure, _ = case
+    picks = select(sure, tantalum[:2], tantalum[2:6], method="max_dist", n=2, features=features)
+    assert len(set(picks.indices.tolist())) == 2
+
+
+def test_sigmas_of_an_untrained_potential(tantalum):
+    with pytest.raises(PotentialError, match="all last-layer weights of the Snap are zero; train it first"):
+        LLPR.fit(POTENTIALS["snap"](), tantalum[:4], tantalum[4:6], progress=False)
+
+
+def test_dropout_members(tantalum):
+    network = POTENTIALS["dropout network"]()
+    sure = DropoutEnsemble.fit(network, tantalum[4:6], M=6, seed=1)
+    (prediction,) = sure.predict(tantalum[6:7], forces=True)
+    assert np.all(prediction.forces_uncertainty > 0)
