@@ -14,12 +14,13 @@ from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.descriptors.atomic_descriptor import product
 from surefield.descriptors.cutoffs import CutoffFunction
 
-__all__ = ["AngularForm", "angular_derivatives", "angular_sums", "by_rows"]
+__all__ = ["AngularForm", "Stretch", "angular_derivatives", "angular_sums", "by_rows"]
 
 #: Bytes of one (rows, n_neighbors, n_neighbors) array, beyond which rows are worked off piece by piece:
 #: several such arrays fit into the cache of a processor, and memory does not grow with the structure.
@@ -33,7 +34,7 @@ class AngularForm:
     """What distinguishes angular functions, elements apart.
 
     Attributes:
-        eta: exponent, divided by Rc^2 it is per Å^2.
+        eta: exponent, per Å^2.
         gamma: factor of the cosine.
         zeta: power.
         closed: whether the distance of the two neighbours counts as well (G4), or not (G5).
@@ -45,14 +46,28 @@ class AngularForm:
     closed: bool
 
 
+class Stretch(NamedTuple):
+    """Cutoff radii of their own for pairs of elements, as factors of squared distances: f(r^2 (Rc/rc)^2).
+
+    Attributes:
+        edges: (n, k) factor of each neighbour.
+        elements: (s, s) factor of each pair of elements of two neighbours.
+    """
+
+    edges: Float[Array, "n k"]
+    elements: Float[np.ndarray, "s s"]
+
+
 class _Pairs(NamedTuple):
-    """Geometry of all pairs of neighbours of each atom."""
+    """Geometry of all pairs of neighbours of each atom; stretches are 1 where all pairs share the radius."""
 
     unit: Float[Array, "n k 3"]
     square: Float[Array, "n k"]
     cosine: Float[Array, "n k k"]
     between: Float[Array, "n k k"]
     distinct: Float[Array, "k k"]
+    stretch: Float[Array, "n k"] | float
+    stretch_between: Float[Array, "n k k"] | float
 
 
 def angular_sums(
@@ -60,6 +75,7 @@ def angular_sums(
     elements: Float[Array, "n k s"],
     forms: Sequence[AngularForm],
     cutoff: CutoffFunction,
+    stretch: Stretch | None = None,
 ) -> Float[Array, "n n_forms s s"]:
     """Sum of every form over the ordered pairs j != k of neighbours, for each pair of their elements.
 
@@ -68,11 +84,12 @@ def angular_sums(
         elements: one-hot element of each neighbour; zeros where there is none.
         forms: functions.
         cutoff: cutoff function.
+        stretch: of pairs of elements with a smaller radius; None: all share that of the cutoff function.
     """
-    pairs = _pairs(vectors)
+    pairs = _pairs(vectors, elements, stretch)
     sums: list[Array] = [jnp.zeros(0)] * len(forms)
     for (eta, closed), members in _families(forms).items():
-        weights = elements * _radial(pairs.square, eta, cutoff)[..., None]
+        weights = elements * _radial(pairs.square, eta, cutoff, pairs.stretch)[..., None]
         between = _between(pairs, eta, closed, cutoff)
         left = jnp.swapaxes(weights, 1, 2)
         for index in members:
@@ -86,21 +103,22 @@ def angular_derivatives(
     elements: Float[Array, "n k s"],
     forms: Sequence[AngularForm],
     cutoff: CutoffFunction,
+    stretch: Stretch | None = None,
 ) -> Float[Array, "n k 3 n_forms s"]:
     """Derivative, by the vector to one neighbour, of the sum over the pairs it makes with each element.
 
     With F = a_j a_k P W, summed over k: dF/dv_j = u_j a_j' P W a_k + a_j a_k (P' W (u_k - c u_j)/r_j +
     P W' 2 (v_j - v_k)), where a', P' and W' are derivatives by r, c and q. Each unordered pair counts once.
     """
-    pairs = _pairs(vectors)
+    pairs = _pairs(vectors, elements, stretch)
     n, k, n_elements = elements.shape
     length = jnp.sqrt(pairs.square)
     unit = pairs.unit[..., None]
     found: list[Array] = [jnp.zeros(0)] * len(forms)
     for (eta, closed), members in _families(forms).items():
-        radial = _radial(pairs.square, eta, cutoff)
+        radial = _radial(pairs.square, eta, cutoff, pairs.stretch)
         # a'/r is twice the slope by the square
-        radial_slope = 2 * length * _radial_slope(pairs.square, eta, cutoff)
+        radial_slope = 2 * length * _radial_slope(pairs.square, eta, cutoff, pairs.stretch)
         weights = elements * radial[..., None]
         by_unit = (pairs.unit[..., None] * weights[:, :, None]).reshape(n, k, -1)
         by_vector = jnp.concatenate([weights, by_unit * length[..., None]], axis=-1)
@@ -121,7 +139,10 @@ def angular_derivatives(
 
 
 def by_rows(
-    function: Callable[[Array, Array], Array], vectors: Float[Array, "n k 3"], elements: Float[Array, "n k s"]
+    function: Callable[..., Array],
+    vectors: Float[Array, "n k 3"],
+    elements: Float[Array, "n k s"],
+    *others: Float[Array, "n k"],
 ) -> Array:
     """Apply a function of the neighbours of each atom, a block of atoms at a time if there are many.
 
@@ -130,7 +151,7 @@ def by_rows(
     n, k, _ = vectors.shape
     rows = max(1, _BLOCK_BYTES // (vectors.dtype.itemsize * max(k, 1) ** 2))
     if n <= 2 * rows:
-        return function(vectors, elements)
+        return function(vectors, elements, *others)
     blocks = -(-n // rows)
     rows = -(-n // blocks)
     padding = blocks * rows - n
@@ -140,12 +161,15 @@ def by_rows(
         return jnp.concatenate([x, tail]).reshape(blocks, rows, *x.shape[1:])
 
     one = jnp.array([1.0, 0.0, 0.0], vectors.dtype)
-    parts = split(vectors, one), split(elements, jnp.zeros((), elements.dtype))
+    ones = (split(x, jnp.ones((), x.dtype)) for x in others)
+    parts = split(vectors, one), split(elements, jnp.zeros((), elements.dtype)), *ones
     found = jax.lax.map(jax.checkpoint(lambda block: function(*block)), parts)
     return found.reshape(blocks * rows, *found.shape[2:])[:n]
 
 
-def _pairs(vectors: Float[Array, "n k 3"]) -> _Pairs:
+def _pairs(
+    vectors: Float[Array, "n k 3"], elements: Float[Array, "n k s"], stretch: Stretch | None
+) -> _Pairs:
     square = jnp.sum(vectors**2, axis=-1)
     length = jnp.sqrt(square)
     unit = vectors / length[..., None]
@@ -153,7 +177,12 @@ def _pairs(vectors: Float[Array, "n k 3"]) -> _Pairs:
     lengths = length[:, :, None] * length[:, None]
     between = square[:, :, None] + square[:, None] - 2 * lengths * cosine
     k = vectors.shape[1]
-    return _Pairs(unit, square, cosine, jnp.maximum(between, 0.0), 1.0 - jnp.eye(k, dtype=vectors.dtype))
+    edges, pairs = 1.0, 1.0
+    if stretch is not None:
+        table = stretch.elements.astype(vectors.dtype)
+        edges, pairs = stretch.edges, product(product(elements, table), jnp.swapaxes(elements, 1, 2))
+    distinct = 1.0 - jnp.eye(k, dtype=vectors.dtype)
+    return _Pairs(unit, square, cosine, jnp.maximum(between, 0.0), distinct, edges, pairs)
 
 
 def _families(forms: Sequence[AngularForm]) -> dict[tuple[float, bool], list[int]]:
@@ -164,26 +193,26 @@ def _families(forms: Sequence[AngularForm]) -> dict[tuple[float, bool], list[int
     return families
 
 
-def _radial(square: Array, eta: float, cutoff: CutoffFunction) -> Array:
-    return jnp.exp(-eta / cutoff.Rc**2 * square) * cutoff.of_square(square)
+def _radial(square: Array, eta: float, cutoff: CutoffFunction, stretch: Array | float) -> Array:
+    return jnp.exp(-eta * square) * cutoff.of_square(square * stretch)
 
 
-def _radial_slope(square: Array, eta: float, cutoff: CutoffFunction) -> Array:
+def _radial_slope(square: Array, eta: float, cutoff: CutoffFunction, stretch: Array | float) -> Array:
     """Derivative of `_radial` by the squared distance."""
-    factor = eta / cutoff.Rc**2
-    slope = cutoff.slope_of_square(square) - factor * cutoff.of_square(square)
-    return jnp.exp(-factor * square) * slope
+    stretched = square * stretch
+    slope = stretch * cutoff.slope_of_square(stretched) - eta * cutoff.of_square(stretched)
+    return jnp.exp(-eta * square) * slope
 
 
 def _between(pairs: _Pairs, eta: float, closed: bool, cutoff: CutoffFunction) -> Array:
     """W: what the distance of the two neighbours contributes; no atom pairs with itself."""
     if not closed:
         return jnp.broadcast_to(pairs.distinct, pairs.between.shape)
-    return pairs.distinct * _radial(pairs.between, eta, cutoff)
+    return pairs.distinct * _radial(pairs.between, eta, cutoff, pairs.stretch_between)
 
 
 def _between_slope(pairs: _Pairs, eta: float, cutoff: CutoffFunction) -> Array:
-    return pairs.distinct * _radial_slope(pairs.between, eta, cutoff)
+    return pairs.distinct * _radial_slope(pairs.between, eta, cutoff, pairs.stretch_between)
 
 
 def _angular(cosine: Array, form: AngularForm) -> Array:

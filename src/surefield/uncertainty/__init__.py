@@ -3,12 +3,14 @@
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
 from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
+from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.metrics import uq_metrics
 
 __all__ = [
     "LLPR",
+    "DropoutEnsemble",
     "LLPRPosterior",
     "RowCovariance",
     "calibrate_alpha",

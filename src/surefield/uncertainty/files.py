@@ -9,6 +9,7 @@ from typing import Any
 from surefield.errors import PotentialError
 from surefield.potentials.saving import kind_of, load_potential
 from surefield.training.models.model_files import load_model
+from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 from surefield.uncertainty.llpr import LLPR
 
 __all__ = ["load_any"]
@@ -22,7 +23,12 @@ def load_any(path: str | os.PathLike[str]) -> Any:
         DataError: a .amp file that is not what such files are.
     """
     kind = kind_of(path)
-    loaders = {"potential": load_potential, "llpr": LLPR.load, "model": load_model}
+    loaders = {
+        "potential": load_potential,
+        "llpr": LLPR.load,
+        "dropout_ensemble": DropoutEnsemble.load,
+        "model": load_model,
+    }
     if kind is None:
         return load_model(Path(path))
     if kind not in loaders:
