@@ -1,4 +1,4 @@
-"""Every linear, many-body, neural and parametric potential with every uncertainty and selection, on real data."""
+"""Linear, many-body, neural and parametric potentials with every uncertainty and selection, on real data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from surefield.trainers.inputs import gather, make_configurations
 from surefield.trainers.least_squares import StreamedRows, solve
 from surefield.trainers.linear import linear_rows, with_coefficients
 from surefield.trainers.problem import Weights, residual_weights
-from surefield.uncertainty import LLPR, ensemble_predict, sample_ensemble
-from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+from surefield.uncertainty import LLPR, DropoutEnsemble, ensemble_predict, sample_ensemble
 
 R = np.linspace(0.0, 4.0, 9)
 CHIMES = {

@@ -9,9 +9,6 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from surefield.trainers.fitsnap import FitSnapPotential, FitSnapTrainer
-from surefield.trainers.kim_potential import KIMPotential
-from surefield.trainers.parametric import ParametricModelTrainer
 
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.files import read_json
@@ -20,6 +17,9 @@ from surefield.potentials.saving import pack
 from surefield.storage import LocalStorage, PotentialRegistry
 from surefield.trainers.chimes import ChIMESPotential, ChIMESTrainer
 from surefield.trainers.dunn import DUNNTrainer, KliffBPPotential
+from surefield.trainers.fitsnap import FitSnapPotential, FitSnapTrainer
+from surefield.trainers.kim_potential import KIMPotential
+from surefield.trainers.parametric import ParametricModelTrainer
 from surefield.trainers.result import TrainingWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::surefield.trainers.result.TrainingWarning")
@@ -30,6 +30,10 @@ CHIMES = {
     "PAIRTYP": "CHEBYSHEV 4 0 0 -1 1",
     "TYPEIDX": [{"ATM_TYP": "Si"}],
     "PAIRIDX": [{"ATM_TY1": "Si", "ATM_TY2": "Si", "S_MINIM": 1.5, "S_MAXIM": 4.0, "MORSE_LAMBDA": 2.3}],
+}
+FUNCTIONS = {
+    "g2": [{"eta": 0.1, "Rs": 0.0}, {"eta": 0.4, "Rs": 0.0}],
+    "g4": [{"zeta": 1, "lambda": 1, "eta": 0.05}, {"zeta": 1, "lambda": -1, "eta": 0.05}],
 }
 TRAINERS = {
     "FitSnapTrainer": FitSnapTrainer,
@@ -45,7 +49,7 @@ def handle(name):
     if name == "ChIMESTrainer":
         return ChIMESPotential(["Si"], settings_path=CHIMES)
     if name == "DUNNTrainer":
-        return KliffBPPotential(["Si"], cutoff={"Si-Si": 4.0}, hyperparams="set30", neurons=(4,))
+        return KliffBPPotential(["Si"], cutoff={"Si-Si": 4.0}, hyperparams=FUNCTIONS, neurons=(4,))
     potential = KIMPotential(SW)
     potential.set_params({"A": [[0], [13.0]]})
     return potential

@@ -97,8 +97,8 @@ def train(
     """Fit a potential to labelled structures.
 
     First the element offsets and, where it is linear, the last layer are found exactly (ridge regression on
-    energies and forces); then the rest is trained, with AdamW, and the state with the least validation loss
-    is kept.
+    energies and forces); then the rest, if there is any, is trained with AdamW, and the state with the least
+    validation loss is kept.
 
     Args:
         potential: any potential with parameters, the sum of one and a baseline, or something that makes one
@@ -189,6 +189,8 @@ def fit_samples(
         state, history = None, History()
     else:
         start, solution, state, history = found
+    if _is_linear(start):
+        return _fit(start, solution, History(), train_set, valid_set)
     with track(config.epochs, "train", progress) as bar:
         bar.advance(len(history.rows))
 
@@ -214,6 +216,20 @@ def fit_samples(
             on_step=on_step,
             on_epoch=on_epoch,
         )
+    return _fit(fitted, solution, history, train_set, valid_set)
+
+
+def _is_linear(potential: Potential) -> bool:
+    """Whether the exact solution leaves nothing to train."""
+    if not isinstance(potential, LastLayerPotential) or potential.n_solvable < potential.readout.shape[1]:
+        return False
+    rest = eqx.tree_at(lambda p: (p.readout, p.bias), trainable(potential), (False, False))
+    return not any(jax.tree.leaves(rest))
+
+
+def _fit(
+    fitted: Potential, solution: Solution | None, history: History, train_set: Dataset, valid_set: Dataset
+) -> Fit:
     return Fit(
         potential=fitted,
         train_errors=errors(residuals(fitted, train_set.samples)),
