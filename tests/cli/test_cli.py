@@ -19,6 +19,7 @@ from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials import MomentNetwork, load_potential
 from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.snap import Snap
 from surefield.report import load_run
 from surefield.training import train
 
@@ -105,6 +106,14 @@ def test_networks_on_symmetry_functions(config: Path) -> None:
     assert run("uq", config, *small, "training.epochs=2").exists()
     with pytest.raises(ConfigError, match="did you mean 'hiddenlayers'"):
         run("train", config, "potential.kind=neural_network", "potential.hiddenlayer=[4]")
+
+
+def test_snap(config: Path) -> None:
+    small = ["potential.kind=snap", "potential.cutoff=3.6", "potential.twojmax=2"]
+    found = load_potential(run("train", config, *small) / "potential.npz")
+    assert isinstance(found, Snap)
+    assert np.any(np.asarray(found.readout))
+    assert run("uq", config, *small).exists()
 
 
 def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

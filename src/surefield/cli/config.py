@@ -14,6 +14,7 @@ from surefield.loop.config import LoopConfig
 from surefield.loop.select import FeatureMap, Score
 from surefield.potentials.atomic_network import AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
+from surefield.potentials.snap import SnapConfig
 from surefield.training.config import TrainConfig
 
 __all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "UncertaintyConfig"]
@@ -73,7 +74,7 @@ class RunConfig(Config):
     root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
     potential: Annotated[
-        MomentNetworkConfig | AtomicNetworkConfig,
+        MomentNetworkConfig | AtomicNetworkConfig | SnapConfig,
         Field(discriminator="kind", description="moment_network where no kind is named"),
     ] = MomentNetworkConfig()
     repulsion: RepulsionConfig | None = None

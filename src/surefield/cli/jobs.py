@@ -26,6 +26,7 @@ from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
+from surefield.potentials.snap import Snap, SnapConfig
 from surefield.potentials.zbl import ZBL
 from surefield.report import write_report
 from surefield.structures.doctor import doctor
@@ -87,6 +88,8 @@ def make_potential(config: RunConfig, species: Sequence[int | str]) -> Potential
     potential: Potential
     if isinstance(config.potential, AtomicNetworkConfig):
         potential = AtomicNetwork.from_settings(config.potential, species)
+    elif isinstance(config.potential, SnapConfig):
+        potential = Snap.from_settings(config.potential, species)
     else:
         potential = MomentNetwork.from_config(config.potential, species)
     if config.repulsion is None:

@@ -90,10 +90,11 @@ def descriptor_from_config(config: Mapping[str, Any]) -> AtomicDescriptor:
     Raises:
         ConfigError: an unknown kind, or a description that is damaged.
     """
+    from surefield.descriptors.bispectrum import Bispectrum
     from surefield.descriptors.symmetry_functions import SymmetryFunctions
     from surefield.descriptors.zernike import ZernikeFunctions
 
-    kinds = {"gaussian": SymmetryFunctions, "zernike": ZernikeFunctions}
+    kinds = {"bispectrum": Bispectrum, "gaussian": SymmetryFunctions, "zernike": ZernikeFunctions}
     kind = config.get("kind") if isinstance(config, Mapping) else None
     if kind not in kinds:
         raise ConfigError(f"unknown kind of descriptor {kind!r}; {nearest(str(kind), kinds)}")

@@ -1,0 +1,286 @@
+"""FitSNAP-type potentials: the handle `FitSnapPotential` and the trainer `FitSnapTrainer`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import yaml
+from ase.data import chemical_symbols
+
+from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import describe, load_potential
+from surefield.potentials.snap import Snap
+from surefield.potentials.snap_files import read_snap, write_snap
+from surefield.potentials.sum import SumPotential
+from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_settings, read_sections
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.least_squares import StreamedRows, solve
+from surefield.trainers.linear import linear_rows, with_coefficients
+from surefield.trainers.problem import Configuration, Factors, Problem
+from surefield.trainers.run import CONFIG
+from surefield.trainers.trainer import FitResult, Trainer
+
+__all__ = ["FitSnapPotential", "FitSnapTrainer"]
+
+#: Name of the files for LAMMPS, without suffix.
+PREFIX: Final = "fitsnap_potential"
+#: FitSNAP's constant, bar per eV/Å^3; weights of groups are per bar.
+BAR: Final = 1.6021765e6
+#: Entries of `info` that name the group of a configuration.
+GROUP_KEYS: Final = ("config_type", "group")
+#: Singular values below this part of the largest are dropped, as in FitSNAP.
+_CUT: Final = 1e-13
+
+
+@final
+class FitSnapPotential(PotentialHandle):
+    """Handle around a SNAP potential, linear or quadratic, with or without a reference pair potential.
+
+    Args:
+        species: chemical symbols.
+        model_driver: of a KIM back end; stored, without effect here.
+        kim_api: likewise.
+        settings_path: settings file of FitSNAP (INI), dictionary with the same sections, or None for 2J = 6,
+            rcutfac 4.67637, wj 1 and radelem 0.5 of each type, least squares by SVD.
+        kim_item_type: of a KIM back end; stored, without effect here.
+        parameter_path: start parameters: .snapcoeff and .snapparam (without suffix), or what was saved.
+        kim_id: id in a registry that this potential came from.
+        model_name_prefix: first part of the ids that a registry gives.
+
+    Raises:
+        ConfigError: settings that are unknown, make no sense, or are not supported.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[str] | str,
+        model_driver: str | None = None,
+        kim_api: str | None = None,
+        settings_path: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
+        kim_item_type: str = "simulator-model",
+        parameter_path: str | Path | None = None,
+        kim_id: str | None = None,
+        model_name_prefix: str = "FitSnap",
+    ) -> None:
+        super().__init__(
+            species, kim_id=kim_id, parameter_path=parameter_path, model_name_prefix=model_name_prefix
+        )
+        self.model_driver, self.kim_api, self.kim_item_type = model_driver, kim_api, kim_item_type
+        self.sections = read_sections(settings_path)
+        self.fit_settings: FitSnapSettings = fitsnap_settings(self.sections, self.species)
+        self._start = None if parameter_path is None else str(Path(parameter_path).resolve())
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments; the content of a settings file, not its path."""
+        return {
+            "species": self.species,
+            "model_driver": self.model_driver,
+            "kim_api": self.kim_api,
+            "settings_path": self.sections or None,
+            "kim_item_type": self.kim_item_type,
+            "parameter_path": self._start,
+            "kim_id": self.kim_id,
+            "model_name_prefix": self.model_name_prefix,
+        }
+
+    def make(self) -> Snap | SumPotential:
+        """The potential of the settings, with the start parameters, or zeros."""
+        own = self.fit_settings
+        snap = Snap(own.descriptor, own.quadratic)
+        made = snap if own.reference is None else SumPotential(snap, own.reference)
+        if self._start is None:
+            return made
+        start = self._read(self._start)
+        if self.sections and describe(start) != describe(made):
+            raise PotentialError(
+                explain(
+                    "the start parameters do not fit the settings",
+                    where=self._start,
+                    fix="give the settings they were fitted with, or none",
+                )
+            )
+        return start
+
+    def export_files(self, folder: Path) -> list[Path]:
+        """Write the files for LAMMPS: .snapcoeff, .snapparam, .mod."""
+        return write_snap(folder / PREFIX, self.model, self.fit_settings.types)  # type: ignore[arg-type]
+
+    def load_potential(self, path: str | Path) -> None:
+        """Take the potential from files for LAMMPS (path without suffix), or from what was saved.
+
+        Raises:
+            PotentialError: nothing there, damaged, no SNAP potential, or one of other elements.
+        """
+        self.set_model(self._read(path))
+        self.parameter_path = str(Path(path).resolve())
+
+    def _read(self, path: str | Path) -> Snap | SumPotential:
+        path = Path(path)
+        if path.is_dir():
+            path = path / (POTENTIAL_FILE if (path / POTENTIAL_FILE).exists() else PREFIX)
+        found = load_potential(path) if path.suffix == ".npz" else read_snap(path)
+        if not isinstance(found.learned if isinstance(found, SumPotential) else found, Snap):
+            raise PotentialError(f"{path} holds a {type(found).__name__}, not a SNAP potential")
+        symbols = [chemical_symbols[z] for z in found.species]
+        if sorted(symbols) != sorted(self.species):
+            raise PotentialError(
+                explain("the file has other elements", where=path, got=symbols, expected=self.species)
+            )
+        return found  # type: ignore[return-value]
+
+
+@final
+class FitSnapTrainer(Trainer):
+    """Fits SNAP by weighted linear least squares: minimises the sum of (w r)^2 over all rows.
+
+    Solver, groups, kinds of labels and the reference potential are those of the potential's settings. Groups:
+    their eweight, fweight and vweight (per bar) multiply those of the call; a training size below 1 makes a
+    seeded split, what is not fitted being the validation set; `smartweights` divides all three by the number
+    of the group's fitted configurations, fweight by 3 n_atoms and vweight by 6 as well. With `bzeroflag` the
+    constants are zero and not fitted.
+    """
+
+    trains: ClassVar[tuple[type[Potential], ...]] = (Snap,)
+    handles: ClassVar[tuple[type[PotentialHandle], ...]] = (FitSnapPotential,)
+
+    def settings(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def weighted(
+        self, configurations: Sequence[Configuration], handle: PotentialHandle
+    ) -> list[Configuration]:
+        """Copies with the weights of their groups, zero for kinds of labels that are not used."""
+        if not isinstance(handle, FitSnapPotential):
+            return list(configurations)
+        settings = handle.fit_settings
+        found = []
+        names = _group_names(configurations, settings)
+        sizes = {name: len(_fitted(members, name, settings, 0)) for name, members in _members(names).items()}
+        for c, name in zip(configurations, names, strict=True):
+            factors = np.array(c.factors) * settings.used
+            if name is not None:
+                group = settings.groups[name]
+                factors *= (group.energy, group.forces, group.stress * BAR)
+                if settings.smartweights:
+                    factors /= sizes[name] * np.array([1, 3 * c.n_atoms, 6])
+            found.append(replace(c, factors=Factors(*factors.tolist())))
+        return found
+
+    def own_split(
+        self, configurations: Sequence[Configuration], handle: PotentialHandle, seed: int
+    ) -> tuple[list[int], list[int]] | None:
+        """Training and validation indices by the training sizes of the groups; None if all are 1."""
+        if not isinstance(handle, FitSnapPotential):
+            return None
+        settings = handle.fit_settings
+        if all(group.training_size == 1 for group in settings.groups.values()):
+            return None
+        members = _members(_group_names(configurations, settings))
+        train = sorted(i for name, m in members.items() for i in _fitted(m, name, settings, seed))
+        return train, sorted(set(range(len(configurations))) - set(train))
+
+    def fit(self, model: Potential, problem: Problem) -> FitResult:
+        """Stream the rows of all configurations through QR, then solve."""
+        settings = _settings_of(problem)
+        layer = model.last_layer()
+        assert isinstance(layer, Snap)
+        fit_bias = not layer.descriptor.bzeroflag
+        if settings is not None and settings.smartweights:
+            _check_smartweights(problem, settings)
+        rows = StreamedRows(layer.readout.size + (layer.bias.size if fit_bias else 0))
+        for part in linear_rows(model, problem.train, problem.residual_weights, fit_bias=fit_bias):
+            rows.add(part.a, part.b)
+        solver, alpha = ("svd", 0.0) if settings is None else (settings.solver, settings.alpha)
+        solution = solve(rows.reduced(), solver, eps=_CUT, alpha=alpha)
+        fitted = with_coefficients(model, solution.x)
+        if not fit_bias:
+            zeros = jnp.zeros_like(layer.bias)
+            fitted = eqx.tree_at(lambda p: p.last_layer().bias, fitted, zeros)
+        notes = {
+            "solver": solver,
+            "rank": solution.rank,
+            "columns": len(solution.x),
+            "condition": solution.condition,
+            "rows": solution.n_rows,
+        }
+        text = f"{solver}: rank {solution.rank} of {len(solution.x)}, condition {solution.condition:.3g}"
+        message = "; ".join(filter(None, [text, solution.message]))
+        return FitResult(fitted, solution.converged, message, notes=notes)
+
+
+def _settings_of(problem: Problem) -> FitSnapSettings | None:
+    """Settings of the potential that is trained, from the record of the run; None for a bare potential."""
+    record = yaml.safe_load(problem.run.path(CONFIG).read_text(encoding="utf-8"))["potential"]
+    if record["class"] != FitSnapPotential.__name__:
+        return None
+    return fitsnap_settings(read_sections(record["settings"]["settings_path"]), record["settings"]["species"])
+
+
+def _group_names(
+    configurations: Sequence[Configuration], settings: FitSnapSettings
+) -> list[str] | list[None]:
+    """Group of each configuration; None where the settings have no groups.
+
+    Raises:
+        DataError: a configuration without a group, or in one that the settings do not have.
+    """
+    if not settings.groups:
+        return [None] * len(configurations)
+    found = []
+    for c in configurations:
+        info = c.atoms.info
+        name = next((str(info[key]) for key in GROUP_KEYS if key in info), None)
+        if name is None:
+            fix = f"give it info[{GROUP_KEYS[0]!r}], or leave [GROUPS] out"
+            raise DataError(explain(f"configuration {c.id} has no group", got=list(info), fix=fix))
+        if name not in settings.groups:
+            raise DataError(
+                f"configuration {c.id}: [GROUPS] has no group {name!r}; {nearest(name, settings.groups)}"
+            )
+        found.append(name)
+    return found
+
+
+def _members(names: Sequence[str | None]) -> dict[str, list[int]]:
+    """Indices of the configurations of each group."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        if name is not None:
+            found[name].append(index)
+    return found
+
+
+def _fitted(members: Sequence[int], name: str, settings: FitSnapSettings, seed: int) -> list[int]:
+    """Those of a group that are fitted; the draw depends on the group's name, not on other groups."""
+    count = min(max(round(len(members) * settings.groups[name].training_size), 1), len(members))
+    rng = np.random.default_rng([seed, *name.encode()])
+    return sorted(members[i] for i in rng.permutation(len(members))[:count])
+
+
+def _check_smartweights(problem: Problem, settings: FitSnapSettings) -> None:
+    """Weights were made for the sizes that the groups state: another split would need others."""
+    every = (*problem.train, *problem.validation)
+    expected = {
+        name: len(_fitted(members, name, settings, 0))
+        for name, members in _members(_group_names(every, settings)).items()
+    }
+    fitted = Counter(_group_names(problem.train, settings))
+    for name, count in expected.items():
+        if fitted[name] != count:
+            raise ConfigError(
+                explain(
+                    f"smartweights: group {name!r} has another number of fitted configurations than [GROUPS]",
+                    got=fitted[name],
+                    expected=count,
+                    fix="state training sizes in [GROUPS], and leave training_split and split out",
+                )
+            )

@@ -1,0 +1,286 @@
+"""Settings of a FitSNAP-type fit: INI file or dictionary with the sections that FitSNAP has."""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from ase.data import atomic_numbers
+
+from surefield.descriptors.bispectrum import Bispectrum
+from surefield.errors import ConfigError, explain, nearest
+from surefield.potentials.snap_files import reference_potential
+from surefield.potentials.zbl import ZBL
+
+__all__ = ["FitSnapSettings", "Group", "fitsnap_settings", "read_sections"]
+
+Sections = dict[str, dict[str, str]]
+
+#: They steer FitSNAP's own input and output and are accepted as they are.
+_IGNORED: Final = ("OUTFILE", "SCRAPER", "PATH", "EXTRAS", "MEMORY")
+_NUMBERS: Final = {"rcutfac": 4.67637, "rfac0": 0.99363, "rmin0": 0.0}
+_LISTS: Final = {"wj": 1.0, "radelem": 0.5}
+_INNER: Final = ("sinner", "dinner")
+_FLAGS: Final = {
+    "switchflag": True,
+    "bzeroflag": False,
+    "quadraticflag": False,
+    "chemflag": False,
+    "bnormflag": False,
+    "wselfallflag": False,
+    "switchinnerflag": False,
+}
+_GROUP_SETTINGS: Final = ("group_sections", "group_types", "smartweights", "random_sampling", "BOLTZT")
+_COLUMNS: Final = ("name", "training_size", "testing_size", "eweight", "fweight", "vweight")
+_KEYS: Final = {
+    "BISPECTRUM": ("numTypes", "twojmax", "type", *_NUMBERS, *_LISTS, *_INNER, *_FLAGS),
+    "CALCULATOR": ("calculator", "energy", "force", "stress"),
+    "SOLVER": ("solver", "compute_testerrs", "detailed_errors"),
+    "RIDGE": ("alpha", "local_solver"),
+    "REFERENCE": ("units", "atom_style", "pair_style", "pair_coeff"),
+    "GROUPS": _GROUP_SETTINGS,
+}
+_SOLVERS: Final = {"SVD": "svd", "RIDGE": "ridge"}
+
+
+class Group(NamedTuple):
+    """Share of a group's configurations that is fitted, and its weights (vweight per bar)."""
+
+    training_size: float
+    energy: float
+    forces: float
+    stress: float
+
+
+@dataclass(frozen=True)
+class FitSnapSettings:
+    """What the settings mean.
+
+    Attributes:
+        descriptor: bispectrum.
+        quadratic: whether there are columns of products.
+        types: element of each atom type, in the order of the settings.
+        used: whether energies, forces and stresses are fitted.
+        solver: 'svd' or 'ridge'.
+        alpha: of 'ridge'.
+        reference: pair potential that is taken off the labels; None for none.
+        groups: by name; empty if there are none.
+        smartweights: divide weights by the number of rows of the group.
+    """
+
+    descriptor: Bispectrum
+    quadratic: bool
+    types: tuple[str, ...]
+    used: tuple[bool, bool, bool]
+    solver: str
+    alpha: float
+    reference: ZBL | None
+    groups: Mapping[str, Group]
+    smartweights: bool
+
+
+def read_sections(source: str | Path | Mapping[str, Mapping[str, Any]] | None) -> Sections:
+    """Sections with their entries as text, from a file or a dictionary; empty for None.
+
+    Raises:
+        ConfigError: a file that cannot be read, or an entry that is no text, number or list of them.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return {str(name): _texts(str(name), entries) for name, entries in source.items()}
+    parser = configparser.ConfigParser(inline_comment_prefixes=("#",), interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        with Path(source).open(encoding="utf-8") as file:
+            parser.read_file(file)
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise ConfigError(f"cannot read the settings file {source}: {error}") from None
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _texts(section: str, entries: Any) -> dict[str, str]:
+    if not isinstance(entries, Mapping):
+        raise ConfigError(f"section [{section}] of the settings must be a dictionary, got {entries!r}")
+    return {str(key): _text(section, key, value) for key, value in entries.items()}
+
+
+def _text(section: str, key: Any, value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, list | tuple | np.ndarray):
+        return " ".join(_text(section, key, v) for v in value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float | np.number):
+        return repr(value.item() if isinstance(value, np.number) else value)
+    raise ConfigError(f"[{section}] {key} must be text, a number or a list, got {value!r}")
+
+
+def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSettings:
+    """Meaning of the settings; what they leave out has FitSNAP's defaults.
+
+    Args:
+        sections: of `read_sections`.
+        species: elements of the potential, in the order of atom types where the settings name none.
+
+    Raises:
+        ConfigError: unknown sections or entries, values that make no sense, or what is not supported.
+    """
+    found = _checked(sections)
+    bispectrum, types = found["BISPECTRUM"], list(species)
+    if "type" in bispectrum.entries:
+        types = bispectrum.entries["type"].split()
+        if sorted(types) != sorted(species):
+            raise ConfigError(
+                explain(
+                    "[BISPECTRUM] type has other elements", got=types, expected=f"species {list(species)}"
+                )
+            )
+    if bispectrum.number("numTypes", len(types), int) != len(types):
+        raise ConfigError(f"[BISPECTRUM] numTypes is {bispectrum.entries['numTypes']}, types are {types}")
+    calculator = found["CALCULATOR"]
+    if (name := calculator.entries.get("calculator", "LAMMPSSNAP")) != "LAMMPSSNAP":
+        raise ConfigError(f"[CALCULATOR] calculator {name!r} is not supported; use LAMMPSSNAP")
+    solver, ridge = found["SOLVER"].entries.get("solver", "SVD"), found["RIDGE"]
+    if solver not in _SOLVERS:
+        fix = nearest(solver, _SOLVERS)
+        raise ConfigError(f"[SOLVER] solver {solver!r} is not supported; {fix}")
+    if ridge.entries.get("local_solver", "0") not in ("0", "1"):
+        raise ConfigError("[RIDGE] local_solver must be 0 or 1; both give the same minimum")
+    used = [calculator.flag(kind, default=True) for kind in ("energy", "force", "stress")]
+    return FitSnapSettings(
+        descriptor=_descriptor(bispectrum, types),
+        quadratic=bispectrum.flag("quadraticflag", default=False),
+        types=tuple(types),
+        used=(used[0], used[1], used[2]),
+        solver=_SOLVERS[solver],
+        alpha=ridge.number("alpha", 1e-6, float),
+        reference=_reference(found["REFERENCE"], types),
+        groups=_groups(found["GROUPS"]),
+        smartweights=found["GROUPS"].flag("smartweights", default=False),
+    )
+
+
+class _Section(NamedTuple):
+    """Entries of one section, with their conversion."""
+
+    name: str
+    entries: Mapping[str, str]
+
+    def number(self, key: str, default: Any, kind: type) -> Any:
+        found = self.numbers(key, [default], kind)
+        if len(found) != 1:
+            raise ConfigError(f"[{self.name}] {key} must be one number, got {self.entries[key]!r}")
+        return found[0]
+
+    def numbers(self, key: str, default: list[Any], kind: type) -> list[Any]:
+        if key not in self.entries:
+            return default
+        try:
+            found = [kind(word) for word in self.entries[key].split()]
+        except ValueError:
+            found = []
+        if not found or not np.isfinite(found).all():
+            what = "whole numbers" if kind is int else "numbers"
+            raise ConfigError(f"[{self.name}] {key} must be {what}, got {self.entries[key]!r}")
+        return found
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        text = self.entries.get(key, str(int(default))).lower()
+        known = {"0": False, "1": True, "false": False, "true": True}
+        if text not in known:
+            raise ConfigError(f"[{self.name}] {key} must be 0 or 1, got {self.entries[key]!r}")
+        return known[text]
+
+
+def _checked(sections: Sections) -> dict[str, _Section]:
+    """All known sections, those that are missing empty; unknown sections and entries are refused."""
+    for name, entries in sections.items():
+        if name in _IGNORED:
+            continue
+        if name not in _KEYS:
+            raise ConfigError(
+                f"section [{name}] of the settings is not supported; {nearest(name, (*_KEYS, *_IGNORED))}"
+            )
+        known = _KEYS[name]
+        for key in entries:
+            numbered = name == "REFERENCE" and key.rstrip("0123456789") == "pair_coeff"
+            group = name == "GROUPS" and len(entries[key].split()) > 1
+            if key not in known and not numbered and not group:
+                raise ConfigError(f"unknown entry {key!r} in section [{name}]; {nearest(key, known)}")
+    return {name: _Section(name, sections.get(name, {})) for name in _KEYS}
+
+
+def _descriptor(section: _Section, types: Sequence[str]) -> Bispectrum:
+    n = len(types)
+    largest = section.numbers("twojmax", [6], int)
+    if len(largest) not in (1, n):
+        raise ConfigError(f"[BISPECTRUM] twojmax needs 1 or {n} numbers, got {largest}")
+    if len(set(largest)) > 1:
+        raise ConfigError(f"[BISPECTRUM] twojmax that differs between types is not supported, got {largest}")
+    lists = {name: section.numbers(name, [default] * n, float) for name, default in _LISTS.items()}
+    if section.flag("switchinnerflag", default=False):
+        lists |= {name: section.numbers(name, [], float) for name in _INNER}
+    for name, values in lists.items():
+        if len(values) != n:
+            raise ConfigError(f"[BISPECTRUM] {name} needs a number per type ({n}), got {values}")
+    ascending = sorted(range(n), key=lambda i: atomic_numbers[types[i]])
+    flags = {
+        name: section.flag(name, default=default)
+        for name, default in _FLAGS.items()
+        if name not in ("quadraticflag", "switchinnerflag")
+    }
+    settings: dict[str, Any] = {
+        **{name: section.number(name, default, float) for name, default in _NUMBERS.items()},
+        **{name: tuple(values[i] for i in ascending) for name, values in lists.items()},
+        **flags,
+    }
+    species = tuple(atomic_numbers[types[i]] for i in ascending)
+    return Bispectrum(species=species, twojmax=largest[0], **settings)
+
+
+def _reference(section: _Section, types: Sequence[str]) -> ZBL | None:
+    for key, only in (("units", "metal"), ("atom_style", "atomic")):
+        if section.entries.get(key, only) != only:
+            raise ConfigError(f"[REFERENCE] {key} must be {only}, got {section.entries[key]!r}")
+    pairs = [text for key, text in section.entries.items() if key.startswith("pair_coeff")]
+    return reference_potential(section.entries.get("pair_style", "zero 10.0"), pairs, types)
+
+
+def _groups(section: _Section) -> dict[str, Group]:
+    if float(section.number("BOLTZT", 0.0, float)) != 0:
+        raise ConfigError("[GROUPS] BOLTZT: weights by Boltzmann factors are not supported, only 0")
+    columns = section.entries.get("group_sections", " ".join(_COLUMNS)).split()
+    unknown = [name for name in columns if name not in _COLUMNS]
+    if unknown or columns[0] != "name":
+        raise ConfigError(
+            explain("[GROUPS] group_sections is not supported", got=columns, expected=", ".join(_COLUMNS))
+        )
+    found = {}
+    for name, text in section.entries.items():
+        if name in _GROUP_SETTINGS:
+            continue
+        words = text.split()
+        try:
+            values = {column: float(word) for column, word in zip(columns[1:], words, strict=True)}
+        except ValueError:
+            raise ConfigError(
+                explain(f"unusable group {name!r} in [GROUPS]", got=text, expected=", ".join(columns[1:]))
+            ) from None
+        group = Group(*(values.get(key, 1.0) for key in ("training_size", "eweight", "fweight", "vweight")))
+        fine = 0 < group.training_size <= 1 and 0 <= values.get("testing_size", 0.0) <= 1
+        if not fine or not all(0 <= w < np.inf for w in group[1:]):
+            raise ConfigError(
+                explain(
+                    f"group {name!r} in [GROUPS] is out of range",
+                    got=text,
+                    expected="0 < training_size <= 1, 0 <= testing_size <= 1, weights of 0 or more",
+                )
+            )
+        found[name] = group
+    return found
