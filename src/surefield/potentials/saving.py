@@ -49,6 +49,7 @@ _HOMES: Final = {
     "lennard_jones": "parametric.LennardJones",
     "linearized": "linearized.Linearized",
     "morse": "parametric.Morse",
+    "opaque_kim": "parametric.opaque_kim.OpaqueKIM",
     "quadratic_charge_network": "quadratic_charge_network.QuadraticChargeNetwork",
     "snap": "snap.Snap",
     "stillinger_weber": "parametric.StillingerWeber",

@@ -329,7 +329,7 @@ class _Kept:
     def write(self, path: Path, names: Sequence[str]) -> None:
         if not self.wanted:
             return
-        a, b, w = (np.concatenate([part[i] for part in self.parts]) for i in range(3))
+        a, b, w = (np.concatenate(arrays) for arrays in zip(*(part[:3] for part in self.parts), strict=True))
         labels = [label for part in self.parts for label in part.labels]
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, A=a, b=b, w=w, row_label=np.array(labels), column=np.array(names))

@@ -62,7 +62,7 @@ def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -
         parts = list(make(linear, c, kind, rows, weights, fixed))
         if not parts:
             parts = [FitRows(np.zeros((0, linear.n_features)), np.zeros(0), np.zeros(0), ())]
-        a, b, w = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        a, b, w = (np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True))
         labels = tuple(label for part in parts for label in part.labels)
         yield FitRows(a, b / EV_PER_KCAL_MOL, w, labels)
 

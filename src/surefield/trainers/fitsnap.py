@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Final, final
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import yaml
 from ase.data import chemical_symbols
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.errors import DataError, PotentialError, explain, nearest
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import describe, load_potential
 from surefield.potentials.snap import Snap
@@ -25,7 +24,6 @@ from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.least_squares import StreamedRows, solve
 from surefield.trainers.linear import linear_rows, with_coefficients
 from surefield.trainers.problem import Configuration, Factors, Problem
-from surefield.trainers.run import CONFIG
 from surefield.trainers.trainer import FitResult, Trainer
 
 __all__ = ["FitSnapPotential", "FitSnapTrainer"]
@@ -156,7 +154,7 @@ class FitSnapTrainer(Trainer):
         return {}
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle
+        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Configuration]:
         """Copies with the weights of their groups, zero for kinds of labels that are not used."""
         if not isinstance(handle, FitSnapPotential):
@@ -164,14 +162,14 @@ class FitSnapTrainer(Trainer):
         settings = handle.fit_settings
         found = []
         names = _group_names(configurations, settings)
-        sizes = {name: len(_fitted(members, name, settings, 0)) for name, members in _members(names).items()}
+        sizes = Counter(n for c, n in zip(configurations, names, strict=True) if c.id in fitted)
         for c, name in zip(configurations, names, strict=True):
             factors = np.array(c.factors) * settings.used
             if name is not None:
                 group = settings.groups[name]
                 factors *= (group.energy, group.forces, group.stress * BAR)
                 if settings.smartweights:
-                    factors /= sizes[name] * np.array([1, 3 * c.n_atoms, 6])
+                    factors /= max(sizes[name], 1) * np.array([1, 3 * c.n_atoms, 6])
             found.append(replace(c, factors=Factors(*factors.tolist())))
         return found
 
@@ -190,12 +188,10 @@ class FitSnapTrainer(Trainer):
 
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Stream the rows of all configurations through QR, then solve."""
-        settings = _settings_of(problem)
+        settings = problem.handle.fit_settings if isinstance(problem.handle, FitSnapPotential) else None
         layer = model.last_layer()
         assert isinstance(layer, Snap)
         fit_bias = not layer.descriptor.bzeroflag
-        if settings is not None and settings.smartweights:
-            _check_smartweights(problem, settings)
         rows = StreamedRows(layer.readout.size + (layer.bias.size if fit_bias else 0))
         for part in linear_rows(model, problem.train, problem.residual_weights, fit_bias=fit_bias):
             rows.add(part.a, part.b)
@@ -215,14 +211,6 @@ class FitSnapTrainer(Trainer):
         text = f"{solver}: rank {solution.rank} of {len(solution.x)}, condition {solution.condition:.3g}"
         message = "; ".join(filter(None, [text, solution.message]))
         return FitResult(fitted, solution.converged, message, notes=notes)
-
-
-def _settings_of(problem: Problem) -> FitSnapSettings | None:
-    """Settings of the potential that is trained, from the record of the run; None for a bare potential."""
-    record = yaml.safe_load(problem.run.path(CONFIG).read_text(encoding="utf-8"))["potential"]
-    if record["class"] != FitSnapPotential.__name__:
-        return None
-    return fitsnap_settings(read_sections(record["settings"]["settings_path"]), record["settings"]["species"])
 
 
 def _group_names(
@@ -264,23 +252,3 @@ def _fitted(members: Sequence[int], name: str, settings: FitSnapSettings, seed: 
     count = min(max(round(len(members) * settings.groups[name].training_size), 1), len(members))
     rng = np.random.default_rng([seed, *name.encode()])
     return sorted(members[i] for i in rng.permutation(len(members))[:count])
-
-
-def _check_smartweights(problem: Problem, settings: FitSnapSettings) -> None:
-    """Weights were made for the sizes that the groups state: another split would need others."""
-    every = (*problem.train, *problem.validation)
-    expected = {
-        name: len(_fitted(members, name, settings, 0))
-        for name, members in _members(_group_names(every, settings)).items()
-    }
-    fitted = Counter(_group_names(problem.train, settings))
-    for name, count in expected.items():
-        if fitted[name] != count:
-            raise ConfigError(
-                explain(
-                    f"smartweights: group {name!r} has another number of fitted configurations than [GROUPS]",
-                    got=fitted[name],
-                    expected=count,
-                    fix="state training sizes in [GROUPS], and leave training_split and split out",
-                )
-            )

@@ -41,10 +41,13 @@ _KEYS: Final = {
     "CALCULATOR": ("calculator", "energy", "force", "stress"),
     "SOLVER": ("solver", "compute_testerrs", "detailed_errors"),
     "RIDGE": ("alpha", "local_solver"),
+    "LASSO": ("alpha",),
     "REFERENCE": ("units", "atom_style", "pair_style", "pair_coeff"),
     "GROUPS": _GROUP_SETTINGS,
 }
-_SOLVERS: Final = {"SVD": "svd", "RIDGE": "ridge"}
+_SOLVERS: Final = {"SVD": "svd", "RIDGE": "ridge", "LASSO": "lasso", "ARD": "ard"}
+#: Defaults of FitSNAP.
+_ALPHAS: Final = {"RIDGE": 1e-6, "LASSO": 1e-8}
 
 
 class Group(NamedTuple):
@@ -65,8 +68,8 @@ class FitSnapSettings:
         quadratic: whether there are columns of products.
         types: element of each atom type, in the order of the settings.
         used: whether energies, forces and stresses are fitted.
-        solver: 'svd' or 'ridge'.
-        alpha: of 'ridge'.
+        solver: 'svd', 'ridge', 'lasso' or 'ard'.
+        alpha: of 'ridge' and 'lasso'.
         reference: pair potential that is taken off the labels; None for none.
         groups: by name; empty if there are none.
         smartweights: divide weights by the number of rows of the group.
@@ -159,7 +162,7 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
         types=tuple(types),
         used=(used[0], used[1], used[2]),
         solver=_SOLVERS[solver],
-        alpha=ridge.number("alpha", 1e-6, float),
+        alpha=found[solver].number("alpha", _ALPHAS[solver], float) if solver in _ALPHAS else 0.0,
         reference=_reference(found["REFERENCE"], types),
         groups=_groups(found["GROUPS"]),
         smartweights=found["GROUPS"].flag("smartweights", default=False),

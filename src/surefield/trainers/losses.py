@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.potentials.potential import Potential, predict
+from surefield.potentials.prediction import Prediction
+from surefield.potentials.sum import SumPotential
 from surefield.trainers.problem import Configuration, Weights, residual_weights
 
 __all__ = ["ErrorTable", "Errors", "LossBreakdown", "LossForm", "Residuals", "breakdown", "residuals"]
@@ -53,7 +55,11 @@ class Residuals:
 
 
 def residuals(potential: Potential, configurations: Sequence[Configuration]) -> Iterator[Residuals]:
-    """Predict the configurations in turn, in blocks."""
+    """Predict the configurations in turn, in blocks.
+
+    What a fixed baseline has of them is taken off predictions and labels alike: the spread of the labels,
+    to which R2 refers, is that of what was fitted.
+    """
     for start in range(0, len(configurations), _AT_ONCE):
         block = configurations[start : start + _AT_ONCE]
         stress = any(c.stress is not None for c in block)
@@ -63,14 +69,22 @@ def residuals(potential: Potential, configurations: Sequence[Configuration]) -> 
             stress=stress,
             neighborhoods=[c.structure for c in block],
         )
-        for c, p in zip(block, predictions, strict=True):
-            energy = forces = None
+        fixed: Sequence[Prediction | None] = [None] * len(block)
+        if isinstance(potential, SumPotential):
+            found = [c.structure for c in block]
+            fixed = predict(potential.baseline, [c.atoms for c in block], stress=stress, neighborhoods=found)
+        for c, p, other in zip(block, predictions, fixed, strict=True):
+            energy = forces = both = None
             if c.energy is not None:
-                energy = np.array([p.energy / c.n_atoms]), np.array([c.energy / c.n_atoms])
+                part = 0.0 if other is None else other.energy
+                energy = tuple(np.array([(x - part) / c.n_atoms]) for x in (p.energy, c.energy))
             if c.forces is not None and p.forces is not None:
-                forces = p.forces.ravel(), c.forces.ravel()
-            both = p.stress is not None and c.stress is not None
-            yield Residuals(energy, forces, (p.stress, c.stress) if both else None, c.n_atoms)  # type: ignore[arg-type]
+                part = 0.0 if other is None or other.forces is None else other.forces
+                forces = (p.forces - part).ravel(), (c.forces - part).ravel()
+            if c.stress is not None and p.stress is not None:
+                part = 0.0 if other is None or other.stress is None else other.stress
+                both = p.stress - part, c.stress - part
+            yield Residuals(energy, forces, both, c.n_atoms)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from surefield.files import append_line, write_atomic
 from surefield.structures.neighbors import Neighborhood
+from surefield.trainers.handle import PotentialHandle
 
 __all__ = ["Configuration", "Factors", "Problem", "ResidualWeights", "TrainingRun", "Weights"]
 
@@ -118,6 +119,7 @@ class Problem:
         weights: eweight, fweight, vweight of the call.
         seed: of everything random.
         run: folder of the run.
+        handle: of the potential, with its settings; None where the potential came without.
     """
 
     train: tuple[Configuration, ...]
@@ -125,6 +127,7 @@ class Problem:
     weights: Weights
     seed: int
     run: TrainingRun
+    handle: PotentialHandle | None = None
 
     def residual_weights(self, configuration: Configuration) -> ResidualWeights:
         """Weights of the residuals of one configuration; 0 where it has no such label."""

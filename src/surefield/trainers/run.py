@@ -7,14 +7,14 @@ import csv
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from surefield.errors import ExecutionError, PotentialError
+from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_potential
@@ -70,16 +70,22 @@ def execute(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Cal
         folder: of the run, there already.
     """
     run = TrainingRun(folder)
-    run.log(
-        f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}"
-    )
+    run.log(f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}")
     write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))
-    configurations = trainer.weighted(make_configurations(handle.model, inputs, call.weights), handle)
-    train, validation = _split(trainer, handle, configurations, call)
+    configurations = make_configurations(handle.model, inputs, call.weights)
+    fitted, held = _split(trainer, handle, configurations, call)
+    ids = {configurations[i].id for i in fitted}
+    configurations = trainer.weighted(configurations, handle, ids)
+    train, validation = [configurations[i] for i in fitted], [configurations[i] for i in held]
     write_atomic(run.path("split.json"), json_text(_ids(train, validation), indent=1) + "\n")
     write_atomic(run.path("weights.csv"), _weights_table(configurations))
-    problem = Problem(tuple(train), tuple(validation), call.weights, call.seed, run)
+    problem = Problem(tuple(train), tuple(validation), call.weights, call.seed, run, handle)
     fit = trainer.fit(handle.model, problem)
+    if fit.model.cutoff > handle.model.cutoff:
+        train, validation = (
+            [replace(c, structure=fit.model.neighborhood(c.atoms)) for c in part]
+            for part in (train, validation)
+        )
     run.log(f"{'converged' if fit.success else 'not converged'}: {fit.message}")
     found = breakdown(fit.model, train, call.weights, _form(trainer))
     entries = dict(found.errors)
@@ -154,7 +160,8 @@ def read_result(folder: Path, handle: PotentialHandle) -> TrainingResult:
 
 def evaluated(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, weights: Weights) -> LossBreakdown:
     """Loss and errors of the present parameters on all configurations, without a fit."""
-    configurations = trainer.weighted(make_configurations(handle.model, inputs, weights), handle)
+    configurations = make_configurations(handle.model, inputs, weights)
+    configurations = trainer.weighted(configurations, handle, set(inputs.ids))
     return breakdown(handle.model, configurations, weights, _form(trainer))
 
 
@@ -182,13 +189,22 @@ def _resolved(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: C
 
 def _split(
     trainer: Trainer, handle: PotentialHandle, configurations: Sequence[Configuration], call: Call
-) -> tuple[list[Configuration], list[Configuration]]:
-    own = trainer.own_split(configurations, handle, call.seed) if call.split is None else None
-    if own is None:
-        ids, frames = [c.id for c in configurations], [c.atoms for c in configurations]
-        own = split_configurations(ids, frames, call.training_split, call.split, call.seed)
-    train, validation = ([configurations[i] for i in part] for part in own)
-    return train, validation
+) -> tuple[list[int], list[int]]:
+    """Indices of the fitted and of the other configurations.
+
+    Raises:
+        ConfigError: the potential's settings rule the split, and the call asks for another.
+    """
+    own = trainer.own_split(configurations, handle, call.seed)
+    if own is not None:
+        if call.split is not None or call.training_split != 1:
+            raise ConfigError(
+                "the settings state which configurations are fitted: leave training_split and split out, or "
+                "the training sizes of the settings"
+            )
+        return own
+    ids, frames = [c.id for c in configurations], [c.atoms for c in configurations]
+    return split_configurations(ids, frames, call.training_split, call.split, call.seed)
 
 
 def _ids(train: Sequence[Configuration], validation: Sequence[Configuration]) -> dict[str, list[str]]:
@@ -259,9 +275,9 @@ def _register(
 def _warn(fit: FitResult, errors: ErrorTable, problem: Problem) -> None:
     if not fit.success:
         warnings.warn(f"the fit did not converge: {fit.message}", TrainingWarning, stacklevel=3)
+    rows = [problem.residual_weights(c) for c in problem.train]
     for (kind, part, weighting), e in errors.items():
-        weight = getattr(problem.weights, kind)
-        bad = np.isfinite(e.r2) and e.r2 < 0 and weight > 0
+        bad = np.isfinite(e.r2) and e.r2 < 0 and any(np.any(getattr(w, kind) > 0) for w in rows)
         if bad and part == "train" and weighting == "unweighted":
             warnings.warn(
                 f"R2 of the {kind} is {e.r2:.3g}: the fit is worse than the mean of the labels; "

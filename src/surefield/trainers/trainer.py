@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,7 @@ class Trainer(abc.ABC):
         energy_per_atom: whether the loss counts energies per atom.
         training_split: share of the configurations that is fitted.
         loss_method: 'mse', or 'mae' for absolute values.
+        seed: of everything random, where the call names none.
     """
 
     trains: ClassVar[tuple[type[Potential], ...]]
@@ -69,6 +70,7 @@ class Trainer(abc.ABC):
     energy_per_atom: bool = True
     training_split: float = 1.0
     loss_method: str = "mse"
+    seed: int = 0
 
     @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -83,9 +85,15 @@ class Trainer(abc.ABC):
         return None
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle
+        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Configuration]:
-        """Copies with the factors of groups or weights files; here as they are."""
+        """Copies with the factors of groups or weights files; here as they are.
+
+        Args:
+            configurations: all of a call.
+            handle: of the potential.
+            fitted: ids of those that are fitted.
+        """
         return list(configurations)
 
     def own_split(
@@ -111,7 +119,7 @@ class Trainer(abc.ABC):
         *,
         training_split: float | None = None,
         split: Mapping[str, list[str]] | str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         register: bool | None = None,
         registry: PotentialRegistry | str | Path | None = None,
         fork_potential: bool = False,
@@ -133,7 +141,7 @@ class Trainer(abc.ABC):
             upload_to_kimkit: keep the trained potential in the registry.
             training_split: share that is fitted; None: the trainer's.
             split: fixed ids, or a key of `info` whose equal values stay together.
-            seed: of everything random.
+            seed: of everything random; None: the trainer's, which is 0 where it has none.
             register: the same as `upload_to_kimkit`.
             registry: registry or its folder; `./potentials` by default.
             fork_potential: give a potential that came from a registry a new id.
@@ -168,7 +176,7 @@ class Trainer(abc.ABC):
         *,
         training_split: float | None = None,
         split: Mapping[str, list[str]] | str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         register: bool | None = None,
         registry: PotentialRegistry | str | Path | None = None,
         fork_potential: bool = False,
@@ -250,7 +258,7 @@ class Trainer(abc.ABC):
         upload: bool,
         training_split: float | None,
         split: Mapping[str, list[str]] | str | None,
-        seed: int,
+        seed: int | None,
         register: bool | None,
         registry: PotentialRegistry | str | Path | None,
         fork: bool,
@@ -265,7 +273,7 @@ class Trainer(abc.ABC):
             upload_to_kimkit=upload if register is None else register,
             training_split=self.training_split if training_split is None else training_split,
             split=dict(split) if isinstance(split, Mapping) else split,
-            seed=int(seed),
+            seed=int(self.seed if seed is None else seed),
             registry=str(Path(root).resolve()),
             fork_potential=fork,
         )

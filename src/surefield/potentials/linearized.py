@@ -1,0 +1,228 @@
+"""The linear model around any differentiable potential: its parameters as last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from surefield.errors import ConfigError, PotentialError, explain
+from surefield.potentials.parametric.parameters import ParametricPotential
+from surefield.potentials.potential import (
+    ClosedRows,
+    LastLayerPotential,
+    Potential,
+    VectorPotential,
+    trainable,
+)
+from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
+from surefield.structures.neighbors import Neighborhood
+
+__all__ = ["Linearized"]
+
+#: More columns than this make features and their covariance too large to be of use.
+LARGEST: Final = 5000
+#: Columns whose derivatives are taken at once.
+_AT_ONCE: Final = 8
+
+
+class Linearized(LastLayerPotential):
+    """e_i(theta0) + f_i . (w - w0), f_i = scale d e_i/d theta at theta0, w0 = theta0/scale.
+
+    The weights start at w0, where this is the potential it was made from, so that every method for last
+    layers (uncertainties, ensembles, features) serves potentials that have none. With the default scale
+    columns are derivatives by relative changes of the parameters, and comparable.
+
+    Args:
+        base: any potential; of a `ParametricPotential` the free parameters count, of others all that are
+            trained.
+        scale: (n_parameters,) units of the parameters; None: their present sizes, 1 where zero.
+
+    Raises:
+        PotentialError: no free parameter, or more than 5000.
+        ConfigError: a scale of the wrong length or not positive.
+    """
+
+    base: Potential
+    readout: Float[Array, "1 n_parameters"]
+    reference: Float[Array, " n_parameters"]
+    scale: Float[Array, " n_parameters"]
+    bias: Float[Array, " 1"]
+
+    def __init__(self, base: Potential, scale: ArrayLike | None = None) -> None:
+        present = np.asarray(_vector(base), np.float64)
+        if not 0 < len(present) <= LARGEST:
+            raise PotentialError(
+                explain(
+                    f"{type(base).__name__} cannot be made linear in its parameters",
+                    got=f"{len(present)} free parameters",
+                    expected=f"1 to {LARGEST}",
+                    fix="choose fewer with `with_free`, or shorter tables with `resampled`",
+                )
+            )
+        if scale is None:
+            units = np.where(present == 0, 1.0, np.abs(present))
+        else:
+            units = np.asarray(scale, np.float64)
+            if units.shape != present.shape or not (np.isfinite(units) & (units > 0)).all():
+                raise ConfigError(f"scale must be {len(present)} positive numbers, got shape {units.shape}")
+        self.base = base
+        self.reference = jnp.asarray(present / units)
+        self.readout = self.reference[None]
+        self.scale = jnp.asarray(units)
+        self.bias = jnp.zeros(1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Potential of the configuration in a file."""
+        from surefield.potentials.saving import build
+
+        return cls(build(config["base"]))
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able configuration from which `from_config` makes a potential of the same shape."""
+        from surefield.potentials.saving import describe
+
+        return {"kind": "linearized", "base": describe(self.base)}
+
+    @property
+    def species(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Those of the potential it was made from, as all that follows."""
+        return self.base.species
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Range of the neighbour list, Å."""
+        return self.base.cutoff
+
+    @property
+    def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
+        """Element offsets."""
+        return self.base.offsets
+
+    @property
+    def supplies(self) -> frozenset[str]:  # type: ignore[override]
+        """Results of the potential, charges left out."""
+        return self.base.supplies & Potential.supplies
+
+    @property
+    def reads_positions(self) -> bool:  # type: ignore[override]
+        """Whether the potential does."""
+        return self.base.reads_positions
+
+    def neighborhood(self, atoms: Atoms) -> Neighborhood:
+        """What the potential reads of a structure."""
+        return self.base.neighborhood(atoms)
+
+    def check_frame(self, atoms: Atoms, where: object) -> None:
+        """Raise an error unless the potential can serve a structure."""
+        self.base.check_frame(atoms, where)
+
+    def prepared(
+        self,
+        structures: Sequence[Neighborhood],
+        energies: Sequence[float | None],
+        offsets: Mapping[int, float],
+    ) -> Self:
+        """Copy around the prepared potential."""
+        return eqx.tree_at(lambda p: p.base, self, self.base.prepared(structures, energies, offsets))
+
+    def constants(self) -> tuple[object, ...]:
+        """Everything but the weights."""
+        return (self.base, self.reference, self.scale, self.bias)
+
+    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> NoReturn:
+        """Not known from the elements alone: no weight is solvable."""
+        raise PotentialError("the weights of a linearized potential are not solved for: train the potential")
+
+    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
+        """The one bias moves nothing."""
+        return np.zeros(1)
+
+    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
+        """All atoms share the one row of weights."""
+        return jnp.zeros(graph.numbers.shape, jnp.int32)
+
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets."""
+        energies, change = self._along(graph, self.readout[0] - self.reference)
+        return energies + change
+
+    def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_parameters"]:
+        """Derivatives of each atom's energy by the weights, eV."""
+        directions = jnp.eye(len(self.reference))
+        columns = jax.lax.map(lambda d: self._along(graph, d)[1], directions, batch_size=_AT_ONCE)
+        return columns.T
+
+    def closed_rows(
+        self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
+    ) -> Iterator[ClosedRows]:
+        """Rows of each structure, forward through energy, forces and virial: few parameters, many atoms."""
+        for structure in structures:
+            graph = collate([structure], dtype=self.dtype)
+            rows = jax.tree.map(lambda x: np.asarray(x, np.float64), _rows(self, graph, forces, strain))
+            energy, by_position, by_strain = rows
+            n = structure.n_atoms
+            yield ClosedRows(
+                energy,
+                by_position[:n].reshape(3 * n, -1) if forces else None,
+                by_strain if strain and structure.periodic else None,
+            )
+
+    def _along(self, graph: Graph, weights: Float[Array, " n_parameters"]) -> tuple[Array, Array]:
+        """Energies of atoms, and their derivative along a direction of the weights."""
+        return self.derivative(lambda base: base.site_energies(graph), weights)
+
+    def derivative(self, of: Any, weights: Float[Array, " n_parameters"]) -> Any:
+        """Value of a function of the potential, and its derivative along a direction of the weights."""
+        start = _vector(self.base)
+        tangent = (weights * self.scale).astype(start.dtype)
+        return jax.jvp(lambda vector: of(_with_vector(self.base, vector)), (start,), (tangent,))
+
+
+@eqx.filter_jit
+def _rows(
+    linearized: Linearized, graph: Graph, forces: bool, strain: bool
+) -> tuple[Array, Array | None, Array | None]:
+    """Energy, force and virial rows of a graph of one structure, parameters on the last axis."""
+
+    def total(base: Potential, moved: Graph) -> Array:
+        return jnp.sum(jnp.where(graph.atom_mask, base.site_energies(moved), 0.0))
+
+    def gradients(base: Potential) -> tuple[Array, tuple[Array, Array]]:
+        def of(vectors: Array, positions: Array) -> Array:
+            return total(base, eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (vectors, positions)))
+
+        return jax.value_and_grad(of, argnums=(0, 1))(graph.vectors, graph.positions)
+
+    directions = jnp.eye(len(linearized.reference))
+    if not forces and not strain:
+        one = lambda d: linearized.derivative(lambda base: total(base, graph), d)[1]  # noqa: E731
+        return jax.lax.map(one, directions, batch_size=_AT_ONCE), None, None
+    both = jax.lax.map(lambda d: linearized.derivative(gradients, d)[1], directions, batch_size=_AT_ONCE)
+    energy, (by_vectors, by_positions) = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), both)
+    moment = jnp.einsum("na,nbf->abf", graph.positions, by_positions)
+    virial = edge_virials(by_vectors, graph)[0] + 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
+    return energy, edge_forces(by_vectors, graph) - by_positions, virial
+
+
+def _vector(potential: Potential) -> Float[Array, " n_parameters"]:
+    """Parameters that count, in one vector (traceable)."""
+    if isinstance(potential, ParametricPotential | VectorPotential):
+        return potential.vector
+    return ravel_pytree(eqx.filter(potential, trainable(potential)))[0]
+
+
+def _with_vector(potential: Potential, vector: Float[Array, " n_parameters"]) -> Potential:
+    if isinstance(potential, ParametricPotential | VectorPotential):
+        return potential.with_vector(vector)
+    moving, fixed = eqx.partition(potential, trainable(potential))
+    return eqx.combine(ravel_pytree(moving)[1](vector), fixed)

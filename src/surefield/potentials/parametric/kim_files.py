@@ -1,0 +1,178 @@
+"""Parameter files of KIM's drivers, and model folders that install there: read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from surefield.errors import PotentialError
+from surefield.files import write_atomic
+from surefield.potentials.parametric.edges import BondPotential
+from surefield.potentials.parametric.kim_ids import DRIVERS, Driver
+from surefield.potentials.parametric.lennard_jones import LennardJones
+from surefield.potentials.parametric.morse import Morse
+from surefield.potentials.parametric.stillinger_weber import StillingerWeber
+from surefield.potentials.parametric.tersoff import Tersoff
+
+__all__ = ["driver_of", "params_text", "read_params", "write_kim_model"]
+
+#: Order of the numbers in the files of the drivers.
+_SW: Final = ("A", "B", "p", "q", "sigma", "lambda", "gamma", "costheta0", "cutoff")
+_TERSOFF: Final = (
+    *("m", "gamma", "lambda3", "c", "d", "h", "n", "beta"),
+    *("lambda2", "B", "Rc", "Dc", "lambda1", "A"),
+)
+_SINGLE: Final[Mapping[type, tuple[str, ...]]] = {
+    LennardJones: ("cutoff", "epsilon", "sigma"),
+    Morse: ("cutoff", "epsilon", "C", "Rzero"),
+}
+_CMAKE: Final = """cmake_minimum_required(VERSION 3.10)
+
+list(APPEND CMAKE_PREFIX_PATH $ENV{{KIM_API_CMAKE_PREFIX_DIR}})
+find_package(KIM-API-ITEMS 2.0 REQUIRED CONFIG)
+
+kim_api_items_setup_before_project(ITEM_TYPE "portableModel")
+project({name})
+kim_api_items_setup_after_project(ITEM_TYPE "portableModel")
+
+add_kim_api_model_library(
+  NAME            ${{PROJECT_NAME}}
+  DRIVER_NAME     "{driver}"
+  PARAMETER_FILES {files}
+  )
+"""
+
+
+def driver_of(potential: object) -> Driver | None:
+    """The KIM driver that can compute a potential; None if there is none."""
+    for driver in DRIVERS.values():
+        if type(potential) is not driver.cls:
+            continue
+        assert isinstance(potential, BondPotential)
+        single = driver.cls in _SINGLE
+        if potential.options() == driver.options and (len(potential.symbols) == 1 or not single):
+            return driver
+    return None
+
+
+def read_params(path: str | Path, driver: Driver) -> BondPotential:
+    """Potential of a parameter file; species in the order of the file.
+
+    Raises:
+        PotentialError: no such file, or not one of this driver.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PotentialError(f"there is no parameter file at {path.resolve()}")
+    lines = [line.split("#")[0].split() for line in path.read_text("utf-8").splitlines()]
+    rows = [line for line in lines if line]
+    try:
+        if driver.cls is StillingerWeber:
+            symbols, values = _read_pairs(rows)
+        elif driver.cls is Tersoff:
+            settings = path.with_suffix(".settings")
+            given = settings.read_text("utf-8").split() if settings.is_file() else None
+            symbols, values = _read_triplets([word for row in rows for word in row], given)
+        else:
+            names = _SINGLE[driver.cls]
+            words = [word for row in rows for word in row]
+            symbols = words[:1]
+            values = {n: np.array([float(w)]) for n, w in zip(names, words[1:], strict=True)}
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise PotentialError(f"{path} is not a parameter file of {driver.name}: {error}") from None
+    return driver.cls(values, symbols, **driver.options)
+
+
+def params_text(potential: BondPotential) -> dict[str, str]:
+    """Files of the driver, suffix to text; numbers read back exactly.
+
+    Raises:
+        PotentialError: no driver computes this potential.
+    """
+    driver = driver_of(potential)
+    if driver is None:
+        raise PotentialError(
+            f"no KIM driver computes this {type(potential).__name__} of {len(potential.symbols)} species "
+            f"with {potential.options() or 'no options'}"
+        )
+    values = {name: np.asarray(value).tolist() for name, value in potential.values.items()}
+    symbols, n = potential.symbols, len(potential.symbols)
+    if isinstance(potential, StillingerWeber):
+        pairs = [(i, j) for i in range(n) for j in range(i, n)]
+        lines = [str(n), ""]
+        for place, (i, j) in enumerate(pairs):
+            lines.append(f"{symbols[i]} {symbols[j]} {' '.join(repr(values[k][place]) for k in _SW)}")
+        return {".params": "\n".join([*lines, "", f"# species1 species2 {' '.join(_SW)}; eV, Angstrom", ""])}
+    if isinstance(potential, Tersoff):
+        lines = []
+        for i, j, k in ((i, j, k) for i in range(n) for j in range(n) for k in range(n)):
+            place = {"ordered pair": n * i + j, "triplet": n * n * i + n * j + k}
+            numbers = [values[name][place[potential.FORMS[name].per]] for name in _TERSOFF]
+            words = [str(int(numbers[0])), *(repr(x) for x in numbers[1:])]
+            lines.append(f"{symbols[i]} {symbols[j]} {symbols[k]} {' '.join(words)}")
+        return {".settings": " ".join(symbols) + "\n", ".params": "\n".join(lines) + "\n"}
+    rows = [symbols[0], *(repr(values[name][0]) for name in _SINGLE[type(potential)])]
+    return {".params": "\n".join(rows) + "\n"}
+
+
+def write_kim_model(folder: str | Path, name: str, potential: BondPotential) -> list[Path]:
+    """Write `folder/name` with a KIM portable model of that name; returns its files.
+
+    It installs with `kim-api-collections-management install user FOLDER`, or `install CWD FOLDER`.
+
+    Raises:
+        PotentialError: no driver computes this potential, or the name has other characters than letters,
+            digits and underscores.
+    """
+    if not name.isidentifier():
+        raise PotentialError(f"a KIM model's name has letters, digits and underscores, got {name!r}")
+    texts, driver = params_text(potential), driver_of(potential)
+    assert driver is not None
+    target = Path(folder) / name
+    target.mkdir(parents=True, exist_ok=True)
+    files = {f"{name}{suffix}": text for suffix, text in texts.items()}
+    listed = " ".join(f'"{file}"' for file in files)
+    cmake = _CMAKE.format(name=name, driver=f"{driver.name}_{driver.version}", files=listed)
+    for file, text in {**files, "CMakeLists.txt": cmake}.items():
+        write_atomic(target / file, text)
+    return [target / file for file in (*files, "CMakeLists.txt")]
+
+
+def _read_pairs(rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, np.ndarray]]:
+    n = int(rows[0][0])
+    count = n * (n + 1) // 2
+    if len(rows) != count + 1:
+        raise ValueError(f"{n} species have {count} pairs, found {len(rows) - 1}")
+    found = {tuple(row[:2]): [float(word) for word in row[2:]] for row in rows[1:]}
+    symbols = list(dict.fromkeys(symbol for pair in found for symbol in pair))
+    ordered = []
+    for place, first in enumerate(symbols):
+        for second in symbols[place:]:
+            ordered.append(found.get((first, second)) or found[second, first])
+    return symbols, {
+        name: np.array(column) for name, column in zip(_SW, zip(*ordered, strict=True), strict=True)
+    }
+
+
+def _read_triplets(
+    words: Sequence[str], symbols: Sequence[str] | None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    width = 3 + len(_TERSOFF)
+    if not words or len(words) % width:
+        raise ValueError(f"entries have {width} words, found {len(words)} words")
+    found = {}
+    for start in range(0, len(words), width):
+        numbers = [float(word) for word in words[start + 3 : start + width]]
+        found[tuple(words[start : start + 3])] = dict(zip(_TERSOFF, numbers, strict=True))
+    order = list(symbols or dict.fromkeys(first for first, _, _ in found))
+    values: dict[str, np.ndarray] = {}
+    for name in _TERSOFF:
+        if Tersoff.FORMS[name].per == "triplet":
+            column = [found[i, j, k][name] for i in order for j in order for k in order]
+        else:
+            column = [found[i, j, j][name] for i in order for j in order]
+        values[name] = np.array(column)
+    return order, values
