@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
-from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import Entry, ParameterForm
+from surefield.potentials.parametric.pair import PairPotential
+from surefield.potentials.parametric.parameters import ParameterForm
 
 __all__ = ["Morse"]
 
 
-class Morse(BondPotential):
+class Morse(PairPotential):
     """E = sum_(i<j) epsilon (2 e^(-C(r - Rzero)) - e^(-2C(r - Rzero))), zero from the cutoff on.
 
     As in KIM's drivers, epsilon < 0 for a bound pair. Source: Morse, Phys. Rev. 34, 57 (1929).
@@ -35,32 +33,7 @@ class Morse(BondPotential):
         "Rzero": ParameterForm("Å"),
     }
 
-    shift: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        values: Mapping[str, ArrayLike],
-        species: Sequence[str],
-        *,
-        shift: bool = True,
-        free: Iterable[Entry | tuple[str, int]] | None = None,
-    ) -> None:
-        super().__init__(values, species, free=free)
-        self.shift = bool(shift)
-
-    def options(self) -> dict[str, Any]:
-        """Whether the energy at the cutoff is subtracted."""
-        return {"shift": self.shift}
-
-    def edge_energies(self, edges: Edges) -> Float[Array, " n_atoms"]:
-        """Half of each bond, eV."""
-        of = self.of_pairs(edges)
-        near = edges.mask & (edges.r < of["cutoff"])
-        pair = _pair(jnp.exp(-of["C"] * (jnp.where(near, edges.r, of["cutoff"]) - of["Rzero"])))
-        if self.shift:
-            pair = pair - _pair(jnp.exp(-of["C"] * (of["cutoff"] - of["Rzero"])))
-        return 0.5 * jnp.sum(jnp.where(near, of["epsilon"] * pair, 0.0), axis=0)
-
-
-def _pair(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x * (2 - x)
+    def form(self, of: Mapping[str, Array], r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """2 x - x^2, x = e^(-C(r - Rzero))."""
+        x = jnp.exp(-of["C"] * (r - of["Rzero"]))
+        return x * (2 - x)

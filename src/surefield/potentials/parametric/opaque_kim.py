@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -40,7 +41,8 @@ _STRAINS: Final = np.array(
 def _kimpy() -> Any:
     """kimpy, with KIM's habit of writing kim.log into the current folder switched off."""
     try:
-        import kimpy
+        # Compiled by its users, so that no type checker may count on it.
+        kimpy = importlib.import_module("kimpy")
     except ImportError as error:
         raise PotentialError(f"this KIM model needs KIM itself: {INSTALL}") from error
 
