@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import difflib
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, ClassVar, Final
