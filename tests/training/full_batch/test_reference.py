@@ -33,7 +33,9 @@ CASES = (
     "activation_sigmoid",
     "activation_linear",
 )
-PATHS = ("get_loss", "calculate_loss")
+#: The plain path compiles every operation for each size of images.
+PLAIN = pytest.param("calculate_loss", marks=pytest.mark.slow)
+PATHS = ("get_loss", PLAIN)
 
 
 def _images(small, arguments):
@@ -113,8 +115,7 @@ def _charge_network(model, convention):
     return network.with_vector(jnp.asarray(model["vector"]))
 
 
-# Every operation of the plain path is compiled for each of the four sizes of images.
-@pytest.mark.parametrize("path", ["get_loss", pytest.param("calculate_loss", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("case", ["no_forces", "exact", "fixed-interface", "amp-1.1"])
 def test_charge_loss(case, path, shared, handle):
     folder = shared / "reference/networks/charge"

@@ -16,6 +16,8 @@ from surefield.training.models.charge_neural_network import ChargeNeuralNetwork
 from surefield.training.models.neural_network import NeuralNetwork
 from surefield.uncertainty import LLPR, ensemble_predict, sample_ensemble
 
+#: Four trainings and their sigmas: minutes of compilation.
+pytestmark = pytest.mark.slow
 CASES = ("network", "linear", "image-centred", "charges")
 
 
