@@ -59,7 +59,7 @@ def fitted(method: str, data: Sequence[Atoms], folder: Path) -> FitResult:
     )
     model = MODELS[NAME].make()
     found = make_configurations(model, gather(data, None, False), Weights(1.0, 1.0, 0.0))
-    train = trainer.weighted(found, None)  # type: ignore[arg-type]
+    train = trainer.weighted(found, None, {c.id for c in found})  # type: ignore[arg-type]
     problem = Problem(tuple(train), (), Weights(1.0, 1.0, 0.0), 0, TrainingRun(folder))
     return trainer.fit(model, problem)
 
