@@ -142,7 +142,8 @@ def _native_rows(
         yield FitRows(found.a[used], found.b[used], found.w[used], labels)
     if "s" in kinds and c.stress is not None:
         n = 3 if c.atoms.info.get(DIAGONAL_STRESS) else 6
-        matrix = np.stack([_stress_rows(rows, c)[i] for i in _VOIGT[:n]])
+        tensor = _stress_rows(rows, c)
+        matrix = np.stack([tensor[i] for i in _VOIGT[:n]])
         labels = tuple(f"s_{_AXES[i]}{_AXES[j]}" for i, j in _VOIGT[:n])
         yield FitRows(matrix, (c.stress - fixed.stress)[:n], np.full(n, w.stress), labels)
 
@@ -163,7 +164,8 @@ def _peer_rows(
         if full and c.atoms.info.get(DIAGONAL_STRESS):
             raise DataError(f"FITSTRS ALL needs six stress components, configuration {c.id} has xx, yy, zz")
         places = [(i, j) for i in range(3) for j in range(3) if full or i == j]
-        matrix = -np.stack([_stress_rows(rows, c)[i] for i in places])
+        tensor = _stress_rows(rows, c)
+        matrix = -np.stack([tensor[i] for i in places])
         labels = tuple(f"s_{_AXES[i]}{_AXES[j]}" for i, j in places)
         values = -(c.stress - fixed.stress)[[_VOIGT_OF[i] for i in places]]
         yield FitRows(matrix, values, np.full(len(places), w.stress), labels)

@@ -13,14 +13,12 @@ from jaxtyping import Float
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.potentials.sum import SumPotential
 from surefield.sensitivity.rows import structure_rows
-from surefield.trainers.losses import residuals
+from surefield.trainers.losses import AT_ONCE, residuals
 from surefield.trainers.problem import Configuration, ResidualWeights
 
 __all__ = ["LinearRows", "linear_rows", "with_coefficients"]
 
 P = TypeVar("P", bound=Potential)
-#: Configurations whose baseline is predicted at once.
-_AT_ONCE = 256
 
 
 class LinearRows(NamedTuple):
@@ -54,8 +52,8 @@ def linear_rows(
     """
     layer = model.last_layer()
     baseline = model.baseline if isinstance(model, SumPotential) else None
-    for start in range(0, len(configurations), _AT_ONCE):
-        block = configurations[start : start + _AT_ONCE]
+    for start in range(0, len(configurations), AT_ONCE):
+        block = configurations[start : start + AT_ONCE]
         fixed = [None] * len(block) if baseline is None else list(residuals(baseline, block))
         factors = [weights(c) for c in block]
         forces = any(np.any(w.forces > 0) for w in factors)

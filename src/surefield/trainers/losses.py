@@ -14,12 +14,20 @@ from surefield.potentials.prediction import Prediction
 from surefield.potentials.sum import SumPotential
 from surefield.trainers.problem import Configuration, Weights, residual_weights
 
-__all__ = ["ErrorTable", "Errors", "LossBreakdown", "LossForm", "Residuals", "breakdown", "residuals"]
+__all__ = [
+    "AT_ONCE",
+    "ErrorTable",
+    "Errors",
+    "LossBreakdown",
+    "LossForm",
+    "Residuals",
+    "breakdown",
+    "residuals",
+]
 
 KINDS = ("energy", "forces", "stress")
-PARTS = ("train", "validation")
 #: Configurations that are predicted at once, so that memory does not grow with the data.
-_AT_ONCE = 512
+AT_ONCE = 512
 
 
 class LossForm(NamedTuple):
@@ -45,13 +53,11 @@ class Residuals:
         energy: (predicted, label), eV/atom.
         forces: the same of (3 n_atoms,), eV/Å.
         stress: the same of (6,), eV/Å^3.
-        n_atoms: number of atoms.
     """
 
     energy: tuple[np.ndarray, np.ndarray] | None
     forces: tuple[np.ndarray, np.ndarray] | None
     stress: tuple[np.ndarray, np.ndarray] | None
-    n_atoms: int
 
 
 def residuals(potential: Potential, configurations: Sequence[Configuration]) -> Iterator[Residuals]:
@@ -60,31 +66,29 @@ def residuals(potential: Potential, configurations: Sequence[Configuration]) -> 
     What a fixed baseline has of them is taken off predictions and labels alike: the spread of the labels,
     to which R2 refers, is that of what was fitted.
     """
-    for start in range(0, len(configurations), _AT_ONCE):
-        block = configurations[start : start + _AT_ONCE]
+    fitted, baseline = potential, None
+    if isinstance(potential, SumPotential):
+        fitted, baseline = potential.learned, potential.baseline
+    for start in range(0, len(configurations), AT_ONCE):
+        block = configurations[start : start + AT_ONCE]
+        frames, found = [c.atoms for c in block], [c.structure for c in block]
         stress = any(c.stress is not None for c in block)
-        predictions = predict(
-            potential,
-            [c.atoms for c in block],
-            stress=stress,
-            neighborhoods=[c.structure for c in block],
-        )
+        predictions = predict(fitted, frames, stress=stress, neighborhoods=found)
         fixed: Sequence[Prediction | None] = [None] * len(block)
-        if isinstance(potential, SumPotential):
-            found = [c.structure for c in block]
-            fixed = predict(potential.baseline, [c.atoms for c in block], stress=stress, neighborhoods=found)
+        if baseline is not None:
+            fixed = predict(baseline, frames, stress=stress, neighborhoods=found)
         for c, p, other in zip(block, predictions, fixed, strict=True):
             energy = forces = both = None
             if c.energy is not None:
                 part = 0.0 if other is None else other.energy
-                energy = tuple(np.array([(x - part) / c.n_atoms]) for x in (p.energy, c.energy))
+                energy = np.array([p.energy / c.n_atoms]), np.array([(c.energy - part) / c.n_atoms])
             if c.forces is not None and p.forces is not None:
                 part = 0.0 if other is None or other.forces is None else other.forces
-                forces = (p.forces - part).ravel(), (c.forces - part).ravel()
+                forces = p.forces.ravel(), (c.forces - part).ravel()
             if c.stress is not None and p.stress is not None:
                 part = 0.0 if other is None or other.stress is None else other.stress
-                both = p.stress - part, c.stress - part
-            yield Residuals(energy, forces, both, c.n_atoms)  # type: ignore[arg-type]
+                both = p.stress, c.stress - part
+            yield Residuals(energy, forces, both)
 
 
 @dataclass(frozen=True)

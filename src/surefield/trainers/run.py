@@ -16,7 +16,6 @@ import yaml
 
 from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.files import json_text, read_json, write_atomic
-from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_potential
 from surefield.storage import PotentialRegistry
 from surefield.storage.dataset import package_version
@@ -285,8 +284,3 @@ def _warn(fit: FitResult, errors: ErrorTable, problem: Problem) -> None:
                 TrainingWarning,
                 stacklevel=3,
             )
-
-
-def same_class(model: Potential, kinds: tuple[type[Potential], ...]) -> bool:
-    """Whether a potential, or the learned part of a sum, is of these classes."""
-    return isinstance(model, kinds) or isinstance(getattr(model, "learned", None), kinds)

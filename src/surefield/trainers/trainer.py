@@ -22,7 +22,7 @@ from surefield.trainers.job_folder import write_inputs, write_script
 from surefield.trainers.losses import LossBreakdown
 from surefield.trainers.problem import Configuration, Problem, Weights
 from surefield.trainers.result import TrainingResult
-from surefield.trainers.run import Call, evaluated, execute, read_result, same_class
+from surefield.trainers.run import Call, evaluated, execute, read_result
 
 __all__ = ["FitResult", "Trainer"]
 
@@ -243,9 +243,9 @@ class Trainer(abc.ABC):
     def _handle(self, potential: Any) -> PotentialHandle:
         if isinstance(potential, self.handles):
             return potential
-        if isinstance(potential, Potential) and same_class(potential, self.trains):
+        if isinstance(potential, Potential) and _same_class(potential, self.trains):
             return BareHandle(potential)
-        if isinstance(potential, BareHandle) and same_class(potential.model, self.trains):
+        if isinstance(potential, BareHandle) and _same_class(potential.model, self.trains):
             return potential
         raise ConfigError(_cannot_train(self, potential))
 
@@ -305,7 +305,12 @@ def _cannot_train(trainer: Trainer, potential: Any) -> str:
         name
         for name in TRAINERS
         if isinstance(potential, trainer_class(name).handles)
-        or (isinstance(model, Potential) and same_class(model, trainer_class(name).trains))
+        or (isinstance(model, Potential) and _same_class(model, trainer_class(name).trains))
     ]
     fix = f"use {' or '.join(able)}" if able else f"trainers: {', '.join(TRAINERS)}"
     return f"{type(trainer).__name__} cannot train a {type(potential).__name__}; {fix}"
+
+
+def _same_class(model: Potential, kinds: tuple[type[Potential], ...]) -> bool:
+    """Whether a potential, or the learned part of a sum, is of these classes."""
+    return isinstance(model, kinds) or isinstance(getattr(model, "learned", None), kinds)
