@@ -30,7 +30,6 @@ from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, make_batch, prepare
 from surefield.training.gradient import initial_state, step_settings, train_step
-from surefield.training.readout import standardise
 
 try:
     import torch
@@ -56,11 +55,12 @@ def make_problem() -> tuple[MomentNetwork, Batch]:
         frames.append(atoms)
     potential = MomentNetwork(species=["Cu"])
     data = prepare(frames, potential.cutoff)
-    potential = standardise(potential, data.samples)
     rng = np.random.default_rng(0)
+    energies = [s.labels.energy for s in data.samples]
+    mean = float(np.mean([s.labels.energy / s.structure.n_atoms for s in data.samples]))
+    potential = potential.prepared(data.structures, energies, {potential.species[0]: mean})
     readout = jnp.asarray(0.02 * rng.standard_normal(potential.readout.shape), potential.dtype)
-    mean = np.mean([s.labels.energy / s.structure.n_atoms for s in data.samples])
-    potential = eqx.tree_at(lambda p: (p.readout, p.offsets), potential, (readout, jnp.asarray([mean])))
+    potential = eqx.tree_at(lambda p: p.readout, potential, readout)
     ((shape, _),) = plan_shapes(data.structures, N_STRUCTURES)  # structures of one size: no padding atoms
     return potential, jax.device_put(make_batch(data.samples, shape, potential.dtype))
 

@@ -15,6 +15,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.execution.cache import enable_compilation_cache
+from surefield.execution.memory_maps import release_compiled
 from surefield.potentials import MomentNetwork
 
 pytest_plugins = ["tests.execution.slurm_cluster"]
@@ -40,6 +41,12 @@ def shared() -> Path:
 
 def pytest_sessionstart() -> None:
     enable_compilation_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_maps() -> None:
+    """Compiled programs of hundreds of tests would pass the limit of the system, which ends the process."""
+    release_compiled()
 
 
 @pytest.fixture(scope="session")

@@ -67,3 +67,12 @@ def test_help_does_not_import_jax() -> None:
     assert "Usage" in done.stdout
     assert "surefield.cli" in imported
     assert "jax" not in imported
+
+
+def test_every_benchmark_can_be_imported(project: Path) -> None:
+    scripts = sorted((project / "benchmarks").glob("*.py"))
+    read = f"import runpy\nfor path in {[str(path) for path in scripts]}: runpy.run_path(path)"
+    found = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
+
+    assert scripts
+    assert found.returncode == 0, found.stderr

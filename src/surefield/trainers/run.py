@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from surefield.errors import ConfigError, ExecutionError, PotentialError
+from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.saving import load_potential
 from surefield.storage import PotentialRegistry
@@ -68,6 +69,7 @@ def execute(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Cal
         call: arguments.
         folder: of the run, there already.
     """
+    release_compiled()
     run = TrainingRun(folder)
     run.log(f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}")
     write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))

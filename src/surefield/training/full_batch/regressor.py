@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from surefield.errors import ConfigError, nearest
+from surefield.execution.memory_maps import release_compiled
 from surefield.training.full_batch.checkpoints import Checkpoints, CheckpointState
 from surefield.training.full_batch.interruption import interruptible
 from surefield.training.full_batch.loss_function import LossFunction
@@ -75,6 +76,7 @@ class Regressor:
         Raises:
             ConfigError: there is a checkpoint of another training.
         """
+        release_compiled()
         return _Run(self, model, log or model.log).finish()
 
     def fingerprint(self) -> str:
