@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from surefield.descriptors.radial import bessel_basis, smooth_cutoff
 
@@ -28,12 +30,26 @@ def test_two_continuous_derivatives_at_the_cutoff():
         np.testing.assert_array_equal(function(CUTOFF + 1e-5), 0)
 
 
-def test_recurrence_gives_the_bessel_functions():
-    r = np.linspace(0.5, 3.9, 7)
-    n = np.arange(1, 7)
-    expected = np.sqrt(2 / CUTOFF) * np.sin(n[:, None] * np.pi * r / CUTOFF) / r
-    expected *= np.asarray(smooth_cutoff(r, CUTOFF))
-    np.testing.assert_allclose(bessel_basis(r, CUTOFF, 6), expected, atol=1e-14)
+def _formula(r):
+    n = np.arange(1, 33)[:, None]
+    return np.sqrt(2 / CUTOFF) * jnp.sin(n * np.pi * r / CUTOFF) / r * smooth_cutoff(r, CUTOFF)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-14), (np.float32, 1e-5)])
+def test_values_and_derivatives_are_those_of_the_formula(dtype, tolerance):
+    def basis(r):
+        return bessel_basis(r[None], CUTOFF, 32)[:, 0]
+
+    found, expected = [basis], [_formula]
+    for derive in (jax.jacfwd, jax.jacrev):
+        found.append(derive(found[-1]))
+        expected.append(jax.jacfwd(expected[-1]))
+    for r in np.linspace(0.5, 3.9, 7):
+        for order, (function, exact) in enumerate(zip(found, expected, strict=True)):
+            value = function(jnp.asarray(r, dtype))
+            assert value.dtype == dtype
+            scale = 2 * (32 * np.pi / CUTOFF) ** order
+            np.testing.assert_allclose(value, exact(r)[:, 0], atol=tolerance * scale)
 
 
 def test_single_precision_vanishes_beyond_the_cutoff():

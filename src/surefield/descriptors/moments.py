@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.descriptors.small_products import small_product, swap
+from surefield.descriptors.small_products import small_product
 
 __all__ = ["MAX_RANK", "angular_basis", "invariants", "moments"]
 
@@ -68,9 +68,8 @@ def invariants(
     n, n_channels, _ = tensors.shape
     dtype = tensors.dtype
     last = jnp.transpose(tensors, (2, 1, 0))  # component, channel, atom
-    by_rank = (_padding(dtype) @ last.reshape(len(last), -1)).reshape(MAX_RANK + 1, -1, n_channels, n)
-    by_rank = by_rank.transpose(1, 2, 0, 3)  # component, channel, rank, atom
-    products = small_product(swap(by_rank), by_rank).reshape(n_channels**2, -1)
+    squares = [small_product(last[rank], last[rank], swap_a=True) for rank in _RANKS]
+    products = jnp.stack(squares, axis=2).reshape(n_channels**2, -1)
     parts = [last[0], (_upper(n_channels, dtype) @ products).reshape(-1, n)]
     if n_triple:
         parts += _triples(last[:, :n_triple])
@@ -83,7 +82,7 @@ def _triples(tensors: Float[Array, "20 t n_atoms"]) -> list[Float[Array, "n_inva
     dtype = tensors.dtype
     pairs = _upper(t, dtype)
     full = (_unpacking(dtype) @ tensors.reshape(-1, t * n)).reshape(-1, t, n)
-    vector, columns = swap(full[:3]), full[3:12]
+    vector, columns = full[:3], full[3:12]
     matrix = columns.reshape(3, 3, t, n).transpose(2, 0, 1, 3).reshape(t * 3, 3, n)  # (a i, j)
     cube = full[12:].reshape(3, 9, t, n).transpose(2, 0, 1, 3).reshape(t * 3, 9, n)  # (a i, j k)
 
@@ -91,11 +90,11 @@ def _triples(tensors: Float[Array, "20 t n_atoms"]) -> list[Float[Array, "n_inva
         """(a i, b j) to (a b, i j)."""
         return product.reshape(t, 3, t, 3, n).transpose(0, 2, 1, 3, 4).reshape(t * t, 9, n)
 
-    by_vector = small_product(matrix, swap(vector)).reshape(t, 3, t, n)  # (b i c)
+    by_vector = small_product(matrix, vector).reshape(t, 3, t, n)  # (b i c)
     by_matrix = small_product(cube, columns).reshape(t, 3, t, n)
     both = jnp.concatenate([by_vector, by_matrix]).transpose(1, 0, 2, 3).reshape(3, -1, n)
-    both = small_product(vector, both).reshape(t, 2, t, t, n)
-    squares = [pairs_first(small_product(m, swap(m))) for m in (matrix, cube)]
+    both = small_product(vector, both, swap_a=True).reshape(t, 2, t, t, n)
+    squares = [pairs_first(small_product(m, m, swap_b=True)) for m in (matrix, cube)]
     cubes = small_product(jnp.concatenate(squares), columns).reshape(2, -1, n)
     symmetric = both[:, 0].transpose(0, 2, 1, 3)  # (a c b), symmetric in a and c
     return [
@@ -116,15 +115,6 @@ def _ordered_triples(n: int, dtype: np.dtype) -> Array:
     """Matrix that picks the entries a <= b <= c of a flattened symmetric (n, n, n) tensor."""
     places = [(a * n + b) * n + c for a, b, c in itertools.combinations_with_replacement(range(n), 3)]
     return jnp.asarray(np.eye(n**3, dtype=dtype)[places])
-
-
-def _padding(dtype: np.dtype) -> Array:
-    """Matrix from the 20 components to four ranks of ten each, zeros behind the shorter ones."""
-    width = len(_INDICES[MAX_RANK])
-    matrix = np.zeros((MAX_RANK + 1, width, int(_ENDS[-1])), dtype=dtype)
-    for rank, columns in enumerate(_RANKS):
-        matrix[rank, : len(_INDICES[rank]), columns] = np.eye(len(_INDICES[rank]))
-    return jnp.asarray(matrix.reshape(-1, matrix.shape[-1]))
 
 
 def _unpacking(dtype: np.dtype) -> Array:

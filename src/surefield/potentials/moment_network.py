@@ -179,32 +179,40 @@ class MomentNetwork(DensityPotential):
         readout = jnp.where(width, solved, 1.0).astype(self.dtype)
         return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
 
-    def _radial_angular(self, graph: Graph) -> tuple[Array, Array]:
-        """(n_atoms, n_channels, n_neighbors) and (n_atoms, 20, n_neighbors)."""
+    def _edge_functions(self, graph: Graph) -> tuple[Array, Array]:
+        """(n_atoms, n_species n_basis, n_neighbors) radial and (n_atoms, 20, n_neighbors) angular functions."""
         vectors = jnp.swapaxes(graph.vectors.astype(self.radial.dtype), 1, 2)
         r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
         basis = bessel_basis(r, self.cutoff, self.n_basis)
+        n_species = self.radial.shape[0]
+        if n_species > 1:
+            # One-hot of the neighbour's element times the basis: the sum over elements is a matrix product.
+            neighbor = species_index(self, graph)[graph.neighbors]
+            pair = jax.nn.one_hot(neighbor, n_species, dtype=basis.dtype, axis=1)
+            basis = (pair[:, :, None] * basis[:, None]).reshape(len(basis), -1, basis.shape[-1])
+        return basis, angular_basis(vectors / r[:, None])
+
+    def _mixed(self, functions: Float[Array, "n_atoms n_functions n"], graph: Graph) -> Array:
+        """(n_atoms, n_channels, n): the learned radial functions of each atom."""
         n_species, _, n_channels, _ = self.radial.shape
         if n_species == 1:
-            radial = self.radial[0, 0] @ basis
-        else:
-            index = species_index(self, graph)
-            # One-hot of the neighbour's element times the basis: the sum over elements is one matrix product.
-            pair = jax.nn.one_hot(index[graph.neighbors], n_species, dtype=basis.dtype, axis=1)
-            long = (pair[:, :, None] * basis[:, None]).reshape(len(basis), -1, basis.shape[-1])
-            mixing = jnp.swapaxes(self.radial, 1, 2).reshape(n_species, n_channels, -1)
-            radial = mixing[index] @ long
-        return radial, angular_basis(vectors / r[:, None])
+            return self.radial[0, 0] @ functions
+        mixing = jnp.swapaxes(self.radial, 1, 2).reshape(n_species, n_channels, -1)
+        return mixing[species_index(self, graph)] @ functions
 
     def density(self, graph: Graph) -> Float[Array, "n_atoms n_terms"]:
         """Moment tensors of rank 0 to 3, packed and flattened."""
-        radial, angular = self._radial_angular(graph)
-        return moments(radial, angular).reshape(radial.shape[0], -1)
+        basis, angular = self._edge_functions(graph)
+        if self.radial.shape[0] <= 2:
+            tensors = self._mixed(moments(basis, angular), graph)
+        else:
+            tensors = moments(self._mixed(basis, graph), angular)
+        return tensors.reshape(len(tensors), -1)
 
     def edge_terms(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors n_terms"]:
         """What each neighbour adds to the moment tensors."""
-        radial, angular = self._radial_angular(graph)
-        terms = radial[:, :, None] * angular[:, None]
+        basis, angular = self._edge_functions(graph)
+        terms = self._mixed(basis, graph)[:, :, None] * angular[:, None]
         return jnp.moveaxis(terms, -1, 1).reshape(*graph.mask.shape, -1)
 
     def invariants(self, density: Float[Array, "n_atoms n_terms"]) -> Float[Array, "n_atoms n_invariants"]:
