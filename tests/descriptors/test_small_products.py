@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +29,25 @@ def test_is_a_matrix_product_for_every_atom(pair, dtype):
     np.testing.assert_allclose(found, _expected(a, b), atol=30 * np.finfo(dtype).eps)
 
 
-def test_derivatives_of_second_order_both_ways(pair):
-    check_grads(lambda a, b: jnp.tanh(small_product(a, b)), pair, order=2, modes=["fwd", "rev"])
+SWAPS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+@pytest.fixture(params=SWAPS, ids=str)
+def swapped(request, pair):
+    """The product of a pair, of which some sides are stored as their transposes; and the pair so stored."""
+    swap_a, swap_b = request.param
+    stored = tuple(swap(x) if flag else x for x, flag in zip(pair, request.param, strict=True))
+    return functools.partial(small_product, swap_a=swap_a, swap_b=swap_b), stored
+
+
+def test_swapped_sides_are_multiplied_as_their_transposes(pair, swapped):
+    product, stored = swapped
+    np.testing.assert_allclose(product(*stored), _expected(*pair), atol=1e-14)
+
+
+def test_derivatives_of_second_order_both_ways(swapped):
+    product, stored = swapped
+    check_grads(lambda a, b: jnp.tanh(product(a, b)), stored, order=2, modes=["fwd", "rev"])
 
 
 def test_swap_is_the_transpose(pair):
@@ -37,17 +56,18 @@ def test_swap_is_the_transpose(pair):
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 1), (2, 2), (1, 0), (3, 0)])
-def test_mapped_axes(pair, axes):
+def test_mapped_axes(swapped, axes):
     """`vmap` of either side or both equals a loop."""
+    product, stored = swapped
     rng = np.random.default_rng(1)
     sides = [
         side if axis is None else np.moveaxis(np.stack([side * s for s in rng.normal(size=5)]), 0, axis)
-        for side, axis in zip(pair, axes, strict=True)
+        for side, axis in zip(stored, axes, strict=True)
     ]
-    found = jax.vmap(small_product, in_axes=axes)(*sides)
+    found = jax.vmap(product, in_axes=axes)(*sides)
     for i in range(5):
         one = [s if axis is None else np.take(s, i, axis) for s, axis in zip(sides, axes, strict=True)]
-        np.testing.assert_allclose(found[i], _expected(*one), atol=1e-13)
+        np.testing.assert_allclose(found[i], product(*one), atol=1e-13)
 
 
 def test_empty_sides_and_compiled(pair):

@@ -7,6 +7,7 @@ product is a short sum over vectors as long as the batch, which fills the SIMD u
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ def _einsum(a: Array, b: Array, *, swap_a: bool, swap_b: bool) -> Array:
 def _unrolled(a: Array, b: Array, *, swap_a: bool, swap_b: bool) -> Array:
     columns = a if swap_a else (a[:, k] for k in range(a.shape[1]))
     rows = (b[:, k] for k in range(b.shape[1])) if swap_b else b
-    return sum(column[:, None] * row[None] for column, row in zip(columns, rows, strict=True))
+    terms = (column[:, None] * row[None] for column, row in zip(columns, rows, strict=True))
+    return functools.reduce(operator.add, terms)
 
 
 def _fenced(a: Array, b: Array, *, swap_a: bool, swap_b: bool) -> Array:
@@ -72,9 +74,7 @@ def _shape(a: Any, b: Any, *, swap_a: bool, swap_b: bool) -> Any:
     rows, inner = a.shape[:2][::-1] if swap_a else a.shape[:2]
     other, columns = b.shape[:2][::-1] if swap_b else b.shape[:2]
     if inner != other or a.shape[2:] != b.shape[2:] or a.dtype != b.dtype:
-        raise TypeError(
-            f"small_product of {a.shape} {a.dtype} and {b.shape} {b.dtype}, {swap_a=}, {swap_b=}"
-        )
+        raise TypeError(f"small_product of {a.shape} {a.dtype} and {b.shape} {b.dtype}, {swap_a=}, {swap_b=}")
     return ShapedArray((rows, columns, *a.shape[2:]), a.dtype)
 
 

@@ -180,7 +180,7 @@ class MomentNetwork(DensityPotential):
         return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
 
     def _edge_functions(self, graph: Graph) -> tuple[Array, Array]:
-        """(n_atoms, n_species n_basis, n_neighbors) radial and (n_atoms, 20, n_neighbors) angular functions."""
+        """Radial (n_atoms, n_species n_basis, n_neighbors), angular (n_atoms, 20, n_neighbors)."""
         vectors = jnp.swapaxes(graph.vectors.astype(self.radial.dtype), 1, 2)
         r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
         basis = bessel_basis(r, self.cutoff, self.n_basis)
@@ -203,6 +203,7 @@ class MomentNetwork(DensityPotential):
     def density(self, graph: Graph) -> Float[Array, "n_atoms n_terms"]:
         """Moment tensors of rank 0 to 3, packed and flattened."""
         basis, angular = self._edge_functions(graph)
+        # Of few elements, summing all basis functions costs less than mixing them at every neighbour.
         if self.radial.shape[0] <= 2:
             tensors = self._mixed(moments(basis, angular), graph)
         else:
