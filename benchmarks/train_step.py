@@ -36,7 +36,7 @@ try:
 except ImportError:
     torch = None
 
-N_STRUCTURES, SUPERCELL, RATTLE = 8, (2, 2, 3), 0.1
+N_STRUCTURES, SUPERCELL, RATTLE, CUTOFF = 8, (2, 2, 3), 0.1, 5.0
 RATE = 1e-3
 #: Largest difference that counts as rounding of float32, relative to the largest value.
 TOLERANCE = 1e-4
@@ -54,7 +54,7 @@ def make_problem() -> tuple[MomentNetwork, Batch]:
         atoms.calc = EMT()
         atoms.get_forces()
         frames.append(atoms)
-    potential = MomentNetwork(species=["Cu"])
+    potential = MomentNetwork(species=["Cu"], cutoff=CUTOFF)
     data = prepare(frames, potential.cutoff)
     rng = np.random.default_rng(0)
     energies = [s.labels.energy for s in data.samples]
@@ -75,7 +75,7 @@ class JaxSide:
         state = initial_state(potential, config)
         self.moving = (state.parameters, state.optimizer, state.average)
         self.fixed = eqx.filter(potential, trainable(potential), inverse=True)
-        self.batch, self.settings = batch, step_settings(config)
+        self.batch, self.settings = batch, step_settings(config, potential)
 
     def step(self) -> float:
         """One step; the loss before it."""

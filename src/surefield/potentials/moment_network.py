@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ class MomentNetworkConfig(Config):
     species: tuple[str, ...] | None = Field(
         default=None, description="elements; null takes those of the data"
     )
-    cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour density, Å")
+    cutoff: float = Field(default=5.5, gt=0, description="range of the neighbour density, Å")
     n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
     n_channels: int = Field(
         default=8, ge=1, le=32, description="learned radial functions per pair of species"
@@ -63,6 +63,8 @@ class MomentNetwork(DensityPotential):
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
     """
 
+    default_weight_decay: ClassVar[float] = 1.0
+
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
     n_basis: int = eqx.field(static=True)
@@ -79,7 +81,7 @@ class MomentNetwork(DensityPotential):
     def __init__(
         self,
         species: Sequence[str | int],
-        cutoff: float = 5.0,
+        cutoff: float = 5.5,
         n_basis: int = 8,
         n_channels: int = 8,
         n_triple: int = 5,
@@ -178,6 +180,12 @@ class MomentNetwork(DensityPotential):
         width = jnp.arange(self.readout.shape[1]) < self.n_invariants
         readout = jnp.where(width, solved, 1.0).astype(self.dtype)
         return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
+
+    def weight_decay_factors(self) -> Self:
+        """The network alone: shrinking radial functions would spoil the solved weights."""
+        ones = super().weight_decay_factors()
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else leaf, ones)
+        return eqx.tree_at(lambda p: (p.weights, p.readout), zeros, (ones.weights, ones.readout))
 
     def _edge_functions(self, graph: Graph) -> tuple[Array, Array]:
         """Radial (n_atoms, n_species n_basis, n_neighbors), angular (n_atoms, 20, n_neighbors)."""

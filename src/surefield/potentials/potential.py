@@ -76,10 +76,12 @@ class Potential(eqx.Module):
         offsets: (n_species,) energy of each element that is added in float64, eV.
         supplies: names of the results it can give.
         reads_positions: whether the energy depends on `Graph.positions`, not on vectors alone.
+        default_weight_decay: of AdamW, where a training names none.
     """
 
     supplies: ClassVar[frozenset[str]] = frozenset({"energy", "energies", "forces", "stress"})
     reads_positions: ClassVar[bool] = False
+    default_weight_decay: ClassVar[float] = 0.0
 
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
@@ -164,6 +166,10 @@ class Potential(eqx.Module):
             radial: for radial functions.
         """
         return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
+
+    def weight_decay_factors(self) -> Self:
+        """Factor on the weight decay of every array, in the structure of the potential; here ones."""
+        return self.learning_rate_factors(1.0, 1.0)
 
 
 class ClosedRows(NamedTuple):

@@ -21,11 +21,15 @@ class TrainConfig(Config):
         default=0.0, ge=0, description="times the rate: weights that were solved exactly"
     )
     radial_factor: float = Field(default=0.1, ge=0, description="times the rate: radial functions")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0,
+        description="of AdamW; null: what suits the potential (moment network 1, others 0)",
+    )
     gradient_clip: float = Field(default=10.0, gt=0, description="largest global norm of a gradient")
     ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the average of the weights")
     patience: int = Field(
-        default=20, ge=1, description="epochs without a better validation loss until it stops"
+        default=20, ge=1, description="epochs without a validation score near the least until it stops"
     )
     energy_weight: float = Field(
         default=30.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2"

@@ -33,12 +33,12 @@ class State(NamedTuple):
         parameters: trainable arrays (others None).
         optimizer: state of the optimiser.
         average: exponential moving average of the parameters.
-        best: averaged parameters with the least validation score so far.
+        best: averaged parameters that would be kept now.
         step: optimiser steps done.
         epoch: epoch the next batch belongs to.
         batch: batches of that epoch already done.
-        best_loss: validation score (product of the RMSEs) of `best`.
-        best_epoch: epoch after which it was found.
+        best_loss: least validation score (product of the RMSEs) so far.
+        best_epoch: epoch of `best`.
     """
 
     parameters: Potential
@@ -72,14 +72,11 @@ class StepSettings(NamedTuple):
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        """Clipped AdamW with a rate of one; the step multiplies by the rate of the schedule."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.gradient_clip),
-            optax.adamw(1.0, weight_decay=self.weight_decay),
-        )
+        """Clipped Adam with a rate of one; the step adds weight decay and multiplies by the rate."""
+        return optax.chain(optax.clip_by_global_norm(self.gradient_clip), optax.adam(1.0))
 
 
-def step_settings(config: TrainConfig) -> StepSettings:
+def step_settings(config: TrainConfig, potential: Potential) -> StepSettings:
     """What the compiled step needs to know of a training configuration."""
     weights = LossWeights(
         config.energy_weight, config.forces_weight, config.stress_weight, config.charge_weight
@@ -87,7 +84,7 @@ def step_settings(config: TrainConfig) -> StepSettings:
     return StepSettings(
         weights,
         config.gradient_clip,
-        config.weight_decay,
+        potential.default_weight_decay if config.weight_decay is None else config.weight_decay,
         config.ema,
         config.solved_factor,
         config.radial_factor,
@@ -117,13 +114,18 @@ def train_step(
     value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(
         parameters
     )
-    updates, optimizer = settings.transform.update(gradient, optimizer, cast(Any, parameters))
+    updates, optimizer = settings.transform.update(gradient, optimizer)
     whole = eqx.combine(parameters, fixed)
-    factors = whole.learning_rate_factors(settings.solved_factor, settings.radial_factor)
-    factors = eqx.filter(
-        factors, jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None)
+    moving = jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None)
+    factors = eqx.filter(whole.learning_rate_factors(settings.solved_factor, settings.radial_factor), moving)
+    decays = eqx.filter(whole.weight_decay_factors(), moving)
+    updates = jax.tree.map(
+        lambda u, p, f, d: ((u - settings.weight_decay * d * p) * f * rate).astype(u.dtype),
+        updates,
+        parameters,
+        factors,
+        decays,
     )
-    updates = jax.tree.map(lambda u, f: u * (f * rate).astype(u.dtype), updates, factors)
     parameters = cast(Potential, optax.apply_updates(cast(Any, parameters), updates))
     average = jax.tree.map(lambda a, p: a + (1 - settings.ema) * (p - a), average, parameters)
     return parameters, optimizer, average, value
@@ -132,7 +134,7 @@ def train_step(
 def initial_state(potential: Potential, config: TrainConfig) -> State:
     """State before the first step."""
     parameters = eqx.filter(potential, trainable(potential))
-    start = step_settings(config).transform.init(cast(Any, parameters))
+    start = step_settings(config, potential).transform.init(cast(Any, parameters))
     return State(parameters, start, parameters, parameters, 0, 0, 0, 0.0, math.inf, 0)
 
 
@@ -147,7 +149,10 @@ def fit_gradient(
     on_step: Callable[[State, float], None] = lambda state, value: None,
     on_epoch: Callable[[State, Row], None] = lambda state, row: None,
 ) -> tuple[Potential, State, History]:
-    """Minimise the loss; the state with the least validation score (the start included) is kept.
+    """Minimise the loss; the last state with nearly the least validation score (the start included) is kept.
+
+    Nearly: within one standard error. A product of two RMSEs over n structures is known to about 1/sqrt(n)
+    of itself, and the least of many such scores is often an early one by chance.
 
     Args:
         potential: starting point.
@@ -166,7 +171,7 @@ def fit_gradient(
     static = eqx.filter(potential, trainable(potential), inverse=True)
     per_epoch = sum(1 for _ in batches(train, shapes, seed=config.seed, epoch=0, dtype=potential.dtype))
     n_steps = per_epoch * config.epochs
-    settings = step_settings(config)
+    settings = step_settings(config, potential)
     weights = settings.weights
     history = History() if history is None else history
     begin = time.perf_counter() - (history.rows[-1]["seconds"] if history.rows else 0.0)
@@ -207,8 +212,9 @@ def fit_gradient(
             candidate = eqx.combine(state.average, static)
             value, found = _validate(candidate, validation, weights)
             row |= found
-            if value < state.best_loss:
-                state = state._replace(best=state.average, best_loss=value, best_epoch=state.epoch + 1)
+            state = state._replace(best_loss=min(value, state.best_loss))
+            if value <= (1 + _standard_error(validation)) * state.best_loss:
+                state = state._replace(best=state.average, best_epoch=state.epoch + 1)
         else:
             state = state._replace(best=state.average, best_epoch=state.epoch + 1)
         state = state._replace(epoch=state.epoch + 1, batch=0, loss_sum=0.0)
@@ -217,6 +223,11 @@ def fit_gradient(
         if not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= config.patience:
             break
     return eqx.combine(state.best, static), state, history
+
+
+def _standard_error(validation: Sequence[Sample]) -> float:
+    """Of a validation score, relative; at most a quarter, so that few structures still stop a divergence."""
+    return min(1 / math.sqrt(len(validation)), 0.25)
 
 
 def _validate(potential: Potential, samples: Sequence[Sample], weights: LossWeights) -> tuple[float, Row]:

@@ -62,7 +62,7 @@ class Fit:
     """Outcome of `train`.
 
     Attributes:
-        potential: with the weights of the least validation loss.
+        potential: with the last weights whose validation score is near the least.
         train_errors: on the structures it was fitted to.
         validation_errors: on those held out; None without validation.
         solution: of the exact last layer the training started from; None for potentials without one.
@@ -97,8 +97,8 @@ def train(
     """Fit a potential to labelled structures.
 
     First the element offsets and, where it is linear, the last layer are found exactly (ridge regression on
-    energies and forces); then the rest, if there is any, is trained with AdamW, and the state with the least
-    validation loss is kept.
+    energies and forces); then the rest, if there is any, is trained with AdamW, and the last state whose
+    validation score (product of the RMSEs) is within its standard error of the least is kept.
 
     Args:
         potential: any potential with parameters, the sum of one and a baseline, or something that makes one
@@ -165,7 +165,7 @@ def fit_samples(
         return replace(inner, potential=SumPotential(inner.potential, baseline))
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
-    weights = step_settings(config).weights
+    weights = step_settings(config, potential).weights
     store = _Store(None if folder is None else Path(folder), config, potential, train_set)
     energies = [sample.labels.energy for sample in train_set.samples]
     start = potential.prepared(
