@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-__all__ = ["small_product", "swap"]
+__all__ = ["small_product"]
 
 _product_p = Primitive("small_product")
 
@@ -36,11 +36,6 @@ def small_product(
     backwards; every derivative is again such a product.
     """
     return _product_p.bind(a, b, swap_a=swap_a, swap_b=swap_b)
-
-
-def swap(a: Float[Array, "i j *batch"]) -> Float[Array, "j i *batch"]:
-    """Transpose of every matrix."""
-    return jnp.swapaxes(a, 0, 1)
 
 
 def _einsum(a: Array, b: Array, *, swap_a: bool, swap_b: bool) -> Array:
@@ -88,8 +83,8 @@ def _batch(arguments: Any, axes: Any, *, swap_a: bool, swap_b: bool) -> Any:
         out = small_product(a.reshape(-1, *a.shape[2:]), b, swap_b=swap_b)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
     if at_a is None:
-        b = jnp.moveaxis(b, at_b, 0)
-        b = jnp.moveaxis(b, 0, 1) if not swap_b else jnp.moveaxis(b, 2, 0)  # (inner, mapped, columns)
+        b = jnp.moveaxis(b, at_b, 1)
+        b = jnp.swapaxes(b, 0, 2) if swap_b else b  # (inner, mapped, columns)
         out = small_product(a, b.reshape(b.shape[0], -1, *b.shape[3:]), swap_a=swap_a)
         return out.reshape(out.shape[0], *b.shape[1:3], *out.shape[2:]), 1
     both = jnp.moveaxis(a, at_a, -1), jnp.moveaxis(b, at_b, -1)
