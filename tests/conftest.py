@@ -14,7 +14,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from surefield.execution.cache import enable_compilation_cache
+from surefield.execution import cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.potentials import MomentNetwork
 
@@ -40,7 +40,9 @@ def shared() -> Path:
 
 
 def pytest_sessionstart() -> None:
-    enable_compilation_cache()
+    # Hundreds of small programs are compiled by every worker, and again when compiled programs are dropped.
+    cache.MIN_COMPILE_SECONDS = 0.05
+    cache.enable_compilation_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -31,6 +31,7 @@ RANK_TOLERANCE: Final = 1e-12
 #: ς²/(tr C/d) when neither weights nor a validation set are there to choose it.
 FALLBACK_RELATIVE: Final = 1e-6
 EVIDENCE_STEPS: Final = 500
+EVIDENCE_PLAIN_STEPS: Final = 50
 EVIDENCE_TOLERANCE: Final = 1e-8
 #: Of all ς² as good as the best to this validation NLL, the largest is taken.
 NLL_SLACK: Final = 0.01
@@ -65,12 +66,13 @@ def evidence_regularizer(
             raise ConfigError(explain(f"{name} is out of range for the evidence", got=value))
     eigenvalues = np.clip(np.linalg.eigvalsh(matrix), 0.0, None)
     varsigma2, change = mean, math.inf
-    for _ in range(EVIDENCE_STEPS):
+    for step in range(EVIDENCE_STEPS):
         gamma = float(np.sum(eigenvalues / (eigenvalues + varsigma2)))
         noise = sum_sq_residuals / max(n_rows - gamma, 1e-3 * n_rows)
         following = max(gamma * noise / weight_norm2, floor * mean)
         change = abs(math.log(following / varsigma2))
-        varsigma2 = following
+        # With fewer rows than features the plain iteration may jump between two values for ever.
+        varsigma2 = following if step < EVIDENCE_PLAIN_STEPS else math.sqrt(varsigma2 * following)
         if change < EVIDENCE_TOLERANCE:
             return varsigma2
     warnings.warn(
