@@ -122,7 +122,10 @@ def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixtu
     assert "continuing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["minimal", "realistic", "replay", "everything"])
+@pytest.mark.parametrize(
+    "name",
+    ["minimal", "everything", *(pytest.param(x, marks=pytest.mark.slow) for x in ("realistic", "replay"))],
+)
 def test_example_configurations(name: str, project: Path, tmp_path: Path) -> None:
     path = project / "examples" / "configs" / f"{name}.yaml"
     small = [*SMALL[2:], f"root={tmp_path}"]

@@ -214,6 +214,7 @@ def test_refused_convergence(crystal):
             chunk_convergence(lambda chunk, label=label: label, crystal, 3, [1.0, 1.5])
 
 
+@pytest.mark.slow
 def test_the_loop_takes_chunks_as_candidates(tmp_path):
     """A pool of chunks, labelled by EMT; what they say of themselves reaches the labels."""
     rng = np.random.default_rng(2)
