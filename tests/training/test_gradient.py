@@ -25,6 +25,7 @@ def samples(copper, copper_network):
         ([2.0, 1.0, 1.6, 1.2], 3),
         ([1.0, 1.3, 1.3, 2.0], 0),
         ([1.0, np.nan, 1.1, np.nan], 2),
+        ([1.0, np.nan, 5.0, 6.0], 0),
     ],
 )
 def test_the_last_state_near_the_least_score_is_kept(copper_network, samples, monkeypatch, scores, kept):

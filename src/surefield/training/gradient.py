@@ -120,7 +120,7 @@ def train_step(
     factors = eqx.filter(whole.learning_rate_factors(settings.solved_factor, settings.radial_factor), moving)
     decays = eqx.filter(whole.weight_decay_factors(), moving)
     updates = jax.tree.map(
-        lambda u, p, f, d: ((u - settings.weight_decay * d * p) * f * rate).astype(u.dtype),
+        lambda u, p, f, d: (u - settings.weight_decay * d * p) * (f * rate).astype(u.dtype),
         updates,
         parameters,
         factors,
@@ -212,7 +212,8 @@ def fit_gradient(
             candidate = eqx.combine(state.average, static)
             value, found = _validate(candidate, validation, weights)
             row |= found
-            state = state._replace(best_loss=min(value, state.best_loss))
+            if value < state.best_loss:  # never true of NaN
+                state = state._replace(best_loss=value)
             if value <= (1 + _standard_error(validation)) * state.best_loss:
                 state = state._replace(best=state.average, best_epoch=state.epoch + 1)
         else:
