@@ -277,15 +277,12 @@ if torch is not None:
                 {"params": [net.radial], "lr": RATE * config.radial_factor},
                 {"params": [net.solved], "lr": RATE * config.solved_factor},
                 {
-                    "params": [
-                        *self.network.weights,
-                        *self.network.biases,
-                        self.network.readout,
-                        self.network.bias,
-                    ]
+                    "params": [*net.weights, net.readout],
+                    "weight_decay": step_settings(config, potential).weight_decay,
                 },
+                {"params": [*net.biases, net.bias]},
             ]
-            self.optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=config.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
             self.parameters = list(self.network.parameters())
             self.average = [p.detach().clone() for p in self.parameters]
 
