@@ -44,7 +44,11 @@ def kim() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"kimpy does not compile here: {done.stderr.strip().splitlines()[-1]}")
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError:  # another process was first
+            shutil.rmtree(made)
+            assert target.is_dir()
     sys.path.insert(0, str(target))
 
 
