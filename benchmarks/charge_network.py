@@ -23,8 +23,8 @@ from ase import Atoms
 from surefield import train
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
-from surefield.potentials.charge_network import ChargeNetwork
-from surefield.potentials.quadratic_charge_network import QuadraticChargeNetwork
+from surefield.potentials.electrode.charge_network import ChargeNetwork
+from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.structures.read import read_frames
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import prepare

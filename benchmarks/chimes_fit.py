@@ -23,10 +23,11 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from surefield.potentials.chimes import Chimes, read_params, read_setup, read_xyzf, settings_of
+from surefield.formats.chimes import read_params, read_setup, read_xyzf, settings_of
+from surefield.potentials.chimes import Chimes
 from surefield.trainers.chimes import ChIMESTrainer
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.problem import Problem, TrainingRun, Weights
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "reference" / "trainers"
 INPUTS = SHARED / "inputs" / "chimes"

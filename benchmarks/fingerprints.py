@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.io import read
 
 from surefield.descriptors.derivatives import atomic_features, dense_derivatives
-from surefield.descriptors.fingerprints import Gaussian
+from surefield.networks.fingerprints import Gaussian
 from surefield.execution.cache import enable_compilation_cache
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.structures.neighbors import Neighborhood, neighborhood

@@ -30,11 +30,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 
-from surefield.descriptors.fingerprints import Gaussian
+from surefield.networks.fingerprints import Gaussian
 from surefield.execution.cache import enable_compilation_cache
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.network_parameters import Raveler, get_initial_scalings, get_random_weights
-from surefield.training.full_batch import LossFunction, Regressor
+from surefield.networks.full_batch import LossFunction, Regressor
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "reference" / "networks" / "speed"
 FILES = {"A": ("emt_ptcu_100.extxyz", 6.5), "B": ("emt_cuptco_60.extxyz", 5.0)}

@@ -25,8 +25,8 @@ import surefield as sf
 from surefield.potentials.parametric.kim_ids import MODELS
 from surefield.trainers.inputs import gather, make_configurations
 from surefield.trainers.parametric import ParametricModelTrainer
-from surefield.trainers.problem import Problem, TrainingRun, Weights
-from surefield.trainers.trainer import FitResult
+from surefield.trainers.result import FitResult
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NAME = "SW_StillingerWeber_1985_Si"

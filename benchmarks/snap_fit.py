@@ -30,12 +30,12 @@ import surefield  # noqa: F401, I001  (64-bit types before the first array)
 import ase.io
 import numpy as np
 
-from surefield.potentials.snap import Snap
+from surefield.potentials.snap.snap import Snap
 from surefield.trainers.fitsnap import FitSnapPotential
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.least_squares import Solution, StreamedRows, solve
-from surefield.trainers.linear import linear_rows
-from surefield.trainers.problem import Configuration, Weights, residual_weights
+from surefield.training.least_squares import Solution, StreamedRows, solve
+from surefield.training.linear import linear_rows
+from surefield.training.problem import Configuration, Weights, residual_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RCUTFAC, RFAC0, RADIUS = 4.67637, 0.99363, 0.5

@@ -25,7 +25,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from surefield.potentials import MomentNetwork
-from surefield.potentials.potential import evaluate_jit, trainable
+from surefield.potentials.evaluate import evaluate_jit
+from surefield.potentials.potential import trainable
 from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, make_batch, prepare

@@ -11,17 +11,18 @@ import surefield as sf
 from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import PotentialError
+from surefield.formats.chimes import settings_of
 from surefield.loop import select
-from surefield.potentials.chimes import Chimes, settings_of
+from surefield.potentials.chimes import Chimes
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
-from surefield.potentials.snap import Snap
+from surefield.potentials.snap.snap import Snap
 from surefield.sensitivity import energy_features
 from surefield.testing import check_uncertainty
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.least_squares import StreamedRows, solve
-from surefield.trainers.linear import linear_rows, with_coefficients
-from surefield.trainers.problem import Weights, residual_weights
+from surefield.training.least_squares import StreamedRows, solve
+from surefield.training.linear import linear_rows, with_coefficients
+from surefield.training.problem import Weights, residual_weights
 from surefield.uncertainty import LLPR, DropoutEnsemble, ensemble_predict, sample_ensemble
 
 R = np.linspace(0.0, 4.0, 9)

@@ -11,16 +11,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surefield.descriptors.fingerprints import Gaussian
-    from surefield.loop.select import feature_rows, select
+    from surefield.acquisition.select import feature_rows, select
+    from surefield.networks import Amp, ChargeNeuralNetwork, NeuralNetwork
+    from surefield.networks.fingerprints import Gaussian
+    from surefield.networks.full_batch import LossFunction
     from surefield.potentials import ZBL, MomentNetwork, Prediction, load_potential, save_potential
     from surefield.report import write_report
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
     from surefield.testing.gradients import check_gradients
     from surefield.training import Fit, TrainConfig, train
-    from surefield.training.full_batch import LossFunction
-    from surefield.training.models import Amp, ChargeNeuralNetwork, NeuralNetwork
     from surefield.uncertainty import LLPR
 
 # 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
@@ -31,16 +31,16 @@ if "jax" in sys.modules:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "surefield.loop.select": ("feature_rows", "select"),
-    "surefield.descriptors.fingerprints": ("Gaussian",),
+    "surefield.acquisition.select": ("feature_rows", "select"),
+    "surefield.networks.fingerprints": ("Gaussian",),
     "surefield.potentials": ("ZBL", "MomentNetwork", "Prediction", "load_potential", "save_potential"),
     "surefield.report": ("write_report",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
     "surefield.testing.gradients": ("check_gradients",),
     "surefield.training": ("Fit", "TrainConfig", "train"),
-    "surefield.training.full_batch": ("LossFunction",),
-    "surefield.training.models": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
+    "surefield.networks.full_batch": ("LossFunction",),
+    "surefield.networks": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
     "surefield.uncertainty": ("LLPR",),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         PotentialError: no such file, damaged, or of another kind.
         DataError: a .amp file that is not what such files are.
     """
-    from surefield.uncertainty.files import load_any
+    from surefield.loading import load_any
 
     return load_any(path)
 

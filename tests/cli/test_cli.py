@@ -19,7 +19,7 @@ from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials import MomentNetwork, load_potential
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.snap import Snap
+from surefield.potentials.snap.snap import Snap
 from surefield.report import load_run
 from surefield.training import train
 

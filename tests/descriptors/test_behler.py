@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from surefield.descriptors.atomic_descriptor import descriptor_from_config
 from surefield.descriptors.behler import behler_functions, function_lists
+from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError
 from surefield.structures.graph import collate

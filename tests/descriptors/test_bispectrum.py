@@ -8,9 +8,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from surefield.descriptors.atomic_descriptor import descriptor_from_config
 from surefield.descriptors.bispectrum import Bispectrum, Neighbors
 from surefield.descriptors.bispectrum_tables import blocks, hyperspherical, tables, triples
+from surefield.descriptors.build import descriptor_from_config
 from surefield.errors import ConfigError
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.structures.graph import collate

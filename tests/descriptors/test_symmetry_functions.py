@@ -12,7 +12,7 @@ import pytest
 from ase import Atoms
 from ase.io import read
 
-from surefield.descriptors.atomic_descriptor import descriptor_from_config
+from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.cutoffs import Cosine, Polynomial, cutoff_function
 from surefield.descriptors.derivatives import dense_derivatives
 from surefield.descriptors.symmetry_functions import (

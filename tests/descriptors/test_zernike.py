@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.io import read
 from scipy.special import binom, sph_harm_y
 
-from surefield.descriptors.atomic_descriptor import descriptor_from_config
+from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.cutoffs import Cosine, Polynomial
 from surefield.descriptors.derivatives import dense_derivatives
 from surefield.descriptors.zernike import ZernikeFunctions

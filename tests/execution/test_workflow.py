@@ -23,7 +23,8 @@ from surefield.execution.job_details import JobDetails
 from surefield.execution.job_records import JobRecord, numbered_folder
 from surefield.execution.local_workflow import LocalWorkflow
 from surefield.execution.slurm_workflow import SlurmWorkflow
-from surefield.execution.workflow import JobStatus, Workflow, get_workflow
+from surefield.execution.workflow import JobStatus, Workflow
+from surefield.execution.workflows import get_workflow
 
 RESULT = "from pathlib import Path; Path('result.json').write_text('{}')"
 #: a job that runs until it is stopped or the file `go` appears

@@ -7,9 +7,10 @@ import pytest
 from ase.build import bulk
 
 from surefield.errors import ConfigError, PotentialError
+from surefield.potentials.evaluate import predict
 from surefield.potentials.linearized import Linearized
 from surefield.potentials.parametric.kim_ids import find_model
-from surefield.potentials.potential import predict, trainable
+from surefield.potentials.potential import trainable
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from surefield.descriptors.fingerprints import Gaussian
 from surefield.errors import DataError, PotentialError
 from surefield.loop import Loop, LoopConfig
 from surefield.loop.oracle import ReplayOracle
+from surefield.networks.fingerprints import Gaussian
 from surefield.potentials import ZBL, predict
-from surefield.potentials.charge_network import ChargeNetwork
+from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.training import TrainConfig
 
 

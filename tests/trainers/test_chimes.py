@@ -13,20 +13,14 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError
+from surefield.formats.chimes import read_params, read_setup, read_xyzf, write_params
 from surefield.potentials import ZBL, save_potential
-from surefield.potentials.chimes import (
-    Chimes,
-    ChimesSettings,
-    read_params,
-    read_setup,
-    read_xyzf,
-    write_params,
-)
+from surefield.potentials.chimes import Chimes, ChimesSettings
 from surefield.trainers.chimes import ChIMESPotential, ChIMESTrainer
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.least_squares import StreamedRows, solve
-from surefield.trainers.problem import Problem, TrainingRun, Weights
 from surefield.trainers.result import TrainingWarning
+from surefield.training.least_squares import StreamedRows, solve
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 KCAL = 23.060548
 ALGORITHMS = ("svd", "fast_svd", "ridge", "ridgecv", "lasso", "lassolars", "lars", "dlars", "dlasso")

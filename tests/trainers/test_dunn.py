@@ -11,15 +11,15 @@ import pytest
 
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError
+from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials import ZBL, predict
-from surefield.potentials.dropout_files import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.saving import pack
 from surefield.trainers.dunn import DUNNTrainer, KliffBPPotential
-from surefield.trainers.gradient_steps import OPTIMIZERS, _masks
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.losses import LossForm, breakdown
-from surefield.trainers.problem import Problem, TrainingRun, Weights
+from surefield.training.gradient_steps import OPTIMIZERS, _masks
+from surefield.training.losses import LossForm, breakdown
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 LISTS = {
     "g2": [{"eta": 0.05, "Rs": 0.0}, {"eta": 0.5, "Rs": 2.0}],

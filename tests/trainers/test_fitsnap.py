@@ -16,16 +16,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials import predict
-from surefield.potentials.sum import SumPotential
+from surefield.potentials.potential import SumPotential
 from surefield.structures.convert import convert_labels
 from surefield.testing.frames import random_rotation, rotated
 from surefield.trainers.fitsnap import BAR, FitSnapPotential, FitSnapTrainer
 from surefield.trainers.fitsnap_settings import fitsnap_settings, read_sections
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.trainers.least_squares import StreamedRows, solve
-from surefield.trainers.linear import linear_rows
-from surefield.trainers.problem import ResidualWeights, Weights, residual_weights
 from surefield.trainers.result import TrainingWarning
+from surefield.training.least_squares import StreamedRows, solve
+from surefield.training.linear import linear_rows
+from surefield.training.problem import ResidualWeights, Weights, residual_weights
 
 #: MAE, RMSE, R2 of fitsnap_03_metrics.md.
 FITSNAP_03 = {

@@ -10,7 +10,7 @@ from ase.io import write
 
 from surefield.errors import ConfigError, DataError
 from surefield.trainers.manifest import read_manifest, weighted_by_file
-from surefield.trainers.problem import Configuration
+from surefield.training.problem import Configuration
 
 FULL = {
     "workspace": {"name": "silicon", "seed": 7, "resume": False},

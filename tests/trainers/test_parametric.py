@@ -16,11 +16,11 @@ from surefield.files import read_json
 from surefield.potentials.parametric import FreeParameters, StillingerWeber
 from surefield.potentials.parametric.kim_ids import MODELS
 from surefield.structures.read import read_frames
-from surefield.trainers.losses import LossForm, breakdown
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer
-from surefield.trainers.parametric_objective import BondLoss
-from surefield.trainers.problem import Configuration, Factors, Problem, TrainingRun, Weights
 from surefield.trainers.result import TrainingWarning
+from surefield.training.losses import LossForm, breakdown
+from surefield.training.parametric_objective import BondLoss
+from surefield.training.problem import Configuration, Factors, Problem, TrainingRun, Weights
 
 SILICON = "SW_StillingerWeber_1985_Si__MO_405512056662_006"
 

@@ -10,7 +10,7 @@ from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_symmetry_functions
 from surefield.errors import DataError
 from surefield.potentials import predict
-from surefield.potentials.charge_network import ChargeNetwork
+from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.structures.batching import Shape
 from surefield.structures.read import read_frames
 from surefield.training import train

@@ -12,8 +12,8 @@ from ase import Atoms
 
 from surefield.descriptors.behler import behler_functions
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.formats.dunn import FILES, dropout_network_from_text
 from surefield.potentials import ZBL
-from surefield.potentials.dropout_files import FILES, dropout_network_from_text
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_uncertainty

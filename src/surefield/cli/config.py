@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from surefield.acquisition.select import FeatureMap, Score
 from surefield.config import Config
 from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
-from surefield.loop.select import FeatureMap, Score
 from surefield.potentials.atomic_network import AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
-from surefield.potentials.snap import SnapConfig
+from surefield.potentials.snap.snap import SnapConfig
 from surefield.training.config import TrainConfig
 
 __all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "UncertaintyConfig"]

@@ -8,25 +8,25 @@ from typing import Any, cast
 
 import numpy as np
 
+from surefield.acquisition.select import score_frames, select
 from surefield.cli.config import RunConfig, located
 from surefield.config import load, to_yaml
 from surefield.errors import ConfigError
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.progress import track
 from surefield.execution.run_folder import RunFolder
+from surefield.exploration.sampling import molecular_dynamics_pool
 from surefield.files import atomic_path, write_atomic
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.loop.oracle import CalculatorOracle, ReplayOracle
 from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
 from surefield.loop.rounds import Loop, Predicted, predict_test
-from surefield.loop.sampling import molecular_dynamics_pool
-from surefield.loop.select import score_frames, select
 from surefield.potentials.atomic_network import AtomicNetwork, AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
-from surefield.potentials.snap import Snap, SnapConfig
+from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.potentials.zbl import ZBL
 from surefield.report import write_report
 from surefield.structures.doctor import doctor

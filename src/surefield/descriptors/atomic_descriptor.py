@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,6 @@ __all__ = [
     "AtomicDescriptor",
     "atomic_number",
     "check_species",
-    "descriptor_from_config",
     "near_neighbors",
     "product",
     "species_column",
@@ -82,27 +81,6 @@ class AtomicDescriptor(abc.ABC):
     def __getstate__(self) -> dict[str, Any]:
         # Caches stay behind: hashes of texts differ from process to process.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-
-def descriptor_from_config(config: Mapping[str, Any]) -> AtomicDescriptor:
-    """Descriptor from its description; nothing in it is run.
-
-    Raises:
-        ConfigError: an unknown kind, or a description that is damaged.
-    """
-    from surefield.descriptors.bispectrum import Bispectrum
-    from surefield.descriptors.symmetry_functions import SymmetryFunctions
-    from surefield.descriptors.zernike import ZernikeFunctions
-
-    kinds = {"bispectrum": Bispectrum, "gaussian": SymmetryFunctions, "zernike": ZernikeFunctions}
-    kind = config.get("kind") if isinstance(config, Mapping) else None
-    if kind not in kinds:
-        raise ConfigError(f"unknown kind of descriptor {kind!r}; {nearest(str(kind), kinds)}")
-    try:
-        return kinds[kind].from_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigError(explain(f"damaged description of a {kind} descriptor", got=cause)) from error
 
 
 def atomic_number(symbol: object, where: str) -> int:

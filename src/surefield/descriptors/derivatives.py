@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,11 @@ from surefield.structures.batching import padded_batches, plan_shapes
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["atomic_features", "dense_derivatives", "feature_ranges"]
+__all__ = ["STORED_BYTES", "atomic_features", "dense_derivatives", "feature_ranges"]
 
+#: Derivatives of features are stored up to this size, for all structures together; beyond it they are made
+#: again at every evaluation.
+STORED_BYTES: Final = 2**30
 #: Structures per batch where only features are wanted.
 _BATCH = 16
 

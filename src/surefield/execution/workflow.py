@@ -6,18 +6,17 @@ import abc
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
 
-from surefield.errors import ConfigError, ExecutionError, explain, nearest
+from surefield.errors import ConfigError, ExecutionError, explain
 from surefield.execution.job_details import JobDetails
 from surefield.execution.job_process import JOB, WALLTIME_REACHED, description
 from surefield.execution.job_records import JobRecord, numbered_folder
 from surefield.files import json_text, write_atomic
 
-__all__ = ["JobStatus", "State", "Workflow", "get_workflow", "look_at_process", "start_failed"]
+__all__ = ["JobStatus", "State", "Workflow", "look_at_process", "start_failed"]
 
 State = Literal["pending", "running", "done", "failed", "cancelled"]
 _JOBS: Final = "jobs"
@@ -238,50 +237,6 @@ class Workflow(abc.ABC):
         status = _concluded(latest, latest.exit_code(), seen, reason)
         latest.add("ended", state=status.state, exit_code=status.exit_code, message=status.message)
         return status
-
-
-def get_workflow(
-    workflow: Workflow | Mapping[str, Any] | Executor | None = None,
-    root: str | os.PathLike[str] = "./trainer",
-) -> Workflow:
-    """Workflow from any form users may give it.
-
-    Args:
-        workflow: None for jobs on this machine; a workflow; an executor of `concurrent.futures`; or
-            `{"workflow_type": "LOCAL" | "SLURM", "workflow_args": {"root": ..., "defaults": {...}}}`.
-        root: folder of everything, where the workflow does not say.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    from surefield.execution.executor_workflow import ExecutorWorkflow
-    from surefield.execution.local_workflow import LocalWorkflow
-    from surefield.execution.slurm_workflow import SlurmWorkflow
-
-    if workflow is None:
-        return LocalWorkflow(root)
-    if isinstance(workflow, Workflow):
-        return workflow
-    if isinstance(workflow, Executor):
-        return ExecutorWorkflow(workflow, root)
-    if not isinstance(workflow, Mapping):
-        expected = "None, a Workflow, an executor, or a dict with workflow_type and workflow_args"
-        raise ConfigError(explain("unusable workflow", got=f"{workflow!r:.80}", expected=expected))
-    _check_keys(workflow, ("workflow_type", "workflow_args"), "workflow")
-    kinds = {kind.kind: kind for kind in (LocalWorkflow, SlurmWorkflow)}
-    name = workflow.get("workflow_type", "LOCAL")
-    if name not in kinds:
-        fix = "LSF, PBS and others work through an executor, such as those of dask or parsl"
-        raise ConfigError(f"unknown workflow_type {name!r}; {nearest(str(name), kinds)}; {fix}")
-    arguments = workflow.get("workflow_args") or {}
-    _check_keys(arguments, ("root", "defaults"), "workflow_args")
-    return kinds[name](**{"root": root, **arguments})
-
-
-def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r} in {where}; {nearest(str(key), known)}")
 
 
 def _check_job(command: Sequence[str], path: Path, expects: str | None) -> None:

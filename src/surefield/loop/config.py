@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from surefield.acquisition.select import FeatureMap, Score
 from surefield.config import Config
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
-from surefield.loop.select import FeatureMap, Score
 from surefield.selection.methods import METHODS
 
 __all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig"]

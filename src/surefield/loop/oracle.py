@@ -19,7 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield import keys
 from surefield.errors import ConfigError, DataError, ExecutionError, explain, nearest
 from surefield.execution.executor import Advances, SerialExecutor, map_ordered
-from surefield.structures.label_sources import candidate_keys
+from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "ase_calculator",
     "emt",
     "tblite",
-    "without_labels",
 ]
 
 _log = logging.getLogger(__name__)
@@ -307,21 +306,6 @@ def tblite(
 def emt() -> CalculatorOracle:
     """Oracle of ASE's effective medium theory: for trying things out with Al, Cu, Ag, Au, Ni, Pd, Pt."""
     return CalculatorOracle(_import("ase.calculators.emt:EMT"), "EMT", retries=0)
-
-
-def without_labels(atoms: Atoms, extra: Sequence[str] = ()) -> Atoms:
-    """Copy of a structure without calculator and without entries that count as its energy, forces or stress.
-
-    Args:
-        atoms: the structure; it is not changed.
-        extra: further keys of `info` and `arrays` to leave out.
-    """
-    copy = atoms.copy()
-    for key in (*(key for kind in keys.KINDS for key in candidate_keys(kind)), *extra):
-        copy.info.pop(key, None)
-    for key in {*candidate_keys(keys.FORCES), *extra} - {"numbers", "positions"}:
-        copy.arrays.pop(key, None)
-    return copy
 
 
 def _as_tuple(value: str | Sequence[str] | None) -> Sequence[str]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.select import feature_rows, score_frames
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.progress import Track, track
 from surefield.files import atomic_path
@@ -24,7 +25,6 @@ from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
-from surefield.loop.select import feature_rows, score_frames
 from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.selection.select_rows import select_rows

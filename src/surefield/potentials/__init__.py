@@ -1,19 +1,17 @@
 """Potentials: differentiable functions of a structure, and what is common to all of them."""
 
 from surefield.potentials.calculator import SurefieldCalculator
+from surefield.potentials.evaluate import Results, evaluate, predict
 from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
 from surefield.potentials.potential import (
     DensityPotential,
     LastLayerPotential,
     Potential,
-    Results,
-    evaluate,
-    predict,
+    SumPotential,
     trainable,
 )
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
-from surefield.potentials.sum import SumPotential
 from surefield.potentials.zbl import ZBL
 
 __all__ = [

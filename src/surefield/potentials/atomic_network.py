@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from surefield.config import Config
-from surefield.descriptors.atomic_descriptor import AtomicDescriptor, descriptor_from_config
+from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.derivatives import feature_ranges as ranges_by_element
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
@@ -29,6 +30,7 @@ from surefield.potentials.element_networks import (
     taken_weights,
     weight_parts,
 )
+from surefield.potentials.evaluate import species_index
 from surefield.potentials.layers import (
     ACTIVATIONS,
     Activation,
@@ -37,12 +39,7 @@ from surefield.potentials.layers import (
     excess,
     output_slope,
 )
-from surefield.potentials.potential import (
-    DescriptorPotential,
-    VectorPotential,
-    species_index,
-    species_numbers,
-)
+from surefield.potentials.potential import DescriptorPotential, VectorPotential, species_numbers
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from surefield.descriptors.atomic_descriptor import AtomicDescriptor, descriptor_from_config
+from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError, explain
+from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
-from surefield.potentials.potential import DescriptorPotential, species_index
+from surefield.potentials.potential import DescriptorPotential
 from surefield.structures.graph import Graph, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
 

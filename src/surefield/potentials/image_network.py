@@ -11,7 +11,6 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Float, Int
 
-from surefield.descriptors.system import check_system, periodic_cell
 from surefield.potentials.layers import (
     ACTIVATIONS,
     Taker,
@@ -24,6 +23,7 @@ from surefield.potentials.network_parameters import random_layers
 from surefield.potentials.potential import VectorPotential
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.system import check_system, periodic_cell
 
 __all__ = ["ImageNetwork"]
 
@@ -47,8 +47,6 @@ class ImageNetwork(VectorPotential):
     """
 
     invariances: ClassVar[tuple[str, ...]] = ()
-    reads_positions: ClassVar[bool] = True
-    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "forces"})
 
     numbers: tuple[int, ...] = eqx.field(static=True)
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
@@ -65,6 +63,16 @@ class ImageNetwork(VectorPotential):
     layers: list[Float[Array, "n_in_plus_1 n_out"]]
     readout: Float[Array, "1 n_site_features"]
     bias: Float[Array, " 1"]
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """One energy for the whole structure, and no strain."""
+        return frozenset({"energy", "forces"})
+
+    @property
+    def reads_positions(self) -> bool:
+        """Its inputs are positions."""
+        return True
 
     def __init__(
         self,

@@ -10,18 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, PotentialError, explain
-from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import (
+    MECHANICAL,
     ClosedRows,
     LastLayerPotential,
     Potential,
-    VectorPotential,
-    trainable,
 )
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
@@ -58,7 +55,7 @@ class Linearized(LastLayerPotential):
     bias: Float[Array, " 1"]
 
     def __init__(self, base: Potential, scale: ArrayLike | None = None) -> None:
-        present = np.asarray(_vector(base), np.float64)
+        present = np.asarray(base.vector, np.float64)
         if not 0 < len(present) <= LARGEST:
             raise PotentialError(
                 explain(
@@ -109,12 +106,12 @@ class Linearized(LastLayerPotential):
         return self.base.offsets
 
     @property
-    def supplies(self) -> frozenset[str]:  # type: ignore[override]
+    def supplies(self) -> frozenset[str]:
         """Results of the potential, charges left out."""
-        return self.base.supplies & Potential.supplies
+        return self.base.supplies & MECHANICAL
 
     @property
-    def reads_positions(self) -> bool:  # type: ignore[override]
+    def reads_positions(self) -> bool:
         """Whether the potential does."""
         return self.base.reads_positions
 
@@ -183,9 +180,9 @@ class Linearized(LastLayerPotential):
 
     def derivative(self, of: Any, weights: Float[Array, " n_parameters"]) -> Any:
         """Value of a function of the potential, and its derivative along a direction of the weights."""
-        start = _vector(self.base)
+        start = self.base.vector
         tangent = (weights * self.scale).astype(start.dtype)
-        return jax.jvp(lambda vector: of(_with_vector(self.base, vector)), (start,), (tangent,))
+        return jax.jvp(lambda vector: of(self.base.with_vector(vector)), (start,), (tangent,))
 
 
 @eqx.filter_jit
@@ -212,17 +209,3 @@ def _rows(
     moment = jnp.einsum("na,nbf->abf", graph.positions, by_positions)
     virial = edge_virials(by_vectors, graph)[0] + 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
     return energy, edge_forces(by_vectors, graph) - by_positions, virial
-
-
-def _vector(potential: Potential) -> Float[Array, " n_parameters"]:
-    """Parameters that count, in one vector (traceable)."""
-    if isinstance(potential, ParametricPotential | VectorPotential):
-        return potential.vector
-    return ravel_pytree(eqx.filter(potential, trainable(potential)))[0]
-
-
-def _with_vector(potential: Potential, vector: Float[Array, " n_parameters"]) -> Potential:
-    if isinstance(potential, ParametricPotential | VectorPotential):
-        return potential.with_vector(vector)
-    moving, fixed = eqx.partition(potential, trainable(potential))
-    return eqx.combine(ravel_pytree(moving)[1](vector), fixed)

@@ -16,7 +16,8 @@ from pydantic import Field
 from surefield.config import Config
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
-from surefield.potentials.potential import DensityPotential, species_index, species_numbers
+from surefield.potentials.evaluate import species_index
+from surefield.potentials.potential import DensityPotential, species_numbers
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.errors import DataError, PotentialError, explain
+from surefield.errors import PotentialError
 from surefield.potentials.calculator import SurefieldCalculator
-from surefield.potentials.prediction import Prediction, voigt
-from surefield.structures.batching import padded_batches
-from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
+from surefield.potentials.evaluate import predict, species_index
+from surefield.potentials.prediction import Prediction
+from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = [
@@ -30,41 +31,16 @@ __all__ = [
     "HasPotential",
     "LastLayerPotential",
     "Potential",
-    "Results",
+    "SumPotential",
     "VectorPotential",
     "as_potential",
-    "check_frames",
-    "check_species",
-    "evaluate",
-    "evaluate_jit",
-    "predict",
-    "species_index",
     "trainable",
 ]
 
 P = TypeVar("P", bound="Potential")
 
-
-class Results(NamedTuple):
-    """What `evaluate` gives for a padded batch; padding atoms hold zeros.
-
-    Attributes:
-        energy: total energies, eV, float64, element offsets included.
-        forces: eV/Å.
-        virial: dE/d(strain), eV; divided by the cell volume it is the stress in ASE's sign.
-        energies: per-atom energies, eV, without element offsets.
-        charges: of atoms, e; None for potentials without an electrode potential.
-        capacitance: -d(excess electrons)/d(electrode potential), e/V; None likewise.
-        extrapolation: distance of each atom's features from the range of training; None where not defined.
-    """
-
-    energy: Float[Array, " n_structures"]
-    forces: Float[Array, "n_atoms 3"]
-    virial: Float[Array, "n_structures 3 3"]
-    energies: Float[Array, " n_atoms"]
-    charges: Float[Array, " n_atoms"] | None = None
-    capacitance: Float[Array, " n_structures"] | None = None
-    extrapolation: Float[Array, "n_atoms n_site_inputs"] | None = None
+#: What follows from energies of atoms alone.
+MECHANICAL: Final = frozenset({"energy", "energies", "forces", "stress"})
 
 
 class Potential(eqx.Module):
@@ -74,18 +50,26 @@ class Potential(eqx.Module):
         species: atomic numbers the potential knows, ascending.
         cutoff: range of its neighbour list, Å.
         offsets: (n_species,) energy of each element that is added in float64, eV.
-        supplies: names of the results it can give.
-        reads_positions: whether the energy depends on `Graph.positions`, not on vectors alone.
         default_weight_decay: of AdamW, where a training names none.
+        invariances: changes of a structure that leave its energy as it is.
     """
 
-    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "energies", "forces", "stress"})
-    reads_positions: ClassVar[bool] = False
     default_weight_decay: ClassVar[float] = 0.0
+    invariances: ClassVar[tuple[str, ...]] = ("permutation", "rotation", "translation")
 
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
     offsets: eqx.AbstractVar[Float[Array, " n_species"]]
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """Names of the results it can give."""
+        return MECHANICAL
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether the energy depends on `Graph.positions`, not on vectors alone."""
+        return False
 
     @abc.abstractmethod
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
@@ -131,6 +115,16 @@ class Potential(eqx.Module):
         return None
 
     @property
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """All that training may change in one flat vector (traceable)."""
+        return ravel_pytree(eqx.filter(self, trainable(self)))[0]
+
+    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
+        """Copy with the parameters of a vector (traceable)."""
+        moving, fixed = eqx.partition(self, trainable(self))
+        return eqx.combine(ravel_pytree(moving)[1](vector), fixed)
+
+    @property
     def dtype(self) -> np.dtype:
         """Precision of the arithmetic: float32 if any parameter is, so that coordinates follow suit."""
         kinds = {leaf.dtype for leaf in jax.tree.leaves(self) if eqx.is_inexact_array(leaf)}
@@ -150,7 +144,7 @@ class Potential(eqx.Module):
 
     def __add__(self, other: Potential) -> Potential:
         """Sum of this potential and a fixed baseline, such as short-range repulsion."""
-        from surefield.potentials.sum import SumPotential
+        from surefield.potentials.potential import SumPotential
 
         return SumPotential(self, other)
 
@@ -322,161 +316,10 @@ def as_potential(model: Potential | HasPotential) -> Potential:
     return model if isinstance(model, Potential) else model.potential
 
 
-def species_index(potential: Potential, graph: Graph) -> Int[Array, " n_atoms"]:
-    """Place of each atom's element in `potential.species`; padding atoms get 0."""
-    table = np.zeros(len(chemical_symbols), np.int32)
-    table[list(potential.species)] = np.arange(len(potential.species))
-    return jnp.asarray(table)[graph.numbers]
-
-
-def evaluate(potential: Potential, graph: Graph) -> Results:
-    """Energy, forces and virial of every structure of a batch (traceable; wrap it in `jit`)."""
-
-    def total(vectors: Array, positions: Array) -> tuple[Array, Array]:
-        moved = eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (vectors, positions))
-        energies = jnp.where(graph.atom_mask, potential.site_energies(moved), 0.0)
-        return jnp.sum(energies), energies
-
-    gradient, energies = jax.grad(total, argnums=(0, 1), has_aux=True)(graph.vectors, graph.positions)
-    by_vectors, by_positions = gradient
-    direct = jnp.einsum("na,nb->nab", graph.positions, by_positions)
-    direct = sum_atoms(direct, graph)
-    energy = sum_atoms(energies.astype(jnp.float64), graph) + composition_energy(potential, graph)
-    charges, capacitance = _charges(potential, graph)
-    return Results(
-        energy=energy,
-        forces=edge_forces(by_vectors, graph) - by_positions,
-        virial=edge_virials(by_vectors, graph) + 0.5 * (direct + jnp.swapaxes(direct, -1, -2)),
-        energies=energies,
-        charges=charges,
-        capacitance=capacitance,
-        extrapolation=potential.extrapolation(graph),
-    )
-
-
-def _charges(potential: Potential, graph: Graph) -> tuple[Array | None, Array | None]:
-    """Charges of atoms, and the capacitance as the derivative of their sums: N_e = -Q."""
-
-    def of(phi: Array) -> Array | None:
-        return potential.charges(eqx.tree_at(lambda g: g.electrode_potential, graph, phi))
-
-    phi = jnp.asarray(graph.electrode_potential)
-    if jax.eval_shape(of, phi) is None:
-        return None, None
-    charges, slopes = jax.jvp(of, (phi,), (jnp.ones_like(phi),))
-    return charges, sum_atoms(jnp.where(graph.atom_mask, slopes, 0.0), graph)
-
-
-#: Compiled once per potential class and batch shape.
-evaluate_jit = eqx.filter_jit(evaluate)
-
-
-def predict(
-    potential: Potential,
-    frames: Sequence[Atoms],
-    *,
-    forces: bool = True,
-    stress: bool = True,
-    batch_size: int = 16,
-    neighborhoods: Sequence[Neighborhood] | None = None,
-) -> list[Prediction]:
-    """Predict every structure, in padded batches; results are float64 and in the order of the frames.
-
-    Args:
-        potential: any potential.
-        frames: structures; they are not changed.
-        forces: give forces.
-        stress: give stresses (of structures that are periodic in three directions).
-        batch_size: structures per batch, about.
-        neighborhoods: of the frames, if they are known already.
-
-    Raises:
-        PotentialError: an element the potential does not know.
-    """
-    check_frames(potential, frames)
-    found = neighborhoods or [potential.neighborhood(atoms) for atoms in frames]
-    predictions: list[Prediction | None] = [None] * len(found)
-    table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
-    for chunk, graph in padded_batches(found, batch_size, potential.dtype):
-        results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
-        start = 0
-        for place, index in enumerate(chunk):
-            s = found[index]
-            rows = slice(start, start + s.n_atoms)
-            start = rows.stop
-            volume = abs(np.linalg.det(s.cell)) if s.periodic else 0.0
-            own = np.array([table[z] for z in s.numbers.tolist()])
-            wants_stress = stress and s.periodic and "stress" in potential.supplies
-            predictions[index] = Prediction(
-                energy=float(results.energy[place]),
-                energies=results.energies[rows] + own if "energies" in potential.supplies else None,
-                forces=results.forces[rows] if forces else None,
-                stress=voigt(results.virial[place] / volume) if wants_stress else None,
-                **_electrochemical(results, place, rows, s.electrode_potential),
-            )
-            if results.extrapolation is not None:
-                worst = results.extrapolation[rows].max(axis=1, initial=0.0)
-                predictions[index] = replace(predictions[index], extrapolation=worst)  # type: ignore[type-var]
-    return [p for p in predictions if p is not None]
-
-
-def _electrochemical(results: Results, place: int, rows: slice, potential: float) -> dict[str, Any]:
-    if results.charges is None or results.capacitance is None:
-        return {}
-    charges = np.asarray(results.charges)[rows]
-    return {
-        "charges": charges,
-        "excess_electrons": -float(charges.sum()),
-        "electrode_potential": potential,
-        "capacitance": float(results.capacitance[place]),
-    }
-
-
-def composition_energy(potential: Potential, graph: Graph) -> Float[Array, " n_structures"]:
-    """Sum of the element offsets over the atoms of each structure, eV, float64."""
-    offsets = jnp.asarray(potential.offsets, jnp.float64)[species_index(potential, graph)]
-    return sum_atoms(jnp.where(graph.atom_mask, offsets, 0.0), graph)
-
-
 def trainable(potential: P) -> P:
     """Pytree of booleans with the structure of the potential: which leaves training may change."""
     fixed = {id(leaf) for leaf in jax.tree.leaves(potential.constants())}
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
-
-
-def check_frames(potential: Potential, frames: Sequence[Atoms], name: str = "frame") -> None:
-    """Raise an error unless the potential can serve every structure; see `Potential.check_frame`.
-
-    The error is that of the first structure that is refused, and names the others.
-    """
-    origin = getattr(frames, "origin", lambda index: f"{name} {index}")
-    refused: dict[str, DataError] = {}
-    for index, atoms in enumerate(frames):
-        check_species(potential, atoms.numbers, origin(index))
-        try:
-            potential.check_frame(atoms, origin(index))
-        except DataError as error:
-            refused[origin(index)] = error
-    if refused:
-        first, *others = refused
-        also = f"; refused as well: {', '.join(others)}" if others else ""
-        raise DataError(f"{refused[first]}{also}")
-
-
-def check_species(
-    potential: Potential, numbers: Sequence[int] | Int[np.ndarray, " n"], where: object
-) -> None:
-    """Raise `PotentialError` if an element is not known to the potential."""
-    unknown = sorted(set(np.unique(numbers).tolist()) - set(potential.species))
-    if unknown:
-        raise PotentialError(
-            explain(
-                f"the potential does not know {', '.join(chemical_symbols[z] for z in unknown)}",
-                where=where,
-                expected=f"only {', '.join(chemical_symbols[z] for z in potential.species)}",
-                fix="train it on structures with these elements, or leave the frame out",
-            )
-        )
 
 
 def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
@@ -489,3 +332,73 @@ def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
     if not numbers:
         raise PotentialError("a potential needs at least one species, such as species=['Si']")
     return tuple(sorted(numbers))
+
+
+class SumPotential(Potential):
+    """E = E_learned + E_baseline; training changes the learned part only.
+
+    The neighbour list reaches to the larger cutoff; both parts fade to zero at their own.
+    """
+
+    learned: Potential
+    baseline: Potential
+    species: tuple[int, ...] = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True)
+
+    def __init__(self, learned: Potential, baseline: Potential) -> None:
+        missing = set(learned.species) - set(baseline.species)
+        if missing:
+            raise PotentialError(
+                f"the baseline does not know the elements {sorted(missing)} of the potential"
+            )
+        self.learned, self.baseline = learned, baseline
+        self.species = learned.species
+        self.cutoff = max(learned.cutoff, baseline.cutoff)
+
+    @property
+    def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
+        """Element offsets of the learned part; a baseline has none."""
+        return self.learned.offsets
+
+    def constants(self) -> tuple[object, ...]:
+        """Those of the learned part, and the whole baseline."""
+        return (*self.learned.constants(), self.baseline)
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """Results of the learned part."""
+        return self.learned.supplies
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether the learned part does."""
+        return self.learned.reads_positions
+
+    def neighborhood(self, atoms: Atoms) -> Neighborhood:
+        """What the learned part reads of a structure, with neighbours up to the larger cutoff."""
+        found, own = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
+        return replace(found, electrode_potential=own.electrode_potential, interface=own.interface)
+
+    def check_frame(self, atoms: Atoms, where: object) -> None:
+        """Raise an error unless the learned part can serve a structure."""
+        self.learned.check_frame(atoms, where)
+
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) of the learned part."""
+        return eqx.tree_at(lambda p: p.learned, self, self.learned.at_potential(phi))
+
+    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
+        """Charges of the learned part; a baseline has none."""
+        return self.learned.charges(graph)
+
+    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
+        """That of the learned part."""
+        return self.learned.extrapolation(graph)
+
+    def last_layer(self) -> LastLayerPotential:
+        """That of the learned part."""
+        return self.learned.last_layer()
+
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Sum of both parts, eV."""
+        return self.learned.site_energies(graph) + jnp.asarray(self.baseline.site_energies(graph))

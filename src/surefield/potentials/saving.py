@@ -21,11 +21,11 @@ import numpy as np
 from surefield.errors import PotentialError, explain
 from surefield.files import write_atomic
 from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
-from surefield.potentials.potential import Potential
-from surefield.potentials.sum import SumPotential
+from surefield.potentials.potential import Potential, SumPotential
 
 __all__ = [
     "FORMAT",
+    "arrays_hash",
     "kind_of",
     "load_arrays",
     "load_potential",
@@ -41,7 +41,7 @@ _HEADER = "header"
 #: Class of each kind; its module is imported when a file holds that kind.
 _HOMES: Final = {
     "atomic_network": "atomic_network.AtomicNetwork",
-    "charge_network": "charge_network.ChargeNetwork",
+    "charge_network": "electrode.charge_network.ChargeNetwork",
     "chimes": "chimes.Chimes",
     "dropout_network": "dropout_network.DropoutNetwork",
     "eam": "parametric.EAM",
@@ -50,8 +50,8 @@ _HOMES: Final = {
     "linearized": "linearized.Linearized",
     "morse": "parametric.Morse",
     "opaque_kim": "parametric.opaque_kim.OpaqueKIM",
-    "quadratic_charge_network": "quadratic_charge_network.QuadraticChargeNetwork",
-    "snap": "snap.Snap",
+    "quadratic_charge_network": "electrode.quadratic_charge_network.QuadraticChargeNetwork",
+    "snap": "snap.snap.Snap",
     "stillinger_weber": "parametric.StillingerWeber",
     "tersoff": "parametric.Tersoff",
     "zbl": "zbl.ZBL",
@@ -206,3 +206,12 @@ def build(config: Mapping[str, Any]) -> Potential:
         raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")
     module, name = _HOMES[kind].rsplit(".", 1)
     return getattr(importlib.import_module(f"surefield.potentials.{module}"), name).from_config(config)
+
+
+def arrays_hash(potential: Potential) -> str:
+    """Hash of all parameters, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, array in sorted(pack(potential).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]

@@ -13,7 +13,8 @@ from ase.units import Bohr, Hartree
 from jaxtyping import Array, Float
 
 from surefield.errors import ConfigError, nearest
-from surefield.potentials.potential import Potential, species_index, species_numbers
+from surefield.potentials.evaluate import species_index
+from surefield.potentials.potential import Potential, species_numbers
 from surefield.structures.graph import Graph
 
 __all__ = ["ZBL", "Switch"]

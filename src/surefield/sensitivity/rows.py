@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
-from surefield.potentials.charged_potential import ChargedPotential
+from surefield.potentials.electrode.charged_potential import ChargedPotential
 from surefield.potentials.potential import (
     ClosedRows,
     DensityPotential,

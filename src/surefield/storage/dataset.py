@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 
-from surefield.descriptors.images import image_key
 from surefield.errors import ConfigError, DataError, explain
 from surefield.files import json_text
 from surefield.storage.configuration import CONFIGURATION_ID, configuration_bytes
+from surefield.structures.images import image_key
 from surefield.structures.label_sources import has_stale_results
 from surefield.structures.read import Frames, Source, read_frames
 

@@ -25,7 +25,8 @@ from surefield.structures.read import Source
 
 __all__ = ["FolderStorage", "extxyz_files"]
 
-_SUFFIXES: Final = {".xyz", ".extxyz"}
+#: Names of files that hold structures, without a compression's.
+SUFFIXES: Final = {".xyz", ".extxyz"}
 
 
 @final
@@ -148,5 +149,5 @@ def extxyz_files(folder: Path) -> list[Path]:
     return [
         entry
         for entry in sorted(folder.iterdir())
-        if entry.is_file() and entry.name[0] != "." and without_compression(entry)[0].suffix in _SUFFIXES
+        if entry.is_file() and entry.name[0] != "." and without_compression(entry)[0].suffix in SUFFIXES
     ]

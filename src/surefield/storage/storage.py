@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, final
 
 from ase import Atoms
@@ -15,10 +14,9 @@ from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.storage.dataset import Dataset, check_name, split_handle
 from surefield.structures.read import Source, read_frames
 
-__all__ = ["Storage", "open_storage"]
+__all__ = ["Storage"]
 
 _OPTIONS: Final = ("elements", "ids", "index")
-_SUFFIXES: Final = (".xyz", ".extxyz")
 
 
 class Storage(abc.ABC):
@@ -188,36 +186,6 @@ class Storage(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
-
-
-def open_storage(url: str | Path) -> Storage:
-    """Open a storage by its place.
-
-    Args:
-        url: a folder of extxyz files (read only), the folder of a `LocalStorage`, an ASE database
-            (.db), or "postgresql://user@host/database".
-
-    Raises:
-        ConfigError: a file that is no database.
-    """
-    from surefield.storage.database_storage import LocalStorage
-    from surefield.storage.folder_storage import FolderStorage, extxyz_files
-
-    text = str(url)
-    if "://" in text:
-        return LocalStorage(text)
-    path = Path(text)
-    if path.is_dir() and extxyz_files(path) and not any(path.glob("*.db")):
-        return FolderStorage(path)
-    if path.is_file() and path.suffix != ".db":
-        raise ConfigError(
-            explain(
-                f"{path} is no storage",
-                expected="a folder, a .db file or a postgresql:// address",
-                fix=f"give the folder {path.parent}" if path.suffix in _SUFFIXES else "",
-            )
-        )
-    return LocalStorage(path)
 
 
 def _checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:

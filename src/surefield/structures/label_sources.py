@@ -12,7 +12,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from surefield import keys
 from surefield.keys import Kind
 
-__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up", "results_of"]
+__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up", "results_of", "without_labels"]
 
 #: Prefix of a key that means a result of the attached calculator.
 CALCULATOR: Final = "calculator."
@@ -93,3 +93,18 @@ def _fits(atoms: Atoms) -> bool:
         and np.array_equal(known.cell.array, atoms.cell.array)
         and np.array_equal(known.pbc, atoms.pbc)
     )
+
+
+def without_labels(atoms: Atoms, extra: Sequence[str] = ()) -> Atoms:
+    """Copy of a structure without calculator and without entries that count as its energy, forces or stress.
+
+    Args:
+        atoms: the structure; it is not changed.
+        extra: further keys of `info` and `arrays` to leave out.
+    """
+    copy = atoms.copy()
+    for key in (*(key for kind in keys.KINDS for key in candidate_keys(kind)), *extra):
+        copy.info.pop(key, None)
+    for key in {*candidate_keys(keys.FORCES), *extra} - {"numbers", "positions"}:
+        copy.arrays.pop(key, None)
+    return copy

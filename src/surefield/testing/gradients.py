@@ -13,15 +13,8 @@ from ase import Atoms
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from surefield.potentials.potential import (
-    HasPotential,
-    Potential,
-    VectorPotential,
-    as_potential,
-    check_frames,
-    evaluate,
-    trainable,
-)
+from surefield.potentials.evaluate import check_frames, evaluate
+from surefield.potentials.potential import HasPotential, Potential, VectorPotential, as_potential, trainable
 from surefield.structures.graph import collate
 
 __all__ = ["GradientCheck", "check_gradients"]

@@ -8,12 +8,12 @@ from surefield.trainers.fitsnap import FitSnapPotential as FitSnapPotential
 from surefield.trainers.fitsnap import FitSnapTrainer as FitSnapTrainer
 from surefield.trainers.handle import PotentialHandle as PotentialHandle
 from surefield.trainers.kim_potential import KIMPotential as KIMPotential
-from surefield.trainers.losses import ErrorTable as ErrorTable
-from surefield.trainers.losses import LossBreakdown as LossBreakdown
 from surefield.trainers.parametric import ParametricModelTrainer as ParametricModelTrainer
 from surefield.trainers.result import TrainingResult as TrainingResult
 from surefield.trainers.result import TrainingWarning as TrainingWarning
 from surefield.trainers.trainer import Trainer as Trainer
+from surefield.training.losses import ErrorTable as ErrorTable
+from surefield.training.losses import LossBreakdown as LossBreakdown
 
 __all__ = [
     "ChIMESPotential",

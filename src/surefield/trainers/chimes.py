@@ -14,19 +14,19 @@ from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
 from surefield.files import atomic_path
-from surefield.potentials.chimes import Chimes, read_params, read_setup, settings_of, write_params
+from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
+from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
-from surefield.potentials.potential import Potential
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
-from surefield.potentials.sum import SumPotential
 from surefield.trainers.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
-from surefield.trainers.least_squares import Solution, StreamedRows, solve
-from surefield.trainers.linear import with_coefficients
-from surefield.trainers.normal_equations import NormalEquations
-from surefield.trainers.problem import Configuration, Problem
-from surefield.trainers.result import TrainingWarning
-from surefield.trainers.trainer import FitResult, Trainer
+from surefield.trainers.result import FitResult, TrainingWarning
+from surefield.trainers.trainer import Trainer
+from surefield.training.least_squares import Solution, StreamedRows, solve
+from surefield.training.linear import with_coefficients
+from surefield.training.normal_equations import NormalEquations
+from surefield.training.problem import Configuration, Problem
 
 __all__ = ["ChIMESPotential", "ChIMESTrainer"]
 

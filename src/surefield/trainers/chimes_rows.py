@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import DataError
+from surefield.formats.chimes.xyzf import DIAGONAL_STRESS
 from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
-from surefield.potentials.chimes.xyzf import DIAGONAL_STRESS
-from surefield.potentials.potential import ClosedRows, Potential, predict
-from surefield.potentials.sum import SumPotential
-from surefield.trainers.problem import Configuration, Problem, ResidualWeights
+from surefield.potentials.evaluate import predict
+from surefield.potentials.potential import ClosedRows, Potential, SumPotential
+from surefield.training.problem import Configuration, Problem, ResidualWeights
 
 __all__ = ["FitRows", "fit_rows", "learned_part", "row_kinds"]
 

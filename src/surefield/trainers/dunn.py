@@ -15,16 +15,16 @@ import numpy as np
 
 from surefield.descriptors.behler import Hyperparams, behler_functions
 from surefield.errors import ConfigError, PotentialError, explain
-from surefield.potentials.dropout_files import FILES, read_dropout_files, write_dropout_files
+from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
-from surefield.potentials.potential import Potential
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
-from surefield.potentials.sum import SumPotential
 from surefield.structures.offsets import energy_offsets
-from surefield.trainers.gradient_steps import OPTIMIZERS, FitSettings, StepSettings, fit_steps
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
-from surefield.trainers.problem import Configuration, Problem
-from surefield.trainers.trainer import FitResult, Trainer
+from surefield.trainers.result import FitResult
+from surefield.trainers.trainer import Trainer
+from surefield.training.gradient_steps import OPTIMIZERS, FitSettings, StepSettings, fit_steps
+from surefield.training.problem import Configuration, Problem
 
 __all__ = ["DUNNTrainer", "KliffBPPotential"]
 

@@ -14,17 +14,17 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from surefield.errors import DataError, PotentialError, explain, nearest
-from surefield.potentials.potential import Potential
+from surefield.formats.snap import read_snap, write_snap
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import describe, load_potential
-from surefield.potentials.snap import Snap
-from surefield.potentials.snap_files import read_snap, write_snap
-from surefield.potentials.sum import SumPotential
+from surefield.potentials.snap.snap import Snap
 from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_settings, read_sections
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
-from surefield.trainers.least_squares import StreamedRows, solve
-from surefield.trainers.linear import linear_rows, with_coefficients
-from surefield.trainers.problem import Configuration, Factors, Problem
-from surefield.trainers.trainer import FitResult, Trainer
+from surefield.trainers.result import FitResult
+from surefield.trainers.trainer import Trainer
+from surefield.training.least_squares import StreamedRows, solve
+from surefield.training.linear import linear_rows, with_coefficients
+from surefield.training.problem import Configuration, Factors, Problem
 
 __all__ = ["FitSnapPotential", "FitSnapTrainer"]
 

@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError, explain, nearest
-from surefield.potentials.snap_files import reference_potential
+from surefield.formats.snap import reference_potential
 from surefield.potentials.zbl import ZBL
 
 __all__ = ["FitSnapSettings", "Group", "fitsnap_settings", "read_sections"]

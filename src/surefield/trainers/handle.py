@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -15,10 +14,11 @@ from jaxtyping import Float
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.calculator import SurefieldCalculator
-from surefield.potentials.potential import Potential, predict
-from surefield.potentials.saving import load_potential, pack, save_potential
+from surefield.potentials.evaluate import predict
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import load_potential, save_potential
 
-__all__ = ["BareHandle", "PotentialHandle", "arrays_hash"]
+__all__ = ["BareHandle", "PotentialHandle"]
 
 #: Name of the saved potential in a folder of potential files.
 POTENTIAL_FILE = "potential.npz"
@@ -138,12 +138,3 @@ class BareHandle(PotentialHandle):
     def make(self) -> Potential:
         """The potential."""
         return self.model
-
-
-def arrays_hash(potential: Potential) -> str:
-    """Hash of all parameters, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, array in sorted(pack(potential).items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]

@@ -12,18 +12,19 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from surefield.descriptors.images import image_key
 from surefield.errors import ConfigError, DataError
 from surefield.keys import ATOMIC_WEIGHTS
-from surefield.potentials.potential import Potential, check_frames
+from surefield.potentials.evaluate import check_frames
+from surefield.potentials.potential import Potential
 from surefield.storage import Storage
 from surefield.structures.geometry import check_geometry
+from surefield.structures.images import image_key
 from surefield.structures.label_sources import results_of
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames
 from surefield.trainers.atom_weights import read_atom_weights
-from surefield.trainers.problem import Configuration, Factors, Weights
 from surefield.trainers.result import TrainingWarning
+from surefield.training.problem import Configuration, Factors, Weights
 from surefield.training.weights import frame_weights
 
 __all__ = ["Inputs", "gather", "make_configurations"]

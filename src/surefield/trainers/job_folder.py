@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from surefield.errors import ExecutionError
 from surefield.files import atomic_path, json_text, read_json, write_atomic
-from surefield.potentials.saving import load_potential, save_potential
+from surefield.potentials.saving import arrays_hash, load_potential, save_potential
 from surefield.structures.read import read_frames, write_frames
-from surefield.trainers.handle import BareHandle, PotentialHandle, arrays_hash
+from surefield.trainers.classes import HANDLES, TRAINERS, look_up, trainer_class
+from surefield.trainers.fitting import Fitting
+from surefield.trainers.handle import BareHandle, PotentialHandle
 from surefield.trainers.inputs import Inputs
-from surefield.trainers.run import Call
+from surefield.trainers.result import Call
 
-if TYPE_CHECKING:
-    from surefield.trainers.trainer import Trainer
+__all__ = ["read_inputs", "write_inputs", "write_script"]
 
-__all__ = ["HANDLES", "TRAINERS", "read_inputs", "trainer_class", "write_inputs", "write_script"]
-
-#: Module of every trainer and handle: names in a job folder are looked up here, never imported as given.
-TRAINERS: Final = {
-    "ChIMESTrainer": "chimes",
-    "DUNNTrainer": "dunn",
-    "FitSnapTrainer": "fitsnap",
-    "ParametricModelTrainer": "parametric",
-}
-HANDLES: Final = {
-    "BareHandle": "handle",
-    "ChIMESPotential": "chimes",
-    "FitSnapPotential": "fitsnap",
-    "KIMPotential": "kim_potential",
-    "KliffBPPotential": "dunn",
-}
 
 _JOB, _START, _DATA, _WEIGHTS = "job.json", "start.npz", "data.extxyz", "atom_weights.npz"
 
 
-def trainer_class(name: str) -> type[Trainer]:
-    """Class of a trainer by its name."""
-    return _look_up(name, TRAINERS)
-
-
-def _look_up(name: str, homes: dict[str, str]) -> Any:
-    if name not in homes:
-        raise ExecutionError(f"the job folder names {name!r}, which this version does not know")
-    return getattr(importlib.import_module(f"surefield.trainers.{homes[name]}"), name)
-
-
-def write_inputs(folder: Path, trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call) -> None:
+def write_inputs(folder: Path, trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call) -> None:
     """Write trainer, potential, configurations, weights and arguments into `folder/inputs`, as data."""
     target = folder / "inputs"
     target.mkdir(exist_ok=True)
@@ -78,7 +50,7 @@ def _write_state(target: Path, handle: PotentialHandle, inputs: Inputs, *, with_
             np.savez(file, **dict(inputs.atom_weights))  # type: ignore[arg-type]
 
 
-def read_inputs(folder: Path) -> tuple[Trainer, PotentialHandle, Inputs, Call]:
+def read_inputs(folder: Path) -> tuple[Fitting, PotentialHandle, Inputs, Call]:
     """Read what `write_inputs` wrote.
 
     Raises:
@@ -91,7 +63,7 @@ def read_inputs(folder: Path) -> tuple[Trainer, PotentialHandle, Inputs, Call]:
     if arrays_hash(start) != job["start_hash"]:
         raise ExecutionError(f"the start potential in {source} is not the one that was submitted")
     name, settings, kim_id = job["potential"]
-    handle = BareHandle(start) if name == "BareHandle" else _look_up(name, HANDLES)(**settings)
+    handle = BareHandle(start) if name == "BareHandle" else look_up(name, HANDLES)(**settings)
     handle.set_model(start)
     handle.kim_id = kim_id
     ids = tuple(job["ids"])
@@ -110,7 +82,7 @@ def _read_weights(source: Path) -> dict[str, np.ndarray] | None:
 
 def write_script(
     folder: Path,
-    trainer: Trainer,
+    trainer: Fitting,
     handle: PotentialHandle,
     inputs: Inputs,
     call: Call,

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, final
 import numpy as np
 
 from surefield.errors import ConfigError, PotentialError, explain
-from surefield.potentials.parametric.kim_files import driver_of, read_params, write_kim_model
+from surefield.formats.kim import driver_of, read_params, write_kim_model
 from surefield.potentials.parametric.kim_ids import (
     Driver,
     KnownModel,

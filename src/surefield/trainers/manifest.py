@@ -17,7 +17,7 @@ from surefield.keys import KINDS
 from surefield.structures.label_sources import candidate_keys
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
-from surefield.trainers.problem import Configuration, Factors
+from surefield.training.problem import Configuration, Factors
 
 __all__ = ["Export", "Manifest", "read_manifest", "weighted_by_file"]
 

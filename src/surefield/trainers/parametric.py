@@ -17,22 +17,23 @@ from jaxtyping import Float
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.files import json_text, write_atomic
+from surefield.formats.kim import driver_of, write_kim_model
 from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.free_parameters import FreeParameters
-from surefield.potentials.parametric.kim_files import driver_of, write_kim_model
 from surefield.potentials.parametric.kim_ids import find_driver, find_model
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import Potential
 from surefield.sensitivity.rows import atom_features
-from surefield.trainers.force_errors import ForceErrorLog
 from surefield.trainers.handle import PotentialHandle
 from surefield.trainers.kim_potential import KIMPotential, read_parameters
-from surefield.trainers.losses import LossForm
 from surefield.trainers.manifest import Manifest, read_manifest, weighted_by_file
-from surefield.trainers.minimize import METHODS, check_method, minimize
-from surefield.trainers.parametric_objective import BondLoss, OpaqueLoss
-from surefield.trainers.problem import Configuration, Factors, Problem
-from surefield.trainers.trainer import FitResult, Trainer
+from surefield.trainers.result import FitResult
+from surefield.trainers.trainer import Trainer
+from surefield.training.force_errors import ForceErrorLog
+from surefield.training.losses import LossForm
+from surefield.training.minimize import METHODS, check_method, minimize
+from surefield.training.parametric_objective import BondLoss, OpaqueLoss
+from surefield.training.problem import Configuration, Factors, Problem
 
 __all__ = ["KIMPotential", "ParametricModelTrainer"]
 

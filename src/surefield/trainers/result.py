@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle
-from surefield.trainers.losses import ErrorTable
+from surefield.training.losses import ErrorTable
+from surefield.training.problem import Weights
 
-__all__ = ["TrainingResult", "TrainingWarning"]
+__all__ = ["Call", "FitResult", "TrainingResult", "TrainingWarning"]
 
 
 class TrainingWarning(UserWarning):
@@ -55,3 +56,46 @@ class TrainingResult:
     def __iter__(self) -> Iterator[Potential | ErrorTable]:
         yield self.potential.model
         yield self.errors
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What `Trainer.fit` gives back.
+
+    Attributes:
+        model: the best potential seen.
+        success: whether the fit converged.
+        message: of the solver or optimiser, for the log and the result.
+        history: one record per epoch or evaluation.
+        n_evals: evaluations of the loss, 1 for exact solutions.
+        notes: further facts for result.json, such as rank and condition; numbers, texts, lists, dicts.
+    """
+
+    model: Potential
+    success: bool
+    message: str
+    history: tuple[Mapping[str, Any], ...] = ()
+    n_evals: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of `Trainer.train`, all with their final values; fit for JSON."""
+
+    path_type: str
+    eweight: float = 1.0
+    fweight: float = 1.0
+    vweight: float = 1.0
+    per_atom_weights: Any = False
+    upload_to_kimkit: bool = True
+    training_split: float = 1.0
+    split: Mapping[str, list[str]] | str | None = None
+    seed: int = 0
+    registry: str | None = None
+    fork_potential: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        """Weights of the residuals."""
+        return Weights(self.eweight, self.fweight, self.vweight)

@@ -7,9 +7,9 @@ import csv
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -17,49 +17,25 @@ import yaml
 from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text, read_json, write_atomic
-from surefield.potentials.saving import load_potential
+from surefield.potentials.saving import arrays_hash, load_potential
 from surefield.storage import PotentialRegistry
 from surefield.storage.dataset import package_version
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arrays_hash
+from surefield.trainers.fitting import Fitting
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
-from surefield.trainers.losses import ErrorTable, LossBreakdown, LossForm, breakdown
-from surefield.trainers.problem import Configuration, Problem, TrainingRun, Weights
-from surefield.trainers.result import TrainingResult, TrainingWarning
+from surefield.trainers.result import Call, FitResult, TrainingResult, TrainingWarning
 from surefield.trainers.splits import split_configurations
+from surefield.training.losses import ErrorTable, LossBreakdown, LossForm, breakdown
+from surefield.training.problem import Configuration, Problem, TrainingRun, Weights
 
-if TYPE_CHECKING:
-    from surefield.trainers.trainer import FitResult, Trainer
-
-__all__ = ["Call", "evaluated", "execute", "read_result"]
+__all__ = ["evaluated", "execute", "read_result"]
 
 RESULT = "result.json"
 CONFIG = "config.resolved.yaml"
 HISTORY = "history.json"
 
 
-@dataclass(frozen=True)
-class Call:
-    """Arguments of `Trainer.train`, all with their final values; fit for JSON."""
-
-    path_type: str
-    eweight: float = 1.0
-    fweight: float = 1.0
-    vweight: float = 1.0
-    per_atom_weights: Any = False
-    upload_to_kimkit: bool = True
-    training_split: float = 1.0
-    split: Mapping[str, list[str]] | str | None = None
-    seed: int = 0
-    registry: str | None = None
-    fork_potential: bool = False
-
-    @property
-    def weights(self) -> Weights:
-        """Weights of the residuals."""
-        return Weights(self.eweight, self.fweight, self.vweight)
-
-
-def execute(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call, folder: Path) -> None:
+def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call, folder: Path) -> None:
     """Train and write everything into the folder; the handle is left as it is.
 
     Args:
@@ -159,18 +135,18 @@ def read_result(folder: Path, handle: PotentialHandle) -> TrainingResult:
     )
 
 
-def evaluated(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, weights: Weights) -> LossBreakdown:
+def evaluated(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, weights: Weights) -> LossBreakdown:
     """Loss and errors of the present parameters on all configurations, without a fit."""
     configurations = make_configurations(handle.model, inputs, weights)
     configurations = trainer.weighted(configurations, handle, set(inputs.ids))
     return breakdown(handle.model, configurations, weights, _form(trainer))
 
 
-def _form(trainer: Trainer) -> LossForm:
+def _form(trainer: Fitting) -> LossForm:
     return LossForm(trainer.bracket, trainer.loss_method, trainer.energy_per_atom)
 
 
-def _resolved(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: Call) -> dict[str, Any]:
+def _resolved(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call) -> dict[str, Any]:
     weights = "one per atom, see weights.csv" if inputs.atom_weights is not None else False
     return {
         "surefield": package_version(),
@@ -189,7 +165,7 @@ def _resolved(trainer: Trainer, handle: PotentialHandle, inputs: Inputs, call: C
 
 
 def _split(
-    trainer: Trainer, handle: PotentialHandle, configurations: Sequence[Configuration], call: Call
+    trainer: Fitting, handle: PotentialHandle, configurations: Sequence[Configuration], call: Call
 ) -> tuple[list[int], list[int]]:
     """Indices of the fitted and of the other configurations.
 
@@ -243,7 +219,7 @@ def _write_metrics(run: TrainingRun, errors: ErrorTable, found: LossBreakdown, c
 
 
 def _register(
-    trainer: Trainer,
+    trainer: Fitting,
     trained: PotentialHandle,
     inputs: Inputs,
     call: Call,

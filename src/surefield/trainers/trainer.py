@@ -6,48 +6,28 @@ import abc
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from ase import Atoms
 
 from surefield.errors import ConfigError, ExecutionError, explain
-from surefield.execution.workflow import Workflow, get_workflow
+from surefield.execution.workflow import Workflow
+from surefield.execution.workflows import get_workflow
 from surefield.potentials.potential import Potential
 from surefield.storage import PotentialRegistry, Storage
+from surefield.trainers.classes import TRAINERS, trainer_class
 from surefield.trainers.handle import BareHandle, PotentialHandle
 from surefield.trainers.inputs import Inputs, gather
 from surefield.trainers.job_folder import write_inputs, write_script
-from surefield.trainers.losses import LossBreakdown
-from surefield.trainers.problem import Configuration, Problem, Weights
-from surefield.trainers.result import TrainingResult
-from surefield.trainers.run import Call, evaluated, execute, read_result
+from surefield.trainers.result import Call, FitResult, TrainingResult
+from surefield.trainers.run import evaluated, execute, read_result
+from surefield.training.losses import LossBreakdown
+from surefield.training.problem import Configuration, Problem, Weights
 
-__all__ = ["FitResult", "Trainer"]
+__all__ = ["Trainer"]
 
 WorkflowLike = Workflow | Mapping[str, Any] | Executor | None
-
-
-@dataclass(frozen=True, eq=False)
-class FitResult:
-    """What `Trainer.fit` gives back.
-
-    Attributes:
-        model: the best potential seen.
-        success: whether the fit converged.
-        message: of the solver or optimiser, for the log and the result.
-        history: one record per epoch or evaluation.
-        n_evals: evaluations of the loss, 1 for exact solutions.
-        notes: further facts for result.json, such as rank and condition; numbers, texts, lists, dicts.
-    """
-
-    model: Potential
-    success: bool
-    message: str
-    history: tuple[Mapping[str, Any], ...] = ()
-    n_evals: int = 1
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer(abc.ABC):
@@ -298,8 +278,6 @@ def _checked_name(path_type: Any) -> str:
 
 
 def _cannot_train(trainer: Trainer, potential: Any) -> str:
-    from surefield.trainers.job_folder import TRAINERS, trainer_class
-
     model = potential.model if isinstance(potential, BareHandle) else potential
     able = [
         name

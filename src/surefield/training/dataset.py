@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float
 
 from surefield.errors import DataError
 from surefield.keys import Kind
-from surefield.potentials.charged_potential import ChargedPotential
-from surefield.potentials.potential import Potential, check_frames
+from surefield.potentials.electrode.charged_potential import ChargedPotential
+from surefield.potentials.evaluate import check_frames
+from surefield.potentials.potential import Potential
 from surefield.structures.batching import Shape, chunks
 from surefield.structures.electrode import grand_canonical_labels
 from surefield.structures.geometry import check_geometry

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.potentials.potential import Potential, evaluate, evaluate_jit
+from surefield.potentials.evaluate import evaluate, evaluate_jit
+from surefield.potentials.potential import Potential
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import sum_atoms
 from surefield.training.dataset import Batch, Sample

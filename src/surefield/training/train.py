@@ -19,8 +19,8 @@ from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
-from surefield.potentials.potential import LastLayerPotential, Potential, predict, trainable
-from surefield.potentials.sum import SumPotential
+from surefield.potentials.evaluate import predict
+from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
 from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames

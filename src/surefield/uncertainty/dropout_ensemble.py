@@ -22,10 +22,10 @@ from surefield.potentials.dropout_network import (
     draw_masks,
     member_results,
 )
-from surefield.potentials.potential import HasPotential, Potential, as_potential, check_frames, predict
+from surefield.potentials.evaluate import check_frames, predict
+from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
-from surefield.potentials.sum import SumPotential
 from surefield.structures.batching import padded_batches
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood

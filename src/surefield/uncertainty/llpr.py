@@ -17,7 +17,8 @@ from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.keys import KINDS, Kind
 from surefield.potentials.calculator import SurefieldCalculator
-from surefield.potentials.potential import HasPotential, Potential, as_potential, check_frames, predict
+from surefield.potentials.evaluate import check_frames, predict
+from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
 from surefield.sensitivity.covariance import RowCovariance

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from surefield.potentials.chimes import Chimes, design, read_setup, read_xyzf, settings_of
+from surefield.formats.chimes import read_setup, read_xyzf, settings_of
+from surefield.potentials.chimes import Chimes, design
 from surefield.potentials.chimes.design import cluster_rows
 from surefield.structures.neighbors import neighborhood
 

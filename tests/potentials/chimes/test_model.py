@@ -12,9 +12,10 @@ import pytest
 from ase import Atoms
 
 from surefield.errors import PotentialError
+from surefield.formats.chimes import read_params
 from surefield.potentials import evaluate
-from surefield.potentials.chimes import Chimes, read_params
-from surefield.potentials.potential import evaluate_jit
+from surefield.potentials.chimes import Chimes
+from surefield.potentials.evaluate import evaluate_jit
 from surefield.sensitivity.rows import atom_features
 from surefield.structures.graph import collate
 from surefield.testing import check_potential

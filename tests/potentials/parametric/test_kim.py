@@ -14,10 +14,10 @@ import pytest
 from ase.build import bulk
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.formats.kim import write_kim_model
+from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import Tersoff
-from surefield.potentials.parametric.kim_files import write_kim_model
 from surefield.potentials.parametric.kim_ids import MODELS, find_model
-from surefield.potentials.potential import predict
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer

@@ -11,10 +11,10 @@ import pytest
 from ase import Atoms
 
 from surefield.errors import ConfigError, PotentialError
+from surefield.formats.kim import params_text
+from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber
-from surefield.potentials.parametric.kim_files import params_text
 from surefield.potentials.parametric.kim_ids import find_model
-from surefield.potentials.potential import predict
 from surefield.testing import check_potential
 
 

@@ -1,0 +1,1 @@
+"""From structures to picks: features of any potential, selectors, reasons."""

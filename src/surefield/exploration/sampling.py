@@ -1,0 +1,154 @@
+"""Candidate structures from molecular dynamics: thermal, decorrelated, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator
+from ase.md.langevin import Langevin
+
+from surefield import keys
+from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.executor import Advances
+from surefield.structures.label_sources import without_labels
+
+__all__ = ["molecular_dynamics_pool"]
+
+#: A trajectory this many times hotter than its thermostat has blown up.
+_TOO_HOT = 10.0
+
+
+def molecular_dynamics_pool(
+    atoms: Atoms,
+    calculator: BaseCalculator | Callable[[], BaseCalculator],
+    temperatures: Sequence[float],
+    n_frames: int,
+    *,
+    steps_between: int = 200,
+    timestep_fs: float = 0.5,
+    friction: float = 0.02,
+    equilibration_steps: int = 1000,
+    seed: int,
+    progress: Advances | None = None,
+) -> list[Atoms]:
+    """Run one Langevin trajectory per temperature and keep a structure every `steps_between` steps.
+
+    Velocities are decorrelated when `steps_between * timestep_fs` is well above the damping time
+    1/friction: 100 fs against 50 fs by default; slow motions such as torsions take longer. Langevin dynamics
+    after Vanden-Eijnden and Ciccotti, Chem. Phys. Lett. 429 (2006) 310, as in ASE, without fixing the centre
+    of mass; velocities at the start are drawn from Maxwell's distribution.
+
+    Args:
+        atoms: where every trajectory starts; not changed.
+        calculator: a calculator of ASE, or a function that makes one for each trajectory, which is needed
+            for the same result every time when the calculator starts from its previous calculation.
+        temperatures: K, one trajectory each; the same temperature may come several times.
+        n_frames: structures in all, as evenly spread over the trajectories as possible.
+        steps_between: steps from one kept structure to the next.
+        timestep_fs: fs.
+        friction: 1/fs.
+        equilibration_steps: steps before the first `steps_between`.
+        seed: trajectory i draws from `numpy.random.default_rng([seed, i])`, whatever the others are.
+        progress: is advanced by one for each structure.
+
+    Returns:
+        Structures without labels and momenta; `info` has temperature_K, config_type ("md_300K") and
+        trajectory (counted from 0). Without periodic boundaries the centre of mass is in the origin.
+
+    Raises:
+        ConfigError: a number out of range.
+        ExecutionError: the calculator failed or the trajectory blew up.
+    """
+    _check(atoms, temperatures, n_frames, steps_between, timestep_fs, friction, equilibration_steps)
+    sizes = [len(part) for part in np.array_split(np.arange(n_frames), len(temperatures))]
+    frames: list[Atoms] = []
+    for number, (temperature, size) in enumerate(zip(temperatures, sizes, strict=True)):
+        if size == 0:
+            continue
+        rng = np.random.default_rng([seed, number])
+        start = without_labels(atoms)
+        start.calc = _fresh(calculator)
+        widths = np.sqrt(start.get_masses() * units.kB * temperature)
+        start.set_momenta(rng.standard_normal((len(start), 3)) * widths[:, None])
+        dynamics = Langevin(
+            start,
+            timestep_fs * units.fs,
+            temperature_K=temperature,
+            friction=friction / units.fs,
+            fixcm=False,
+            rng=rng,
+        )
+        _run(dynamics, equilibration_steps, temperature)
+        for _ in range(size):
+            _run(dynamics, steps_between, temperature)
+            frames.append(_snapshot(start, temperature, number))
+            if progress is not None:
+                progress.advance()
+    return frames
+
+
+def _check(
+    atoms: Atoms,
+    temperatures: Sequence[float],
+    n_frames: int,
+    steps_between: int,
+    timestep_fs: float,
+    friction: float,
+    equilibration_steps: int,
+) -> None:
+    if len(atoms) == 0:
+        raise DataError("molecular dynamics needs at least one atom")
+    if len(temperatures) == 0 or not all(np.isfinite(t) and t > 0 for t in temperatures):
+        raise ConfigError(f"temperatures must be one or more numbers above 0 K, got {list(temperatures)}")
+    for name, value, least in (
+        ("n_frames", n_frames, 1),
+        ("steps_between", steps_between, 1),
+        ("equilibration_steps", equilibration_steps, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}")
+    for name, number in (("timestep_fs", timestep_fs), ("friction", friction)):
+        if not (np.isfinite(number) and number > 0):
+            raise ConfigError(f"{name} must be above 0, got {number}")
+
+
+def _fresh(calculator: BaseCalculator | Callable[[], BaseCalculator]) -> BaseCalculator:
+    if isinstance(calculator, BaseCalculator):
+        return calculator
+    return calculator()
+
+
+def _run(dynamics: Langevin, steps: int, temperature: float) -> None:
+    """Run steps; stop a trajectory that has blown up before it fills the pool with nonsense."""
+    atoms = dynamics.atoms
+    before = dynamics.nsteps
+    where = f"molecular dynamics at {temperature:g} K, steps {before} to {before + steps}"
+    try:
+        dynamics.run(steps)
+    except Exception as error:  # a calculator may raise anything
+        raise ExecutionError(f"{where}: the calculator failed: {type(error).__name__}: {error}") from error
+    hot = atoms.get_temperature()
+    # The kinetic temperature of few atoms fluctuates by sqrt(2/(3 n_atoms)), hence the generous limit.
+    limit = temperature * _TOO_HOT * (1.0 + np.sqrt(2.0 / (3.0 * len(atoms))))
+    if not np.all(np.isfinite(atoms.positions)) or not hot < limit:
+        raise ExecutionError(
+            f"{where}: the trajectory blew up (kinetic temperature {hot:.4g} K); use a smaller timestep_fs, "
+            f"a lower temperature or a relaxed start"
+        )
+
+
+def _snapshot(atoms: Atoms, temperature: float, trajectory: int) -> Atoms:
+    frame = atoms.copy()
+    frame.arrays.pop("momenta", None)
+    if not frame.pbc.any():
+        frame.positions -= frame.get_center_of_mass()
+    frame.info.update(
+        {
+            "temperature_K": float(temperature),
+            keys.CONFIG_TYPE: f"md_{temperature:g}K",
+            "trajectory": trajectory,
+        }
+    )
+    return frame

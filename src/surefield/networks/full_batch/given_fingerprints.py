@@ -1,0 +1,90 @@
+"""Fingerprints that are given, in place of those that the potential's descriptor would make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from surefield.errors import ConfigError, DataError, explain
+from surefield.networks.full_batch.training_images import Terms, TrainingImage
+from surefield.potentials.image_network import ImageNetwork
+from surefield.potentials.potential import DescriptorPotential, VectorPotential
+
+__all__ = ["with_given_fingerprints"]
+
+
+def with_given_fingerprints(
+    images: Sequence[TrainingImage],
+    potential: VectorPotential,
+    terms: Terms,
+    fingerprints: Mapping[str, Any],
+    primes: Mapping[str, Any] | None,
+) -> list[TrainingImage]:
+    """Copies of images with given features.
+
+    Args:
+        images: labelled images.
+        potential: what they are for.
+        terms: of the loss.
+        fingerprints: by key, one (symbol, features) per atom; image-centred: the 3N coordinates.
+        primes: by key, {(m, symbol_m, n, symbol_n, x): dG_n/dR_m,x}; image-centred: not needed.
+
+    Raises:
+        ConfigError: a term of the loss needs more than was given.
+        DataError: none for an image, or of another shape.
+    """
+    missing = [image for image in images if image.key not in fingerprints]
+    if missing:
+        raise DataError(f"no fingerprints were given for {missing[0].name} (key {missing[0].key})")
+    if isinstance(potential, ImageNetwork):
+        return [_with_coordinates(image, fingerprints[image.key]) for image in images]
+    assert isinstance(potential, DescriptorPotential)
+    if terms.stress:
+        raise ConfigError("a stress term needs the descriptor: leave fingerprints out")
+    if terms.force and primes is None:
+        raise ConfigError("fingerprints were given without fingerprintprimes, which forces need")
+    needed = primes if terms.force else None
+    return [_with_fingerprints(image, fingerprints, needed, potential.descriptor.width) for image in images]
+
+
+def _with_coordinates(image: TrainingImage, coordinates: Sequence[float]) -> TrainingImage:
+    positions = np.array(coordinates, np.float64)
+    if positions.size != image.structure.positions.size:
+        expected = f"{image.structure.positions.size} coordinates"
+        raise DataError(
+            explain("fingerprint does not fit", where=image.name, got=positions.size, expected=expected)
+        )
+    return replace(image, structure=replace(image.structure, positions=positions.reshape(-1, 3)))
+
+
+def _with_fingerprints(
+    image: TrainingImage,
+    fingerprints: Mapping[str, Sequence[tuple[str, Sequence[float]]]],
+    primes: Mapping[str, Mapping[tuple[int, str, int, str, int], Sequence[float]]] | None,
+    width: int,
+) -> TrainingImage:
+    n = image.structure.n_atoms
+    if primes is not None and image.key not in primes:
+        raise DataError(f"no fingerprintprimes were given for {image.name} (key {image.key})")
+    rows = fingerprints[image.key]
+    if len(rows) != n or any(len(row) > width for _, row in rows):
+        raise DataError(
+            explain(
+                "fingerprints do not fit",
+                where=image.name,
+                got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
+                expected=f"{n} atoms, at most {width} features",
+            )
+        )
+    features = np.zeros((n, width))
+    for atom, (_, row) in enumerate(rows):
+        features[atom, : len(row)] = row
+    if primes is None:
+        return replace(image, features=features)
+    dense = np.zeros((n, 3, n, width))
+    for (moved, _, centre, _, direction), row in primes[image.key].items():
+        dense[moved, direction, centre, : len(row)] = row
+    return replace(image, features=features, primes=dense)

@@ -1,0 +1,1 @@
+"""Potentials of electrodes: grand-canonical energies that depend on an electrode potential."""

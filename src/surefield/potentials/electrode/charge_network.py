@@ -1,0 +1,389 @@
+"""Charge networks: grand-canonical energies of an electrode from two networks per element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.descriptors.build import descriptor_from_config
+from surefield.errors import ConfigError, nearest
+from surefield.potentials.atomic_network import feature_ranges
+from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
+from surefield.potentials.electrode.interface import (
+    Interface,
+    decay_ranges,
+    metal_and_radius,
+    surface_settings,
+)
+from surefield.potentials.element_networks import (
+    Layers,
+    appended,
+    beside,
+    first_weights,
+    hidden_outputs,
+    output_widths,
+    random_networks,
+    scaling_parts,
+    taken_scalings,
+    taken_weights,
+    weight_parts,
+)
+from surefield.potentials.evaluate import species_index
+from surefield.potentials.layers import ACTIVATIONS, Taker, alphabetical, output_slope
+from surefield.structures.graph import Graph
+from surefield.structures.neighbors import Neighborhood
+
+__all__ = ["SCHEMES", "ChargeNetwork"]
+
+SCHEMES = ("consistent", "amp")
+#: Start values: hardness, eV/e^2, and slope of the charges, e.
+_HARDNESS, _CHARGE_SLOPE = 0.3, 0.1
+
+
+class _Latent(NamedTuple):
+    """Electronegativity chi (V) and charge q (e) of each atom, and their slopes by last-layer weights."""
+
+    chi: Float[Array, " n_atoms"]
+    q: Float[Array, " n_atoms"]
+    chi_slopes: Float[Array, "n_atoms n_chi"]
+    q_slopes: Float[Array, "n_atoms n_q"]
+
+
+class ChargeNetwork(ChargedPotential):
+    """Omega = sum_i Ei + chi_i q_i + Jii q_i^2/2 -+ Phi q_i; chi_i = NN(G_i), q_i = NN([G_i, Phi g_eta]).
+
+    Scheme 'consistent' (minus): smooth in R, q_i is a latent, charges of atoms are -d(omega_i)/dPhi and
+    N_e = dOmega/dPhi exactly. Scheme 'amp' (plus): charges are q_i, and their sum is not -dOmega/dPhi; the
+    surface is the highest metal atom and g_eta has a step. It is there for models of the program Amp. Chen,
+    El Khatib, Lindgren, Willard, Medford, Peterson, npj Comput. Mater. 9, 73 (2023).
+
+    Args:
+        descriptor: turns neighbours into features; it knows the elements and the cutoff.
+        hidden: widths of the hidden layers of chi of each element, in the order of `descriptor.species`.
+        charge_hidden: the same of q.
+        activation: of chi: 'tanh', 'sigmoid' or 'linear'.
+        charge_activation: of q.
+        etas: decay constants of the charge fingerprints, 1/Å.
+        surface_correction: Å; see `Interface`.
+        slab_metal: element whose atoms are the electrode.
+        scheme: 'consistent' or 'amp'.
+        force_convention: 'exact', 'fixed-interface' or 'amp-1.1'; see `Interface`. Only 'exact' forces are
+            derivatives of the energy.
+        surface_normal: out of the metal.
+        onset_width: Å.
+        vdw_radius: of the metal, Å; None: ASE's.
+        output_activation: 'linear' or 'activation', of both output nodes.
+        electrode_potential: of structures that state none, V.
+        seed: of the initial weights.
+        dtype: of the parameters and the arithmetic; Ei are float64 either way.
+
+    Raises:
+        ConfigError: an unknown scheme or convention, or a value out of range.
+    """
+
+    descriptor: AtomicDescriptor = eqx.field(static=True)
+    interface: Interface = eqx.field(static=True)
+    scheme: str = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    charge_activation: str = eqx.field(static=True)
+    output_activation: str = eqx.field(static=True)
+    default_phi: Float[Array, ""]
+    offsets: Float[Array, " n_species"]
+    hardness: Float[Array, " n_species"]
+    slopes: Float[Array, " n_species"]
+    intercepts: Float[Array, " n_species"]
+    charge_slopes: Float[Array, " n_species"]
+    charge_intercepts: Float[Array, " n_species"]
+    low: Float[Array, "n_species width"]
+    high: Float[Array, "n_species width"]
+    charge_low: Float[Array, "n_species width_plus_etas"]
+    charge_high: Float[Array, "n_species width_plus_etas"]
+    layers: Layers
+    charge_layers: Layers
+    readout: Float[Array, "n_species n_site_features"]
+    bias: Float[Array, "n_species 2"]
+
+    def __init__(
+        self,
+        descriptor: AtomicDescriptor,
+        hidden: Sequence[Sequence[int]],
+        charge_hidden: Sequence[Sequence[int]],
+        activation: str = "tanh",
+        charge_activation: str = "tanh",
+        etas: Sequence[float] = (2.0, 1.0, 0.5, 0.1),
+        surface_correction: float = 3.0,
+        slab_metal: str | None = None,
+        scheme: str = "consistent",
+        force_convention: str = "exact",
+        surface_normal: Sequence[float] = (0.0, 0.0, 1.0),
+        onset_width: float = 0.5,
+        vdw_radius: float | None = None,
+        output_activation: str = "linear",
+        electrode_potential: float | None = None,
+        seed: int = 0,
+        dtype: str | np.typing.DTypeLike = "float64",
+    ) -> None:
+        if scheme not in SCHEMES:
+            raise ConfigError(f"unknown scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
+        dtype = np.dtype(dtype)
+        metal, radius = metal_and_radius(slab_metal, vdw_radius)
+        self.descriptor, self.scheme, self.output_activation = descriptor, scheme, output_activation
+        self.activation, self.charge_activation = activation, charge_activation
+        self.interface = Interface(
+            metal=metal,
+            radius=radius,
+            correction=surface_correction,
+            normal=tuple(surface_normal),  # type: ignore[arg-type]
+            onset_width=onset_width,
+            etas=tuple(etas),
+            smooth=scheme == "consistent",
+            convention=force_convention,
+        )
+        self.default_phi = default_phi(electrode_potential)
+        n, n_etas = len(descriptor.species), len(self.interface.etas)
+        self.offsets, self.hardness = jnp.zeros(n, jnp.float64), jnp.full(n, _HARDNESS, dtype)
+        self.slopes, self.intercepts = jnp.ones(n, dtype), jnp.zeros(n, dtype)
+        self.charge_slopes, self.charge_intercepts = jnp.full(n, _CHARGE_SLOPE, dtype), jnp.zeros(n, dtype)
+        width = (n, descriptor.width)
+        self.low, self.high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
+        width = (n, descriptor.width + n_etas)
+        self.charge_low, self.charge_high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
+        rng, order = np.random.RandomState(seed), alphabetical(descriptor.species)
+        self.layers, readout, bias = random_networks(rng, order, descriptor.n_features, hidden, dtype)
+        self.charge_layers, charge_readout, charge_bias = random_networks(
+            rng, order, self._charge_inputs, charge_hidden, dtype
+        )
+        self.readout = jnp.concatenate([readout[:, 0], charge_readout[:, 0]], axis=1)
+        self.bias = jnp.concatenate([bias, charge_bias], axis=1)
+
+    @property
+    def conjugate_charges(self) -> bool:
+        """Whether N_e is the derivative of the energy with respect to the electrode potential."""
+        return self.scheme == "consistent"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the output nodes carry the activations."""
+        return self.output_activation == "activation"
+
+    @property
+    def n_chi(self) -> int:
+        """Columns of `readout` that belong to chi; the others belong to q."""
+        return max(output_widths(self.descriptor.n_features, self.layers))
+
+    @property
+    def _charge_inputs(self) -> list[int]:
+        return [n + len(self.interface.etas) for n in self.descriptor.n_features]
+
+    def config(self) -> dict[str, Any]:
+        """Configuration that builds a potential of this shape."""
+        return {
+            "kind": "charge_network",
+            "descriptor": self.descriptor.config(),
+            "hidden": [[layer.shape[1] for layer in layers] for layers in self.layers],
+            "charge_hidden": [[layer.shape[1] for layer in layers] for layers in self.charge_layers],
+            "activation": self.activation,
+            "charge_activation": self.charge_activation,
+            **surface_settings(self.interface),
+            "scheme": self.scheme,
+            "output_activation": self.output_activation,
+            "dtype": str(self.readout.dtype),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ChargeNetwork:
+        """Build from `config()`."""
+        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
+        return cls(descriptor_from_config(config["descriptor"]), **settings)
+
+    def constants(self) -> tuple[object, ...]:
+        """Offsets, ranges of the inputs and the default potential are not trained."""
+        return (self.default_phi, self.offsets, self.low, self.high, self.charge_low, self.charge_high)
+
+    def prepared(
+        self,
+        structures: Sequence[Neighborhood],
+        energies: Sequence[float | None],
+        offsets: Mapping[int, float],
+    ) -> Self:
+        """Offsets as Ei, the mean electrode potential as intercept of chi, ranges of the inputs."""
+        low, high = feature_ranges(self.descriptor, structures)
+        edges = decay_ranges(self.interface, self.species, structures, times_phi=True)
+        phi = np.mean([s.electrode_potential for s in structures])
+        n = self.descriptor.n_features
+        ranges = (low, high, appended(low, edges[0], n), appended(high, edges[1], n))
+        values = (
+            jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
+            jnp.full_like(self.intercepts, phi),
+            *(jnp.asarray(x, self.low.dtype) for x in ranges),
+        )
+        return eqx.tree_at(
+            lambda p: (p.offsets, p.intercepts, p.low, p.high, p.charge_low, p.charge_high), self, values
+        )
+
+    def _networks(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Arguments of `weight_parts` of both networks: layers, readout, bias, widths."""
+        n = self.n_chi
+        widths = output_widths(self.descriptor.n_features, self.layers)
+        charge_widths = output_widths(self._charge_inputs, self.charge_layers)
+        return (
+            (self.layers, self.readout[:, :n], self.bias[:, 0], widths),
+            (self.charge_layers, self.readout[:, n:], self.bias[:, 1], charge_widths),
+        )
+
+    @property
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """Weights, scalings, charge weights, charge scalings, Ei, Jii, each by element sorted by symbol.
+
+        Weights go layer by layer, row by row, biases last; scalings are intercept and slope.
+        """
+        order = alphabetical(self.species)
+        network, charge_network = self._networks()
+        parts = [
+            *weight_parts(order, *network),
+            *scaling_parts(order, self.intercepts, self.slopes),
+            *weight_parts(order, *charge_network),
+            *scaling_parts(order, self.charge_intercepts, self.charge_slopes),
+            self.offsets[jnp.asarray(order)],
+            self.hardness[jnp.asarray(order)],
+        ]
+        return jnp.concatenate([part.astype(jnp.float64) for part in parts])
+
+    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
+        """Copy with the parameters of a vector in that order."""
+        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
+        network, charge_network = self._networks()
+        layers, readout, bias = taken_weights(take, order, *network)
+        scalings = taken_scalings(take, order, self.intercepts, self.slopes)
+        charge_layers, charge_readout, charge_bias = taken_weights(take, order, *charge_network)
+        charge_scalings = taken_scalings(take, order, self.charge_intercepts, self.charge_slopes)
+        offsets = self.offsets.at[jnp.asarray(order)].set(take(self.offsets))
+        hardness = self.hardness.at[jnp.asarray(order)].set(take(self.hardness))
+        values = (
+            *(layers, *scalings, charge_layers, *charge_scalings, offsets, hardness),
+            jnp.concatenate([readout, charge_readout], axis=1),
+            jnp.stack([bias, charge_bias], axis=1),
+        )
+        return eqx.tree_at(
+            lambda p: (
+                *(p.layers, p.intercepts, p.slopes, p.charge_layers, p.charge_intercepts, p.charge_slopes),
+                *(p.offsets, p.hardness, p.readout, p.bias),
+            ),
+            self,
+            values,
+        )
+
+    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
+        """Weights of the first layer of each element without biases, of chi, then of q."""
+        return [
+            weights
+            for layers, readout, _, widths in self._networks()
+            for weights in first_weights(layers, readout, widths)
+        ]
+
+    def _latent(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> _Latent:
+        dtype, n = self.readout.dtype, self.n_chi
+        features = features.astype(dtype)
+        edge = (phi[:, None] * decays).astype(dtype)
+        counts = self.descriptor.n_features
+        inputs = hidden_outputs(
+            lambda place: features[:, : counts[place]],
+            *(self.layers, index, self.low, self.high, self.activation, n),
+            keep_constant=self.bounded,
+        )
+        charge_inputs = hidden_outputs(
+            lambda place: beside(features, edge, counts[place]),
+            *(self.charge_layers, index, self.charge_low, self.charge_high, self.charge_activation),
+            self.readout.shape[1] - n,
+            keep_constant=self.bounded,
+        )
+        readout, bias = self.readout[index], self.bias[index]
+        chi, chi_slope = self._output(inputs, readout[:, :n], bias[:, 0], self.slopes[index], self.activation)
+        q, q_slope = self._output(
+            charge_inputs, readout[:, n:], bias[:, 1], self.charge_slopes[index], self.charge_activation
+        )
+        return _Latent(
+            chi + self.intercepts[index],
+            q + self.charge_intercepts[index],
+            chi_slope[:, None] * inputs,
+            q_slope[:, None] * charge_inputs,
+        )
+
+    def _output(
+        self, inputs: Array, readout: Array, bias: Array, slopes: Array, activation: str
+    ) -> tuple[Array, Array]:
+        """Scaled output of each atom and its slope by what the output node sums up."""
+        node = jnp.sum(inputs * readout, axis=1) + bias
+        if not self.bounded:
+            return slopes * node, slopes
+        return slopes * ACTIVATIONS[activation](node), slopes * output_slope(activation, node)
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.scheme == "consistent" else 1.0
+
+    def site_omega(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
+        found = self._latent(features, decays, phi, index)
+        phi = phi.astype(found.q.dtype)
+        return (found.chi + self._sign * phi) * found.q + 0.5 * self.hardness[index] * found.q**2
+
+    def site_charges(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> Float[Array, " n_atoms"]:
+        """Charge of each atom, e: q_i in scheme 'amp', else -d(omega_i)/dPhi."""
+        if self.scheme == "amp":
+            return self._latent(features, decays, phi, index).q
+        return super().site_charges(features, decays, phi, index)
+
+    def last_layer_features(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's omega with respect to its last weights, of chi and of q."""
+        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        found = self._latent(features, self.interface.decays(graph), phi, index)
+        by_q = found.chi + self._sign * phi.astype(found.q.dtype) + self.hardness[index] * found.q
+        return jnp.concatenate([found.q[:, None] * found.chi_slopes, by_q[:, None] * found.q_slopes], axis=1)
+
+    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
+        if self.scheme == "consistent":
+            return super().electron_features(graph)
+        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        features = self.descriptor.features(graph)
+        found = self._latent(features, self.interface.decays(graph), phi, index)
+        return jnp.concatenate([jnp.zeros_like(found.chi_slopes), -found.q_slopes], axis=1)
+
+    def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
+        """Charge fingerprints Phi g_eta, V."""
+        return self.interface.fingerprints(graph)
+
+    def edge_name(self, eta: float) -> str:
+        """Name of a charge fingerprint."""
+        return f"charge fingerprint eta={eta:g}"
+
+    def input_ranges(self) -> tuple[Float[Array, "n_species wide"], Float[Array, "n_species wide"]]:
+        """Ranges of the inputs of q."""
+        return self.charge_low, self.charge_high

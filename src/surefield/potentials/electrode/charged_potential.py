@@ -1,0 +1,255 @@
+"""What all potentials of an electrode share: they read its potential Phi, and charges follow from that."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from jaxtyping import Array, Float, Int
+
+from surefield.errors import DataError, explain
+from surefield.potentials.electrode.interface import Interface
+from surefield.potentials.evaluate import predict, species_index
+from surefield.potentials.layers import excess
+from surefield.potentials.potential import MECHANICAL, DescriptorPotential, VectorPotential
+from surefield.structures.electrode import check_scale, electrode_potential, stated_interface
+from surefield.structures.graph import Graph, collate
+from surefield.structures.neighbors import Neighborhood, neighborhood
+
+__all__ = ["ChargedPotential", "warn_of_negative_capacitance"]
+
+
+class ChargedPotential(DescriptorPotential, VectorPotential):
+    """A potential whose energy is Omega(R, Phi), the grand-canonical energy at an electrode potential.
+
+    Forces are -dOmega/dR at constant Phi, the number of excess electrons is N_e = dOmega/dPhi at fixed R, and
+    the charge of an atom -d(omega_i)/dPhi. Omega depends on descriptor features, and through the heights of
+    atoms above the metal on positions. It is invariant to permutations and translations; turning a structure
+    is not invariant unless the normal of the surface turns as well.
+
+    Attributes:
+        interface: where the metal ends.
+        default_phi: V, of structures without an electrode potential; 0: there is none.
+    """
+
+    invariances: ClassVar[tuple[str, ...]] = ("permutation", "translation")
+
+    interface: eqx.AbstractVar[Interface]
+    default_phi: eqx.AbstractVar[Float[Array, ""]]
+
+    @property
+    def reads_positions(self) -> bool:
+        """Heights above the metal surface are positions."""
+        return True
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """Those of energies, and what follows from the electrode potential."""
+        return MECHANICAL | {"charges", "excess_electrons", "electrode_potential", "capacitance"}
+
+    @abc.abstractmethod
+    def site_omega(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom, without element offsets; eV.
+
+        Args:
+            features: of the descriptor.
+            decays: g_eta of the height of each atom.
+            phi: electrode potential at each atom, V.
+            index: place of its element in `species`.
+        """
+
+    @abc.abstractmethod
+    def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
+        """Inputs of the networks besides the descriptor's features: functions of the height of each atom."""
+
+    @abc.abstractmethod
+    def edge_name(self, eta: float) -> str:
+        """What such an input is, for messages."""
+
+    @abc.abstractmethod
+    def input_ranges(
+        self,
+    ) -> tuple[Float[Array, "n_species width_plus_etas"], Float[Array, "n_species width_plus_etas"]]:
+        """Least and largest inputs of each element over the training set: its features, then the others."""
+
+    @property
+    def species(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Atomic numbers, ascending."""
+        return self.descriptor.species
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Range of the neighbour list, Å."""
+        return self.descriptor.cutoff
+
+    @property
+    def conjugate_charges(self) -> bool:
+        """Whether N_e is the derivative of the energy with respect to the electrode potential."""
+        return True
+
+    @property
+    def electrode_potential(self) -> float | None:
+        """Potential of structures that state none, V."""
+        return float(self.default_phi) or None
+
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) for structures that state none."""
+        return eqx.tree_at(lambda p: p.default_phi, self, default_phi(phi))
+
+    def neighborhood(self, atoms: Atoms) -> Neighborhood:
+        """Neighbours of a structure, its electrode potential and the interface it states."""
+        phi = electrode_potential(atoms, "the structure")
+        phi = float(self.default_phi) if np.isnan(phi) else phi
+        found = neighborhood(atoms, self.cutoff)
+        return replace(found, electrode_potential=phi, interface=stated_interface(atoms, "the structure"))
+
+    def check_frame(self, atoms: Atoms, where: object) -> None:
+        """Raise `DataError` unless a structure has an electrode potential (V) and a metal surface."""
+        if np.isnan(electrode_potential(atoms, where)) and not self.default_phi:
+            raise DataError(
+                explain(
+                    "no electrode potential",
+                    where=where,
+                    expected="V on the absolute scale in info['electrode_potential']",
+                    fix="or give the potential one for all structures: electrode_potential=4.4",
+                )
+            )
+        if np.isnan(stated_interface(atoms, where)) and self.interface.number not in atoms.numbers:
+            raise DataError(
+                explain(
+                    f"no {self.interface.metal}, whose atoms are the electrode",
+                    where=where,
+                    got=atoms.get_chemical_formula(),
+                    fix="set slab_metal=, or state the height of the surface in info['interface'] (Å)",
+                )
+            )
+
+    def feature_energies(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom from its features, without element offsets; eV."""
+        decays, phi = self.interface.decays(graph), graph.electrode_potential[graph.structure]
+        omega = self.site_omega(features, decays, phi, species_index(self, graph))
+        return jnp.where(graph.atom_mask, omega, 0.0)
+
+    def site_charges(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> Float[Array, " n_atoms"]:
+        """Charge of each atom, -d(omega_i)/dPhi at fixed positions, e; arguments as `site_omega`."""
+        _, slopes = jax.jvp(
+            lambda phi: self.site_omega(features, decays, phi, index), (phi,), (jnp.ones_like(phi),)
+        )
+        return -slopes
+
+    def feature_charges(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, " n_atoms"]:
+        """Charge of each atom from its descriptor features, e; zero for padding atoms."""
+        decays, phi = self.interface.decays(graph), graph.electrode_potential[graph.structure]
+        charges = self.site_charges(features, decays, phi, species_index(self, graph))
+        return jnp.where(graph.atom_mask, charges, 0.0)
+
+    def charges(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Charge of each atom, e; their sum is -N_e."""
+        return self.feature_charges(self.descriptor.features(graph), graph)
+
+    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's excess electrons with respect to its last weights.
+
+        Summed over atoms they are the row of N_e, as `site_features` are that of the energy.
+        """
+        features = self.descriptor.features(graph)
+
+        def by_weights(phi: Array) -> Array:
+            moved = eqx.tree_at(lambda g: g.electrode_potential, graph, phi)
+            return self.last_layer_features(features, moved)
+
+        phi = jnp.asarray(graph.electrode_potential)
+        return jax.jvp(by_weights, (phi,), (jnp.ones_like(phi),))[1]
+
+    def interface_height(self, atoms: Atoms) -> float:
+        """Height z0 of the metal surface of a structure along the normal, Å; stated or found."""
+        graph = collate([self.neighborhood(atoms)])
+        return float(self.interface.heights(graph)[1][0])
+
+    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width_plus_etas"]:
+        """How far features, then functions of the height, lie outside the range of training, in its units."""
+        low, high = (values[species_index(self, graph)] for values in self.input_ranges())
+        inputs = jnp.concatenate([self.descriptor.features(graph), self.edge_inputs(graph)], axis=1)
+        counts = jnp.asarray(self.descriptor.n_features)[species_index(self, graph)][:, None]
+        column, width = jnp.arange(inputs.shape[1]), self.descriptor.width
+        used = graph.atom_mask[:, None] & ((column < counts) | (column >= width))
+        place = jnp.where(column < width, column, counts + column - width)
+        low, high = (jnp.take_along_axis(values, place, axis=1) for values in (low, high))
+        return excess(inputs, low, high, used)
+
+    def describe_extrapolation(self, atoms: Atoms) -> str:
+        """One line on the input that lies farthest outside the range of training."""
+        graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
+        found = np.asarray(self.extrapolation(graph))
+        atom, column = (int(i) for i in np.unravel_index(found.argmax(), found.shape))
+        symbol, width = str(atoms.symbols[atom]), self.descriptor.width
+        place = self.descriptor.place(symbol)
+        if column < width:
+            name = self.descriptor.names(symbol)[column]
+            value, entry = float(self.descriptor.features(graph)[atom, column]), column
+        else:
+            name = self.edge_name(self.interface.etas[column - width])
+            value = float(self.edge_inputs(graph)[atom, column - width])
+            entry = self.descriptor.n_features[place] + column - width
+        low, high = (float(values[place, entry]) for values in self.input_ranges())
+        return (
+            f"atom {atom} ({symbol}) lies outside the training set: {name} is {value:.4g}, its range "
+            f"{low:.4g} to {high:.4g}"
+        )
+
+
+def default_phi(phi: float | None) -> Float[Array, ""]:
+    """Electrode potential of structures without one as an array, checked; 0 stands for none."""
+    if phi is not None:
+        check_scale(phi, "electrode_potential=")
+    return jnp.asarray(0.0 if phi is None else phi, jnp.float64)
+
+
+def warn_of_negative_capacitance(potential: ChargedPotential, frames: Sequence[Atoms]) -> list[int]:
+    """Warn of training images whose capacitance -dN_e/dPhi is negative: the fit is unphysical there.
+
+    Args:
+        potential: trained.
+        frames: structures it was trained on.
+
+    Returns:
+        Indices of these images.
+    """
+    origin = getattr(frames, "origin", lambda index: f"frame {index}")
+    found = predict(potential, frames, forces=False, stress=False)
+    values = np.array([prediction.capacitance for prediction in found], np.float64)
+    negative = np.flatnonzero(values < 0).tolist()
+    if negative:
+        worst = int(np.argmin(values))
+        named = ", ".join(origin(i) for i in negative[:5]) + (", ..." if len(negative) > 5 else "")
+        warnings.warn(
+            f"negative capacitance on {len(negative)} of {len(values)} training images ({named}); the least: "
+            f"{values[worst]:.3g} e/V in {origin(worst)}; train on more potentials there, or with a larger "
+            "charge coefficient",
+            stacklevel=2,
+        )
+    return negative

@@ -1,0 +1,275 @@
+"""Grand-canonical energies that are quadratic in the electrode potential, from one network per element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.descriptors.build import descriptor_from_config
+from surefield.potentials.atomic_network import energy_slope, feature_ranges
+from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
+from surefield.potentials.electrode.interface import (
+    Interface,
+    decay_ranges,
+    metal_and_radius,
+    surface_settings,
+)
+from surefield.potentials.element_networks import (
+    Layers,
+    appended,
+    beside,
+    hidden_outputs,
+    output_widths,
+    random_networks,
+)
+from surefield.potentials.evaluate import species_index
+from surefield.potentials.layers import Taker, alphabetical
+from surefield.structures.graph import Graph
+from surefield.structures.neighbors import Neighborhood
+
+__all__ = ["QuadraticChargeNetwork"]
+
+#: Outputs of a network: energy, electrons and capacitance.
+_OUTPUTS = 3
+#: Start values of the slopes of n (e) and c (e/V).
+_START = (0.1, 0.02)
+
+
+class _Response(NamedTuple):
+    """Energy a (eV), electrons n (e) and capacitance c (e/V) of each atom, and the slope of c by its node."""
+
+    a: Float[Array, " n_atoms"]
+    n: Float[Array, " n_atoms"]
+    c: Float[Array, " n_atoms"]
+    c_slope: Float[Array, " n_atoms"]
+
+
+class QuadraticChargeNetwork(ChargedPotential):
+    """Omega = sum_i Ei + a_i + n_i (Phi - Phi0) - c_i (Phi - Phi0)^2/2; a, n, c = NN([G_i, g_eta]), c > 0.
+
+    So N_e = sum_i n_i - c_i (Phi - Phi0) is linear in the potential, and the capacitance sum_i c_i positive.
+    Phi0 is the mean electrode potential of the training set. a and n are slope times output node; c is slope
+    times softplus of its node.
+
+    Args:
+        descriptor: turns neighbours into features; it knows the elements and the cutoff.
+        hidden: widths of the hidden layers of each element, in the order of `descriptor.species`.
+        activation: 'tanh', 'sigmoid' or 'linear'.
+        etas: decay constants of g_eta, 1/Å.
+        surface_correction: Å; see `Interface`.
+        slab_metal: element whose atoms are the electrode.
+        force_convention: 'exact', 'fixed-interface' or 'amp-1.1'; see `Interface`.
+        surface_normal: out of the metal.
+        onset_width: Å.
+        vdw_radius: of the metal, Å; None: ASE's.
+        electrode_potential: of structures that state none, V.
+        seed: of the initial weights.
+        dtype: of the parameters and the arithmetic; Ei are float64 either way.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    descriptor: AtomicDescriptor = eqx.field(static=True)
+    interface: Interface = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    default_phi: Float[Array, ""]
+    reference_phi: Float[Array, ""]
+    offsets: Float[Array, " n_species"]
+    slopes: Float[Array, "n_species 3"]
+    low: Float[Array, "n_species width_plus_etas"]
+    high: Float[Array, "n_species width_plus_etas"]
+    layers: Layers
+    readout: Float[Array, "n_species n_site_features"]
+    bias: Float[Array, "n_species 3"]
+
+    def __init__(
+        self,
+        descriptor: AtomicDescriptor,
+        hidden: Sequence[Sequence[int]],
+        activation: str = "tanh",
+        etas: Sequence[float] = (2.0, 1.0, 0.5, 0.1),
+        surface_correction: float = 3.0,
+        slab_metal: str | None = None,
+        force_convention: str = "exact",
+        surface_normal: Sequence[float] = (0.0, 0.0, 1.0),
+        onset_width: float = 0.5,
+        vdw_radius: float | None = None,
+        electrode_potential: float | None = None,
+        seed: int = 0,
+        dtype: str | np.typing.DTypeLike = "float64",
+    ) -> None:
+        dtype = np.dtype(dtype)
+        metal, radius = metal_and_radius(slab_metal, vdw_radius)
+        self.descriptor, self.activation = descriptor, activation
+        self.interface = Interface(
+            metal=metal,
+            radius=radius,
+            correction=surface_correction,
+            normal=tuple(surface_normal),  # type: ignore[arg-type]
+            onset_width=onset_width,
+            etas=tuple(etas),
+            convention=force_convention,
+        )
+        self.default_phi, self.reference_phi = default_phi(electrode_potential), jnp.zeros((), jnp.float64)
+        n = len(descriptor.species)
+        self.offsets = jnp.zeros(n, jnp.float64)
+        self.slopes = jnp.tile(jnp.asarray([1.0, *_START], dtype), (n, 1))
+        width = (n, descriptor.width + len(self.interface.etas))
+        self.low, self.high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
+        rng, order = np.random.RandomState(seed), alphabetical(descriptor.species)
+        self.layers, readout, bias = random_networks(rng, order, self._inputs, hidden, dtype, _OUTPUTS)
+        self.readout, self.bias = readout.reshape(n, -1), bias
+
+    @property
+    def _inputs(self) -> list[int]:
+        return [n + len(self.interface.etas) for n in self.descriptor.n_features]
+
+    def config(self) -> dict[str, Any]:
+        """Configuration that builds a potential of this shape."""
+        return {
+            "kind": "quadratic_charge_network",
+            "descriptor": self.descriptor.config(),
+            "hidden": [[layer.shape[1] for layer in layers] for layers in self.layers],
+            "activation": self.activation,
+            **surface_settings(self.interface),
+            "dtype": str(self.readout.dtype),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> QuadraticChargeNetwork:
+        """Build from `config()`."""
+        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
+        return cls(descriptor_from_config(config["descriptor"]), **settings)
+
+    def constants(self) -> tuple[object, ...]:
+        """Potentials, offsets and ranges come from the data."""
+        return (self.default_phi, self.reference_phi, self.offsets, self.low, self.high)
+
+    def prepared(
+        self,
+        structures: Sequence[Neighborhood],
+        energies: Sequence[float | None],
+        offsets: Mapping[int, float],
+    ) -> Self:
+        """Offsets as Ei, the slope of a from the spread of the energies, Phi0, ranges of the inputs."""
+        features = feature_ranges(self.descriptor, structures)
+        edges = decay_ranges(self.interface, self.species, structures)
+        low, high = (
+            jnp.asarray(appended(own, more, self.descriptor.n_features), self.low.dtype)
+            for own, more in zip(features, edges, strict=True)
+        )
+        values = (
+            jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
+            jnp.asarray(np.mean([s.electrode_potential for s in structures]), jnp.float64),
+            self.slopes.at[:, 0].set(energy_slope(structures, energies, offsets)),
+            *(low, high),
+        )
+        return eqx.tree_at(lambda p: (p.offsets, p.reference_phi, p.slopes, p.low, p.high), self, values)
+
+    @property
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """Weights of each element (sorted by symbol), row by row; then slopes of a, n, c of each; then Ei."""
+        order = alphabetical(self.species)
+        widths = output_widths(self._inputs, self.layers)
+        outputs = self.readout.reshape(len(order), _OUTPUTS, -1)
+        parts: list[Array] = []
+        for place in order:
+            parts += [layer.ravel() for layer in self.layers[place]]
+            parts += [outputs[place, :, : widths[place]].T.ravel(), self.bias[place]]
+        parts += [self.slopes[jnp.asarray(order)].ravel(), self.offsets[jnp.asarray(order)]]
+        return jnp.concatenate([part.astype(jnp.float64) for part in parts])
+
+    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
+        """Copy with the parameters of a vector in that order."""
+        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
+        widths = output_widths(self._inputs, self.layers)
+        layers, bias = list(self.layers), self.bias
+        outputs = self.readout.reshape(len(order), _OUTPUTS, -1)
+        for place in order:
+            layers[place] = [take(layer) for layer in layers[place]]
+            own = slice(widths[place])
+            outputs = outputs.at[place, :, own].set(take(outputs[place, :, own].T).T)
+            bias = bias.at[place].set(take(bias[place]))
+        slopes = self.slopes.at[jnp.asarray(order)].set(take(self.slopes))
+        offsets = self.offsets.at[jnp.asarray(order)].set(take(self.offsets))
+        values = (layers, outputs.reshape(self.readout.shape), bias, slopes, offsets)
+        return eqx.tree_at(lambda p: (p.layers, p.readout, p.bias, p.slopes, p.offsets), self, values)
+
+    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
+        """Weights of the first layer of each element, without biases."""
+        widths = output_widths(self._inputs, self.layers)
+        outputs = self.readout.reshape(len(widths), _OUTPUTS, -1)
+        return [
+            own[0][:-1] if own else outputs[place, :, : widths[place]].T
+            for place, own in enumerate(self.layers)
+        ]
+
+    def _hidden(self, features: Array, decays: Array, index: Array) -> Float[Array, "n_atoms width"]:
+        dtype = self.readout.dtype
+        features, decays = features.astype(dtype), decays.astype(dtype)
+        counts = self.descriptor.n_features
+        return hidden_outputs(
+            lambda place: beside(features, decays, counts[place]),
+            *(self.layers, index, self.low, self.high, self.activation),
+            self.readout.shape[1] // _OUTPUTS,
+            keep_constant=False,
+        )
+
+    def _response(self, hidden: Float[Array, "n_atoms width"], index: Int[Array, " n_atoms"]) -> _Response:
+        weights = self.readout.reshape(len(self.species), _OUTPUTS, -1)[index]
+        node = jnp.sum(weights * hidden[:, None], axis=2) + self.bias[index]
+        slopes = self.slopes[index]
+        # A slope whose sign training has turned must not turn the capacitance.
+        width = jnp.abs(slopes[:, 2])
+        return _Response(
+            slopes[:, 0] * node[:, 0],
+            slopes[:, 1] * node[:, 1],
+            width * jax.nn.softplus(node[:, 2]),
+            width * jax.nn.sigmoid(node[:, 2]),
+        )
+
+    def _shift(self, phi: Float[Array, " n_atoms"]) -> Float[Array, " n_atoms"]:
+        return (phi - self.reference_phi.astype(phi.dtype)).astype(self.readout.dtype)
+
+    def site_omega(
+        self,
+        features: Float[Array, "n_atoms width"],
+        decays: Float[Array, "n_atoms n_etas"],
+        phi: Float[Array, " n_atoms"],
+        index: Int[Array, " n_atoms"],
+    ) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
+        found = self._response(self._hidden(features, decays, index), index)
+        shift = self._shift(phi)
+        return found.a + found.n * shift - 0.5 * found.c * shift**2
+
+    def last_layer_features(
+        self, features: Float[Array, "n_atoms width"], graph: Graph
+    ) -> Float[Array, "n_atoms n_site_features"]:
+        """Derivative of each atom's omega with respect to its last weights, of a, n and c."""
+        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        hidden = self._hidden(features, self.interface.decays(graph), index)
+        shift, slopes = self._shift(phi), self.slopes[index]
+        c_slope = self._response(hidden, index).c_slope
+        factors = [slopes[:, 0], slopes[:, 1] * shift, -0.5 * c_slope * shift**2]
+        return jnp.concatenate([factor[:, None] * hidden for factor in factors], axis=1)
+
+    def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
+        """Values of g_eta."""
+        return self.interface.decays(graph)
+
+    def edge_name(self, eta: float) -> str:
+        """Name of a function of the height."""
+        return f"function of the height eta={eta:g}"
+
+    def input_ranges(self) -> tuple[Float[Array, "n_species wide"], Float[Array, "n_species wide"]]:
+        """Ranges of the inputs."""
+        return self.low, self.high

@@ -1,0 +1,1 @@
+"""SNAP: energies that are linear or quadratic in bispectrum components."""

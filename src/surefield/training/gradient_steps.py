@@ -1,0 +1,357 @@
+"""Stochastic gradient training of dropout networks: steps with fresh masks, epochs, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from surefield.descriptors.derivatives import atomic_features
+from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.potential import Potential, trainable
+from surefield.potentials.saving import arrays_hash, pack, save_arrays
+from surefield.training.force_errors import ForceErrorLog
+from surefield.training.network_checkpoint import Checkpoint, TrainingState, problem_hash
+from surefield.training.network_data import Residuals, Stack, make_stacks, predicted, residuals, take
+from surefield.training.problem import Configuration, Problem
+
+__all__ = ["OPTIMIZERS", "FitSettings", "StepSettings", "Trained", "fit_steps"]
+
+#: Optimisers at a rate of one; steps multiply by the learning rate.
+OPTIMIZERS: Final[Mapping[str, Callable[[float], optax.GradientTransformation]]] = {
+    "adadelta": optax.adadelta,
+    "adagrad": optax.adagrad,
+    "adam": optax.adam,
+    "adamax": optax.adamax,
+    "adamw": optax.adamw,
+    "lion": optax.lion,
+    "nadam": optax.nadam,
+    "radam": optax.radam,
+    "rmsprop": optax.rmsprop,
+    "sgd": optax.sgd,
+}
+OPTIMIZER_STATE: Final = "optimizer_state.npz"
+ERROR_LOG: Final = "force_errors"
+_KINDS: Final = ("energy", "forces", "stress")
+
+
+class StepSettings(NamedTuple):
+    """What a compiled step depends on besides shapes: one of `OPTIMIZERS`, and 'mse' or 'mae'."""
+
+    optimizer: str
+    method: str
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        """The optimiser at a rate of one."""
+        return OPTIMIZERS[self.optimizer](1.0)
+
+
+class FitSettings(NamedTuple):
+    """How to train.
+
+    Attributes:
+        step: optimiser and form of the loss.
+        learning_rate: of all steps.
+        epochs: in total.
+        batch_size: largest number of configurations per step.
+        log: whether errors of training forces are logged, or options of `ForceErrorLog`.
+    """
+
+    step: StepSettings
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    log: bool | Mapping[str, Any] = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Outcome of `fit_steps`.
+
+    Attributes:
+        network: with the kept parameters, without members.
+        history: one row per epoch.
+        success: whether the loss stayed finite.
+        message: one line.
+        n_steps: optimiser steps.
+        best_epoch: whose parameters were kept.
+    """
+
+    network: DropoutNetwork
+    history: list[dict[str, Any]]
+    success: bool
+    message: str
+    n_steps: int
+    best_epoch: int
+
+
+class _Batch(NamedTuple):
+    """Rows of one stack for one step, in blocks; rows that are not valid only pad."""
+
+    rows: Int[np.ndarray, "n_blocks block"]
+    valid: Bool[np.ndarray, "n_blocks block"]
+
+
+def fit_steps(
+    network: DropoutNetwork, problem: Problem, settings: FitSettings, baseline: Potential | None = None
+) -> Trained:
+    """Train, or go on from the checkpoint in the folder of the run.
+
+    Args:
+        network: standardised, with start values.
+        problem: configurations and weights.
+        settings: how to train.
+        baseline: fixed part of the energy that is not trained.
+
+    Raises:
+        PotentialError: the checkpoint is that of another training.
+    """
+    parts, method = (problem.train, problem.validation), settings.step.method
+    stacks, held = make_stacks(network, parts, problem.weights, baseline)
+    fixed = eqx.filter(network, trainable(network), inverse=True)
+    step = settings.step
+    parameters = eqx.filter(network, trainable(network))
+    optimizer = step.transform.init(cast(Any, parameters))
+    checkpoint = Checkpoint(
+        TrainingState(parameters, optimizer, parameters),
+        {
+            "settings": [*step, settings.learning_rate, settings.batch_size, problem.seed],
+            "start": arrays_hash(network),
+            "data": problem_hash(problem),
+        },
+        problem.run,
+    )
+    state, history = checkpoint.load()
+    plan = _Plan(stacks, len(problem.train), settings.batch_size, network.descriptor.width)
+    log = _error_log(problem, settings.log)
+    while state.epoch < settings.epochs and all(math.isfinite(row["loss"]) for row in history[-1:]):
+        state, loss = _epoch(state, fixed, stacks, plan, settings, problem.seed)
+        whole = eqx.combine(state.parameters, fixed)
+        train = _evaluate(whole, stacks, problem.train, method)
+        row: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "loss": loss}
+        row |= train.metrics("train")
+        if problem.validation:
+            row |= _evaluate(whole, held, problem.validation, method).metrics("validation")
+        row |= dict(zip(("eweight", "fweight", "vweight"), problem.weights, strict=True))
+        score = row["validation_loss"] if problem.validation else -float(state.epoch)
+        if math.isfinite(loss) and score < state.best_loss:
+            state = state._replace(best=state.parameters, best_loss=score, best_epoch=state.epoch)
+        history.append(row)
+        if log is not None and math.isfinite(loss):
+            log.append(state.epoch - 1, train.force_errors)
+        problem.run.add_metrics(row)
+        checkpoint.save(state, history)
+    save_arrays(
+        problem.run.path(OPTIMIZER_STATE),
+        "optimizer_state",
+        {"optimizer": settings.step.optimizer, "learning_rate": settings.learning_rate, "step": state.step},
+        pack(state.optimizer),
+    )
+    kept = eqx.combine(state.best, fixed)
+    if log is not None:
+        _write_descriptors(log, kept, problem)
+    success = math.isfinite(history[-1]["loss"])
+    message = f"{state.epoch} epochs, {state.step} steps, kept epoch {state.best_epoch}"
+    message += f" with validation loss {state.best_loss:.6g}" if problem.validation else ""
+    message += "" if success else "; the loss is no longer finite: lower learning_rate"
+    return Trained(kept, history, success, message, state.step, state.best_epoch)
+
+
+@eqx.filter_jit
+def _train_step(
+    parameters: DropoutNetwork,
+    optimizer: optax.OptState,
+    fixed: DropoutNetwork,
+    stacks: Sequence[Stack],
+    batches: Sequence[_Batch],
+    key: Array,
+    rate: Array,
+    settings: StepSettings,
+) -> tuple[DropoutNetwork, optax.OptState, Array]:
+    """One step; blocks are worked off one after the other, so that memory does not grow with the batch."""
+
+    def block_loss(parameters: Any, part: Stack, valid: Array) -> Array:
+        network = eqx.combine(parameters, fixed)
+        found = predicted(network, part, _masks(network, part.ids, key))
+        brackets = residuals(found, part.labels).brackets(part.labels.n_atoms, settings.method)
+        return jnp.sum(jnp.where(valid, brackets, 0.0))
+
+    total: Any = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
+    count = jnp.zeros(())
+    for stack, batch in zip(stacks, batches, strict=True):
+
+        def add(total: Any, own: _Batch, stack: Stack = stack) -> tuple[Any, None]:
+            part = take(stack, cast(Any, own.rows))
+            found = jax.value_and_grad(block_loss)(parameters, part, own.valid)
+            return jax.tree.map(jnp.add, total, found), None
+
+        total, _ = jax.lax.scan(add, total, batch)
+        count += jnp.sum(batch.valid)
+    loss, gradient = jax.tree.map(lambda x: x / count, total)
+    updates, optimizer = settings.transform.update(gradient, optimizer, cast(Any, parameters))
+    updates = jax.tree.map(lambda u: u * rate, updates)
+    return cast(Any, optax.apply_updates(cast(Any, parameters), updates)), optimizer, loss
+
+
+def _masks(network: DropoutNetwork, ids: Int[Array, " s"], key: Array) -> list[Float[Array, "s n_out"]]:
+    """Factors of the hidden units of each configuration: from the key and its place, whatever the batch."""
+    if not network.dropout:
+        return []
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+    def of_layer(number: int, width: int) -> Array:
+        draw = lambda k: jax.random.bernoulli(jax.random.fold_in(k, number), network.keep, (width,))  # noqa: E731
+        return jax.vmap(draw)(keys) / network.keep
+
+    return [of_layer(number, width) for number, width in enumerate(network.neurons)]
+
+
+class _Plan:
+    """Which configurations make up each step: equal batches, in which every stack has its share.
+
+    The places of the stacks are fixed, so that a step has one shape; each epoch deals their configurations
+    out anew.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], n: int, batch_size: int, width: int) -> None:
+        self.counts = [len(stack.ids) for stack in stacks]
+        self.n_steps = math.ceil(n / batch_size)
+        spread = [(i + 0.5) / count for count in self.counts for i in range(count)]
+        owner = np.repeat(np.arange(len(stacks)), self.counts)
+        order = owner[np.argsort(spread, kind="stable")]
+        ends = [(step + 1) * n // self.n_steps for step in range(self.n_steps)]
+        parts = np.split(order, ends[:-1])
+        self.sizes = [[int(np.sum(part == g)) for part in parts] for g in range(len(stacks))]
+        self.blocks = [
+            stack.block(width, max(sizes)) for stack, sizes in zip(stacks, self.sizes, strict=True)
+        ]
+
+    def batches(self, seed: int, epoch: int) -> Iterator[tuple[_Batch, ...]]:
+        """Rows of each stack for every step of an epoch."""
+        rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        decks = [rng.permutation(count) for count in self.counts]
+        used = [0] * len(decks)
+        for step in range(self.n_steps):
+            found = []
+            for g, deck in enumerate(decks):
+                size = self.sizes[g][step]
+                block = self.blocks[g]
+                rows = np.zeros(block * math.ceil(max(self.sizes[g]) / block), np.int32)
+                rows[:size] = deck[used[g] : used[g] + size]
+                used[g] += size
+                valid = np.arange(len(rows)) < size
+                found.append(_Batch(rows.reshape(-1, block), valid.reshape(-1, block)))
+            yield tuple(found)
+
+
+def _epoch(
+    state: TrainingState,
+    fixed: DropoutNetwork,
+    stacks: Sequence[Stack],
+    plan: _Plan,
+    settings: FitSettings,
+    seed: int,
+) -> tuple[TrainingState, float]:
+    """State after one more pass, and the mean loss of its steps."""
+    parameters, optimizer, step = state.parameters, state.optimizer, state.step
+    base, rate = jax.random.key(seed), jnp.asarray(settings.learning_rate)
+    losses = []
+    for batches in plan.batches(seed, state.epoch):
+        key = jax.random.fold_in(base, step)
+        parameters, optimizer, loss = _train_step(
+            parameters, optimizer, fixed, stacks, batches, key, rate, settings.step
+        )
+        losses.append(loss)
+        step += 1
+    changed = state._replace(parameters=parameters, optimizer=optimizer, step=step, epoch=state.epoch + 1)
+    return changed, float(np.mean([float(loss) for loss in losses]))
+
+
+class _Evaluated(NamedTuple):
+    """The network without dropout on all configurations of a set.
+
+    Attributes:
+        loss: mean of their brackets.
+        residuals: plain ones of each kind that has labels, eV/atom, eV/Å, eV/Å^3.
+        force_errors: length of the force residual of each atom with a label, in order.
+    """
+
+    loss: float
+    residuals: Mapping[str, Float[np.ndarray, " n"]]
+    force_errors: Float[np.ndarray, " n_atoms"]
+
+    def metrics(self, part: str) -> dict[str, float]:
+        """Loss, and error measures of each kind."""
+        found = {f"{part}_loss": self.loss}
+        for kind, values in self.residuals.items():
+            found[f"{part}_{kind}_mae"] = float(np.mean(np.abs(values)))
+            found[f"{part}_{kind}_rmse"] = float(np.sqrt(np.mean(values**2)))
+        return found
+
+
+def _evaluate(
+    network: DropoutNetwork, stacks: Sequence[Stack], configurations: Sequence[Configuration], method: str
+) -> _Evaluated:
+    """Loss and residuals, block by block."""
+    n = len(configurations)
+    brackets, energy, stress = np.zeros(n), np.zeros((n, 1)), np.zeros((n, 6))
+    forces: list[np.ndarray] = [np.zeros((0, 3))] * n
+    for stack in stacks:
+        count = len(stack.ids)
+        block = stack.block(network.descriptor.width, count)
+        for start in range(0, count, block):
+            rows = np.minimum(np.arange(start, start + block), count - 1)
+            part = take(stack, cast(Any, rows))
+            found = jax.tree.map(np.asarray, _block_residuals(network, part, method))
+            ids = np.asarray(part.ids)
+            brackets[ids], energy[ids, 0], stress[ids] = found[0], found[1].energy, found[1].stress
+            for place, i in enumerate(ids.tolist()):
+                forces[i] = found[1].forces[place, : configurations[i].n_atoms]
+    known = {
+        "energy": [c.energy is not None for c in configurations],
+        "forces": [c.forces is not None for c in configurations],
+        "stress": [c.stress is not None and c.structure.periodic for c in configurations],
+    }
+    per_atom = np.concatenate([np.zeros((0, 3)), *itertools.compress(forces, known["forces"])])
+    values = {"energy": energy[known["energy"]], "forces": per_atom, "stress": stress[known["stress"]]}
+    present = {kind: values[kind].ravel() for kind in _KINDS if any(known[kind])}
+    return _Evaluated(float(np.mean(brackets)), present, np.linalg.norm(per_atom, axis=1))
+
+
+@eqx.filter_jit
+def _block_residuals(network: DropoutNetwork, part: Stack, method: str) -> tuple[Array, Residuals]:
+    """Brackets of the loss, and residuals without weights."""
+    found, labels = predicted(network, part), part.labels
+    brackets = residuals(found, labels).brackets(labels.n_atoms, method)
+    plain = Residuals(
+        (found.energy - labels.energy) / labels.n_atoms,
+        found.forces - labels.forces,
+        found.stress - labels.stress,
+    )
+    return brackets, plain
+
+
+def _error_log(problem: Problem, options: bool | Mapping[str, Any]) -> ForceErrorLog | None:
+    """Log of the training configurations that have forces; None if there are none, or none is wanted."""
+    labelled = [c for c in problem.train if c.forces is not None]
+    if not options or not labelled:
+        return None
+    settings = {} if options is True else dict(cast(Mapping[str, Any], options))
+    return ForceErrorLog(problem.run.path(ERROR_LOG), labelled, **settings)
+
+
+def _write_descriptors(log: ForceErrorLog, network: DropoutNetwork, problem: Problem) -> None:
+    """Standardised features of the atoms in the log."""
+    structures = [c.structure for c in problem.train if c.forces is not None]
+    features = np.concatenate(atomic_features(network.descriptor, structures))
+    log.finish(np.asarray(network.inputs(features)))  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""What a trainer is given: labelled configurations, their weights, the split, and the folder of the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float
+
+from surefield.files import append_line, write_atomic
+from surefield.structures.neighbors import Neighborhood
+
+__all__ = ["Configuration", "Factors", "Problem", "ResidualWeights", "TrainingRun", "Weights"]
+
+
+class Weights(NamedTuple):
+    """Weights of the residuals of a call (eV/atom, eV/Å, eV/Å^3); the loss goes with their squares."""
+
+    energy: float = 1.0
+    forces: float = 1.0
+    stress: float = 1.0
+
+
+class Factors(NamedTuple):
+    """Further factors of a configuration's residual weights, such as those of its group."""
+
+    energy: float = 1.0
+    forces: float = 1.0
+    stress: float = 1.0
+
+
+_NO_FACTORS = Factors()
+
+
+class ResidualWeights(NamedTuple):
+    """What the residuals of one configuration are multiplied by."""
+
+    energy: float
+    forces: Float[np.ndarray, " n_atoms"]
+    stress: float
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """One labelled configuration.
+
+    Attributes:
+        id: stable id in its storage.
+        atoms: a copy that nobody changes.
+        structure: its neighbours, as the potential sees them.
+        energy: total energy, eV; None without label.
+        forces: (n_atoms, 3) eV/Å; None without label.
+        stress: (6,) eV/Å^3, Voigt xx yy zz yz xz xy, positive = tensile; None without label.
+        weight: `info['structure_weight']`.
+        atom_weights: (n_atoms,) weights of the forces on each atom.
+        factors: of groups and weights files.
+    """
+
+    id: str
+    atoms: Atoms
+    structure: Neighborhood
+    energy: float | None
+    forces: Float[np.ndarray, "n_atoms 3"] | None
+    stress: Float[np.ndarray, " 6"] | None
+    weight: float
+    atom_weights: Float[np.ndarray, " n_atoms"]
+    factors: Factors = _NO_FACTORS
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.atoms)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The folder of one run; everything a training writes goes there."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """Path of a file of the run."""
+        return self.folder / name
+
+    def log(self, text: str) -> None:
+        """Add a line with the time to log.txt."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        append_line(self.path("log.txt"), f"{stamp} {text}".replace("\n", " "))
+
+    def add_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.csv; the first one sets the columns."""
+        path = self.path("metrics.csv")
+        if not path.exists():
+            write_atomic(path, _line(list(row)) + "\n")
+        append_line(path, _line(list(row.values())))
+
+
+def _line(values: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([repr(v) if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What `Trainer.fit` minimises.
+
+    Attributes:
+        train: configurations that are fitted, in stored order.
+        validation: the others, likewise.
+        weights: eweight, fweight, vweight of the call.
+        seed: of everything random.
+        run: folder of the run.
+        handle: of the potential, with its settings; None where the potential came without.
+    """
+
+    train: tuple[Configuration, ...]
+    validation: tuple[Configuration, ...]
+    weights: Weights
+    seed: int
+    run: TrainingRun
+    handle: Any = None
+
+    def residual_weights(self, configuration: Configuration) -> ResidualWeights:
+        """Weights of the residuals of one configuration; 0 where it has no such label."""
+        return residual_weights(configuration, self.weights)
+
+
+def residual_weights(configuration: Configuration, weights: Weights) -> ResidualWeights:
+    """Weights of the residuals of one configuration; 0 where it has no such label."""
+    c, f = configuration, configuration.factors
+    energy = weights.energy * c.weight * f.energy if c.energy is not None else 0.0
+    forces = weights.forces * c.weight * f.forces if c.forces is not None else 0.0
+    stress = weights.stress * c.weight * f.stress if c.stress is not None else 0.0
+    return ResidualWeights(energy, forces * c.atom_weights, stress)
