@@ -1,0 +1,210 @@
+"""The table of quantities: what potentials predict, labels state, training fits and uncertainty has a sigma of.
+
+Nothing else in the package lists them. A quantity of one's own is one entry, added with `add`; a potential
+that gives it in `Potential.outputs` is then trained on it, predicts it, has rows and sigmas of it, and a
+report shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
+
+from surefield.errors import ConfigError, nearest
+
+__all__ = ["Quantity", "Values", "add", "labelled", "names", "quantity", "remove", "uncertain"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One entry of the table.
+
+    Attributes:
+        name: of the result; `<name>_uncertainty` is its standard deviation, `<name>_ensemble` its members.
+        unit: of the values.
+        per: what has a value of its own.
+        components: shape of one value: () a number, (3,) a vector, (6,) a symmetric tensor in Voigt order.
+        source: how it is predicted and where its rows come from: from the 'energy' itself, its 'gradient' by
+            positions, its derivative by 'strain' over the volume, or as an 'output' of its own, of which the
+            rows are derivatives by the last-layer weights in reverse mode.
+        extensive: a sum over atoms: the loss divides its residuals by the number of atoms.
+        per_atom: errors and spreads are those of the mean over the atoms.
+        aliases: names of its label besides `REF_<name>`, the calculator's result and the name itself; None:
+            it has no label of its own that could be found by name.
+        calibration_map: from the raw spread to a standard deviation; None: it has no uncertainty.
+        weight: of its mean squared residuals in a training that names none.
+        symmetric_zeros: components may vanish by symmetry; these have no uncertainty.
+    """
+
+    name: str
+    unit: str
+    per: Literal["structure", "atom"] = "structure"
+    components: tuple[int, ...] = ()
+    source: Literal["energy", "gradient", "strain", "output"] = "output"
+    extensive: bool = False
+    per_atom: bool = False
+    aliases: tuple[str, ...] | None = ()
+    calibration_map: str | None = "alpha"
+    weight: float = 1.0
+    symmetric_zeros: bool = False
+
+    def shape(self, n_atoms: int) -> tuple[int, ...]:
+        """Shape of its values for one structure."""
+        return (n_atoms, *self.components) if self.per == "atom" else self.components
+
+
+_TABLE: dict[str, Quantity] = {
+    entry.name: entry
+    for entry in (
+        Quantity(
+            "energy",
+            "eV",
+            source="energy",
+            extensive=True,
+            per_atom=True,
+            aliases=("dft_energy", "DFT_energy", "energy_dft", "Energy", "total_energy", "free_energy", "E"),
+            weight=30.0,
+        ),
+        Quantity("energies", "eV", per="atom", source="energy", aliases=None),
+        Quantity(
+            "forces",
+            "eV/Å",
+            per="atom",
+            components=(3,),
+            source="gradient",
+            aliases=("dft_forces", "DFT_forces", "force", "forces_dft", "Forces", "F"),
+            calibration_map="alpha_sigma0",
+            symmetric_zeros=True,
+        ),
+        Quantity(
+            "stress",
+            "eV/Å^3",
+            components=(6,),
+            source="strain",
+            aliases=("dft_stress", "DFT_stress", "stress_dft", "Stress"),
+            calibration_map="alpha_sigma0",
+            weight=0.0,
+        ),
+        Quantity("charges", "e", per="atom", aliases=None, calibration_map=None),
+        # Labels have several names and signs, which `structures.electrode` knows.
+        Quantity("excess_electrons", "e", extensive=True, aliases=None, weight=300.0),
+        Quantity("electrode_potential", "V", aliases=None, calibration_map=None),
+        Quantity("capacitance", "e/V", aliases=None, calibration_map=None),
+        Quantity("extrapolation", "", per="atom", aliases=None, calibration_map=None),
+    )
+}
+_SUFFIXES: Final = ("", "_uncertainty", "_ensemble")
+
+
+def quantity(name: str) -> Quantity:
+    """Entry of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _TABLE:
+        raise ConfigError(f"unknown quantity {name!r}; {nearest(name, _TABLE)}")
+    return _TABLE[name]
+
+
+def names() -> tuple[str, ...]:
+    """Names of all quantities."""
+    return tuple(_TABLE)
+
+
+def labelled(supplies: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Quantities whose labels are found by name, of those that a potential supplies; None: of any potential.
+
+    Without `supplies` these are the ones that every potential has: those that follow from its energy.
+    """
+    found = (q for q in _TABLE.values() if q.aliases is not None)
+    return tuple(q.name for q in found if (q.source != "output" if supplies is None else q.name in supplies))
+
+
+def uncertain(supplies: Iterable[str]) -> tuple[str, ...]:
+    """Quantities with rows and residuals, of those that a potential supplies."""
+    return tuple(
+        q.name
+        for q in _TABLE.values()
+        if q.name in supplies and q.calibration_map is not None and q.name != "energies"
+    )
+
+
+def add(entry: Quantity) -> None:
+    """Add a quantity to the table.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if entry.name in _TABLE:
+        raise ConfigError(f"there is a quantity {entry.name!r} already")
+    _TABLE[entry.name] = entry
+
+
+def remove(name: str) -> None:
+    """Take a quantity out of the table again."""
+    del _TABLE[quantity(name).name]
+
+
+class Values:
+    """Values by the names of their quantities, also as attributes; None where there is none. Not changed.
+
+    Args:
+        values: name to value; None is left out.
+
+    Raises:
+        ConfigError: a name that is not in the table.
+    """
+
+    #: What may follow the name of a quantity.
+    suffixes: tuple[str, ...] = _SUFFIXES
+
+    def __init__(self, **values: Any) -> None:
+        for name in values:
+            if not self._knows(name):
+                raise ConfigError(f"unknown quantity {name!r}; {nearest(name, _TABLE)}")
+        self._values = MappingProxyType({name: v for name, v in values.items() if v is not None})
+
+    @classmethod
+    def _knows(cls, name: str) -> bool:
+        return any(name.endswith(s) and name.removesuffix(s) in _TABLE for s in cls.suffixes)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not self._knows(name):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; {nearest(name, _TABLE)}")
+        return self._values.get(name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *_TABLE]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._values)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self._values)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self._values = MappingProxyType(dict(state))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Value of a name, or the default."""
+        return self._values.get(name, default)
+
+    def results(self) -> dict[str, Any]:
+        """The values that are there, by name."""
+        return dict(self._values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Copy with other values; None takes one out."""
+        return type(self)(**{**self._values, **changes})
