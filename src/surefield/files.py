@@ -7,10 +7,14 @@ import json
 import math
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from surefield.errors import DataError, ExecutionError, explain
 
@@ -20,8 +24,10 @@ __all__ = [
     "atomic_path",
     "drop_torn_line",
     "json_text",
+    "read_arrays",
     "read_json",
     "read_jsonl",
+    "write_arrays",
     "write_atomic",
 ]
 
@@ -196,6 +202,36 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             )
         records.append(record)
     return records
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
+    """Write arrays by name into one npz file, whole or not at all.
+
+    Raises:
+        DataError: an array of objects.
+        ExecutionError: as `atomic_path`.
+    """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise DataError(explain(f"array {name!r} cannot be written", got="objects", expected="numbers"))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        (np.savez_compressed if compressed else np.savez)(file, **dict(arrays))  # type: ignore[arg-type]
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote; runs no code from the file.
+
+    Raises:
+        DataError: missing, damaged, or not a file of arrays.
+    """
+    try:
+        # Opened here, because NumPy leaves its own handle open on a file that was cut short.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is no file of arrays, or it is damaged: {error}") from None
 
 
 def _plain(data: Any) -> Any:

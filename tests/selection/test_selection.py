@@ -123,3 +123,11 @@ def test_a_truncated_file_is_a_clear_error(picks, tmp_path):
 def test_impossible_selections(arguments, message):
     with pytest.raises(DataError, match=message):
         Selection(*arguments)
+
+
+def test_a_reason_reads_as_words_and_comes_back_from_its_dictionary():
+    plain, scored = Reason("random", None), Reason("lcmd", 0.25, "sigma", 1.5)
+
+    assert (str(plain), str(scored)) == ("random", "lcmd 0.25, sigma 1.5")
+    assert plain.to_dict() == {"rule": "random", "value": None}
+    assert all(Reason(**reason.to_dict()) == reason for reason in (plain, scored))

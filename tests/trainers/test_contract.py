@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from surefield.storage import LocalStorage, PotentialRegistry
 from surefield.trainers.chimes import ChIMESPotential, ChIMESTrainer
 from surefield.trainers.dunn import DUNNTrainer, KliffBPPotential
 from surefield.trainers.fitsnap import FitSnapPotential, FitSnapTrainer
+from surefield.trainers.inputs import gather
+from surefield.trainers.job_folder import run_job, write_inputs
 from surefield.trainers.kim_potential import KIMPotential
 from surefield.trainers.parametric import ParametricModelTrainer
-from surefield.trainers.result import TrainingWarning
+from surefield.trainers.result import Call, TrainingWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::surefield.trainers.result.TrainingWarning")
 
@@ -286,6 +289,21 @@ def test_a_job_that_dies(silicon, tmp_path, monkeypatch):
     )
     with pytest.raises(ExecutionError, match="there is no saved potential"):
         trainer.load_from_submitted_training(job, handle(name), flow)
+
+
+def test_a_job_folder_of_version_0_1_still_runs(silicon, tmp_path):
+    trainer, weights = FitSnapTrainer(), {f"{i:06}": np.full(8, 1.0 + i) for i in range(len(silicon))}
+    call = Call("job", per_atom_weights=True, upload_to_kimkit=False)
+    write_inputs(tmp_path, trainer, handle("FitSnapTrainer"), gather(silicon, None, weights), call)
+    run_job(tmp_path)
+    expected = read_json(tmp_path / "result.json")
+    (tmp_path / "result.json").unlink()
+    old = tmp_path / "inputs"
+    (old / "job.json").write_text(json.dumps(read_json(old / "task.json")["arguments"]))
+    (old / "task.json").unlink()
+    (old / "arrays.npz").rename(old / "atom_weights.npz")
+    run_job(tmp_path)
+    assert read_json(tmp_path / "result.json")["training_hash"] == expected["training_hash"]
 
 
 def test_groups_stay_together(train):

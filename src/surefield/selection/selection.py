@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.errors import DataError, explain
-from surefield.files import atomic_path
+from surefield.files import read_arrays, write_arrays
 
 __all__ = ["Dropped", "Reason", "Selection"]
 
@@ -36,6 +35,15 @@ class Reason:
     value: float | None
     score: str | None = None
     score_value: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, fit for JSON; `Reason(**entries)` is the reason again."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name == "value"}
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" {self.value:.4g}"
+        score = "" if self.score is None else f", {self.score} {self.score_value:.4g}"
+        return f"{self.rule}{value}{score}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,6 @@ class Selection(Sequence[int]):
         Raises:
             ExecutionError: disk full, no permission, no such folder.
         """
-        path = Path(path)
         header = {
             "format": FORMAT,
             "n_requested": self.n_requested,
@@ -145,8 +152,7 @@ class Selection(Sequence[int]):
                 name: getattr(self, name) for name in ("g_train", "g_pool") if getattr(self, name) is not None
             }
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+        write_arrays(path, {"header": np.frombuffer(text, dtype=np.uint8), **arrays})
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -159,14 +165,12 @@ class Selection(Sequence[int]):
         if not path.is_file():
             raise DataError(f"no selection file at {path.resolve()}")
         try:
-            # Opened here because NumPy leaves a damaged file open.
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(path)
             header = json.loads(arrays.pop("header").tobytes().decode())
             if header.pop("format") != FORMAT:
                 raise ValueError
             header["reasons"] = [Reason(*entry) for entry in header["reasons"]]
             header["dropped"] = [Dropped(*entry) for entry in header["dropped"]]
             return cls(**arrays, **header)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile):
+        except (ValueError, KeyError, TypeError, AttributeError, DataError):
             raise DataError(f"{path} is not a selection file of this version, or it is damaged") from None

@@ -6,15 +6,13 @@ import sys
 from pathlib import Path
 
 from surefield.execution.cache import enable_compilation_cache
-from surefield.trainers.job_folder import read_inputs
-from surefield.trainers.run import execute
+from surefield.trainers.job_folder import run_job
 
 
 def main(folder: str) -> None:
     """Run the training of a folder; any error ends the process with its traceback."""
     enable_compilation_cache()
-    path = Path(folder)
-    execute(*read_inputs(path), path)
+    run_job(Path(folder))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from surefield.errors import ExecutionError
-from surefield.files import atomic_path, json_text, read_json, write_atomic
+from surefield.execution.task_folder import INPUTS, Task, run_task, write_task
+from surefield.files import read_arrays, read_json, write_arrays, write_atomic
 from surefield.potentials.saving import arrays_hash, load_potential, save_potential
 from surefield.structures.read import read_frames, write_frames
 from surefield.trainers.classes import HANDLES, TRAINERS, look_up, trainer_class
@@ -17,19 +16,20 @@ from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import BareHandle, PotentialHandle
 from surefield.trainers.inputs import Inputs
 from surefield.trainers.result import Call
+from surefield.trainers.run import execute
 
-__all__ = ["read_inputs", "write_inputs", "write_script"]
+__all__ = ["run_job", "write_inputs", "write_script"]
 
 
-_JOB, _START, _DATA, _WEIGHTS = "job.json", "start.npz", "data.extxyz", "atom_weights.npz"
+_START, _DATA, _WEIGHTS = "start.npz", "data.extxyz", "arrays.npz"
+_CALL = "train"
+#: Job folders of version 0.1, which this version still runs.
+_OLD_JOB, _OLD_WEIGHTS = "job.json", "atom_weights.npz"
 
 
 def write_inputs(folder: Path, trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call) -> None:
     """Write trainer, potential, configurations, weights and arguments into `folder/inputs`, as data."""
-    target = folder / "inputs"
-    target.mkdir(exist_ok=True)
-    _write_state(target, handle, inputs, with_data=True)
-    job = {
+    arguments = {
         "trainer": [type(trainer).__name__, trainer.settings()],
         "potential": [type(handle).__name__, handle.settings(), handle.kim_id],
         "call": asdict(call) | {"per_atom_weights": inputs.atom_weights is not None},
@@ -38,26 +38,34 @@ def write_inputs(folder: Path, trainer: Fitting, handle: PotentialHandle, inputs
         "url": inputs.url,
         "start_hash": arrays_hash(handle.model),
     }
-    write_atomic(target / _JOB, json_text(job, indent=1) + "\n")
+    write_task(folder, Task(_CALL, arguments, dict(inputs.atom_weights or {})), _files(handle, inputs))
 
 
-def _write_state(target: Path, handle: PotentialHandle, inputs: Inputs, *, with_data: bool) -> None:
-    save_potential(target / _START, handle.model)
-    if with_data:
-        write_frames(target / _DATA, list(inputs.frames))
-    if inputs.atom_weights is not None:
-        with atomic_path(target / _WEIGHTS) as path, path.open("wb") as file:
-            np.savez(file, **dict(inputs.atom_weights))  # type: ignore[arg-type]
+def _files(handle: PotentialHandle, inputs: Inputs) -> dict[str, Callable[[Path], None]]:
+    """Writers of the start potential and of the configurations."""
+    return {
+        _START: lambda path: save_potential(path, handle.model),
+        _DATA: lambda path: write_frames(path, list(inputs.frames)),
+    }
 
 
-def read_inputs(folder: Path) -> tuple[Fitting, PotentialHandle, Inputs, Call]:
-    """Read what `write_inputs` wrote.
+def run_job(folder: Path) -> None:
+    """Do the training that a folder holds."""
+    if (folder / INPUTS / _OLD_JOB).is_file():
+        weights = folder / INPUTS / _OLD_WEIGHTS
+        arrays = read_arrays(weights) if weights.exists() else {}
+        _train(Task(_CALL, read_json(folder / INPUTS / _OLD_JOB), arrays), folder)
+    else:
+        run_task(folder, {_CALL: _train})
+
+
+def _train(task: Task, folder: Path) -> None:
+    """Repeat the call of `write_inputs`; the run writes its result itself.
 
     Raises:
         ExecutionError: an unknown class, or a start potential that is not the one that was written.
     """
-    source = folder / "inputs"
-    job = read_json(source / _JOB)
+    source, job = folder / INPUTS, task.arguments
     trainer = trainer_class(job["trainer"][0])(**job["trainer"][1])
     start = load_potential(source / _START)
     if arrays_hash(start) != job["start_hash"]:
@@ -66,18 +74,15 @@ def read_inputs(folder: Path) -> tuple[Fitting, PotentialHandle, Inputs, Call]:
     handle = BareHandle(start) if name == "BareHandle" else look_up(name, HANDLES)(**settings)
     handle.set_model(start)
     handle.kim_id = kim_id
-    ids = tuple(job["ids"])
+    call = Call(**job["call"])
     inputs = Inputs(
-        tuple(read_frames(source / _DATA)), ids, _read_weights(source), tuple(job["datasets"]), job["url"]
+        tuple(read_frames(source / _DATA)),
+        tuple(job["ids"]),
+        dict(task.arrays) if call.per_atom_weights else None,
+        tuple(job["datasets"]),
+        job["url"],
     )
-    return trainer, handle, inputs, Call(**job["call"])
-
-
-def _read_weights(source: Path) -> dict[str, np.ndarray] | None:
-    if not (source / _WEIGHTS).exists():
-        return None
-    with np.load(source / _WEIGHTS, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    execute(trainer, handle, inputs, call, folder)
 
 
 def write_script(
@@ -89,9 +94,13 @@ def write_script(
     dataset_list: str | Sequence[str] | None,
 ) -> None:
     """Write `training_script.py`, which repeats the call, and what it needs besides the storage."""
-    target = folder / "inputs"
+    target = folder / INPUTS
     target.mkdir(exist_ok=True)
-    _write_state(target, handle, inputs, with_data=inputs.url is None)
+    for name, write in _files(handle, inputs).items():
+        if name != _DATA or inputs.url is None:
+            write(target / name)
+    if inputs.atom_weights is not None:
+        write_arrays(target / _WEIGHTS, inputs.atom_weights)
     lines = [
         '"""Repeats the training of this folder."""',
         "",
