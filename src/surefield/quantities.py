@@ -1,4 +1,4 @@
-"""The table of quantities: what potentials predict, labels state, training fits and uncertainty has a sigma of.
+"""The table of quantities: what potentials predict, labels state, training fits, and what has a sigma.
 
 Nothing else in the package lists them. A quantity of one's own is one entry, added with `add`; a potential
 that gives it in `Potential.outputs` is then trained on it, predicts it, has rows and sigmas of it, and a

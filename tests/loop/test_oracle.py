@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 from surefield.config import Config, parse
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.loop.oracle import POOL_INDEX, CalculatorOracle, ReplayOracle, ase_calculator, emt, tblite
-from surefield.structures.label_sources import without_labels
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.structures.label_sources import without_labels
 
 
 def copper(seed: int) -> Atoms:
