@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
 
 from surefield import keys
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, explain, nearest
 from surefield.structures.fingerprint import Fingerprints, duplicate_groups, fingerprints
 from surefield.structures.read import Frames, read_frames
 
-__all__ = ["cluster_frames", "split_frames"]
+__all__ = ["cluster_frames", "copies_joined", "split_configurations", "split_frames"]
 
 _METHODS = ("random", "group", "cluster")
 
@@ -62,7 +63,9 @@ def split_frames(
     prints = fingerprints(frames)
     units = duplicate_groups(prints)
     if method == "group":
-        units = _merged(_info_groups(frames, group_key or keys.CONFIG_TYPE), units)
+        key = group_key or keys.CONFIG_TYPE
+        values = _info_values(frames, key, lambda i: f"no {key!r} in the info of {frames.origin(i)}; keys ")
+        units = _merged(np.unique(values, return_inverse=True)[1], units)
     elif method == "cluster":
         units = cluster_frames(prints, n_clusters, units=units, generator=generator)
     if units.max() == 0:
@@ -103,12 +106,12 @@ def cluster_frames(
     nearest_center = np.zeros(len(points), dtype=np.int64)
     for _ in range(50):
         distance = ((points**2).sum(axis=1)[:, None] - 2.0 * points @ centers.T) + (centers**2).sum(axis=1)
-        found = np.argmin(distance, axis=1)
-        if np.array_equal(found, nearest_center):
+        center = np.argmin(distance, axis=1)
+        if np.array_equal(center, nearest_center):
             break
-        nearest_center = found
-        for k in np.unique(found):
-            centers[k] = points[found == k].mean(axis=0)
+        nearest_center = center
+        for k in np.unique(center):
+            centers[k] = points[center == k].mean(axis=0)
     return nearest_center[np.unique(units, return_inverse=True)[1]]
 
 
@@ -122,14 +125,12 @@ def _far_apart(points: np.ndarray, n: int, generator: np.random.Generator) -> np
     return np.array(chosen)
 
 
-def _info_groups(frames: Frames, key: str) -> np.ndarray:
-    values = []
+def _info_values(frames: Sequence[Atoms], key: str, missing: Callable[[int], str]) -> list[str]:
+    """Values of an entry of `info`, as text; `missing` starts the message for a structure without it."""
     for i, atoms in enumerate(frames):
         if key not in atoms.info:
-            present = ", ".join(map(str, atoms.info)) or "none"
-            raise DataError(f"no {key!r} in the info of {frames.origin(i)}; keys present: {present}")
-        values.append(str(atoms.info[key]))
-    return np.unique(values, return_inverse=True)[1]
+            raise DataError(f"{missing(i)}present: {', '.join(map(str, atoms.info)) or 'none'}")
+    return [str(atoms.info[key]) for atoms in frames]
 
 
 def _merged(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
@@ -144,6 +145,125 @@ def _merged(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
 def _indivisible(n: int, method: str, got: str) -> DataError:
     fix = "two geometries, groups or clusters are needed at least"
     return DataError(f"cannot split {n} structures by method {method!r}; got {got}; {fix}")
+
+
+def split_configurations(
+    ids: Sequence[str],
+    frames: Sequence[Atoms],
+    share: float,
+    split: Mapping[str, Sequence[str]] | str | None,
+    seed: int,
+) -> tuple[list[int], list[int]]:
+    """Indices of the training and of the validation configurations, both in stored order.
+
+    Copies of one geometry are on the same side, as in `split_frames`.
+
+    Args:
+        ids: of the configurations.
+        frames: the configurations.
+        share: of the configurations that is fitted, in (0, 1].
+        split: {'train': ids, 'validation': ids} fixes it; a name keeps configurations with the same
+            `info[name]` on one side.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: share outside (0, 1], or a split with other keys.
+        DataError: an id that does not exist or stands twice; copies of one geometry on both sides; a missing
+            `info[name]`.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ConfigError(f"training_split must be in (0, 1], got {share!r}")
+    if isinstance(split, Mapping):
+        return _named_parts(ids, frames, split)
+    if split is not None and not isinstance(split, str):
+        raise ConfigError(
+            f"split must be a key of info or {{'train': ids, 'validation': ids}}, got {split!r}"
+        )
+    values = []
+    if split is not None:
+        values = _info_values(
+            frames, split, lambda i: f"split={split!r}: configuration {ids[i]} has no such info; "
+        )
+    if share == 1:
+        return list(range(len(ids))), []
+    units = duplicate_groups(fingerprints(frames))
+    what = "configuration" if len(ids) < 2 else "geometry of its own"
+    if split is not None:
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        units = _merged(np.array([numbers[value] for value in values], dtype=int), units)
+        what = f"value of {split!r}"
+    n_units = int(units.max(initial=-1)) + 1
+    if n_units < 2:
+        raise DataError(f"training_split={share} needs two {what}s at least, got {n_units}")
+    return _share_drawn(units, share, np.random.default_rng(seed))
+
+
+def copies_joined(
+    frames: Sequence[Atoms], train: Sequence[int], validation: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """A split whose validation part is free of copies of training structures: these are trained on as well.
+
+    Args:
+        frames: structures.
+        train: indices that were drawn for training.
+        validation: indices that were drawn for validation.
+    """
+    copies = _straddling(frames, train, validation)
+    if not copies:
+        return list(train), list(validation)
+    return sorted([*train, *copies]), [i for i in validation if i not in copies]
+
+
+def _straddling(frames: Sequence[Atoms], train: Sequence[int], validation: Sequence[int]) -> dict[int, int]:
+    """Validation structures that are copies of training structures, with the first of these."""
+    if not len(validation):
+        return {}
+    units = duplicate_groups(fingerprints(frames)).tolist()
+    first: dict[int, int] = {}
+    for i in sorted(train):
+        first.setdefault(units[i], i)
+    return {i: first[units[i]] for i in validation if units[i] in first}
+
+
+def _named_parts(
+    ids: Sequence[str], frames: Sequence[Atoms], split: Mapping[str, Any]
+) -> tuple[list[int], list[int]]:
+    if not set(split) <= {"train", "validation"} or not split.get("train"):
+        raise ConfigError(f"split needs the keys 'train' and 'validation', got {', '.join(split) or 'none'}")
+    place = {name: i for i, name in enumerate(ids)}
+    parts = [list(split.get(part, ())) for part in ("train", "validation")]
+    unknown = [name for part in parts for name in part if name not in place]
+    if unknown:
+        raise DataError(f"split: no configuration has the id {unknown[0]!r}; ids are like {ids[0]!r}")
+    named = [name for part in parts for name in part]
+    (often, count), *_ = Counter(named).most_common(1)
+    if count > 1:
+        raise DataError(f"split: configuration {often!r} stands in it {count} times")
+    left = sorted(set(ids) - set(named))
+    if left:
+        raise DataError(f"split: {len(left)} configurations are in neither part, the first is {left[0]!r}")
+    train, validation = (sorted(place[name] for name in part) for part in parts)
+    for copy, original in _straddling(frames, train, validation).items():
+        raise DataError(
+            explain(
+                "split: one geometry stands in train and in validation",
+                got=f"configurations {ids[original]} (train) and {ids[copy]} (validation)",
+                fix="put copies on one side",
+            )
+        )
+    return train, validation
+
+
+def _share_drawn(
+    units: np.ndarray, share: float, generator: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Whole units in random order until the first part has its share; one unit at least is left."""
+    wanted = min(max(round(len(units) * share), 1), len(units) - 1)
+    sizes = np.bincount(units)
+    order = generator.permutation(len(sizes))[:-1]
+    before = np.cumsum(sizes[order]) - sizes[order]
+    first = np.isin(units, order[before < wanted])
+    return np.flatnonzero(first).tolist(), np.flatnonzero(~first).tolist()
 
 
 def _draw(

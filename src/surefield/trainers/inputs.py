@@ -22,10 +22,9 @@ from surefield.structures.images import image_key
 from surefield.structures.label_sources import results_of
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames
-from surefield.trainers.atom_weights import read_atom_weights
 from surefield.trainers.result import TrainingWarning
 from surefield.training.problem import Configuration, Factors, Weights
-from surefield.training.weights import frame_weights
+from surefield.training.weights import frame_weights, read_atom_weights
 
 __all__ = ["Inputs", "gather", "make_configurations"]
 

@@ -20,11 +20,11 @@ from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.saving import arrays_hash, load_potential
 from surefield.storage import PotentialRegistry
 from surefield.storage.dataset import package_version
+from surefield.structures.splits import copies_joined, split_configurations
 from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
 from surefield.trainers.result import Call, FitResult, TrainingResult, TrainingWarning
-from surefield.trainers.splits import split_configurations
 from surefield.training.losses import ErrorTable, LossBreakdown, LossForm, breakdown
 from surefield.training.problem import Configuration, Problem, TrainingRun, Weights
 
@@ -50,7 +50,7 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
     run.log(f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}")
     write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))
     configurations = make_configurations(handle.model, inputs, call.weights)
-    fitted, held = _split(trainer, handle, configurations, call)
+    fitted, held = _split(trainer, handle, configurations, call, run)
     ids = {configurations[i].id for i in fitted}
     configurations = trainer.weighted(configurations, handle, ids)
     train, validation = [configurations[i] for i in fitted], [configurations[i] for i in held]
@@ -165,13 +165,18 @@ def _resolved(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: C
 
 
 def _split(
-    trainer: Fitting, handle: PotentialHandle, configurations: Sequence[Configuration], call: Call
+    trainer: Fitting,
+    handle: PotentialHandle,
+    configurations: Sequence[Configuration],
+    call: Call,
+    run: TrainingRun,
 ) -> tuple[list[int], list[int]]:
-    """Indices of the fitted and of the other configurations.
+    """Indices of the fitted and of the other configurations; copies of one geometry are on one side.
 
     Raises:
         ConfigError: the potential's settings rule the split, and the call asks for another.
     """
+    ids, frames = [c.id for c in configurations], [c.atoms for c in configurations]
     own = trainer.own_split(configurations, handle, call.seed)
     if own is not None:
         if call.split is not None or call.training_split != 1:
@@ -179,8 +184,12 @@ def _split(
                 "the settings state which configurations are fitted: leave training_split and split out, or "
                 "the training sizes of the settings"
             )
-        return own
-    ids, frames = [c.id for c in configurations], [c.atoms for c in configurations]
+        fitted, held = copies_joined(frames, *own)
+        if len(held) < len(own[1]):
+            run.log(
+                f"{len(own[1]) - len(held)} copies of training configurations are not kept for validation"
+            )
+        return fitted, held
     return split_configurations(ids, frames, call.training_split, call.split, call.seed)
 
 

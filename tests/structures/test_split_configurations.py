@@ -6,14 +6,17 @@ import pytest
 from ase import Atoms
 
 from surefield.errors import ConfigError, DataError
-from surefield.trainers.splits import split_configurations
+from surefield.structures.splits import copies_joined, split_configurations
 
 IDS = [f"c{i}" for i in range(10)]
 
 
 @pytest.fixture
 def frames():
-    return [Atoms("H", info={"family": f"f{i // 3}"}) for i in range(10)]
+    return [
+        Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.05 * i]], info={"family": f"f{i // 3}"})
+        for i in range(10)
+    ]
 
 
 @pytest.mark.parametrize(("share", "n"), [(1.0, 10), (0.8, 8), (0.01, 1), (0.99, 9)])
@@ -28,6 +31,25 @@ def test_seeds(frames):
     splits = {tuple(split_configurations(IDS, frames, 0.5, None, seed)[0]) for seed in range(5)}
     assert len(splits) > 1
     assert split_configurations(IDS, frames, 0.5, None, 3) == split_configurations(IDS, frames, 0.5, None, 3)
+
+
+def test_the_draw_of_a_seed_stays(frames):
+    """Without copies the split is the one that earlier versions made, with which runs are repeated."""
+    assert split_configurations(IDS, frames, 0.6, None, 0)[1] == [0, 1, 8, 9]
+    assert split_configurations(IDS, frames, 0.5, "family", 3)[1] == [0, 1, 2]
+
+
+def test_copies_stay_on_one_side(frames):
+    for original, atoms in zip(frames[:5], frames[5:], strict=True):
+        atoms.positions = original.positions[::-1, ::-1]  # turned and renumbered
+    for seed in range(5):
+        train, validation = split_configurations(IDS, frames, 0.6, None, seed)
+        assert {i % 5 for i in train}.isdisjoint(i % 5 for i in validation)
+        assert len(train) == 6
+    with pytest.raises(DataError, match=r"c0 \(train\) and c5 \(validation\)"):
+        split_configurations(IDS, frames, 1.0, {"train": IDS[:5], "validation": IDS[5:]}, 0)
+    assert copies_joined(frames, [7, 1], [0, 2, 5]) == ([1, 2, 7], [0, 5])
+    assert copies_joined(frames, [7, 1], [0]) == ([7, 1], [0])
 
 
 def test_families_stay_together(frames):
