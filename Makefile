@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint bench clean help
+.PHONY: demo test test-slow lint bench map clean help
 
 help:
 	@echo "make demo       install into .venv, run the demonstration"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-slow  tests that take minutes"
 	@echo "make lint       the checks of 'make test' without the tests"
 	@echo "make bench      benchmarks"
+	@echo "make map        the map in CONTRIBUTING.md, anew from the modules"
 	@echo "make clean      remove .venv, caches and build products"
 
 $(STAMP): pyproject.toml
@@ -37,6 +38,9 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+map: $(STAMP)
+	$(BIN)/python tests/house_map.py
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
