@@ -17,7 +17,24 @@ __all__ = [
 
 
 class SurefieldError(Exception):
-    """Parent of the four errors below, for callers who want to catch them all."""
+    """Parent of the four errors below, for callers who want to catch them all.
+
+    Args:
+        what: what is wrong.
+        where, got, expected, fix: see `explain`.
+    """
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        fix: str = "",
+    ) -> None:
+        # Only the text is an argument of the exception, so that it survives the way between processes.
+        super().__init__(explain(what, where=where, got=got, expected=expected, fix=fix))
 
 
 class ConfigError(SurefieldError):

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from surefield.errors import DataError, ExecutionError, explain
+from surefield.errors import DataError, ExecutionError
 
 __all__ = [
     "append_jsonl",
@@ -103,7 +103,7 @@ def append_line(path: str | os.PathLike[str], text: str) -> None:
         ExecutionError: disk full, no permission, no such folder.
     """
     if "\n" in text or "\r" in text:
-        raise DataError(explain("not one line", where=path, got=repr(text[:80])))
+        raise DataError("not one line", where=path, got=repr(text[:80]))
     data = text.encode() + b"\n"
     try:
         handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
@@ -196,9 +196,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             got = repr(line[:60].decode(errors="replace"))
             fix = "the file was changed or damaged; delete the lines from there on"
             raise DataError(
-                explain(
-                    "unreadable line", where=f"{path}:{number}", got=got, expected="a JSON object", fix=fix
-                )
+                "unreadable line", where=f"{path}:{number}", got=got, expected="a JSON object", fix=fix
             )
         records.append(record)
     return records
@@ -215,7 +213,7 @@ def write_arrays(
     """
     for name, array in arrays.items():
         if np.asarray(array).dtype.hasobject:
-            raise DataError(explain(f"array {name!r} cannot be written", got="objects", expected="numbers"))
+            raise DataError(f"array {name!r} cannot be written", got="objects", expected="numbers")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         (np.savez_compressed if compressed else np.savez)(file, **dict(arrays))  # type: ignore[arg-type]
 
@@ -245,7 +243,7 @@ def _plain(data: Any) -> Any:
         return float(data) if math.isfinite(data) else None
     if hasattr(data, "tolist"):
         return _plain(data.tolist())
-    raise DataError(explain("cannot be written as JSON", got=f"{type(data).__name__} {data!r:.60}"))
+    raise DataError("cannot be written as JSON", got=f"{type(data).__name__} {data!r:.60}")
 
 
 def _end_of_last_line(file: Any) -> int:
@@ -271,6 +269,4 @@ def _flush_to_disk(path: Path) -> None:
 
 def _unwritable(path: object, error: OSError) -> ExecutionError:
     reason = error.strerror or str(error) or type(error).__name__
-    return ExecutionError(
-        explain(f"cannot write {path}", got=reason.lower(), fix=_FIXES.get(error.errno or 0, ""))
-    )
+    return ExecutionError(f"cannot write {path}", got=reason.lower(), fix=_FIXES.get(error.errno or 0, ""))

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.electrode.charged_potential import ChargedPotential
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import HasPotential, Potential, as_potential
@@ -99,7 +99,7 @@ def chunk_key(chunk: Chunk) -> tuple[str, int, float]:
     missing = [name for name in _SOURCE if name not in chunk.info]
     if missing:
         raise DataError(
-            explain(f"no chunk: no info {', '.join(missing)}", got=sorted(chunk.info), fix="use cut_chunk")
+            f"no chunk: no info {', '.join(missing)}", got=sorted(chunk.info), fix="use cut_chunk"
         )
     source, atom, radius = (chunk.info[name] for name in _SOURCE)
     return str(source), int(atom), round(float(radius), 6)
@@ -132,12 +132,10 @@ class ChunkConvergence:
         """
         if not self.changes[-2] <= tolerance:
             raise DataError(
-                explain(
-                    "the label is not converged with the radius of the chunk",
-                    got=f"{self.changes[-2]:.3g} eV/Å from {self.radii[-2]:g} to {self.radii[-1]:g} Å",
-                    expected=f"at most {tolerance:g} eV/Å",
-                    fix="go on with larger radii",
-                )
+                "the label is not converged with the radius of the chunk",
+                got=f"{self.changes[-2]:.3g} eV/Å from {self.radii[-2]:g} to {self.radii[-1]:g} Å",
+                expected=f"at most {tolerance:g} eV/Å",
+                fix="go on with larger radii",
             )
         return float(self.radii[np.flatnonzero(np.append(True, self.changes > tolerance))[-1]])
 
@@ -171,7 +169,7 @@ def chunk_convergence(
     """
     chosen = np.unique(np.asarray(radii, np.float64))
     if len(chosen) < 2:
-        raise ConfigError(explain("convergence needs at least two different radii", got=radii))
+        raise ConfigError("convergence needs at least two different radii", got=radii)
     plain = None if potential is None else as_potential(potential)
     chunks = [_cut(atoms, center, radius, vacuum, plain) for radius in chosen.tolist()]
     forces = [_forces(label_fn(chunk.copy()), chunk)[0] for chunk in chunks]
@@ -224,7 +222,7 @@ def select_atoms(
 def _cut(atoms: Atoms, center: int, radius: float, vacuum: float, potential: Potential | None) -> Chunk:
     center = _whole("center", center)
     if not 0 <= center < len(atoms):
-        raise ConfigError(explain("no such atom", got=f"center {center}", expected=f"0 to {len(atoms) - 1}"))
+        raise ConfigError("no such atom", got=f"center {center}", expected=f"0 to {len(atoms) - 1}")
     for name, value in (("radius", radius), ("vacuum", vacuum)):
         if not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive number (Å), got {value}")
@@ -257,10 +255,8 @@ def _interface(atoms: Atoms, potential: Potential | None, moved: Float[np.ndarra
         return float(height + np.dot(potential.interface.normal, moved))
     if potential is None and not np.isnan(stated_interface(atoms, "the structure")):
         raise ConfigError(
-            explain(
-                "a chunk lies elsewhere than in its structure, and info['interface'] must follow",
-                fix="give potential=, which knows the normal of the surface, or remove info['interface']",
-            )
+            "a chunk lies elsewhere than in its structure, and info['interface'] must follow",
+            fix="give potential=, which knows the normal of the surface, or remove info['interface']",
         )
     return None
 
@@ -275,9 +271,7 @@ def _forces(label: Atoms | ArrayLike, chunk: Chunk) -> Float[np.ndarray, "n_atom
     if forces.shape != (len(chunk), 3) or not np.all(np.isfinite(forces)):
         where = f"the label of the chunk of radius {chunk.info['chunk_radius']:g} Å"
         got = f"shape {forces.shape}" if forces.shape != (len(chunk), 3) else "entries that are not finite"
-        raise DataError(
-            explain("no usable forces", where=where, got=got, expected=f"({len(chunk)}, 3), eV/Å")
-        )
+        raise DataError("no usable forces", where=where, got=got, expected=f"({len(chunk)}, 3), eV/Å")
     return forces
 
 
@@ -286,15 +280,15 @@ def _scores(uncertainty: Prediction | ArrayLike, atoms: Atoms | None) -> Float[n
     if isinstance(uncertainty, Prediction):
         if uncertainty.forces_uncertainty is None:
             fix = "predict with a potential that has uncertainties, such as LLPR, and forces=True"
-            raise DataError(explain("the prediction has no uncertainties of forces", fix=fix))
+            raise DataError("the prediction has no uncertainties of forces", fix=fix)
         uncertainty = uncertainty.forces_uncertainty
     values = np.asarray(uncertainty, np.float64)
     n_atoms = len(values) if atoms is None and values.ndim else len(atoms or ())
     if values.shape not in ((n_atoms,), (n_atoms, 3)) or not n_atoms:
         expected = "(n_atoms, 3) or (n_atoms,)" if atoms is None else f"({n_atoms}, 3) or ({n_atoms},)"
-        raise DataError(explain("uncertainty of a wrong shape", got=values.shape, expected=expected))
+        raise DataError("uncertainty of a wrong shape", got=values.shape, expected=expected)
     if not (np.all(np.isfinite(values)) and np.all(values >= 0)):
-        raise DataError(explain("uncertainties must be finite and not negative", got=np.min(values)))
+        raise DataError("uncertainties must be finite and not negative", got=np.min(values))
     return values if values.ndim == 1 else np.linalg.norm(values, axis=1)
 
 
@@ -312,7 +306,7 @@ def _limit(n: int | None, fraction: float | None, threshold: float | None, n_ato
     given = {"n": n, "fraction": fraction, "threshold": threshold}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
-        raise ConfigError(explain("give exactly one of n, fraction and threshold", got=given or "none"))
+        raise ConfigError("give exactly one of n, fraction and threshold", got=given or "none")
     if threshold is not None and not (np.isfinite(threshold) and threshold >= 0):
         raise ConfigError(f"threshold must be a number, not negative, got {threshold}")
     if fraction is not None:

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Final, Protocol, TypeVar, final
 
-from surefield.errors import ConfigError, ExecutionError, explain, nearest
+from surefield.errors import ConfigError, ExecutionError, nearest
 
 __all__ = ["SerialExecutor", "get_executor", "map_ordered"]
 
@@ -73,12 +73,7 @@ def get_executor(executor: Executor | str | None = None, max_workers: int | None
         return executor if isinstance(executor, Executor) else SerialExecutor()
     fix = nearest(executor, _NAMES) if isinstance(executor, str) else f"known: {', '.join(_NAMES)}"
     raise ConfigError(
-        explain(
-            "unknown executor",
-            got=repr(executor),
-            expected="a name or a concurrent.futures.Executor",
-            fix=fix,
-        )
+        "unknown executor", got=repr(executor), expected="a name or a concurrent.futures.Executor", fix=fix
     )
 
 
@@ -135,7 +130,7 @@ def _job_failed(index: int, items: Sequence[object], error: BaseException) -> Ex
             "a worker process died in this job or in one beside it: out of memory, killed, or a script that "
             "starts workers outside `if __name__ == '__main__':`"
         )
-    return ExecutionError(explain(f"{where} failed", got=cause, fix=fix))
+    return ExecutionError(f"{where} failed", got=cause, fix=fix)
 
 
 def _usable_cores() -> int:

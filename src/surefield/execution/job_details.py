@@ -58,7 +58,7 @@ class JobDetails:
             if source is None:
                 continue
             if not isinstance(source, Mapping):
-                raise ConfigError(explain("unusable job_details", got=repr(source), expected="a dict"))
+                raise ConfigError("unusable job_details", got=repr(source), expected="a dict")
             known = [f.name for f in fields(cls)]
             for key, value in source.items():
                 if key not in known:
@@ -102,7 +102,7 @@ def _only_scheduler(name: str, value: object, where: str) -> str:
 def _check(merged: Mapping[str, Any], name: str, fits: Any, expected: str) -> None:
     value = merged.get(name)
     if value is not None and not fits(value):
-        raise ConfigError(explain(f"unusable {name} in job_details", got=repr(value), expected=expected))
+        raise ConfigError(f"unusable {name} in job_details", got=repr(value), expected=expected)
 
 
 def _is_count(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self, final
 
 import yaml
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.files import drop_torn_line, json_text, write_atomic
 
 __all__ = ["RunFolder"]
@@ -143,12 +143,10 @@ def _check_existing(folder: Path, config_text: str, resume: bool, overwrite: boo
     if difference is not None:
         key, old, new = difference
         raise ConfigError(
-            explain(
-                f"{folder} holds a run with another configuration",
-                got=f"{key}: {new}",
-                expected=f"{old}, as in {config}",
-                fix="give the run another name, or start anew with --overwrite",
-            )
+            f"{folder} holds a run with another configuration",
+            got=f"{key}: {new}",
+            expected=f"{old}, as in {config}",
+            fix="give the run another name, or start anew with --overwrite",
         )
     if not resume:
         raise ConfigError(

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, final
 
-from surefield.errors import ConfigError, ExecutionError, explain
+from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.job_details import JobDetails
 from surefield.execution.job_records import JobRecord
 from surefield.execution.local_workflow import AROUND_JOB
@@ -147,7 +147,7 @@ def _ask(*command: str) -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
     except FileNotFoundError as error:
         fix = "run this where Slurm's commands are installed"
-        raise ExecutionError(explain(f"there is no command {command[0]!r}", fix=fix)) from error
+        raise ExecutionError(f"there is no command {command[0]!r}", fix=fix) from error
     except subprocess.TimeoutExpired as error:
         raise _NoAnswer(f"{command[0]} has not answered for {_PATIENCE:g} s") from error
     if answer.returncode:

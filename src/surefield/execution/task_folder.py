@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from surefield.errors import ConfigError, ExecutionError, explain, nearest
+from surefield.errors import ConfigError, ExecutionError, nearest
 from surefield.files import json_text, read_arrays, read_json, write_arrays, write_atomic
 
 __all__ = ["INPUTS", "Task", "is_task", "read_task", "run_task", "write_task"]
@@ -57,7 +57,7 @@ def write_task(folder: Path, task: Task, files: Mapping[str, Callable[[Path], No
     for name in (task.result, *(files or {})):
         if name in ("", ".", "..", _TASK, _ARRAYS) or Path(name).name != name:
             expected = "one part of a path, other than the names of the task's own files"
-            raise ConfigError(explain("unusable file name of a task", got=repr(name), expected=expected))
+            raise ConfigError("unusable file name of a task", got=repr(name), expected=expected)
     entries = {"format": _FORMAT, "call": task.name, "arguments": task.arguments, "result": task.result}
     text = json_text(entries, indent=1) + "\n"
     target = folder / INPUTS

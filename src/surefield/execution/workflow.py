@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
 
-from surefield.errors import ConfigError, ExecutionError, explain
+from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.job_details import JobDetails
 from surefield.execution.job_process import JOB, WALLTIME_REACHED, description
 from surefield.execution.job_records import JobRecord, numbered_folder
@@ -87,7 +87,7 @@ class Workflow(abc.ABC):
             parts = Path(name).parts if isinstance(name, str) else ()
             if not parts or Path(name).is_absolute() or ".." in parts:
                 expected = "a relative name without '..'"
-                raise ConfigError(explain("unusable name of a folder", got=repr(name), expected=expected))
+                raise ConfigError("unusable name of a folder", got=repr(name), expected=expected)
         if Path(module).parts[0] == _JOBS:
             raise ConfigError(
                 f"the folder {_JOBS!r} holds the records of jobs; take another name than {module!r}"
@@ -216,7 +216,7 @@ class Workflow(abc.ABC):
         kind = record.submitted["workflow"]
         if kind not in self.serves:
             raise ConfigError(
-                explain(f"job {calc_id} in {self.root} is not of this workflow", got=self.kind, expected=kind)
+                f"job {calc_id} in {self.root} is not of this workflow", got=self.kind, expected=kind
             )
         return record
 
@@ -243,7 +243,7 @@ def _check_job(command: Sequence[str], path: Path, expects: str | None) -> None:
     words = not isinstance(command, str) and all(isinstance(word, str) for word in command)
     if not words or not len(command):
         expected = "a list of strings, program first"
-        raise ConfigError(explain("unusable command", got=f"{command!r:.80}", expected=expected))
+        raise ConfigError("unusable command", got=f"{command!r:.80}", expected=expected)
     if not path.is_dir():
         raise ConfigError(f"the folder of the job does not exist: {path}; `make_path` makes one")
     if expects is not None and (path / expects).exists():
@@ -296,4 +296,4 @@ def _concluded(record: JobRecord, code: int | None, seen: State, reason: str) ->
 
 def start_failed(what: str, error: BaseException | str, fix: str = "") -> ExecutionError:
     """Error for a job that could not be submitted."""
-    return ExecutionError(explain(what, got=str(error).strip() or type(error).__name__, fix=fix))
+    return ExecutionError(what, got=str(error).strip() or type(error).__name__, fix=fix)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.execution.executor_workflow import ExecutorWorkflow
 from surefield.execution.local_workflow import LocalWorkflow
 from surefield.execution.slurm_workflow import SlurmWorkflow
@@ -38,7 +38,7 @@ def get_workflow(
         return ExecutorWorkflow(workflow, root)
     if not isinstance(workflow, Mapping):
         expected = "None, a Workflow, an executor, or a dict with workflow_type and workflow_args"
-        raise ConfigError(explain("unusable workflow", got=f"{workflow!r:.80}", expected=expected))
+        raise ConfigError("unusable workflow", got=f"{workflow!r:.80}", expected=expected)
     _check_keys(workflow, ("workflow_type", "workflow_args"), "workflow")
     kinds = {kind.kind: kind for kind in (LocalWorkflow, SlurmWorkflow)}
     name = workflow.get("workflow_type", "LOCAL")

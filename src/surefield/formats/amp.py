@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from surefield.errors import DataError, PotentialError, explain
+from surefield.errors import DataError, PotentialError
 
 __all__ = ["AmpFile", "read_amp"]
 
@@ -80,11 +80,9 @@ def read_amp(path: str | Path) -> AmpFile:
             raise texts[name].error(node, f"unknown {name} {found!r:.80}", ", ".join(known))
     if content["descriptor"]["importname"] == BISPECTRUM:
         raise PotentialError(
-            explain(
-                "the bispectrum descriptor of Amp is not built here",
-                where=path,
-                fix="use Gaussian or Zernike; of the bispectrum only SNAP's form is supported",
-            )
+            "the bispectrum descriptor of Amp is not built here",
+            where=path,
+            fix="use Gaussian or Zernike; of the bispectrum only SNAP's form is supported",
         )
     return AmpFile(**content)
 
@@ -94,9 +92,7 @@ def _read(path: Path) -> str:
         raise DataError(f"there is no .amp file at {path.resolve()}")
     size = path.stat().st_size
     if size > LARGEST:
-        raise DataError(
-            explain(f"{path} is too large", got=f"{size} bytes", expected=f"at most {LARGEST} bytes")
-        )
+        raise DataError(f"{path} is too large", got=f"{size} bytes", expected=f"at most {LARGEST} bytes")
     data = path.read_bytes()
     try:
         return data.decode("utf-8")
@@ -104,7 +100,7 @@ def _read(path: Path) -> str:
         before = data[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         where, got = f"{path}, line {line}, column {column}", f"byte 0x{data[error.start]:02x}"
-        raise DataError(explain("not a text file", where=where, got=got)) from None
+        raise DataError("not a text file", where=where, got=got) from None
 
 
 class _Text:
@@ -132,7 +128,7 @@ class _Text:
 
     def _error_at(self, line: int, column: int, what: str, expected: str | None = None) -> DataError:
         place = f"{self.name}, line {line}, column {column}"
-        return DataError(explain(what, where=place, expected=expected, fix="nothing in the file was run"))
+        return DataError(what, where=place, expected=expected, fix="nothing in the file was run")
 
     def entries(self) -> dict[str, ast.expr]:
         """Values of the whole text, which must be dict(name=..., ...), not yet interpreted."""

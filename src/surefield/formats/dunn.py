@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.function_lists import Function
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
-from surefield.errors import PotentialError, explain
+from surefield.errors import PotentialError
 from surefield.files import write_atomic
 from surefield.potentials.dropout_network import DropoutNetwork, Layer
 
@@ -48,7 +48,7 @@ def read_dropout_files(folder: str | Path) -> DropoutNetwork:
     missing = [name for name in FILES[:2] if not (folder / name).is_file()]
     if missing:
         raise PotentialError(
-            explain("files of a dropout network are missing", where=folder, got=missing, expected=FILES)
+            "files of a dropout network are missing", where=folder, got=missing, expected=FILES
         )
     texts = [
         (folder / name).read_text("utf-8", errors="replace") if (folder / name).is_file() else "0"
@@ -150,7 +150,7 @@ class _Tokens:
 
     def error(self, what: str, got: object, expected: object = None) -> PotentialError:
         """The error of a value that does not fit."""
-        return PotentialError(explain(f"unusable {what}", where=self.name, got=got, expected=expected))
+        return PotentialError(f"unusable {what}", where=self.name, got=got, expected=expected)
 
 
 def _is_number(word: str) -> bool:

@@ -15,7 +15,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float, Int
 
 from surefield.descriptors.bispectrum import Bispectrum
-from surefield.errors import ConfigError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.files import write_atomic
 from surefield.potentials.potential import SumPotential
 from surefield.potentials.snap.snap import Snap
@@ -96,12 +96,10 @@ def read_snap(prefix: str | Path, *, reference: bool = True) -> Snap | SumPotent
     snap = Snap(descriptor, quadratic)
     if table.shape[1] != snap.n_solvable + 1:
         raise PotentialError(
-            explain(
-                "coefficients do not fit the parameters",
-                where=prefix,
-                got=f"{table.shape[1]} per element",
-                expected=f"{snap.n_solvable + 1} for twojmax {descriptor.twojmax} and the flags",
-            )
+            "coefficients do not fit the parameters",
+            where=prefix,
+            got=f"{table.shape[1]} per element",
+            expected=f"{snap.n_solvable + 1} for twojmax {descriptor.twojmax} and the flags",
         )
     order = [ascending.index(i) for i in range(len(symbols))]
     values = table[ascending]
@@ -137,7 +135,7 @@ def reference_potential(style: str, pairs: Iterable[str], types: Sequence[str]) 
         name = word
         if name not in ("zero", "zbl", "snap"):
             raise ConfigError(
-                explain(f"pair style {name!r} is not supported as a reference", expected="zero, zbl r1 r2")
+                f"pair style {name!r} is not supported as a reference", expected="zero, zbl r1 r2"
             )
         found[name] = []
     if "zbl" not in found:
@@ -145,7 +143,7 @@ def reference_potential(style: str, pairs: Iterable[str], types: Sequence[str]) 
     try:
         inner, outer = map(float, found["zbl"])
     except ValueError:
-        raise ConfigError(explain("unusable pair_style", got=style, expected="zbl r1 r2 (Å)")) from None
+        raise ConfigError("unusable pair_style", got=style, expected="zbl r1 r2 (Å)") from None
     _check_charges(style, pairs, types)
     return ZBL(types, inner, outer, switch="lammps")
 
@@ -161,16 +159,14 @@ def _check_charges(style: str, pairs: Iterable[str], types: Sequence[str]) -> No
             first, second = words[:2]
             z_first, z_second = map(float, words[2 if alone else 3 :])
         except ValueError:
-            raise ConfigError(explain("unusable pair_coeff", got=line, expected="i j zbl Zi Zj")) from None
+            raise ConfigError("unusable pair_coeff", got=line, expected="i j zbl Zi Zj") from None
         for i, j in itertools.product(_range(first, len(types)), _range(second, len(types))):
             own = atomic_numbers[types[i - 1]], atomic_numbers[types[j - 1]]
             if i <= j and (z_first, z_second) != own:
                 raise ConfigError(
-                    explain(
-                        "zbl charges are not the atomic numbers of the types",
-                        got=line,
-                        expected=f"{own[0]} {own[1]} for types {i} {j} ({types[i - 1]}, {types[j - 1]})",
-                    )
+                    "zbl charges are not the atomic numbers of the types",
+                    got=line,
+                    expected=f"{own[0]} {own[1]} for types {i} {j} ({types[i - 1]}, {types[j - 1]})",
                 )
             missing.discard((min(i, j), max(i, j)))
     if missing:
@@ -309,7 +305,7 @@ def _read_coefficients(
     def bad(place: int, expected: str) -> PotentialError:
         number, words = lines[place] if place < len(lines) else ("last", ["nothing"])
         return PotentialError(
-            explain("malformed file", where=f"{path}, line {number}", got=" ".join(words), expected=expected)
+            "malformed file", where=f"{path}, line {number}", got=" ".join(words), expected=expected
         )
 
     try:
@@ -369,7 +365,7 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
             if len(settings[name]) != n_elements:
                 raise ValueError(f"{n_elements} values are needed")
     except ValueError as error:
-        raise PotentialError(explain(f"unusable {name}", where=path, got=str(error))) from None
+        raise PotentialError(f"unusable {name}", where=path, got=str(error)) from None
     return settings
 
 

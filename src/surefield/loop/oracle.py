@@ -17,7 +17,7 @@ from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield import keys
-from surefield.errors import ConfigError, DataError, ExecutionError, explain, nearest
+from surefield.errors import ConfigError, DataError, ExecutionError, nearest
 from surefield.execution.executor import Advances, SerialExecutor, map_ordered
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
@@ -155,13 +155,11 @@ class ReplayOracle(Oracle):
         index = atoms.info.get(POOL_INDEX)
         if not isinstance(index, int | np.integer) or not 0 <= index < len(self._frames):
             raise DataError(
-                explain(
-                    f"no usable info[{POOL_INDEX!r}]",
-                    where=f"frame {i}",
-                    got=repr(index),
-                    expected=f"0 to {len(self._frames) - 1}",
-                    fix="take the frames from ReplayOracle.pool",
-                )
+                f"no usable info[{POOL_INDEX!r}]",
+                where=f"frame {i}",
+                got=repr(index),
+                expected=f"0 to {len(self._frames) - 1}",
+                fix="take the frames from ReplayOracle.pool",
             )
         known = self._frames[index]
         same = len(known) == len(atoms) and np.array_equal(known.numbers, atoms.numbers)
@@ -252,7 +250,7 @@ def ase_calculator(
         make()
     except Exception as error:
         raise ConfigError(
-            explain(f"{path} cannot be made with {arguments}", got=f"{type(error).__name__}: {error}")
+            f"{path} cannot be made with {arguments}", got=f"{type(error).__name__}: {error}"
         ) from error
     return CalculatorOracle(
         make, path.rpartition(":")[2], {"calculator": path, "arguments": arguments}, retries=retries

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float64, Int64
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 
 __all__ = ["Curve", "Pick", "Run", "load_run"]
 
@@ -143,18 +143,14 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
-        raise DataError(
-            explain("no run folder", where=folder, fix="give the folder runs/NAME of an earlier run")
-        )
+        raise DataError("no run folder", where=folder, fix="give the folder runs/NAME of an earlier run")
     if not any((folder / piece).is_file() for piece in PIECES):
         found = sorted(path.name for path in folder.iterdir())[:8]
         raise DataError(
-            explain(
-                "not a run folder",
-                where=folder,
-                got=", ".join(found) or "an empty folder",
-                expected=f"at least one of {', '.join(PIECES)}",
-            )
+            "not a run folder",
+            where=folder,
+            got=", ".join(found) or "an empty folder",
+            expected=f"at least one of {', '.join(PIECES)}",
         )
     notes: list[str] = []
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from vesin import NeighborList
 
 from surefield import keys
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.selection import Dropped
 
 __all__ = ["Structure", "find_duplicates", "sanity_filter", "structure_key"]
@@ -59,7 +59,7 @@ def structure_key(atoms: Structure, where: str = "structure") -> bytes:
     numbers, positions, cell, pbc = _arrays(atoms)
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()) or _is_flat(cell[pbc]):
         fault = "positions or cell are not finite, or the periodic cell has no volume"
-        raise DataError(explain(fault, where=where, fix="remove such frames with sanity_filter first"))
+        raise DataError(fault, where=where, fix="remove such frames with sanity_filter first")
     frame = np.where(pbc[:, None], cell, 0.0)
     vectors = complete_cell(frame)
     # Row by row, not by BLAS, and sums over sorted values: equal atoms give equal digits in any order.
@@ -117,10 +117,10 @@ def sanity_filter(
         ConfigError: an option is out of range, or `max_force` is given and no frame has forces.
     """
     if not (np.isfinite(min_distance_factor) and min_distance_factor >= 0):
-        raise ConfigError(explain("min_distance_factor must be at least 0", got=min_distance_factor))
+        raise ConfigError("min_distance_factor must be at least 0", got=min_distance_factor)
     if max_force is not None:
         if not max_force > 0:
-            raise ConfigError(explain("max_force must be positive", got=max_force, expected="eV/Å"))
+            raise ConfigError("max_force must be positive", got=max_force, expected="eV/Å")
         if len(frames) and all(_forces(atoms) is None for atoms in frames):
             raise ConfigError(
                 "max_force needs forces, and no frame has a calculator with forces among its results"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.selection.distances import squared_norms
 
 __all__ = ["Features", "checked_rows", "positive_int"]
@@ -64,11 +64,9 @@ class Features:
         )
         if train_rows.shape[1] != width:
             raise DataError(
-                explain(
-                    "train and pool features must have the same width",
-                    got=f"{train_rows.shape[1]} and {width} columns",
-                    fix="compute both with one feature map",
-                )
+                "train and pool features must have the same width",
+                got=f"{train_rows.shape[1]} and {width} columns",
+                fix="compute both with one feature map",
             )
         values = {
             "train": train_rows,
@@ -121,16 +119,11 @@ def checked_rows(
     """Cast to a read-only float64 matrix and return it with its squared norms; else raise `DataError`."""
     rows = np.asarray(values)
     if rows.dtype.kind not in "fiub":
-        raise DataError(explain(f"{what} must be real numbers", got=f"dtype {rows.dtype}"))
+        raise DataError(f"{what} must be real numbers", got=f"dtype {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] == 0:
         fix = "reduce per-atom features to one row per structure first" if rows.ndim == 3 else ""
         raise DataError(
-            explain(
-                f"{what} must be 2-D",
-                got=f"shape {rows.shape}",
-                expected="(n_structures, n_features)",
-                fix=fix,
-            )
+            f"{what} must be 2-D", got=f"shape {rows.shape}", expected="(n_structures, n_features)", fix=fix
         )
     rows = np.asarray(rows, dtype=np.float64, order="C").view()
     rows.flags.writeable = False
@@ -145,12 +138,10 @@ def checked_rows(
             np.argmax(np.abs(rows[bad])) if finite else np.flatnonzero(~np.isfinite(rows[bad]))[0]
         ]
         raise DataError(
-            explain(
-                f"{what} {fault}",
-                where=f"row {bad}",
-                got=value,
-                fix="remove this structure, or mend its features",
-            )
+            f"{what} {fault}",
+            where=f"row {bad}",
+            got=value,
+            fix="remove this structure, or mend its features",
         )
     return rows, norms
 
@@ -162,9 +153,9 @@ def positive_int(value: object, what: str, *, smallest: int = 1) -> int:
             raise TypeError
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
-        raise ConfigError(explain(f"{what} must be a whole number", got=repr(value))) from None
+        raise ConfigError(f"{what} must be a whole number", got=repr(value)) from None
     if number < smallest:
-        raise ConfigError(explain(f"{what} is too small", got=number, expected=f"at least {smallest}"))
+        raise ConfigError(f"{what} is too small", got=number, expected=f"at least {smallest}")
     return number
 
 
@@ -174,10 +165,10 @@ def _counts(values: ArrayLike | None, length: int, what: str) -> Float[np.ndarra
     counts = np.array(values, dtype=np.float64)
     if counts.shape != (length,):
         raise DataError(
-            explain(f"{what} must have one entry per row", got=f"shape {counts.shape}", expected=(length,))
+            f"{what} must have one entry per row", got=f"shape {counts.shape}", expected=(length,)
         )
     if not (np.isfinite(counts).all() and (counts > 0).all()):
         bad = int(np.flatnonzero(~(np.isfinite(counts) & (counts > 0)))[0])
-        raise DataError(explain(f"{what} must be positive", where=f"row {bad}", got=counts[bad]))
+        raise DataError(f"{what} must be positive", where=f"row {bad}", got=counts[bad])
     counts.flags.writeable = False
     return counts

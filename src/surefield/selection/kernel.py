@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.selection.distances import squared_distances
 from surefield.selection.features import checked_rows, positive_int
 
@@ -40,12 +40,10 @@ class KernelMatrix:
         count = positive_int(n_train, "n_train", smallest=0)
         if count >= len(rows):
             raise DataError(
-                explain(
-                    "n_train leaves no pool",
-                    got=f"n_train = {count} for {len(rows)} rows",
-                    expected=f"0 to {len(rows) - 1}",
-                    fix="stack train rows first, then the pool",
-                )
+                "n_train leaves no pool",
+                got=f"n_train = {count} for {len(rows)} rows",
+                expected=f"0 to {len(rows) - 1}",
+                fix="stack train rows first, then the pool",
             )
         for name, value in {"g": rows, "n_train": count, "diagonal": norms}.items():
             object.__setattr__(self, name, value)
@@ -67,5 +65,5 @@ class KernelMatrix:
     def _row(self, i: int) -> int:
         row = positive_int(i, "row index", smallest=0)
         if row >= self.num_columns:
-            raise DataError(explain("no such row", got=row, expected=f"0 to {self.num_columns - 1}"))
+            raise DataError("no such row", got=row, expected=f"0 to {self.num_columns - 1}")
         return row

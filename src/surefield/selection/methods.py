@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection import distances
 from surefield.selection.features import Features, positive_int
 from surefield.selection.kernel import KernelMatrix
@@ -289,7 +289,7 @@ def kmeanspp_probabilities(
     for index in np.asarray(picked, dtype=np.int64).ravel():
         if not 0 <= index < features.n_pool:
             raise DataError(
-                explain("picked index outside the pool", got=index, expected=f"0 to {features.n_pool - 1}")
+                "picked index outside the pool", got=index, expected=f"0 to {features.n_pool - 1}"
             )
         centers.add(int(index))
     if not centers.count:
@@ -304,7 +304,7 @@ def generator(seed: int) -> np.random.Generator:
     """Random numbers that depend on the seed alone."""
     key = positive_int(seed, "seed", smallest=0)
     if key >= 2**128:
-        raise ConfigError(explain("seed is too large", got=key, expected="less than 2**128"))
+        raise ConfigError("seed is too large", got=key, expected="less than 2**128")
     return np.random.Generator(np.random.Philox(key=key))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import (
     METHODS,
@@ -94,11 +94,9 @@ def select_features(
     if rule.uses_features and (rule.weighted or values is None):
         if not features.carry_information():
             raise DataError(
-                explain(
-                    "features carry no information",
-                    got="rows that are all zero or all equal",
-                    fix="check the map",
-                )
+                "features carry no information",
+                got="rows that are all zero or all equal",
+                fix="check the map",
             )
         notes += _size_note(features)
     request = Request(features, size, chosen, seed, values, _checked_weight(method, weight))
@@ -124,26 +122,22 @@ def _checked_scores(
     if scores is None:
         return None, None
     if not isinstance(scores, Mapping) or len(scores) != 1:
-        raise ConfigError(explain("scores must be one entry {name: values}", got=type(scores).__name__))
+        raise ConfigError("scores must be one entry {name: values}", got=type(scores).__name__)
     if not rule.uses_features:
         raise ConfigError(f"{method} takes no scores; max_diag ranks by them")
     [(name, given)] = scores.items()
     values = np.array(given, dtype=np.float64)
     if values.shape != (n_pool,):
         raise DataError(
-            explain(
-                f"score {name!r} must have one value per pool row",
-                got=f"shape {values.shape}",
-                expected=(n_pool,),
-            )
+            f"score {name!r} must have one value per pool row",
+            got=f"shape {values.shape}",
+            expected=(n_pool,),
         )
     bad = ~np.isfinite(values) | (rule.weighted & (values < 0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         expected = "finite and not negative" if rule.weighted else "finite"
-        raise DataError(
-            explain(f"unusable score {name!r}", where=f"row {row}", got=values[row], expected=expected)
-        )
+        raise DataError(f"unusable score {name!r}", where=f"row {row}", got=values[row], expected=expected)
     if rule.weighted and not values.any():
         raise DataError(f"score {name!r} is 0 for every row of the pool: nothing could be picked")
     return str(name), values

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.files import read_arrays, write_arrays
 
 __all__ = ["Dropped", "Reason", "Selection"]
@@ -99,16 +99,12 @@ class Selection(Sequence[int]):
             values = np.array(getattr(self, name), dtype=kind)
             if values.shape != (len(self.indices),):
                 raise DataError(
-                    explain(
-                        f"{name} must have one entry per pick",
-                        got=values.shape,
-                        expected=(len(self.indices),),
-                    )
+                    f"{name} must have one entry per pick", got=values.shape, expected=(len(self.indices),)
                 )
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         if len(np.unique(self.indices)) != len(self.indices) or np.any(self.indices < 0):
-            raise DataError(explain("picks must be different indices from 0", got=self.indices.tolist()))
+            raise DataError("picks must be different indices from 0", got=self.indices.tolist())
         if len(self.indices) < self.n_requested and self.stopped is None:
             raise DataError(f"{len(self.indices)} of {self.n_requested} picks without a reason for stopping")
         for name in ("reasons", "dropped", "notes"):

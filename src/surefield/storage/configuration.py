@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import dict2constraint
 from ase.spacegroup import Spacegroup
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.structures.label_sources import results_of
 
 __all__ = ["CONFIGURATION_ID", "configuration_bytes", "read_configuration"]
@@ -143,7 +143,7 @@ class _Writer:
 
     def _refused(self, name: str, got: str) -> DataError:
         fix = "turn it into numbers, text, lists or dictionaries, or remove it"
-        return DataError(explain(f"{name} cannot be stored", where=self.where, got=got, fix=fix))
+        return DataError(f"{name} cannot be stored", where=self.where, got=got, fix=fix)
 
 
 class _Reader:

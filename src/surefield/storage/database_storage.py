@@ -11,7 +11,7 @@ from typing import Any, Final, final
 
 from ase import Atoms
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.files import json_text
 from surefield.storage.configuration import CONFIGURATION_ID, read_configuration
 from surefield.storage.database_tables import Session, public_url, reading, writing
@@ -80,7 +80,7 @@ class LocalStorage(Storage):
         is_address = "://" in text
         if is_address and not text.startswith(("postgresql://", "postgres://")):
             known = "a folder, a .db file or postgresql://user@host/database"
-            raise ConfigError(explain("no such kind of storage", got=repr(public_url(text)), expected=known))
+            raise ConfigError("no such kind of storage", got=repr(public_url(text)), expected=known)
         path = Path(database_path)
         if is_address or (path.suffix == ".db" and not path.is_dir()):
             if database_name is not None:
@@ -89,7 +89,7 @@ class LocalStorage(Storage):
             return
         name = _DEFAULT_NAME if database_name is None else check_name(database_name)
         if path.is_file():
-            raise ConfigError(explain(f"{path} is a file", expected="a folder or a .db file"))
+            raise ConfigError(f"{path} is a file", expected="a folder or a .db file")
         self._address = str(path.absolute() / f"{name}.db")
         if path.is_dir():
             names = [entry.name for entry in path.iterdir() if entry.name[0] != "."]
@@ -142,11 +142,9 @@ class LocalStorage(Storage):
             unknown = [name for name in ids if name not in members]
             if unknown:
                 raise DataError(
-                    explain(
-                        f"{base.handle} has no configuration {unknown[0]!r}",
-                        got=f"{len(unknown)} of {len(ids)} configurations that it does not have",
-                        fix="add new ones with add_data; keep info['configuration_id'] of the others",
-                    )
+                    f"{base.handle} has no configuration {unknown[0]!r}",
+                    got=f"{len(unknown)} of {len(ids)} configurations that it does not have",
+                    fix="add new ones with add_data; keep info['configuration_id'] of the others",
                 )
             members |= zip(ids, [e.content for e in entries], strict=True)
             session.insert_contents(entries)

@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.db.core import now
 from ase.db.row import AtomsRow
 
-from surefield.errors import ConfigError, DataError, ExecutionError, explain
+from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.storage.dataset import Entry
 from surefield.structures.label_sources import results_of
 
@@ -133,12 +133,7 @@ class Session:
         if version > FORMAT:
             got, expected = f"format {version}", f"at most {FORMAT}"
             raise DataError(
-                explain(
-                    "the storage was made by a newer version",
-                    got=got,
-                    expected=expected,
-                    fix="update surefield",
-                )
+                "the storage was made by a newer version", got=got, expected=expected, fix="update surefield"
             )
         return True
 
@@ -246,9 +241,9 @@ def _failed(url: str, error: Exception) -> DataError | ExecutionError:
         "unable to open": "no permission, or the path is no file",
     }
     if "not a database" in reason or "malformed" in reason:
-        return DataError(explain(f"{public_url(url)} is damaged or no database", got=reason))
+        return DataError(f"{public_url(url)} is damaged or no database", got=reason)
     fix = next((text for word, text in fixes.items() if word in reason.lower()), "")
-    return ExecutionError(explain(f"the storage {public_url(url)} failed", got=reason, fix=fix))
+    return ExecutionError(f"the storage {public_url(url)} failed", got=reason, fix=fix)
 
 
 def public_url(url: str) -> str:

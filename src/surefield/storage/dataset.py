@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.files import json_text
 from surefield.storage.configuration import CONFIGURATION_ID, configuration_bytes
 from surefield.structures.images import image_key
@@ -107,7 +107,7 @@ def check_name(name: object) -> str:
     fine = isinstance(name, str) and name == name.strip() and name not in ("", ".") and ".." not in name
     if not fine or any(c in "/\\:" or not c.isprintable() for c in str(name)):
         raise ConfigError(
-            explain("not the name of a dataset", got=repr(name), expected="one part of a path, without '..'")
+            "not the name of a dataset", got=repr(name), expected="one part of a path, without '..'"
         )
     return str(name)
 
@@ -182,9 +182,7 @@ def _given_id(atoms: Atoms, where: str) -> str | None:
     text = str(given) if isinstance(given, str | int | np.integer) and not isinstance(given, bool) else ""
     if not text.strip() or not text.isprintable():
         expected = "text in one line, or an integer"
-        raise DataError(
-            explain(f"info[{CONFIGURATION_ID!r}]", where=where, got=repr(given), expected=expected)
-        )
+        raise DataError(f"info[{CONFIGURATION_ID!r}]", where=where, got=repr(given), expected=expected)
     return text
 
 
@@ -219,13 +217,11 @@ def assign_ids(entries: Sequence[Entry], present: Mapping[str, str]) -> list[str
             name = entry.key if entry.id is None else entry.id
             if given and name in taken and taken[name] != entry.content:
                 raise DataError(
-                    explain(
-                        "two configurations of one dataset have the same id",
-                        where=f"configuration {i} of the data",
-                        got=repr(name),
-                        fix=f"delete info[{CONFIGURATION_ID!r}] of a new one, or replace the old one with "
-                        "update_data",
-                    )
+                    "two configurations of one dataset have the same id",
+                    where=f"configuration {i} of the data",
+                    got=repr(name),
+                    fix=f"delete info[{CONFIGURATION_ID!r}] of a new one, or replace the old one with "
+                    "update_data",
                 )
             found[i] = free = _free(name, taken, copies)
             taken[free] = entry.content

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, final
 
 from ase import Atoms
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.storage.dataset import (
     Dataset,
@@ -96,10 +96,8 @@ class FolderStorage(Storage):
 
     def _refuse(self, what: str) -> NoReturn:
         raise ConfigError(
-            explain(
-                f"cannot {what}: {self.url} is a folder of extxyz files, which is only read",
-                fix="copy it: LocalStorage(...).new_dataset(name, folder_storage.get_data(handle))",
-            )
+            f"cannot {what}: {self.url} is a folder of extxyz files, which is only read",
+            fix="copy it: LocalStorage(...).new_dataset(name, folder_storage.get_data(handle))",
         )
 
     def _datasets(self, name: str | None) -> list[Dataset]:

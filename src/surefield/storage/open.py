@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.storage.database_storage import LocalStorage
 from surefield.storage.folder_storage import SUFFIXES, FolderStorage, extxyz_files
 from surefield.storage.storage import Storage
@@ -30,10 +30,8 @@ def open_storage(url: str | Path) -> Storage:
         return FolderStorage(path)
     if path.is_file() and path.suffix != ".db":
         raise ConfigError(
-            explain(
-                f"{path} is no storage",
-                expected="a folder, a .db file or a postgresql:// address",
-                fix=f"give the folder {path.parent}" if path.suffix in SUFFIXES else "",
-            )
+            f"{path} is no storage",
+            expected="a folder, a .db file or a postgresql:// address",
+            fix=f"give the folder {path.parent}" if path.suffix in SUFFIXES else "",
         )
     return LocalStorage(path)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from surefield.errors import ConfigError, ExecutionError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, ExecutionError, PotentialError, nearest
 from surefield.files import atomic_path, write_atomic
 
 __all__ = ["export_version"]
@@ -59,14 +59,12 @@ def export_version(folder: Path, manifest: Mapping[str, Any], kind: str, target:
     chosen = {} if kind == "surefield" else _chosen(kind, folder / "files", attached)
     if kind != "surefield" and not chosen:
         raise PotentialError(
-            explain(
-                f"{kim_id} was saved without files for {kind!r}",
-                got=", ".join(attached) or "no attached files",
-                expected=f"a {_BUILD} of a KIM model, or a folder 'kim'"
-                if kind == "kim"
-                else f"files ending in {', '.join(_LAMMPS)}, or a folder 'lammps'",
-                fix="export as 'surefield', or save it through a handle that has such files",
-            )
+            f"{kim_id} was saved without files for {kind!r}",
+            got=", ".join(attached) or "no attached files",
+            expected=f"a {_BUILD} of a KIM model, or a folder 'kim'"
+            if kind == "kim"
+            else f"files ending in {', '.join(_LAMMPS)}, or a folder 'lammps'",
+            fix="export as 'surefield', or save it through a handle that has such files",
         )
     goal = target / (kim_id + {"kim": ".txz", "lammps": "", "surefield": ".npz"}[kind])
     if goal.exists():

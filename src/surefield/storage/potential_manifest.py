@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.files import json_text
 
 __all__ = [
@@ -72,7 +72,7 @@ def attachments(files: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[
     for name, given in named:
         path = Path(given)
         if not PurePosixPath(name).parts or not _is_inside(name):
-            raise DataError(explain("not the name of an attached file", got=repr(name)))
+            raise DataError("not the name of an attached file", got=repr(name))
         if path.is_dir():
             inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
             found += [(f"{name}/{entry.relative_to(path).as_posix()}", entry) for entry in inside]
@@ -89,7 +89,7 @@ def refuse_twice(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         fix = f"give them names: {{'a/{twice[0]}': path, ...}}"
-        raise DataError(explain(f"two attached files have the name {twice[0]!r}", fix=fix))
+        raise DataError(f"two attached files have the name {twice[0]!r}", fix=fix)
 
 
 def read_manifest(folder: Path, kim_id: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, final
 
 from ase.data import chemical_symbols
 
-from surefield.errors import ConfigError, ExecutionError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, ExecutionError, PotentialError, nearest
 from surefield.files import json_text, write_atomic
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import describe, load_potential, save_potential
@@ -142,16 +142,14 @@ class PotentialRegistry:
         origin = None if parent is None else self.manifest(parent)
         if origin is not None and not fork and list(origin["species"]) != species:
             raise PotentialError(
-                explain(
-                    f"no next version of {parent}",
-                    got=f"a potential of {' '.join(species)}",
-                    expected=" ".join(origin["species"]),
-                    fix="fork it: fork_potential=True",
-                )
+                f"no next version of {parent}",
+                got=f"a potential of {' '.join(species)}",
+                expected=" ".join(origin["species"]),
+                fix="fork it: fork_potential=True",
             )
         if not _PREFIX.fullmatch(prefix):
             expected = "letters, digits and single underscores, a letter first"
-            raise ConfigError(explain("not the first part of an id", got=repr(prefix), expected=expected))
+            raise ConfigError("not the first part of an id", got=repr(prefix), expected=expected)
         facts |= {
             "format": FORMAT,
             "model": {"type": type(potential).__name__, "config": describe(potential)},
@@ -168,7 +166,7 @@ class PotentialRegistry:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             what = f"cannot save a potential in {self.root}"
-            raise ExecutionError(explain(what, got=reason, fix="nothing was saved")) from error
+            raise ExecutionError(what, got=reason, fix="nothing was saved") from error
 
     def save_potential_files(
         self,
@@ -311,7 +309,7 @@ class PotentialRegistry:
         if not self.holds(kim_id):
             known = self._ids()
             hint = nearest(str(kim_id), known) if known else "the registry is empty"
-            raise PotentialError(explain(f"no potential {str(kim_id)!r}", where=self.root, fix=hint))
+            raise PotentialError(f"no potential {str(kim_id)!r}", where=self.root, fix=hint)
         match = _ID.fullmatch(kim_id)
         assert match is not None
         return self.root / match["base"] / match["version"]

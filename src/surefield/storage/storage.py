@@ -9,7 +9,7 @@ from typing import Any, Final, final
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.storage.dataset import Dataset, check_name, split_handle
 from surefield.structures.read import Source, read_frames
@@ -168,19 +168,17 @@ class Storage(abc.ABC):
         if not found:
             known = [dataset.handle for dataset in self._datasets(None)]
             hint = nearest(str(name), known) if known else "the storage is empty"
-            raise DataError(explain(f"no dataset {name!r}", where=self.url, fix=hint))
+            raise DataError(f"no dataset {name!r}", where=self.url, fix=hint)
         return found
 
     def _check_new(self, name: str) -> str:
         if not self.check_if_dataset_name_unique(name):
             handles = ", ".join(d.handle for d in self._datasets(name))
             raise ConfigError(
-                explain(
-                    f"the name {name!r} is taken",
-                    where=self.url,
-                    got=handles or "a dataset whose handle or name would mean two things",
-                    fix="take another one, or make the next version with add_data or update_data",
-                )
+                f"the name {name!r} is taken",
+                where=self.url,
+                got=handles or "a dataset whose handle or name would mean two things",
+                fix="take another one, or make the next version with add_data or update_data",
             )
         return name
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 
 __all__ = ["compress", "decompress", "readable_part", "without_compression"]
 
@@ -45,7 +45,7 @@ def decompress(path: Path, compression: str) -> bytes:
     except _DAMAGED as error:
         fix = "the download or copy may be incomplete"
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise DataError(explain(f"unreadable compressed file {path}", got=cause, fix=fix)) from None
+        raise DataError(f"unreadable compressed file {path}", got=cause, fix=fix) from None
 
 
 def readable_part(path: Path, compression: str) -> bytes:

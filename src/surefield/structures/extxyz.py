@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_dict_to_str
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.structures.label_sources import results_of
 
 __all__ = ["cut_frames", "extxyz_text", "is_per_atom"]
@@ -36,34 +36,28 @@ def cut_frames(lines: list[str], path: Path) -> Iterator[str]:
         except ValueError:
             after = f"; the head of frame {number - 1} may count too few atoms" if number else ""
             raise DataError(
-                explain(
-                    "no number of atoms",
-                    where=f"{where} (line {start + 1})",
-                    got=repr(lines[start][:60]),
-                    expected="an integer" + after,
-                )
+                "no number of atoms",
+                where=f"{where} (line {start + 1})",
+                got=repr(lines[start][:60]),
+                expected="an integer" + after,
             ) from None
         stop = start + 2 + n_atoms
         if stop > end:
             raise DataError(
-                explain(
-                    "truncated extxyz",
-                    where=where,
-                    got=f"{max(end - start - 2, 0)} atom lines before the end of the file",
-                    expected=n_atoms,
-                    fix="copy or write the file again, or drop its last frame",
-                )
+                "truncated extxyz",
+                where=where,
+                got=f"{max(end - start - 2, 0)} atom lines before the end of the file",
+                expected=n_atoms,
+                fix="copy or write the file again, or drop its last frame",
             )
         columns = _columns(lines[start + 1])
         for row in range(start + 2, stop):
             if len(lines[row].split()) < columns:
                 raise DataError(
-                    explain(
-                        "truncated extxyz or wrong number of atoms",
-                        where=f"{where} (line {row + 1})",
-                        got=repr(lines[row][:60]),
-                        expected=f"{columns} columns, {n_atoms} atoms",
-                    )
+                    "truncated extxyz or wrong number of atoms",
+                    where=f"{where} (line {row + 1})",
+                    got=repr(lines[row][:60]),
+                    expected=f"{columns} columns, {n_atoms} atoms",
                 )
         while stop < end and lines[stop].lstrip().startswith("VEC"):
             stop += 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.structures.electrode import stated_potential
 from surefield.structures.read import Source, read_frames
 
@@ -118,4 +118,4 @@ def _millionths(values: Any) -> np.ndarray:
 def _check(images: Iterable[tuple[Any, Any]]) -> None:
     for key, atoms in images:
         if not isinstance(atoms, Atoms):
-            raise DataError(explain(f"image {key!r} is no ase.Atoms", got=repr(atoms)[:80]))
+            raise DataError(f"image {key!r} is no ase.Atoms", got=repr(atoms)[:80])

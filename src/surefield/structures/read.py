@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.io.extxyz import read_xyz
 from ase.io.formats import filetype
 
-from surefield.errors import DataError, explain, nearest
+from surefield.errors import DataError, nearest
 from surefield.structures.compression import compress, decompress, readable_part, without_compression
 from surefield.structures.database import read_database, restore_arrays, write_database, write_trajectory
 from surefield.structures.extxyz import cut_frames, extxyz_text
@@ -153,7 +153,7 @@ def _write_other(temporary: str, path: Path, frames: Sequence[Atoms]) -> None:
         try:
             ase.io.write(temporary, list(frames), format=filetype(path.name, read=False))
         except Exception as error:  # ASE's writers raise whatever their format makes them stumble over
-            raise DataError(explain(f"ASE cannot write {path}", got=_cause(error))) from error
+            raise DataError(f"ASE cannot write {path}", got=_cause(error)) from error
 
 
 def _read_file(source: str | Path, index: str | int | slice) -> Frames:
@@ -203,7 +203,7 @@ def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tupl
                 _parse(chunks[i])
             except Exception as error:
                 where = f"frame {i} of {path}"
-                raise DataError(explain("unreadable extxyz", where=where, got=_cause(error))) from error
+                raise DataError("unreadable extxyz", where=where, got=_cause(error)) from error
         raise
 
 
@@ -239,7 +239,7 @@ def _read_other(path: Path, inner: Path, compression: str, index: str | int | sl
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise whatever their format makes them stumble over
-        raise DataError(explain(f"ASE cannot read {path}", got=_cause(error))) from error
+        raise DataError(f"ASE cannot read {path}", got=_cause(error)) from error
     return found if isinstance(found, list) else [found]
 
 

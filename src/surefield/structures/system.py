@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.geometry import complete_cell
 from jaxtyping import Float
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 
 __all__ = ["check_system", "image_coordinates", "periodic_cell"]
 
@@ -54,8 +54,8 @@ def check_system(atoms: Atoms, reference: Atoms, name: object) -> None:
     if not np.array_equal(atoms.numbers, reference.numbers):
         got, expected = (a.get_chemical_formula("reduce") for a in (atoms, reference))
         what = f"{name} has other elements, or another order of atoms"
-        raise DataError(explain(what, got=got, expected=expected, fix=fix))
+        raise DataError(what, got=got, expected=expected, fix=fix)
     same_cell = np.abs(atoms.cell.array - reference.cell.array).max() <= _SAME_CELL
     if not (np.array_equal(atoms.pbc, reference.pbc) and (same_cell or not reference.pbc.any())):
         got, expected = (f"{a.cell.array.tolist()} with pbc {a.pbc.tolist()}" for a in (atoms, reference))
-        raise DataError(explain(f"{name} has another cell", got=got, expected=expected, fix=fix))
+        raise DataError(f"{name} has another cell", got=got, expected=expected, fix=fix)

@@ -11,7 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.formats.chimes.text_files import (
     SPECIAL,
     Lines,
@@ -85,9 +85,7 @@ class _Reader:
             self.special[int(special[1]), special[2]] = special_rows(lines, int(special[1]), special[3])
         elif head in OFF:
             if rest != "false":
-                raise ConfigError(
-                    explain(f"{head} is not supported", where=lines.name, got=rest, expected="false")
-                )
+                raise ConfigError(f"{head} is not supported", where=lines.name, got=rest, expected="false")
         elif head == "PAIRTYP":
             self.orders = orders_of(rest)
         elif head == "FCUT TYPE":
@@ -129,9 +127,7 @@ class _Reader:
         for row in self._rows(n, f"{n} rows of index, type, charge, mass"):
             charge, mass = self.lines.numbers(row[2:4], "charge and mass")
             if charge != 0:
-                raise ConfigError(
-                    explain("charges are not supported", where=self.lines.name, got=" ".join(row))
-                )
+                raise ConfigError("charges are not supported", where=self.lines.name, got=" ".join(row))
             self.types.append(row[1])
             self.masses.append(mass)
 

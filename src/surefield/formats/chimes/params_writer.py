@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.files import write_atomic
 from surefield.formats.chimes.params_file import EXACT, HEADINGS, KCAL, OFF
 from surefield.potentials.chimes.model import Chimes
@@ -43,11 +43,9 @@ def params_text(potential: Chimes, comment: str = "") -> str:
     s = potential.settings
     if s.transform != "MORSE":
         raise ConfigError(
-            explain(
-                "the public ChIMES calculator reads MORSE only",
-                got=s.transform,
-                fix="save the potential with save_potential instead",
-            )
+            "the public ChIMES calculator reads MORSE only",
+            got=s.transform,
+            fix="save the potential with save_potential instead",
         )
     values = [_to_file(float(c)) for c in potential.coefficients]
     lines = [f"! {line}" for line in comment.splitlines()]

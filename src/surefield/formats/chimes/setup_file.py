@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.formats.chimes.text_files import (
     SPECIAL,
     Lines,
@@ -114,18 +114,16 @@ def settings_of(setup: Mapping[str, Any]) -> ChimesSettings:
     for key in _SWITCHED_OFF:
         if str(setup.get(key, "false")).split()[:1] not in (["false"], ["False"]):
             fix = "remove the contribution from the labels first, and set it to false"
-            raise ConfigError(explain(f"{key} is not supported", got=setup[key], expected="false", fix=fix))
+            raise ConfigError(f"{key} is not supported", got=setup[key], expected="false", fix=fix)
     types = [str(_entry(row, "ATM_TYP", "TYPEIDX")) for row in setup["TYPEIDX"]]
     charged = [
         t for t, row in zip(types, setup["TYPEIDX"], strict=True) if float(row.get("ATMCHRG", 0.0)) != 0
     ]
     if charged:
         raise ConfigError(
-            explain(
-                f"charges are not supported: {', '.join(charged)}",
-                expected="ATMCHRG 0",
-                fix="subtract the Coulomb contribution from the labels, then set the charges to 0",
-            )
+            f"charges are not supported: {', '.join(charged)}",
+            expected="ATMCHRG 0",
+            fix="subtract the Coulomb contribution from the labels, then set the charges to 0",
         )
     masses = [float(row["ATMMASS"]) for row in setup["TYPEIDX"] if "ATMMASS" in row]
     cutoff, tersoff = cutoff_function(str(setup.get("FCUTTYP", "CUBIC")))
@@ -160,13 +158,13 @@ def _switch(setup: Mapping[str, Any], key: str, known: Sequence[str]) -> str | N
     value = value.lower() if isinstance(setup[key], bool) else value
     if value not in known:
         fix = "choose the configurations by weights" if value.startswith("FIRST") else ""
-        raise ConfigError(explain(f"unusable {key}", got=value, expected=" or ".join(known), fix=fix))
+        raise ConfigError(f"unusable {key}", got=value, expected=" or ".join(known), fix=fix)
     return value
 
 
 def _entry(row: Mapping[str, Any], name: str, table: str) -> Any:
     if not isinstance(row, Mapping) or name not in row:
-        raise ConfigError(explain(f"a row of {table} lacks {name}", got=row))
+        raise ConfigError(f"a row of {table} lacks {name}", got=row)
     return row[name]
 
 
@@ -181,17 +179,15 @@ def _pair_rows(
         names = [str(_entry(row, key, "PAIRIDX")) for key in ("ATM_TY1", "ATM_TY2")]
         unknown = [name for name in names if name not in types]
         if unknown:
-            raise ConfigError(
-                explain("unknown atom type", where="PAIRIDX", got=unknown[0], expected=list(types))
-            )
+            raise ConfigError("unknown atom type", where="PAIRIDX", got=unknown[0], expected=list(types))
         a, b = sorted(types.index(name) for name in names)
         if (a, b) in found:
-            raise ConfigError(explain("pair given twice", where="PAIRIDX", got="-".join(names)))
+            raise ConfigError("pair given twice", where="PAIRIDX", got="-".join(names))
         limits = [float(_entry(row, key, "PAIRIDX")) for key in ("S_MINIM", "S_MAXIM")]
         found[a, b] = (limits[0], limits[1], float(row.get("MORSE_LAMBDA", 1.0)))
     missing = [types[a] + types[b] for a, b in pairs if (a, b) not in found]
     if missing:
-        raise ConfigError(explain("pairs are missing", where="PAIRIDX", got=", ".join(missing)))
+        raise ConfigError("pairs are missing", where="PAIRIDX", got=", ".join(missing))
     inner, outer, lengths = zip(*(found[pair] for pair in pairs), strict=True)
     return inner, outer, lengths
 
@@ -210,10 +206,8 @@ def _kind(types: Sequence[str], m: int, row: Any) -> tuple[int, ...]:
             if words == ["".join(labels)]:
                 return kind
     raise ConfigError(
-        explain(
-            "unknown excluded cluster",
-            where=f"EXCLUDE {m}B",
-            got=" ".join(words),
-            expected=f"{m} of {', '.join(types)}, such as {' '.join([types[0]] * m)}",
-        )
+        "unknown excluded cluster",
+        where=f"EXCLUDE {m}B",
+        got=" ".join(words),
+        expected=f"{m} of {', '.join(types)}, such as {' '.join([types[0]] * m)}",
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.potentials.chimes.power_sets import PAIRS
 from surefield.potentials.chimes.settings import CUTOFFS, Limits
 
@@ -65,11 +65,9 @@ class Lines:
         """The error for the present line."""
         if self._place < len(self._lines):
             number, line = self._lines[max(self._place, 0)] if self._lines else (1, "")
-            return DataError(
-                explain(what, where=f"{self.name}:{number}", got=got or repr(line), expected=expected)
-            )
+            return DataError(what, where=f"{self.name}:{number}", got=got or repr(line), expected=expected)
         last = self._lines[-1][0] if self._lines else 0
-        return DataError(explain(what, where=f"{self.name}:{last}", got="end of file", expected=expected))
+        return DataError(what, where=f"{self.name}:{last}", got="end of file", expected=expected)
 
     def numbers(self, words: Sequence[str], expected: str) -> list[float]:
         """Words of the present line as numbers."""
@@ -166,14 +164,14 @@ def limits_of(
             unknown = [label for label in labels if label not in names]
             if unknown or len(values) != n_pairs:
                 expected = f"{n_pairs} of the pairs {', '.join(names)}, and a distance for each"
-                raise ConfigError(explain("unusable special cutoff", where=where, got=row, expected=expected))
+                raise ConfigError("unusable special cutoff", where=where, got=row, expected=expected)
             kind = by_pairs.get(tuple(sorted(names[label] for label in labels)))
             if kind is None:
-                raise ConfigError(explain("these pairs form no cluster", where=where, got=row))
+                raise ConfigError("these pairs form no cluster", where=where, got=row)
             table = dict(zip((names[label] for label in labels), values, strict=True))
             if any(table[names[label]] != v for label, v in zip(labels, values, strict=True)):
                 fix = "pairs of the same elements cannot be told apart: give them one value"
-                raise ConfigError(explain("two values for one kind of pair", where=where, got=row, fix=fix))
+                raise ConfigError("two values for one kind of pair", where=where, got=row, fix=fix)
             found.append((bodies, name, kind, tuple(sorted(table.items()))))
     return tuple(found)  # type: ignore[return-value]
 
@@ -195,7 +193,7 @@ def orders_of(text: str) -> tuple[int, int, int]:
         fine = fine and values[-2:] == [-1, 1]
         values = values[:-2]
     if not fine or not 1 <= len(values) <= 3 or any(v < 0 or v != int(v) for v in values):
-        raise ConfigError(explain("unusable PAIRTYP", got=repr(text), expected=expected))
+        raise ConfigError("unusable PAIRTYP", got=repr(text), expected=expected)
     padded = [int(v) for v in values] + [0, 0]
     return padded[0], padded[1], padded[2]
 
@@ -216,5 +214,5 @@ def cutoff_function(text: str) -> tuple[str, float]:
         name, fraction = "", 0.0
     if name != "TERSOFF":
         expected = f"one of {', '.join(CUTOFFS)}; TERSOFF with a fraction"
-        raise ConfigError(explain("unusable FCUTTYP", got=repr(text), expected=expected))
+        raise ConfigError("unusable FCUTTYP", got=repr(text), expected=expected)
     return name, fraction

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.potentials.chimes.power_sets import PAIRS, PowerSets, power_sets
 
 __all__ = ["CUTOFFS", "EV_PER_KCAL_MOL", "TRANSFORMS", "Block", "ChimesSettings"]
@@ -104,7 +104,7 @@ class ChimesSettings:
         unknown = [s for s in self.types if s not in chemical_symbols[1:]]
         if unknown or not self.types or len(set(self.types)) != len(self.types):
             expected = "different chemical symbols"
-            raise ConfigError(explain("unusable atom types", got=list(self.types), expected=expected))
+            raise ConfigError("unusable atom types", got=list(self.types), expected=expected)
         for what, value, known in (
             ("transformation CHBTYPE", self.transform, TRANSFORMS),
             ("cutoff function FCUTTYP", self.cutoff, CUTOFFS),
@@ -112,9 +112,9 @@ class ChimesSettings:
             if value not in known:
                 raise ConfigError(f"unknown {what} {value!r}; {nearest(value, known)}")
         if self.cutoff == "TERSOFF" and not 0 < self.tersoff <= 1:
-            raise ConfigError(explain("TERSOFF fraction out of range", got=self.tersoff, expected="(0, 1]"))
+            raise ConfigError("TERSOFF fraction out of range", got=self.tersoff, expected="(0, 1]")
         if len(self.orders) != 3 or any(o < 0 for o in self.orders):
-            raise ConfigError(explain("unusable orders", got=self.orders, expected="three numbers >= 0"))
+            raise ConfigError("unusable orders", got=self.orders, expected="three numbers >= 0")
         if not self.masses:
             masses = tuple(float(atomic_masses[atomic_numbers[s]]) for s in self.types)
             object.__setattr__(self, "masses", masses)
@@ -127,25 +127,23 @@ class ChimesSettings:
         for name in ("inner", "outer", "lengths"):
             if len(getattr(self, name)) != n:
                 got = f"{len(getattr(self, name))} values of {name}"
-                raise ConfigError(explain("wrong number of type pairs", got=got, expected=n))
+                raise ConfigError("wrong number of type pairs", got=got, expected=n)
         for label, low, high, length in zip(
             self.pair_labels, self.inner, self.outer, self.lengths, strict=True
         ):
             if not (0 <= low <= high and math.isfinite(high) and length > 0):
                 raise ConfigError(
-                    explain(
-                        "unusable distances",
-                        where=f"pair {label}",
-                        got=f"S_MINIM {low}, S_MAXIM {high}, MORSE_LAMBDA {length}",
-                        expected="0 <= S_MINIM <= S_MAXIM and MORSE_LAMBDA > 0",
-                    )
+                    "unusable distances",
+                    where=f"pair {label}",
+                    got=f"S_MINIM {low}, S_MAXIM {high}, MORSE_LAMBDA {length}",
+                    expected="0 <= S_MINIM <= S_MAXIM and MORSE_LAMBDA > 0",
                 )
         for block in (b for m in (2, 3, 4) for b in self.blocks(m)):
             wrong = [o for i, o in zip(block.inner, block.outer, strict=True) if o and i > o]
             if wrong or (self.transform == "INVRSE_R" and min(block.inner) <= 0):
                 got = f"inner {block.inner}, outer {block.outer}"
                 fix = "every inner cutoff must lie below its outer one, and above 0 for INVRSE_R"
-                raise ConfigError(explain("unusable cutoffs", where=block.label, got=got, fix=fix))
+                raise ConfigError("unusable cutoffs", where=block.label, got=got, fix=fix)
 
     @cached_property
     def pairs(self) -> tuple[tuple[int, int], ...]:

@@ -13,7 +13,7 @@ from ase.data import atomic_masses, chemical_symbols
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, PotentialError
 from surefield.files import write_atomic
 from surefield.potentials.parametric.edges import BondPotential, Edges, pair_index
 from surefield.potentials.parametric.parameters import Entry, ParameterForm
@@ -147,7 +147,7 @@ class EAM(BondPotential):
             expected = (
                 f"embedding ({n}, n_rho), density ({n}, n_r), pair ({rows['pair']}, n_r), 5 points or more"
             )
-            raise ConfigError(explain("EAM: tables do not fit the species", got=got, expected=expected))
+            raise ConfigError("EAM: tables do not fit the species", got=got, expected=expected)
         if not all(np.isfinite(array).all() for array in found.values()):
             raise ConfigError("EAM: a table holds values that are not finite")
         return {name: jnp.asarray(array) for name, array in found.items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.potentials.parametric.parameters import Entry, ParametricPotential
 
 __all__ = ["FreeParameters"]
@@ -138,9 +138,7 @@ def _numbers(
     for item in items:
         if not isinstance(item, str | Mapping):
             raise ConfigError(
-                explain(
-                    "params_to_update", got=repr(item), expected="names of parameters, or {name: settings}"
-                )
+                "params_to_update", got=repr(item), expected="names of parameters, or {name: settings}"
             )
         for name, asked in ({item: {}} if isinstance(item, str) else item).items():
             potential.check_name(name)
@@ -169,9 +167,7 @@ def _settings(name: str, asked: Mapping[str, Any], size: int) -> list[_Number]:
         pairs = pairs * size
     if len(given) != size or len(pairs) != size or any(len(pair) != 2 for pair in pairs):
         expected = f"{size} values, and {size} pairs [lo, hi] (or one for all)"
-        raise ConfigError(
-            explain(f"params_to_update: {name}", got=f"{values!r}, {bounds!r}", expected=expected)
-        )
+        raise ConfigError(f"params_to_update: {name}", got=f"{values!r}, {bounds!r}", expected=expected)
     return [
         _Number(
             None if value is None else _number(name, value),
@@ -190,7 +186,7 @@ def _kliff(name: str, asked: Any, size: int) -> list[_Number]:
     fits = all(isinstance(row, Sequence) and not isinstance(row, str) and 1 <= len(row) <= 3 for row in rows)
     if len(rows) != size or not fits:
         expected = f"{size} lists such as ['default'], [value, 'fix'] or [value, lo, hi]"
-        raise ConfigError(explain(f"params_to_update: {name}", got=repr(asked), expected=expected))
+        raise ConfigError(f"params_to_update: {name}", got=repr(asked), expected=expected)
     found = []
     for first, *rest in rows:
         value = None if first == _DEFAULT else _number(name, first)
@@ -207,7 +203,7 @@ def _kliff(name: str, asked: Any, size: int) -> list[_Number]:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
         return float(value)
-    raise ConfigError(explain(f"params_to_update: {name}", got=repr(value), expected="a finite number"))
+    raise ConfigError(f"params_to_update: {name}", got=repr(value), expected="a finite number")
 
 
 def _bound(name: str, value: Any, missing: float) -> float:
@@ -221,7 +217,7 @@ def _check(entry: Entry, asked: _Number, value: float) -> None:
     where = f"params_to_update: {entry.name}[{entry.place}]"
     if not asked.lower <= value <= asked.upper:
         expected = f"between {asked.lower} and {asked.upper}"
-        raise ConfigError(explain(f"{where} starts outside its bounds", got=value, expected=expected))
+        raise ConfigError(f"{where} starts outside its bounds", got=value, expected=expected)
     if asked.lower == asked.upper:
         raise ConfigError(f"{where}: equal bounds leave nothing to fit; write [{value}, 'fix']")
     if asked.log and (value <= 0 or asked.upper <= 0):

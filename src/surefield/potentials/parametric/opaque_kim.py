@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
 from surefield.structures.graph import Graph
@@ -86,7 +86,7 @@ def find_installed(kim_id: str) -> str:
     exact = [name for name in found if parse_id(name).version == wanted.version]
     if not exact:
         raise PotentialError(
-            explain(f"KIM has no version {wanted.version} of {kim_id}", got=f"installed: {', '.join(found)}")
+            f"KIM has no version {wanted.version} of {kim_id}", got=f"installed: {', '.join(found)}"
         )
     return exact[0]
 
@@ -182,7 +182,7 @@ class OpaqueKIM(ParametricPotential):
             array = np.asarray(values.get(name, ()), np.float64)
             if array.shape != own.shape or not np.isfinite(array).all():
                 raise ConfigError(
-                    explain(f"{self.model_id}: {name}", got=array.shape, expected=f"{own.shape}, all finite")
+                    f"{self.model_id}: {name}", got=array.shape, expected=f"{own.shape}, all finite"
                 )
             found[name] = jnp.asarray(array)
         return found
@@ -196,12 +196,10 @@ class OpaqueKIM(ParametricPotential):
         """Refuse structures that are periodic in one or two directions."""
         if atoms.pbc.any() and not atoms.pbc.all():
             raise DataError(
-                explain(
-                    "a KIM model serves molecules and cells that are periodic in three directions",
-                    where=where,
-                    got=f"pbc {atoms.pbc.tolist()}",
-                    fix="make the cell periodic, with vacuum",
-                )
+                "a KIM model serves molecules and cells that are periodic in three directions",
+                where=where,
+                got=f"pbc {atoms.pbc.tolist()}",
+                fix="make the cell periodic, with vacuum",
             )
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:

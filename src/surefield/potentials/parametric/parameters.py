@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.structures.neighbors import Neighborhood
 
@@ -167,11 +167,9 @@ class ParametricPotential(Potential):
             array = jnp.asarray(value, jnp.float64)
             if array.shape != self.values[name].shape:
                 raise ConfigError(
-                    explain(
-                        f"{type(self).__name__}: wrong number of values of {name}",
-                        got=array.shape,
-                        expected=self.values[name].shape,
-                    )
+                    f"{type(self).__name__}: wrong number of values of {name}",
+                    got=array.shape,
+                    expected=self.values[name].shape,
                 )
             found[name] = array
         return eqx.tree_at(lambda p: p.values, self, found)
@@ -234,7 +232,7 @@ class ParametricPotential(Potential):
             if array.shape != (extent,) or not np.isfinite(array).all():
                 got = f"{np.asarray(values[name]).tolist()!r:.80}"
                 expected = f"{extent} finite numbers for {n_species} species"
-                raise ConfigError(explain(f"{type(self).__name__}: {name}", got=got, expected=expected))
+                raise ConfigError(f"{type(self).__name__}: {name}", got=got, expected=expected)
             if form.integer and (array != np.round(array)).any():
                 raise ConfigError(f"{type(self).__name__}: {name} must be an integer, got {array.tolist()}")
             found[name] = jnp.asarray(array)
