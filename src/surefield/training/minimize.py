@@ -1,7 +1,11 @@
-"""Minimisers of scipy behind one call: the best point is kept, evaluations counted, bad steps survived."""
+"""Minimisers of scipy, or like those of scipy, behind one call.
+
+`minimize` keeps the best point, counts evaluations and survives bad steps; `run_minimizer` is the call alone.
+"""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +17,21 @@ from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, nearest
 
-__all__ = ["METHODS", "Minimum", "Objective", "minimize"]
+__all__ = [
+    "ENDLESS",
+    "METHODS",
+    "Minimum",
+    "Objective",
+    "check_method",
+    "endless_options",
+    "minimize",
+    "run_minimizer",
+]
 
 Vector = Float[np.ndarray, " n_free"]
 
 
-class Method(NamedTuple):
+class MethodTraits(NamedTuple):
     """What a method needs and honours.
 
     Attributes:
@@ -33,21 +46,28 @@ class Method(NamedTuple):
 
 
 METHODS: Final = {
-    "L-BFGS-B": Method("gradient", True, {"ftol": 1e-13, "gtol": 1e-9, "maxls": 40}),
-    "TNC": Method("gradient", True, {"ftol": 1e-13, "gtol": 1e-9}),
-    "SLSQP": Method("gradient", True, {"ftol": 1e-13}),
-    "trust-constr": Method("gradient", True, {"gtol": 1e-9, "xtol": 1e-12}),
-    "BFGS": Method("gradient", False, {"gtol": 1e-8}),
-    "CG": Method("gradient", False, {"gtol": 1e-8}),
-    "Newton-CG": Method("gradient", False, {"xtol": 1e-9}),
-    "Nelder-Mead": Method("loss", True, {"xatol": 1e-8, "fatol": 1e-12}),
-    "Powell": Method("loss", True, {"xtol": 1e-9, "ftol": 1e-12}),
+    "L-BFGS-B": MethodTraits("gradient", True, {"ftol": 1e-13, "gtol": 1e-9, "maxls": 40}),
+    "TNC": MethodTraits("gradient", True, {"ftol": 1e-13, "gtol": 1e-9}),
+    "SLSQP": MethodTraits("gradient", True, {"ftol": 1e-13}),
+    "trust-constr": MethodTraits("gradient", True, {"gtol": 1e-9, "xtol": 1e-12}),
+    "BFGS": MethodTraits("gradient", False, {"gtol": 1e-8}),
+    "CG": MethodTraits("gradient", False, {"gtol": 1e-8}),
+    "Newton-CG": MethodTraits("gradient", False, {"xtol": 1e-9}),
+    "Nelder-Mead": MethodTraits("loss", True, {"xatol": 1e-8, "fatol": 1e-12}),
+    "Powell": MethodTraits("loss", True, {"xtol": 1e-9, "ftol": 1e-12}),
     # COBYLA takes bounds, but steps over them on its way.
-    "COBYLA": Method("loss", False, {"tol": 1e-10}),
-    "COBYQA": Method("loss", True, {"final_tr_radius": 1e-8}),
-    "lm": Method("rows", False, {"ftol": 1e-11, "xtol": 1e-12, "gtol": 1e-12}),
-    "trf": Method("rows", True, {"ftol": 1e-13, "xtol": 1e-12, "gtol": 1e-12}),
-    "dogbox": Method("rows", True, {"ftol": 1e-13, "xtol": 1e-12, "gtol": 1e-12}),
+    "COBYLA": MethodTraits("loss", False, {"tol": 1e-10}),
+    "COBYQA": MethodTraits("loss", True, {"final_tr_radius": 1e-8}),
+    "lm": MethodTraits("rows", False, {"ftol": 1e-11, "xtol": 1e-12, "gtol": 1e-12}),
+    "trf": MethodTraits("rows", True, {"ftol": 1e-13, "xtol": 1e-12, "gtol": 1e-12}),
+    "dogbox": MethodTraits("rows", True, {"ftol": 1e-13, "xtol": 1e-12, "gtol": 1e-12}),
+}
+#: Method of `scipy.optimize.minimize` by name, and options under which only the loss function ends the work.
+ENDLESS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "TNC": ("TNC", {"maxfun": 10**9}),
+    "Newton-CG": ("Newton-CG", {"maxiter": 10**9}),
+    "NCG": ("Newton-CG", {"maxiter": 10**9}),
+    "Nelder-Mead": ("Nelder-Mead", {"maxiter": 10**9, "maxfev": 10**9, "adaptive": True}),
 }
 #: A loss that is not finite counts as this many times the largest finite one, so that steps there fail.
 _WORSE: Final = 1e3
@@ -156,11 +176,12 @@ def minimize(
     note = accepted or (lambda x: None)
     seen = _Evaluations(max_evals, note if kind.needs == "rows" else lambda x: None)
     settings = {**kind.options, **(options or {})}
+    call = _least_squares if kind.needs == "rows" else _minimize
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", scipy.optimize.OptimizeWarning)
-            call = _least_squares if kind.needs == "rows" else _minimize
-            success, message = call(objective, start, bounds, method, kind, settings, seen, note)
+            end = call(objective, start, bounds, method, settings, seen, note)
+        success, message = bool(end.success), str(end.message)
     except _Stop:
         success, message = False, f"stopped after max_evals = {max_evals} evaluations"
     except (scipy.optimize.OptimizeWarning, TypeError) as error:
@@ -170,7 +191,7 @@ def minimize(
     return Minimum(seen.x, seen.best, success, message, tuple(seen.history))
 
 
-def check_method(method: str, bounded: bool) -> Method:
+def check_method(method: str, bounded: bool) -> MethodTraits:
     """What a method needs.
 
     Raises:
@@ -189,11 +210,10 @@ def _minimize(
     start: Vector,
     bounds: tuple[Vector, Vector],
     method: str,
-    kind: Method,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     seen: _Evaluations,
     accepted: Callable[[Vector], None],
-) -> tuple[bool, str]:
+) -> Any:
     def with_gradient(x: Vector) -> tuple[float, Vector]:
         seen.before()
         loss, gradient = objective.gradient(x)
@@ -208,16 +228,14 @@ def _minimize(
     own = {"L-BFGS-B": ("maxiter", "maxfun"), "TNC": ("maxfun",), "Nelder-Mead": ("maxiter", "maxfev")}
     limits = dict.fromkeys(own.get(method, ("maxiter",)), 10 * seen.limit + 10)
     limited = any(np.isfinite(bound).any() for bound in bounds)
-    found = scipy.optimize.minimize(
-        with_gradient if kind.needs == "gradient" else alone,
-        start,
-        jac=kind.needs == "gradient" or None,
-        method=method,
-        bounds=scipy.optimize.Bounds(*bounds) if limited else None,  # type: ignore[arg-type]
-        callback=lambda x, *_: accepted(np.array(x)),
-        options={**limits, **settings},
-    )
-    return bool(found.success), str(found.message)
+    arguments = {
+        "method": method,
+        "bounds": scipy.optimize.Bounds(*bounds) if limited else None,  # type: ignore[arg-type]
+        "callback": lambda x, *_: accepted(np.array(x)),
+        "options": {**limits, **settings},
+    }
+    gradient = METHODS[method].needs == "gradient"
+    return run_minimizer(scipy.optimize.minimize, start, with_gradient, alone, arguments, gradient=gradient)
 
 
 def _least_squares(
@@ -225,19 +243,18 @@ def _least_squares(
     start: Vector,
     bounds: tuple[Vector, Vector],
     method: str,
-    kind: Method,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     seen: _Evaluations,
     accepted: Callable[[Vector], None],
-) -> tuple[bool, str]:
+) -> Any:
     def rows(x: Vector) -> np.ndarray:
         seen.before()
-        found = objective.rows(x)
-        loss = float(found @ found)
+        residuals = objective.rows(x)
+        loss = float(residuals @ residuals)
         told = seen.seen(x, loss)
-        return found if told == loss else np.full(len(found), np.sqrt(told / len(found)))
+        return residuals if told == loss else np.full(len(residuals), np.sqrt(told / len(residuals)))
 
-    found = scipy.optimize.least_squares(
+    return scipy.optimize.least_squares(
         rows,
         start,
         objective.jacobian,  # type: ignore[arg-type]
@@ -247,4 +264,58 @@ def _least_squares(
         max_nfev=10 * seen.limit + 10,
         **settings,
     )
-    return bool(found.success), str(found.message)
+
+
+def endless_options(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `scipy.optimize.minimize` for one of its methods.
+
+    Args:
+        name: of `ENDLESS`.
+        settings: options over the defaults; `tol` and `callback` are arguments of `minimize` itself.
+    """
+    method, defaults = ENDLESS[name]
+    own = {key: value for key, value in settings.items() if key in ("tol", "callback")}
+    options = {key: value for key, value in settings.items() if key not in own}
+    return {"method": method, "options": {**defaults, **options}, **own}
+
+
+def run_minimizer(
+    minimizer: Callable[..., Any],
+    start: Vector,
+    evaluate: Callable[[Vector], tuple[float, Vector]],
+    value: Callable[[Vector], float],
+    settings: Mapping[str, Any],
+    *,
+    gradient: bool,
+) -> Any:
+    """Call a minimiser and return what it returns.
+
+    Args:
+        minimizer: called as minimizer(fun, start, jac=..., **settings), with `fprime` where it has no `jac`,
+            and with neither without gradients.
+        start: start vector.
+        evaluate: loss and gradient; called once where both are asked for at one point.
+        value: loss.
+        settings: keyword arguments.
+        gradient: whether gradients are passed.
+    """
+    if not gradient:
+        return minimizer(value, start, **settings)
+    latest: list[tuple[bytes, tuple[float, Vector]]] = []
+
+    def both(x: Vector) -> tuple[float, Vector]:
+        x = np.array(x, np.float64)
+        if not latest or latest[0][0] != x.tobytes():
+            latest[:] = [(x.tobytes(), evaluate(x))]
+        return latest[0][1]
+
+    arguments = {_gradient_argument(minimizer): lambda x: both(x)[1].copy(), **settings}
+    return minimizer(lambda x: both(x)[0], start, **arguments)
+
+
+def _gradient_argument(minimizer: Callable[..., Any]) -> str:
+    try:
+        names = inspect.signature(minimizer).parameters
+    except (TypeError, ValueError):
+        return "jac"
+    return "fprime" if "fprime" in names and "jac" not in names else "jac"

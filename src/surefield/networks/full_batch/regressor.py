@@ -26,8 +26,8 @@ from surefield.networks.full_batch.optimizers import (
     optax_names,
 )
 from surefield.networks.full_batch.outcome import ConvergenceOccurred, Progress, TrainingStopped
-from surefield.networks.full_batch.scipy_optimizers import SCIPY_METHODS, run_callable, scipy_options
 from surefield.networks.full_batch.trainable_model import TrainableModel
+from surefield.training.minimize import ENDLESS, endless_options, run_minimizer
 
 __all__ = ["Regressor"]
 
@@ -91,9 +91,9 @@ class Regressor:
             if not callable(name):
                 raise ConfigError(f"optimizer must be a name or a callable, got {type(name).__name__}")
             return None
-        if name in SCIPY_METHODS:
+        if name in ENDLESS:
             return None
-        known = [*_STEPPABLE, *SCIPY_METHODS, *optax_names()]
+        known = [*_STEPPABLE, *ENDLESS, *optax_names()]
         if name not in known:
             raise ConfigError(f"unknown optimizer {name!r}; {nearest(name, known)}")
         if not self.lossprime:
@@ -184,20 +184,35 @@ class _Run:
         name, settings = regressor.optimizer, regressor.optimizer_kwargs
         function, gradient = name, regressor.lossprime
         if isinstance(name, str):
-            function, settings = minimize, scipy_options(name, settings)
+            function, settings = minimize, endless_options(name, settings)
             gradient = gradient and name != "Nelder-Mead"
-        return run_callable(
+        end = run_minimizer(
             function,  # type: ignore[arg-type]
             self.start,
-            self._evaluate,
-            lambda vector: float(self.model.get_loss(vector, False)),
+            self._finite,
+            self._value,
             settings,
             gradient=gradient,
         )
+        message = getattr(end, "message", None)
+        if isinstance(message, list | tuple):
+            message = "; ".join(map(str, message))
+        return f"the optimizer has ended: {message}" if message else "the optimizer has ended"
 
     def _evaluate(self, vector: Vector) -> tuple[float, Vector]:
         value, slopes = self.model.get_loss(vector, True)
         return float(value), np.asarray(slopes, np.float64)
+
+    def _finite(self, vector: Vector) -> tuple[float, Vector]:
+        """Loss and gradient for an optimizer that would go on from whatever it is given."""
+        value, slopes = self._evaluate(vector)
+        if not (np.isfinite(value) and np.all(np.isfinite(slopes))):
+            raise OptimizerEnd("non-finite loss")
+        return value, slopes
+
+    def _value(self, vector: Vector) -> float:
+        value = float(self.model.get_loss(vector, False))
+        return value if np.isfinite(value) else np.inf
 
     def _evaluated(self) -> None:
         """After every evaluation, also the last one."""
