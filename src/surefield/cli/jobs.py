@@ -91,7 +91,7 @@ def make_potential(config: RunConfig, species: Sequence[int | str]) -> Potential
     elif isinstance(config.potential, SnapConfig):
         potential = Snap.from_settings(config.potential, species)
     else:
-        potential = MomentNetwork.from_config(config.potential, species)
+        potential = MomentNetwork.from_settings(config.potential, species)
     if config.repulsion is None:
         return potential
     return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)

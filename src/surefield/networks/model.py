@@ -30,7 +30,7 @@ from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential, VectorPotential
 from surefield.potentials.prediction import Prediction
-from surefield.potentials.saving import describe, pack, save_arrays
+from surefield.potentials.saving import pack, save_arrays
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.read import Frames
 
@@ -316,7 +316,7 @@ def _header(model: Model) -> dict[str, Any]:
     settings = {name: model.parameters.get(name) for name in _KEPT}
     return {
         "model": type(model).__name__,
-        "potential": describe(model.potential),
+        "potential": model.potential.config(),
         "settings": settings,
         "status": model.status,
     }

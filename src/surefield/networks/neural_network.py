@@ -26,7 +26,8 @@ from surefield.networks.network_dicts import (
     with_static,
 )
 from surefield.networks.parameters import ATOM_CENTERED, IMAGE_CENTERED, Parameters
-from surefield.potentials.atomic_network import AtomicNetwork, energy_slope
+from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.element_networks import energy_slope
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.network_parameters import (
     Intercepts,

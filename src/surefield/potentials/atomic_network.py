@@ -8,48 +8,39 @@ from typing import Any, Literal, Self
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.cutoffs import Cosine
-from surefield.descriptors.derivatives import feature_ranges as ranges_by_element
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
 from surefield.potentials.element_networks import (
+    ElementNetworks,
     Layers,
-    first_weights,
-    hidden_outputs,
-    output_widths,
+    NetworkInputs,
+    alphabetical,
+    energy_slope,
+    feature_ranges,
+    hidden_widths,
     random_networks,
-    scaling_parts,
-    taken_scalings,
-    taken_weights,
-    weight_parts,
+    scalings,
+    unit_ranges,
 )
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.layers import (
-    ACTIVATIONS,
-    Activation,
-    Taker,
-    alphabetical,
-    excess,
-    output_slope,
-)
-from surefield.potentials.potential import DescriptorPotential, VectorPotential, species_numbers
-from surefield.structures.graph import Graph, collate
+from surefield.potentials.layers import Activation
+from surefield.potentials.potential import DescriptorPotential, SiteInput, VectorPotential, species_numbers
+from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["AtomicNetwork", "AtomicNetworkConfig", "energy_slope", "feature_ranges"]
+__all__ = ["AtomicNetwork", "AtomicNetworkConfig"]
 
 
 class AtomicNetworkConfig(Config):
     """Atom-centred networks on the default symmetry functions."""
 
-    kind: Literal["neural_network"] = "neural_network"
+    kind: Literal["atomic_network", "neural_network"] = "atomic_network"
     species: tuple[str, ...] | None = Field(
         default=None, description="elements; null takes those of the data"
     )
@@ -65,7 +56,7 @@ class AtomicNetworkConfig(Config):
     )
 
 
-class AtomicNetwork(DescriptorPotential, VectorPotential):
+class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
     """One network per element on the features G of an atom: E = sum_a slope o(x_a) + intercept.
 
     x = -1 + 2 (G - low)/(high - low); o_l = act([o_(l-1), 1] W_l); the output node is linear, or carries
@@ -111,8 +102,7 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         n = len(descriptor.species)
         self.offsets = jnp.zeros(n, jnp.float64)
         self.slopes = jnp.ones(n, dtype)
-        self.low = -jnp.ones((n, descriptor.width), dtype)
-        self.high = jnp.ones((n, descriptor.width), dtype)
+        self.low, self.high = unit_ranges(n, descriptor.width, dtype)
         # The documented stream of start values.
         rng = np.random.RandomState(seed)
         self.layers, readout, bias = random_networks(rng, range(n), descriptor.n_features, hidden, dtype)
@@ -128,16 +118,6 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         return cls(descriptor, hidden, config.activation, config.output_activation, config.seed, config.dtype)
 
     @property
-    def species(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Atomic numbers, ascending."""
-        return self.descriptor.species
-
-    @property
-    def cutoff(self) -> float:  # type: ignore[override]
-        """Range of the neighbour list, Å."""
-        return self.descriptor.cutoff
-
-    @property
     def bounded(self) -> bool:
         """Whether the output node carries the activation."""
         return self.output_activation == "activation"
@@ -147,18 +127,12 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         return {
             "kind": "atomic_network",
             "descriptor": self.descriptor.config(),
-            "hidden": [[layer.shape[1] for layer in layers] for layers in self.layers],
+            "hidden": hidden_widths(self.layers),
             "activation": self.activation,
             "output_activation": self.output_activation,
             "dtype": str(self.readout.dtype),
             "keep": list(self.keep),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> AtomicNetwork:
-        """Build from `config()`."""
-        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
-        return cls(descriptor_from_config(config["descriptor"]), **settings)
 
     def constants(self) -> tuple[object, ...]:
         """Offsets and feature ranges come from the data."""
@@ -194,107 +168,47 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):
         return result
 
     @property
-    def vector(self) -> Float[Array, " n_parameters"]:
+    def _networks(self) -> ElementNetworks:
+        arrays = (self.layers, self.readout[:, None], self.bias[:, None], self.low, self.high)
+        return ElementNetworks(self.descriptor.n_features, *arrays, self.activation, self.bounded)
+
+    def ordered(self) -> list[Array]:
         """Weights of each element (sorted by symbol), row by row; then intercept and slope of each."""
         order = alphabetical(self.species)
-        parts = [*weight_parts(order, *self._networks()), *scaling_parts(order, self.offsets, self.slopes)]
-        return jnp.concatenate([part.astype(jnp.float64) for part in parts])
-
-    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector in that order."""
-        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
-        layers, readout, bias = taken_weights(take, order, *self._networks())
-        offsets, slopes = taken_scalings(take, order, self.offsets, self.slopes)
-        values = (offsets, slopes, layers, readout, bias)
-        return eqx.tree_at(lambda p: (p.offsets, p.slopes, p.layers, p.readout, p.bias), self, values)
+        return [*self._networks.ordered(order), *scalings(order, self.offsets, self.slopes)]
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of each element, without biases."""
-        layers, readout, _, widths = self._networks()
-        return first_weights(layers, readout, widths)
-
-    def _networks(self) -> tuple[Layers, Array, Array, list[int]]:
-        """Arguments of `weight_parts`: layers, readout, bias, widths."""
-        widths = output_widths(self.descriptor.n_features, self.layers)
-        return self.layers, self.readout, self.bias, widths
-
-    def last_inputs(
-        self, features: Float[Array, "n_atoms width"], graph: Graph
-    ) -> Float[Array, "n_atoms n_site_features"]:
-        """Output of the last hidden layer of each atom's network, zero-padded."""
-        index = species_index(self, graph)
-        features = features.astype(self.readout.dtype)
-        counts = self.descriptor.n_features
-        return hidden_outputs(
-            lambda place: features[:, : counts[place]],
-            *(self.layers, index, self.low, self.high, self.activation, self.readout.shape[1]),
-            keep_constant=self.bounded,
-        )
+        return self._networks.first_layers()
 
     def feature_energies(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Energy of each atom from its descriptor features, without element offsets; eV."""
-        index = species_index(self, graph)
-        node = jnp.sum(self.last_inputs(features, graph) * self.readout[index], axis=1) + self.bias[index]
-        out = ACTIVATIONS[self.activation](node) if self.bounded else node
-        return jnp.where(graph.atom_mask, self.slopes[index] * out, 0.0)
+        networks, index = self._networks, species_index(self, graph)
+        energies, _ = networks.output(networks.hidden(features, index), index, self.slopes)
+        return jnp.where(graph.atom_mask, energies, 0.0)
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's energy with respect to its last weights: slope o_L (times act')."""
-        index = species_index(self, graph)
-        inputs = self.last_inputs(features, graph)
-        factor = self.slopes[index]
-        if self.bounded:
-            node = jnp.sum(inputs * self.readout[index], axis=1) + self.bias[index]
-            factor = factor * output_slope(self.activation, node)
-        return factor[:, None] * inputs
+        networks, index = self._networks, species_index(self, graph)
+        hidden = networks.hidden(features, index)
+        _, factor = networks.output(hidden, index, self.slopes)
+        return factor[:, None] * hidden
+
+    def _inputs(self, graph: Graph) -> NetworkInputs:
+        descriptor = self.descriptor
+        values = descriptor.features(graph)
+        return NetworkInputs(values, self.low, self.high, descriptor.n_features, descriptor.width)
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width"]:
         """How far each feature lies outside the range of training, in units of that range."""
-        index = species_index(self, graph)
-        features = self.descriptor.features(graph)
-        counts = jnp.asarray(self.descriptor.n_features)[index]
-        used = (jnp.arange(self.descriptor.width) < counts[:, None]) & graph.atom_mask[:, None]
-        return excess(features, self.low[index], self.high[index], used)
+        return self._inputs(graph).excess(species_index(self, graph), graph.atom_mask)
 
-    def describe_extrapolation(self, atoms: Atoms) -> str:
-        """One line on the feature that lies farthest outside the range of training."""
-        graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
-        found = np.asarray(self.extrapolation(graph))
-        atom, column = (int(i) for i in np.unravel_index(found.argmax(), found.shape))
-        symbol = str(atoms.symbols[atom])
-        place = self.descriptor.place(symbol)
-        value = float(np.asarray(self.descriptor.features(graph))[atom, column])
-        low, high = float(self.low[place, column]), float(self.high[place, column])
-        name = self.descriptor.names(symbol)[column]
-        return (
-            f"atom {atom} ({symbol}) lies outside the training set: {name} is {value:.4g}, its range "
-            f"{low:.4g} to {high:.4g}"
-        )
-
-
-def feature_ranges(
-    descriptor: AtomicDescriptor, structures: Sequence[Neighborhood]
-) -> tuple[Float[np.ndarray, "n_species width"], Float[np.ndarray, "n_species width"]]:
-    """Least and largest value of every feature over the atoms of each element; [-1, 1] without atoms."""
-    low = np.full((len(descriptor.species), descriptor.width), -1.0)
-    high = -low
-    for symbol, found in ranges_by_element(descriptor, structures).items():
-        place = descriptor.place(symbol)
-        low[place, : len(found)], high[place, : len(found)] = found.T
-    return low, high
-
-
-def energy_slope(
-    structures: Sequence[Neighborhood], energies: Sequence[float | None], offsets: Mapping[int, float]
-) -> float:
-    """Root mean square of (E - sum of offsets)/sqrt(N), at least 0.01 eV."""
-    left = [
-        (energy - sum(offsets.get(z, 0.0) for z in s.numbers.tolist())) / np.sqrt(s.n_atoms)
-        for s, energy in zip(structures, energies, strict=True)
-        if energy is not None
-    ]
-    return max(float(np.sqrt(np.mean(np.square(left)))) if left else 0.0, 0.01)
+    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+        """One of the features of an atom."""
+        place = self.species.index(int(graph.numbers[atom]))
+        name = self.descriptor.names(self.descriptor.symbols[place])[column]
+        return self._inputs(graph).one(atom, place, column, name)

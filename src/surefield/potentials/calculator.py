@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from surefield.errors import ConfigError, PotentialError, nearest
+from surefield.potentials.evaluate import EnergyFunction
 from surefield.potentials.prediction import Prediction
 
 __all__ = ["ExtrapolationWarning", "Predicts", "SurefieldCalculator"]
@@ -25,6 +26,11 @@ class ExtrapolationWarning(UserWarning):
 
 class Predicts(Protocol):
     """A potential, or an uncertainty wrapped around one."""
+
+    @property
+    def potential(self) -> EnergyFunction:
+        """The potential."""
+        ...
 
     def predict(self, frames: Sequence[Atoms], *args: Any, **options: Any) -> list[Prediction]:
         """Predict structures."""
@@ -90,10 +96,8 @@ class SurefieldCalculator(Calculator):
         found = prediction.extrapolation
         if self.extrapolation == "ignore" or found is None or found.max(initial=0.0) <= MARGIN:
             return
-        describe = getattr(getattr(self.model, "potential", self.model), "describe_extrapolation", None)
-        atom = int(found.argmax())
-        text = f"atom {atom} has features outside the range of the training set"
-        text = describe(self.atoms) if describe else text
+        assert self.atoms is not None
+        text = self.model.potential.describe_extrapolation(self.atoms)
         if self.extrapolation == "error":
             raise PotentialError(f"{text}; label such structures, or pass extrapolation='warn'")
         self.extrapolation = "ignore"

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.descriptors.build import descriptor_from_config
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError, explain
 from surefield.potentials.evaluate import species_index
@@ -117,16 +116,6 @@ class DropoutNetwork(DescriptorPotential):
         self.fitted = jnp.zeros((), bool)
 
     @property
-    def species(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Atomic numbers, ascending."""
-        return self.descriptor.species
-
-    @property
-    def cutoff(self) -> float:  # type: ignore[override]
-        """Range of the neighbour list, Å."""
-        return self.descriptor.cutoff
-
-    @property
     def neurons(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
         return tuple(layer.bias.shape[1] for layer in self.layers)
@@ -151,12 +140,6 @@ class DropoutNetwork(DescriptorPotential):
             "norm": self.norm,
             "n_members": self.n_members,
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> DropoutNetwork:
-        """Build from `config()`."""
-        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
-        return cls(descriptor_from_config(config["descriptor"]), **settings)
 
     def constants(self) -> tuple[object, ...]:
         """Offsets and standardisation come from the data."""

@@ -49,6 +49,7 @@ class EnergyFunction(Protocol):
     def check_frame(self, atoms: Atoms, where: object) -> None: ...  # noqa: D102
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None: ...  # noqa: D102
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_inputs"] | None: ...  # noqa: D102
+    def describe_extrapolation(self, atoms: Atoms) -> str: ...  # noqa: D102
 
 
 class Results(NamedTuple):

@@ -11,17 +11,10 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Float, Int
 
-from surefield.potentials.layers import (
-    ACTIVATIONS,
-    Taker,
-    excess,
-    last_inputs,
-    output_slope,
-    scale_inputs,
-)
-from surefield.potentials.network_parameters import random_layers
-from surefield.potentials.potential import VectorPotential
-from surefield.structures.graph import Graph, collate
+from surefield.potentials.element_networks import ElementNetworks, hidden_widths, random_networks
+from surefield.potentials.layers import excess
+from surefield.potentials.potential import SiteInput, VectorPotential
+from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.system import check_system, periodic_cell
 
@@ -95,10 +88,8 @@ class ImageNetwork(VectorPotential):
         self.intercept, self.slope = jnp.zeros((), jnp.float64), jnp.ones((), dtype)
         self.low, self.high = -jnp.ones(n, dtype), jnp.ones(n, dtype)
         # The documented stream of start values.
-        *layers, last = random_layers(np.random.RandomState(seed), n, hidden)
-        self.layers = [jnp.asarray(w, dtype) for w in layers]
-        self.readout = jnp.asarray(last[:-1].T, dtype)
-        self.bias = jnp.asarray(last[-1], dtype)
+        rng = np.random.RandomState(seed)
+        (self.layers,), (self.readout,), (self.bias,) = random_networks(rng, [0], [n], [hidden], dtype)
 
     @property
     def species(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -131,7 +122,7 @@ class ImageNetwork(VectorPotential):
             "kind": "image_network",
             "numbers": list(self.numbers),
             "pbc": list(self.pbc),
-            "hidden": [w.shape[1] for w in self.layers],
+            "hidden": hidden_widths([self.layers])[0],
             "activation": self.activation,
             "output_activation": self.output_activation,
             "dtype": str(self.readout.dtype),
@@ -139,7 +130,7 @@ class ImageNetwork(VectorPotential):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ImageNetwork:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Build from `config()`; coordinates and cell are among the arrays of a file."""
         settings = {k: v for k, v in config.items() if k not in ("kind", "numbers", "pbc")}
         return cls(Atoms(config["numbers"], pbc=config["pbc"]), **settings)
@@ -187,27 +178,18 @@ class ImageNetwork(VectorPotential):
         return result
 
     @property
-    def vector(self) -> Float[Array, " n_parameters"]:
-        """Weights layer by layer, row by row; then intercept and slope."""
-        parts = [*self.layers, self.readout, self.bias, self.intercept, self.slope]
-        return jnp.concatenate([jnp.ravel(part).astype(jnp.float64) for part in parts])
+    def _network(self) -> ElementNetworks:
+        """The network as that of a single element."""
+        arrays = (self.readout[None], self.bias[None], self.low[None], self.high[None])
+        return ElementNetworks(self.low.shape, [self.layers], *arrays, self.activation, self.bounded)
 
-    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector in that order."""
-        take = Taker(vector, self.vector.size)
-        layers = [take(layer) for layer in self.layers]
-        values = (
-            layers,
-            take(self.readout),
-            take(self.bias),
-            take(self.intercept),
-            take(self.slope),
-        )
-        return eqx.tree_at(lambda p: (p.layers, p.readout, p.bias, p.intercept, p.slope), self, values)
+    def ordered(self) -> list[Array]:
+        """Weights layer by layer, row by row; then intercept and slope."""
+        return [*self._network.ordered([0]), self.intercept, self.slope]
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer, without biases."""
-        return [self.layers[0][:-1] if self.layers else self.readout.T]
+        return self._network.first_layers()
 
     def unwrapped(self, positions: Float[Array, "n_structures n_atoms 3"]) -> Array:
         """Periodic copy of each atom that is nearest to its place in the reference image."""
@@ -224,24 +206,21 @@ class ImageNetwork(VectorPotential):
         rows = jnp.minimum(start[:, None] + jnp.arange(n), graph.positions.shape[0] - 1)
         return self.unwrapped(jnp.asarray(graph.positions)[rows]).reshape(graph.n_structures, -1)
 
-    def _inputs_and_node(self, graph: Graph) -> tuple[Array, Array]:
-        x = self.coordinates(graph).astype(self.readout.dtype)
-        x = scale_inputs(x, self.low, self.high, keep_constant=self.bounded)
-        inputs = last_inputs(x, self.layers, self.activation)
-        return inputs, inputs @ self.readout[0] + self.bias[0]
+    def _outputs(self, graph: Graph) -> tuple[Array, Array, Array]:
+        """Output of the last hidden layer, scaled output, and its slope by the output node."""
+        index = jnp.zeros(graph.n_structures, jnp.int32)
+        hidden = self._network.hidden(self.coordinates(graph), index)
+        return hidden, *self._network.output(hidden, index, self.slope[None])
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """The total energy in equal shares, eV; only their sum has a meaning."""
-        _, node = self._inputs_and_node(graph)
-        out = ACTIVATIONS[self.activation](node) if self.bounded else node
-        total = (self.slope * out).astype(jnp.float64) + self.intercept
+        total = self._outputs(graph)[1].astype(jnp.float64) + self.intercept
         return jnp.where(graph.atom_mask, total[graph.structure] / len(self.numbers), 0.0)
 
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of the total energy with respect to the last weights, in equal shares."""
-        inputs, node = self._inputs_and_node(graph)
-        factor = self.slope * (output_slope(self.activation, node) if self.bounded else 1.0)
-        return (jnp.broadcast_to(factor, node.shape)[:, None] * inputs)[graph.structure] / len(self.numbers)
+        hidden, _, slope = self._outputs(graph)
+        return (slope[:, None] * hidden)[graph.structure] / len(self.numbers)
 
     def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
         """There is one network."""
@@ -256,15 +235,8 @@ class ImageNetwork(VectorPotential):
         place = jnp.clip(jnp.arange(graph.numbers.shape[0]) - start[graph.structure], 0, n - 1)
         return found.reshape(-1, n, 3)[graph.structure, place]
 
-    def describe_extrapolation(self, atoms: Atoms) -> str:
-        """One line on the coordinate that lies farthest outside the range of training."""
-        graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
-        found = np.asarray(self.extrapolation(graph))
-        atom, axis = (int(i) for i in np.unravel_index(found.argmax(), found.shape))
-        column = 3 * atom + axis
-        value = float(np.asarray(self.coordinates(graph))[0, column])
-        low, high = float(self.low[column]), float(self.high[column])
-        return (
-            f"atom {atom} ({atoms.symbols[atom]}) lies outside the training set: {'xyz'[axis]} is "
-            f"{value:.4g} Å, its range {low:.4g} to {high:.4g}"
-        )
+    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+        """One of the coordinates of an atom of the first structure."""
+        place = 3 * atom + column
+        value, low, high = (float(x[place]) for x in (self.coordinates(graph)[0], self.low, self.high))
+        return SiteInput("xyz"[column], value, low, high, " Å")

@@ -7,17 +7,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float
 
-from surefield.errors import ConfigError
 from surefield.potentials.network_parameters import CONSTANT
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
-    "Taker",
-    "alphabetical",
     "excess",
     "last_inputs",
     "output_slope",
@@ -74,26 +70,6 @@ def last_inputs(
 def zero_pad(x: Float[Array, "n few"], width: int) -> Float[Array, "n width"]:
     """Append columns of zeros."""
     return jnp.pad(x, ((0, 0), (0, width - x.shape[1])))
-
-
-class Taker:
-    """Cuts arrays from a flat vector of `count` entries, one after the other (traceable)."""
-
-    def __init__(self, vector: Float[Array, " n"], count: int) -> None:
-        self.vector, self.used = jnp.asarray(vector), 0
-        if self.vector.shape != (count,):
-            got = self.vector.size
-            raise ConfigError(f"the parameter vector has {got} entries, the potential {count} parameters")
-
-    def __call__(self, like: Array) -> Array:
-        """The next entries, in the shape and precision of an array."""
-        start, self.used = self.used, self.used + like.size
-        return self.vector[start : self.used].reshape(like.shape).astype(like.dtype)
-
-
-def alphabetical(species: Sequence[int]) -> list[int]:
-    """Places of elements in the order of their symbols, that of parameter vectors."""
-    return sorted(range(len(species)), key=lambda place: chemical_symbols[species[place]])
 
 
 def output_slope(activation: str, node: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 from pydantic import Field
 
@@ -112,8 +113,8 @@ class MomentNetwork(DensityPotential):
         self.bias = jnp.zeros(n, dtype)
 
     @classmethod
-    def from_config(cls, config: MomentNetworkConfig, species: Sequence[str | int] = ()) -> MomentNetwork:
-        """Build from a configuration; `species` is used where the configuration names none."""
+    def from_settings(cls, config: MomentNetworkConfig, species: Sequence[str | int] = ()) -> MomentNetwork:
+        """Build from the settings of a run; `species` is used where they name none."""
         settings = config.model_dump(exclude={"kind", "species"})
         return cls(config.species or species, **settings)
 
@@ -122,17 +123,19 @@ class MomentNetwork(DensityPotential):
         """Number of invariants per atom."""
         return self.shift.shape[1]
 
-    def config(self) -> MomentNetworkConfig:
+    def config(self) -> dict[str, Any]:
         """Configuration that builds a potential of this shape."""
-        return MomentNetworkConfig(
-            species=tuple(_symbols(self.species)),
-            cutoff=self.cutoff,
-            n_basis=self.n_basis,
-            n_channels=self.radial.shape[2],
-            n_triple=self.n_triple,
-            hidden=tuple(w.shape[1] for w in self.weights),
-            dtype="float64" if self.radial.dtype == np.float64 else "float32",
-        )
+        return {
+            "kind": "moment_network",
+            "species": [chemical_symbols[z] for z in self.species],
+            "cutoff": self.cutoff,
+            "n_basis": self.n_basis,
+            "n_channels": self.radial.shape[2],
+            "n_triple": self.n_triple,
+            "hidden": [w.shape[1] for w in self.weights],
+            "seed": 0,
+            "dtype": str(self.radial.dtype),
+        }
 
     @property
     def n_solvable(self) -> int:
@@ -265,9 +268,3 @@ def _initial_radial(n_species: int, n_channels: int, n_basis: int, rng: np.rando
         mixture = np.linalg.qr(mixture.T)[0].T
     per_neighbor = mixture.reshape(n_channels, n_species, n_basis).transpose(1, 0, 2)
     return np.broadcast_to(per_neighbor, (n_species, n_species, n_channels, n_basis)).copy()
-
-
-def _symbols(numbers: Sequence[int]) -> list[str]:
-    from ase.data import chemical_symbols
-
-    return [chemical_symbols[z] for z in numbers]

@@ -17,11 +17,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.errors import PotentialError
+from surefield.descriptors.build import descriptor_from_config
+from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.prediction import Prediction
-from surefield.structures.graph import Graph
+from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood, neighborhood
 
 __all__ = [
@@ -60,6 +61,27 @@ class Potential(eqx.Module):
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
     offsets: eqx.AbstractVar[Float[Array, " n_species"]]
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able: the kind, and the constructor's arguments of an untrained potential of this shape.
+
+        Raises:
+            PotentialError: potentials of this class are not saved.
+        """
+        raise PotentialError(f"{type(self).__name__} cannot be saved")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Untrained potential of what `config()` gave; potentials that are parts of it are made already."""
+        settings = {name: value for name, value in config.items() if name != "kind"}
+        if "descriptor" in settings:
+            settings["descriptor"] = descriptor_from_config(settings["descriptor"])
+        return cls(**settings)
+
+    @property
+    def potential(self) -> Potential:
+        """This potential itself, so that it goes wherever a handle or an uncertainty around one goes."""
+        return self
 
     @property
     def supplies(self) -> frozenset[str]:
@@ -114,6 +136,21 @@ class Potential(eqx.Module):
         """How far each input of each atom lies outside the range of training, in units of that range."""
         return None
 
+    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+        """One of the inputs that `extrapolation` has numbers of."""
+        raise PotentialError(f"{type(self).__name__} knows no ranges of its inputs")
+
+    def describe_extrapolation(self, atoms: Atoms) -> str:
+        """One line on the input that lies farthest outside the range of training."""
+        graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
+        excess = np.asarray(self.extrapolation(graph))
+        atom, column = (int(i) for i in np.unravel_index(excess.argmax(), excess.shape))
+        name, value, low, high, unit = self.site_input(graph, atom, column)
+        return (
+            f"atom {atom} ({atoms.symbols[atom]}) lies outside the training set: {name} is {value:.4g}{unit}"
+            f", its range {low:.4g} to {high:.4g}"
+        )
+
     @property
     def vector(self) -> Float[Array, " n_parameters"]:
         """All that training may change in one flat vector (traceable)."""
@@ -164,6 +201,16 @@ class Potential(eqx.Module):
     def weight_decay_factors(self) -> Self:
         """Factor on the weight decay of every array, in the structure of the potential; here ones."""
         return self.learning_rate_factors(1.0, 1.0)
+
+
+class SiteInput(NamedTuple):
+    """Name and value of an input of an atom, its range over the training set, and " Å" or the like."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str = ""
 
 
 class ClosedRows(NamedTuple):
@@ -261,6 +308,16 @@ class DescriptorPotential(LastLayerPotential):
 
     descriptor: eqx.AbstractVar[AtomicDescriptor]
 
+    @property
+    def species(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Atomic numbers, ascending."""
+        return self.descriptor.species
+
+    @property
+    def cutoff(self) -> float:  # type: ignore[override]
+        """Range of the neighbour list, Å."""
+        return self.descriptor.cutoff
+
     @abc.abstractmethod
     def feature_energies(
         self, features: Float[Array, "n_atoms width"], graph: Graph
@@ -288,14 +345,41 @@ class VectorPotential(LastLayerPotential):
     Full-batch optimisers work on that vector; it holds the energy offsets too.
     """
 
-    @property
     @abc.abstractmethod
-    def vector(self) -> Float[Array, " n_parameters"]:
-        """All parameters, float64 (traceable)."""
+    def ordered(self) -> list[Array]:
+        """All parameters in their documented order, as parts that are cut out of arrays of this potential.
 
-    @abc.abstractmethod
+        Parts are only cut, reshaped and transposed: `with_vector` finds the places of parameters by cutting
+        them out of numbers of places.
+        """
+
+    @property
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """All parameters in the order of `ordered`, float64 (traceable)."""
+        return jnp.concatenate([part.ravel().astype(jnp.float64) for part in self.ordered()])
+
     def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector (traceable)."""
+        """Copy with the parameters of a vector in that order (traceable).
+
+        Raises:
+            ConfigError: a vector of another length.
+        """
+        leaves, structure = jax.tree.flatten(self)
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        numbers = [
+            np.arange(end - leaf.size, end).reshape(leaf.shape)
+            for leaf, end in zip(leaves, ends, strict=True)
+        ]
+        parts = jax.tree.unflatten(structure, numbers).ordered()
+        places = np.concatenate([np.ravel(part) for part in parts])
+        vector = jnp.asarray(vector)
+        if vector.shape != places.shape:
+            counts = f"{vector.size} entries, the potential {places.size} parameters"
+            raise ConfigError(f"the parameter vector has {counts}")
+        entries = np.full(ends[-1], -1)
+        entries[places] = np.arange(len(places))
+        filled = [_filled(leaf, entries[own], vector) for leaf, own in zip(leaves, numbers, strict=True)]
+        return jax.tree.unflatten(structure, filled)
 
     @abc.abstractmethod
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
@@ -311,15 +395,27 @@ class HasPotential(Protocol):
         ...
 
 
-def as_potential(model: Potential | HasPotential) -> Potential:
+def as_potential(model: HasPotential) -> Potential:
     """The potential itself, or the one that a handle holds."""
-    return model if isinstance(model, Potential) else model.potential
+    return model.potential
 
 
 def trainable(potential: P) -> P:
     """Pytree of booleans with the structure of the potential: which leaves training may change."""
     fixed = {id(leaf) for leaf in jax.tree.leaves(potential.constants())}
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
+
+
+def _filled(leaf: Array, entries: Int[np.ndarray, "*shape"], vector: Float[Array, " n"]) -> Array:
+    """Array with the given entries of a vector; where they are -1 it stays as it is."""
+    known = entries >= 0
+    if not known.any():
+        return leaf
+    start, flat = int(entries.flat[0]), entries.ravel()
+    if np.array_equal(flat, np.arange(start, start + len(flat))):
+        return vector[start : start + len(flat)].reshape(leaf.shape).astype(leaf.dtype)
+    values = vector[np.maximum(entries, 0)].astype(leaf.dtype)
+    return values if known.all() else jnp.where(known, values, leaf)
 
 
 def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
@@ -354,6 +450,10 @@ class SumPotential(Potential):
         self.learned, self.baseline = learned, baseline
         self.species = learned.species
         self.cutoff = max(learned.cutoff, baseline.cutoff)
+
+    def config(self) -> dict[str, Any]:
+        """Configurations of both parts."""
+        return {"kind": "sum", "learned": self.learned.config(), "baseline": self.baseline.config()}
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
@@ -394,6 +494,10 @@ class SumPotential(Potential):
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
         """That of the learned part."""
         return self.learned.extrapolation(graph)
+
+    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+        """That of the learned part."""
+        return self.learned.site_input(graph, atom, column)
 
     def last_layer(self) -> LastLayerPotential:
         """That of the learned part."""

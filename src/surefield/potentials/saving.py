@@ -20,8 +20,7 @@ import numpy as np
 
 from surefield.errors import PotentialError, explain
 from surefield.files import write_atomic
-from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
-from surefield.potentials.potential import Potential, SumPotential
+from surefield.potentials.potential import Potential
 
 __all__ = [
     "FORMAT",
@@ -38,7 +37,8 @@ __all__ = [
 #: Raised when the meaning of a file changes; older versions are read, newer ones refused.
 FORMAT = 1
 _HEADER = "header"
-#: Class of each kind; its module is imported when a file holds that kind.
+#: Class of each kind; its module is imported when a file holds that kind. Run configurations call networks on
+#: atomic descriptors `neural_network` too.
 _HOMES: Final = {
     "atomic_network": "atomic_network.AtomicNetwork",
     "charge_network": "electrode.charge_network.ChargeNetwork",
@@ -48,11 +48,14 @@ _HOMES: Final = {
     "image_network": "image_network.ImageNetwork",
     "lennard_jones": "parametric.LennardJones",
     "linearized": "linearized.Linearized",
+    "moment_network": "moment_network.MomentNetwork",
     "morse": "parametric.Morse",
+    "neural_network": "atomic_network.AtomicNetwork",
     "opaque_kim": "parametric.opaque_kim.OpaqueKIM",
     "quadratic_charge_network": "electrode.quadratic_charge_network.QuadraticChargeNetwork",
     "snap": "snap.snap.Snap",
     "stillinger_weber": "parametric.StillingerWeber",
+    "sum": "potential.SumPotential",
     "tersoff": "parametric.Tersoff",
     "zbl": "zbl.ZBL",
 }
@@ -173,7 +176,7 @@ def unpack(tree: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any
 
 def save_potential(path: str | Path, potential: Potential) -> None:
     """Save a potential as one .npz file."""
-    save_arrays(path, "potential", describe(potential), pack(potential))
+    save_arrays(path, "potential", potential.config(), pack(potential))
 
 
 def load_potential(path: str | Path) -> Potential:
@@ -182,30 +185,19 @@ def load_potential(path: str | Path) -> Potential:
     return unpack(build(config), arrays)
 
 
-def describe(potential: Potential) -> dict[str, Any]:
-    """Configuration from which `build` makes a potential of the same shape."""
-    if isinstance(potential, SumPotential):
-        parts = {"learned": describe(potential.learned), "baseline": describe(potential.baseline)}
-        return {"kind": "sum", **parts}
-    if isinstance(potential, MomentNetwork):
-        return potential.config().model_dump(mode="json")
-    found = getattr(potential, "config", None)
-    if found is None:
-        raise PotentialError(f"{type(potential).__name__} cannot be saved")
-    return found()
-
-
 def build(config: Mapping[str, Any]) -> Potential:
-    """Make a potential with untrained weights from the configuration in a file."""
+    """Make a potential with untrained weights from what its `config()` gave."""
     kind = config.get("kind")
-    if kind == "sum":
-        return SumPotential(build(config["learned"]), build(config["baseline"]))
-    if kind == "moment_network":
-        return MomentNetwork.from_config(MomentNetworkConfig(**config))
     if kind not in _HOMES:
         raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")
     module, name = _HOMES[kind].rsplit(".", 1)
-    return getattr(importlib.import_module(f"surefield.potentials.{module}"), name).from_config(config)
+    parts = {
+        key: build(value)
+        for key, value in config.items()
+        if isinstance(value, Mapping) and value.get("kind") in _HOMES
+    }
+    potential_class = getattr(importlib.import_module(f"surefield.potentials.{module}"), name)
+    return potential_class.from_config({**config, **parts})
 
 
 def arrays_hash(potential: Potential) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -60,11 +60,6 @@ class ZBL(Potential):
             raise ConfigError(f"unknown switch {switch!r} of ZBL; {nearest(switch, get_args(Switch))}")
         self.species, self.switch = species_numbers(species), switch
         self.inner, self.cutoff = float(inner), float(outer)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Potential of the configuration in a file."""
-        return cls(config["species"], config["inner"], config["outer"], config.get("switch", "smooth"))
 
     def config(self) -> dict[str, Any]:
         """JSON-able configuration from which `from_config` makes the same potential."""

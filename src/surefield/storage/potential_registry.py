@@ -22,7 +22,7 @@ from ase.data import chemical_symbols
 from surefield.errors import ConfigError, ExecutionError, PotentialError, nearest
 from surefield.files import json_text, write_atomic
 from surefield.potentials.potential import Potential
-from surefield.potentials.saving import describe, load_potential, save_potential
+from surefield.potentials.saving import load_potential, save_potential
 from surefield.storage.dataset import StorageWarning, package_version
 from surefield.storage.potential_export import export_version
 from surefield.storage.potential_manifest import (
@@ -152,7 +152,7 @@ class PotentialRegistry:
             raise ConfigError("not the first part of an id", got=repr(prefix), expected=expected)
         facts |= {
             "format": FORMAT,
-            "model": {"type": type(potential).__name__, "config": describe(potential)},
+            "model": {"type": type(potential).__name__, "config": potential.config()},
             "species": species,
             "units": _UNITS,
             "package_version": package_version(),

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from surefield.errors import DataError, PotentialError, explain, nearest
 from surefield.formats.snap import read_snap, write_snap
 from surefield.potentials.potential import Potential, SumPotential
-from surefield.potentials.saving import describe, load_potential
+from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_settings, read_sections
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
@@ -97,7 +97,7 @@ class FitSnapPotential(PotentialHandle):
         if self._start is None:
             return made
         start = self._read(self._start)
-        if self.sections and describe(start) != describe(made):
+        if self.sections and start.config() != made.config():
             raise PotentialError(
                 explain(
                     "the start parameters do not fit the settings",

@@ -25,7 +25,7 @@ from surefield.potentials.dropout_network import (
 from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
 from surefield.potentials.prediction import Prediction
-from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
+from surefield.potentials.saving import build, load_arrays, pack, save_arrays, unpack
 from surefield.structures.batching import padded_batches
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
@@ -266,7 +266,7 @@ class DropoutEnsemble:
     def save(self, path: str | Path) -> None:
         """Save the network, its members and the calibration as one .npz file."""
         header = {
-            "potential": describe(self.potential),
+            "potential": self.potential.config(),
             "maps": {kind: found.to_dict() for kind, found in self.maps.items()},
             "force_threshold": self.force_threshold,
         }

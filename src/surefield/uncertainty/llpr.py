@@ -20,7 +20,7 @@ from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.potentials.prediction import Prediction
-from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
+from surefield.potentials.saving import build, load_arrays, pack, save_arrays, unpack
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
 from surefield.sensitivity.rows import StructureRows, atom_features, electron_rows, structure_rows
@@ -256,7 +256,7 @@ class LLPR:
     def save(self, path: str | Path) -> None:
         """Save the potential, the posterior and the calibration as one .npz file."""
         header = {
-            "potential": describe(self.potential),
+            "potential": self.potential.config(),
             "maps": {kind: found.to_dict() for kind, found in self.maps.items()},
             "force_threshold": self.force_threshold,
             "electrons": self.electrons and self.electrons.to_dict(),

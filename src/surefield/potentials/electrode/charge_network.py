@@ -11,31 +11,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.descriptors.build import descriptor_from_config
 from surefield.errors import ConfigError, nearest
-from surefield.potentials.atomic_network import feature_ranges
 from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
-from surefield.potentials.electrode.interface import (
-    Interface,
-    decay_ranges,
-    metal_and_radius,
-    surface_settings,
-)
+from surefield.potentials.electrode.interface import Interface, decay_ranges, surface_settings
 from surefield.potentials.element_networks import (
+    ElementNetworks,
     Layers,
-    appended,
-    beside,
-    first_weights,
-    hidden_outputs,
-    output_widths,
+    alphabetical,
+    feature_ranges,
+    hidden_widths,
     random_networks,
-    scaling_parts,
-    taken_scalings,
-    taken_weights,
-    weight_parts,
+    scalings,
+    unit_ranges,
+    with_more,
 )
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.layers import ACTIVATIONS, Taker, alphabetical, output_slope
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
@@ -132,32 +122,21 @@ class ChargeNetwork(ChargedPotential):
         if scheme not in SCHEMES:
             raise ConfigError(f"unknown scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
         dtype = np.dtype(dtype)
-        metal, radius = metal_and_radius(slab_metal, vdw_radius)
         self.descriptor, self.scheme, self.output_activation = descriptor, scheme, output_activation
         self.activation, self.charge_activation = activation, charge_activation
-        self.interface = Interface(
-            metal=metal,
-            radius=radius,
-            correction=surface_correction,
-            normal=tuple(surface_normal),  # type: ignore[arg-type]
-            onset_width=onset_width,
-            etas=tuple(etas),
-            smooth=scheme == "consistent",
-            convention=force_convention,
-        )
+        surface = (slab_metal, vdw_radius, surface_correction, surface_normal, onset_width)
+        self.interface = Interface.of_surface(*surface, etas, force_convention, smooth=scheme == "consistent")
         self.default_phi = default_phi(electrode_potential)
         n, n_etas = len(descriptor.species), len(self.interface.etas)
         self.offsets, self.hardness = jnp.zeros(n, jnp.float64), jnp.full(n, _HARDNESS, dtype)
         self.slopes, self.intercepts = jnp.ones(n, dtype), jnp.zeros(n, dtype)
         self.charge_slopes, self.charge_intercepts = jnp.full(n, _CHARGE_SLOPE, dtype), jnp.zeros(n, dtype)
-        width = (n, descriptor.width)
-        self.low, self.high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
-        width = (n, descriptor.width + n_etas)
-        self.charge_low, self.charge_high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
+        self.low, self.high = unit_ranges(n, descriptor.width, dtype)
+        self.charge_low, self.charge_high = unit_ranges(n, descriptor.width + n_etas, dtype)
         rng, order = np.random.RandomState(seed), alphabetical(descriptor.species)
         self.layers, readout, bias = random_networks(rng, order, descriptor.n_features, hidden, dtype)
         self.charge_layers, charge_readout, charge_bias = random_networks(
-            rng, order, self._charge_inputs, charge_hidden, dtype
+            rng, order, self._counts, charge_hidden, dtype
         )
         self.readout = jnp.concatenate([readout[:, 0], charge_readout[:, 0]], axis=1)
         self.bias = jnp.concatenate([bias, charge_bias], axis=1)
@@ -175,19 +154,16 @@ class ChargeNetwork(ChargedPotential):
     @property
     def n_chi(self) -> int:
         """Columns of `readout` that belong to chi; the others belong to q."""
-        return max(output_widths(self.descriptor.n_features, self.layers))
-
-    @property
-    def _charge_inputs(self) -> list[int]:
-        return [n + len(self.interface.etas) for n in self.descriptor.n_features]
+        pairs = zip(self.descriptor.n_features, self.layers, strict=True)
+        return max(layers[-1].shape[1] if layers else n for n, layers in pairs)
 
     def config(self) -> dict[str, Any]:
         """Configuration that builds a potential of this shape."""
         return {
             "kind": "charge_network",
             "descriptor": self.descriptor.config(),
-            "hidden": [[layer.shape[1] for layer in layers] for layers in self.layers],
-            "charge_hidden": [[layer.shape[1] for layer in layers] for layers in self.charge_layers],
+            "hidden": hidden_widths(self.layers),
+            "charge_hidden": hidden_widths(self.charge_layers),
             "activation": self.activation,
             "charge_activation": self.charge_activation,
             **surface_settings(self.interface),
@@ -195,12 +171,6 @@ class ChargeNetwork(ChargedPotential):
             "output_activation": self.output_activation,
             "dtype": str(self.readout.dtype),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ChargeNetwork:
-        """Build from `config()`."""
-        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
-        return cls(descriptor_from_config(config["descriptor"]), **settings)
 
     def constants(self) -> tuple[object, ...]:
         """Offsets, ranges of the inputs and the default potential are not trained."""
@@ -217,7 +187,7 @@ class ChargeNetwork(ChargedPotential):
         edges = decay_ranges(self.interface, self.species, structures, times_phi=True)
         phi = np.mean([s.electrode_potential for s in structures])
         n = self.descriptor.n_features
-        ranges = (low, high, appended(low, edges[0], n), appended(high, edges[1], n))
+        ranges = (low, high, with_more(low, edges[0], n), with_more(high, edges[1], n))
         values = (
             jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
             jnp.full_like(self.intercepts, phi),
@@ -227,65 +197,36 @@ class ChargeNetwork(ChargedPotential):
             lambda p: (p.offsets, p.intercepts, p.low, p.high, p.charge_low, p.charge_high), self, values
         )
 
-    def _networks(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Arguments of `weight_parts` of both networks: layers, readout, bias, widths."""
-        n = self.n_chi
-        widths = output_widths(self.descriptor.n_features, self.layers)
-        charge_widths = output_widths(self._charge_inputs, self.charge_layers)
+    @property
+    def _networks(self) -> tuple[ElementNetworks, ElementNetworks]:
+        """Those of chi and those of q."""
+        n, readout, bias = self.n_chi, self.readout[:, None], self.bias[:, :, None]
+        chi = (self.layers, readout[..., :n], bias[:, 0], self.low, self.high, self.activation)
+        ranges = (self.charge_low, self.charge_high, self.charge_activation)
+        q = (self.charge_layers, readout[..., n:], bias[:, 1], *ranges)
         return (
-            (self.layers, self.readout[:, :n], self.bias[:, 0], widths),
-            (self.charge_layers, self.readout[:, n:], self.bias[:, 1], charge_widths),
+            ElementNetworks(self.descriptor.n_features, *chi, self.bounded),
+            ElementNetworks(self._counts, *q, self.bounded),
         )
 
-    @property
-    def vector(self) -> Float[Array, " n_parameters"]:
+    def ordered(self) -> list[Array]:
         """Weights, scalings, charge weights, charge scalings, Ei, Jii, each by element sorted by symbol.
 
         Weights go layer by layer, row by row, biases last; scalings are intercept and slope.
         """
-        order = alphabetical(self.species)
-        network, charge_network = self._networks()
-        parts = [
-            *weight_parts(order, *network),
-            *scaling_parts(order, self.intercepts, self.slopes),
-            *weight_parts(order, *charge_network),
-            *scaling_parts(order, self.charge_intercepts, self.charge_slopes),
-            self.offsets[jnp.asarray(order)],
-            self.hardness[jnp.asarray(order)],
+        order, (chi, q) = alphabetical(self.species), self._networks
+        return [
+            *chi.ordered(order),
+            *scalings(order, self.intercepts, self.slopes),
+            *q.ordered(order),
+            *scalings(order, self.charge_intercepts, self.charge_slopes),
+            self.offsets[order],
+            self.hardness[order],
         ]
-        return jnp.concatenate([part.astype(jnp.float64) for part in parts])
-
-    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector in that order."""
-        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
-        network, charge_network = self._networks()
-        layers, readout, bias = taken_weights(take, order, *network)
-        scalings = taken_scalings(take, order, self.intercepts, self.slopes)
-        charge_layers, charge_readout, charge_bias = taken_weights(take, order, *charge_network)
-        charge_scalings = taken_scalings(take, order, self.charge_intercepts, self.charge_slopes)
-        offsets = self.offsets.at[jnp.asarray(order)].set(take(self.offsets))
-        hardness = self.hardness.at[jnp.asarray(order)].set(take(self.hardness))
-        values = (
-            *(layers, *scalings, charge_layers, *charge_scalings, offsets, hardness),
-            jnp.concatenate([readout, charge_readout], axis=1),
-            jnp.stack([bias, charge_bias], axis=1),
-        )
-        return eqx.tree_at(
-            lambda p: (
-                *(p.layers, p.intercepts, p.slopes, p.charge_layers, p.charge_intercepts, p.charge_slopes),
-                *(p.offsets, p.hardness, p.readout, p.bias),
-            ),
-            self,
-            values,
-        )
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of each element without biases, of chi, then of q."""
-        return [
-            weights
-            for layers, readout, _, widths in self._networks()
-            for weights in first_weights(layers, readout, widths)
-        ]
+        return [weights for networks in self._networks for weights in networks.first_layers()]
 
     def _latent(
         self,
@@ -294,41 +235,17 @@ class ChargeNetwork(ChargedPotential):
         phi: Float[Array, " n_atoms"],
         index: Int[Array, " n_atoms"],
     ) -> _Latent:
-        dtype, n = self.readout.dtype, self.n_chi
-        features = features.astype(dtype)
-        edge = (phi[:, None] * decays).astype(dtype)
-        counts = self.descriptor.n_features
-        inputs = hidden_outputs(
-            lambda place: features[:, : counts[place]],
-            *(self.layers, index, self.low, self.high, self.activation, n),
-            keep_constant=self.bounded,
-        )
-        charge_inputs = hidden_outputs(
-            lambda place: beside(features, edge, counts[place]),
-            *(self.charge_layers, index, self.charge_low, self.charge_high, self.charge_activation),
-            self.readout.shape[1] - n,
-            keep_constant=self.bounded,
-        )
-        readout, bias = self.readout[index], self.bias[index]
-        chi, chi_slope = self._output(inputs, readout[:, :n], bias[:, 0], self.slopes[index], self.activation)
-        q, q_slope = self._output(
-            charge_inputs, readout[:, n:], bias[:, 1], self.charge_slopes[index], self.charge_activation
-        )
+        chi_networks, q_networks = self._networks
+        inputs = chi_networks.hidden(features, index)
+        charge_inputs = q_networks.hidden(features, index, phi[:, None] * decays)
+        chi, chi_slope = chi_networks.output(inputs, index, self.slopes)
+        q, q_slope = q_networks.output(charge_inputs, index, self.charge_slopes)
         return _Latent(
             chi + self.intercepts[index],
             q + self.charge_intercepts[index],
             chi_slope[:, None] * inputs,
             q_slope[:, None] * charge_inputs,
         )
-
-    def _output(
-        self, inputs: Array, readout: Array, bias: Array, slopes: Array, activation: str
-    ) -> tuple[Array, Array]:
-        """Scaled output of each atom and its slope by what the output node sums up."""
-        node = jnp.sum(inputs * readout, axis=1) + bias
-        if not self.bounded:
-            return slopes * node, slopes
-        return slopes * ACTIVATIONS[activation](node), slopes * output_slope(activation, node)
 
     @property
     def _sign(self) -> float:
@@ -342,9 +259,8 @@ class ChargeNetwork(ChargedPotential):
         index: Int[Array, " n_atoms"],
     ) -> Float[Array, " n_atoms"]:
         """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
-        found = self._latent(features, decays, phi, index)
-        phi = phi.astype(found.q.dtype)
-        return (found.chi + self._sign * phi) * found.q + 0.5 * self.hardness[index] * found.q**2
+        chi, q, *_ = self._latent(features, decays, phi, index)
+        return (chi + self._sign * phi.astype(q.dtype)) * q + 0.5 * self.hardness[index] * q**2
 
     def site_charges(
         self,
@@ -363,9 +279,9 @@ class ChargeNetwork(ChargedPotential):
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of chi and of q."""
         index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
-        found = self._latent(features, self.interface.decays(graph), phi, index)
-        by_q = found.chi + self._sign * phi.astype(found.q.dtype) + self.hardness[index] * found.q
-        return jnp.concatenate([found.q[:, None] * found.chi_slopes, by_q[:, None] * found.q_slopes], axis=1)
+        chi, q, chi_slopes, q_slopes = self._latent(features, self.interface.decays(graph), phi, index)
+        by_q = chi + self._sign * phi.astype(q.dtype) + self.hardness[index] * q
+        return jnp.concatenate([q[:, None] * chi_slopes, by_q[:, None] * q_slopes], axis=1)
 
     def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
@@ -373,8 +289,8 @@ class ChargeNetwork(ChargedPotential):
             return super().electron_features(graph)
         index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
         features = self.descriptor.features(graph)
-        found = self._latent(features, self.interface.decays(graph), phi, index)
-        return jnp.concatenate([jnp.zeros_like(found.chi_slopes), -found.q_slopes], axis=1)
+        latent = self._latent(features, self.interface.decays(graph), phi, index)
+        return jnp.concatenate([jnp.zeros_like(latent.chi_slopes), -latent.q_slopes], axis=1)
 
     def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
         """Charge fingerprints Phi g_eta, V."""

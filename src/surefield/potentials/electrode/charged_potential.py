@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, explain
 from surefield.potentials.electrode.interface import Interface
+from surefield.potentials.element_networks import NetworkInputs
 from surefield.potentials.evaluate import predict, species_index
-from surefield.potentials.layers import excess
-from surefield.potentials.potential import MECHANICAL, DescriptorPotential, VectorPotential
+from surefield.potentials.potential import MECHANICAL, DescriptorPotential, SiteInput, VectorPotential
 from surefield.structures.electrode import check_scale, electrode_potential, stated_interface
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood, neighborhood
@@ -27,7 +27,7 @@ from surefield.structures.neighbors import Neighborhood, neighborhood
 __all__ = ["ChargedPotential", "warn_of_negative_capacitance"]
 
 
-class ChargedPotential(DescriptorPotential, VectorPotential):
+class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[misc]
     """A potential whose energy is Omega(R, Phi), the grand-canonical energy at an electrode potential.
 
     Forces are -dOmega/dR at constant Phi, the number of excess electrons is N_e = dOmega/dPhi at fixed R, and
@@ -87,14 +87,9 @@ class ChargedPotential(DescriptorPotential, VectorPotential):
         """Least and largest inputs of each element over the training set: its features, then the others."""
 
     @property
-    def species(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Atomic numbers, ascending."""
-        return self.descriptor.species
-
-    @property
-    def cutoff(self) -> float:  # type: ignore[override]
-        """Range of the neighbour list, Å."""
-        return self.descriptor.cutoff
+    def _counts(self) -> list[int]:
+        """Inputs of the networks of each element that read functions of the height."""
+        return [n + len(self.interface.etas) for n in self.descriptor.n_features]
 
     @property
     def conjugate_charges(self) -> bool:
@@ -190,36 +185,24 @@ class ChargedPotential(DescriptorPotential, VectorPotential):
         graph = collate([self.neighborhood(atoms)])
         return float(self.interface.heights(graph)[1][0])
 
+    def _inputs(self, graph: Graph) -> NetworkInputs:
+        descriptor = self.descriptor
+        values = jnp.concatenate([descriptor.features(graph), self.edge_inputs(graph)], axis=1)
+        return NetworkInputs(values, *self.input_ranges(), descriptor.n_features, descriptor.width)
+
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width_plus_etas"]:
         """How far features, then functions of the height, lie outside the range of training, in its units."""
-        low, high = (values[species_index(self, graph)] for values in self.input_ranges())
-        inputs = jnp.concatenate([self.descriptor.features(graph), self.edge_inputs(graph)], axis=1)
-        counts = jnp.asarray(self.descriptor.n_features)[species_index(self, graph)][:, None]
-        column, width = jnp.arange(inputs.shape[1]), self.descriptor.width
-        used = graph.atom_mask[:, None] & ((column < counts) | (column >= width))
-        place = jnp.where(column < width, column, counts + column - width)
-        low, high = (jnp.take_along_axis(values, place, axis=1) for values in (low, high))
-        return excess(inputs, low, high, used)
+        return self._inputs(graph).excess(species_index(self, graph), graph.atom_mask)
 
-    def describe_extrapolation(self, atoms: Atoms) -> str:
-        """One line on the input that lies farthest outside the range of training."""
-        graph = collate([self.neighborhood(atoms)], dtype=self.dtype)
-        found = np.asarray(self.extrapolation(graph))
-        atom, column = (int(i) for i in np.unravel_index(found.argmax(), found.shape))
-        symbol, width = str(atoms.symbols[atom]), self.descriptor.width
-        place = self.descriptor.place(symbol)
-        if column < width:
-            name = self.descriptor.names(symbol)[column]
-            value, entry = float(self.descriptor.features(graph)[atom, column]), column
+    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+        """One of the features of an atom, or function of its height."""
+        descriptor = self.descriptor
+        place = self.species.index(int(graph.numbers[atom]))
+        if column < descriptor.width:
+            name = descriptor.names(descriptor.symbols[place])[column]
         else:
-            name = self.edge_name(self.interface.etas[column - width])
-            value = float(self.edge_inputs(graph)[atom, column - width])
-            entry = self.descriptor.n_features[place] + column - width
-        low, high = (float(values[place, entry]) for values in self.input_ranges())
-        return (
-            f"atom {atom} ({symbol}) lies outside the training set: {name} is {value:.4g}, its range "
-            f"{low:.4g} to {high:.4g}"
-        )
+            name = self.edge_name(self.interface.etas[column - descriptor.width])
+        return self._inputs(graph).one(atom, place, column, name)
 
 
 def default_phi(phi: float | None) -> Float[Array, ""]:

@@ -132,6 +132,25 @@ class Interface:
         object.__setattr__(self, "etas", etas)
         object.__setattr__(self, "onset_width", _positive("onset_width", self.onset_width))
 
+    @classmethod
+    def of_surface(
+        cls,
+        slab_metal: str | None,
+        vdw_radius: float | None,
+        surface_correction: float,
+        surface_normal: Sequence[float],
+        onset_width: float,
+        etas: Sequence[float],
+        force_convention: str,
+        *,
+        smooth: bool = True,
+    ) -> Interface:
+        """From arguments of a potential; those that are not the same here are of `metal_and_radius`."""
+        metal, radius = metal_and_radius(slab_metal, vdw_radius)
+        normal: Any = tuple(surface_normal)
+        shape = (surface_correction, normal, onset_width, tuple(etas))
+        return cls(metal, radius, *shape, smooth, force_convention)
+
     @property
     def number(self) -> int:
         """Atomic number of the metal."""

@@ -12,25 +12,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.descriptors.build import descriptor_from_config
-from surefield.potentials.atomic_network import energy_slope, feature_ranges
 from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
-from surefield.potentials.electrode.interface import (
-    Interface,
-    decay_ranges,
-    metal_and_radius,
-    surface_settings,
-)
+from surefield.potentials.electrode.interface import Interface, decay_ranges, surface_settings
 from surefield.potentials.element_networks import (
+    ElementNetworks,
     Layers,
-    appended,
-    beside,
-    hidden_outputs,
-    output_widths,
+    alphabetical,
+    energy_slope,
+    feature_ranges,
+    hidden_widths,
     random_networks,
+    unit_ranges,
+    with_more,
 )
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.layers import Taker, alphabetical
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
@@ -107,47 +102,28 @@ class QuadraticChargeNetwork(ChargedPotential):
         dtype: str | np.typing.DTypeLike = "float64",
     ) -> None:
         dtype = np.dtype(dtype)
-        metal, radius = metal_and_radius(slab_metal, vdw_radius)
         self.descriptor, self.activation = descriptor, activation
-        self.interface = Interface(
-            metal=metal,
-            radius=radius,
-            correction=surface_correction,
-            normal=tuple(surface_normal),  # type: ignore[arg-type]
-            onset_width=onset_width,
-            etas=tuple(etas),
-            convention=force_convention,
-        )
+        surface = (slab_metal, vdw_radius, surface_correction, surface_normal, onset_width)
+        self.interface = Interface.of_surface(*surface, etas, force_convention)
         self.default_phi, self.reference_phi = default_phi(electrode_potential), jnp.zeros((), jnp.float64)
         n = len(descriptor.species)
         self.offsets = jnp.zeros(n, jnp.float64)
         self.slopes = jnp.tile(jnp.asarray([1.0, *_START], dtype), (n, 1))
-        width = (n, descriptor.width + len(self.interface.etas))
-        self.low, self.high = -jnp.ones(width, dtype), jnp.ones(width, dtype)
+        self.low, self.high = unit_ranges(n, descriptor.width + len(self.interface.etas), dtype)
         rng, order = np.random.RandomState(seed), alphabetical(descriptor.species)
-        self.layers, readout, bias = random_networks(rng, order, self._inputs, hidden, dtype, _OUTPUTS)
+        self.layers, readout, bias = random_networks(rng, order, self._counts, hidden, dtype, _OUTPUTS)
         self.readout, self.bias = readout.reshape(n, -1), bias
-
-    @property
-    def _inputs(self) -> list[int]:
-        return [n + len(self.interface.etas) for n in self.descriptor.n_features]
 
     def config(self) -> dict[str, Any]:
         """Configuration that builds a potential of this shape."""
         return {
             "kind": "quadratic_charge_network",
             "descriptor": self.descriptor.config(),
-            "hidden": [[layer.shape[1] for layer in layers] for layers in self.layers],
+            "hidden": hidden_widths(self.layers),
             "activation": self.activation,
             **surface_settings(self.interface),
             "dtype": str(self.readout.dtype),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> QuadraticChargeNetwork:
-        """Build from `config()`."""
-        settings = {k: v for k, v in config.items() if k not in ("kind", "descriptor")}
-        return cls(descriptor_from_config(config["descriptor"]), **settings)
 
     def constants(self) -> tuple[object, ...]:
         """Potentials, offsets and ranges come from the data."""
@@ -163,8 +139,8 @@ class QuadraticChargeNetwork(ChargedPotential):
         features = feature_ranges(self.descriptor, structures)
         edges = decay_ranges(self.interface, self.species, structures)
         low, high = (
-            jnp.asarray(appended(own, more, self.descriptor.n_features), self.low.dtype)
-            for own, more in zip(features, edges, strict=True)
+            jnp.asarray(with_more(ends, more, self.descriptor.n_features), self.low.dtype)
+            for ends, more in zip(features, edges, strict=True)
         )
         values = (
             jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
@@ -175,57 +151,23 @@ class QuadraticChargeNetwork(ChargedPotential):
         return eqx.tree_at(lambda p: (p.offsets, p.reference_phi, p.slopes, p.low, p.high), self, values)
 
     @property
-    def vector(self) -> Float[Array, " n_parameters"]:
+    def _networks(self) -> ElementNetworks:
+        readout = self.readout.reshape(len(self.species), _OUTPUTS, -1)
+        return ElementNetworks(
+            self._counts, self.layers, readout, self.bias, self.low, self.high, self.activation
+        )
+
+    def ordered(self) -> list[Array]:
         """Weights of each element (sorted by symbol), row by row; then slopes of a, n, c of each; then Ei."""
         order = alphabetical(self.species)
-        widths = output_widths(self._inputs, self.layers)
-        outputs = self.readout.reshape(len(order), _OUTPUTS, -1)
-        parts: list[Array] = []
-        for place in order:
-            parts += [layer.ravel() for layer in self.layers[place]]
-            parts += [outputs[place, :, : widths[place]].T.ravel(), self.bias[place]]
-        parts += [self.slopes[jnp.asarray(order)].ravel(), self.offsets[jnp.asarray(order)]]
-        return jnp.concatenate([part.astype(jnp.float64) for part in parts])
-
-    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector in that order."""
-        take, order = Taker(vector, self.vector.size), alphabetical(self.species)
-        widths = output_widths(self._inputs, self.layers)
-        layers, bias = list(self.layers), self.bias
-        outputs = self.readout.reshape(len(order), _OUTPUTS, -1)
-        for place in order:
-            layers[place] = [take(layer) for layer in layers[place]]
-            own = slice(widths[place])
-            outputs = outputs.at[place, :, own].set(take(outputs[place, :, own].T).T)
-            bias = bias.at[place].set(take(bias[place]))
-        slopes = self.slopes.at[jnp.asarray(order)].set(take(self.slopes))
-        offsets = self.offsets.at[jnp.asarray(order)].set(take(self.offsets))
-        values = (layers, outputs.reshape(self.readout.shape), bias, slopes, offsets)
-        return eqx.tree_at(lambda p: (p.layers, p.readout, p.bias, p.slopes, p.offsets), self, values)
+        return [*self._networks.ordered(order), self.slopes[order], self.offsets[order]]
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of each element, without biases."""
-        widths = output_widths(self._inputs, self.layers)
-        outputs = self.readout.reshape(len(widths), _OUTPUTS, -1)
-        return [
-            own[0][:-1] if own else outputs[place, :, : widths[place]].T
-            for place, own in enumerate(self.layers)
-        ]
-
-    def _hidden(self, features: Array, decays: Array, index: Array) -> Float[Array, "n_atoms width"]:
-        dtype = self.readout.dtype
-        features, decays = features.astype(dtype), decays.astype(dtype)
-        counts = self.descriptor.n_features
-        return hidden_outputs(
-            lambda place: beside(features, decays, counts[place]),
-            *(self.layers, index, self.low, self.high, self.activation),
-            self.readout.shape[1] // _OUTPUTS,
-            keep_constant=False,
-        )
+        return self._networks.first_layers()
 
     def _response(self, hidden: Float[Array, "n_atoms width"], index: Int[Array, " n_atoms"]) -> _Response:
-        weights = self.readout.reshape(len(self.species), _OUTPUTS, -1)[index]
-        node = jnp.sum(weights * hidden[:, None], axis=2) + self.bias[index]
+        node = self._networks.nodes(hidden, index)
         slopes = self.slopes[index]
         # A slope whose sign training has turned must not turn the capacitance.
         width = jnp.abs(slopes[:, 2])
@@ -247,16 +189,16 @@ class QuadraticChargeNetwork(ChargedPotential):
         index: Int[Array, " n_atoms"],
     ) -> Float[Array, " n_atoms"]:
         """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
-        found = self._response(self._hidden(features, decays, index), index)
+        response = self._response(self._networks.hidden(features, index, decays), index)
         shift = self._shift(phi)
-        return found.a + found.n * shift - 0.5 * found.c * shift**2
+        return response.a + response.n * shift - 0.5 * response.c * shift**2
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of a, n and c."""
         index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
-        hidden = self._hidden(features, self.interface.decays(graph), index)
+        hidden = self._networks.hidden(features, index, self.interface.decays(graph))
         shift, slopes = self._shift(phi), self.slopes[index]
         c_slope = self._response(hidden, index).c_slope
         factors = [slopes[:, 0], slopes[:, 1] * shift, -0.5 * c_slope * shift**2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Self
 
 import equinox as eqx
@@ -13,7 +13,6 @@ from pydantic import Field
 
 from surefield.config import Config
 from surefield.descriptors.bispectrum import Bispectrum
-from surefield.descriptors.build import descriptor_from_config
 from surefield.errors import ConfigError
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.potential import ClosedRows, DescriptorPotential, species_numbers
@@ -84,24 +83,9 @@ class Snap(DescriptorPotential):
         )
         return cls(descriptor, config.quadratic)
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Untrained potential of the configuration in a file."""
-        return cls(descriptor_from_config(config["descriptor"]), config["quadratic"])  # type: ignore[arg-type]
-
     def config(self) -> dict[str, Any]:
         """JSON-able configuration from which `from_config` makes a potential of this shape."""
         return {"kind": "snap", "descriptor": self.descriptor.config(), "quadratic": self.quadratic}
-
-    @property
-    def species(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Atomic numbers, ascending."""
-        return self.descriptor.species
-
-    @property
-    def cutoff(self) -> float:  # type: ignore[override]
-        """Largest range of the bispectrum, Å."""
-        return self.descriptor.cutoff
 
     @property
     def n_solvable(self) -> int:
