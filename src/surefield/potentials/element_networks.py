@@ -1,4 +1,4 @@
-"""One small network per element as a view of a potential's arrays: start values, outputs, order in a vector."""
+"""One small network per element, a view of a potential's arrays: start values, outputs, order of weights."""
 
 from __future__ import annotations
 
