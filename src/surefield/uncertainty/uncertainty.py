@@ -1,0 +1,345 @@
+"""What an uncertainty is: an estimator gives raw spreads; calibration, sigmas and files are shared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float
+
+from surefield.errors import ConfigError, DataError
+from surefield.execution.stopwatch import Stopwatch
+from surefield.potentials.calculator import SurefieldCalculator
+from surefield.potentials.dropout_network import MEAN
+from surefield.potentials.evaluate import check_frames, predict
+from surefield.potentials.potential import LastLayerPotential, Potential
+from surefield.potentials.prediction import Prediction
+from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
+from surefield.quantities import quantity, uncertain
+from surefield.structures.labels import Mapped
+from surefield.structures.neighbors import Neighborhood
+from surefield.structures.read import Source
+from surefield.training.dataset import Dataset
+from surefield.uncertainty.calibration_maps import CalibrationMap
+from surefield.uncertainty.held_out import (
+    SYMMETRY_ZERO,
+    HeldOut,
+    as_dataset,
+    check_names,
+    fit_maps,
+    label_residuals,
+)
+
+__all__ = ["EnsemblePrediction", "Spread", "Uncertainty", "times"]
+
+
+class Spread(NamedTuple):
+    """Raw spread of one quantity of one structure, float64.
+
+    Attributes:
+        u: in the shape of the quantity; of the mean over the atoms where `Quantity.per_atom`.
+        magnitude: vanishes where symmetry makes the quantity vanish; None: u itself does.
+        members: (n_members, *shape) deviations of the members from the prediction, if there are any.
+    """
+
+    u: Float[np.ndarray, "*shape"]
+    magnitude: Float[np.ndarray, "*shape"] | None = None
+    members: Float[np.ndarray, " n_members *shape"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty(ABC):
+    """A potential whose predictions come with calibrated standard deviations; used like a potential.
+
+    Final classes supply the raw spread u, and whatever they must save besides; sigma = map(u).
+
+    Attributes:
+        potential: makes the predictions; wrapping it does not change them.
+        maps: calibration map of each quantity.
+        thresholds: of quantities whose components may vanish by symmetry: magnitudes up to this have a sigma
+            of zero.
+        statistics: numbers for the log and the report: rows, and under 'cost' how many times as long as
+            the bare potential's prediction the fit (of the same structures) and a prediction with all sigmas
+            take, as measured by the fit.
+    """
+
+    #: Of its files.
+    kind: ClassVar[str]
+    #: Of the names of the potential's arrays in its files.
+    prefix: ClassVar[str] = "potential:"
+
+    potential: Potential
+    maps: Mapping[str, CalibrationMap]
+    thresholds: Mapping[str, float]
+    statistics: Mapping[str, Any]
+
+    @abstractmethod
+    def spreads(
+        self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
+    ) -> Iterator[tuple[int, Mapping[str, Spread]]]:
+        """Index and raw spreads of every structure, in any order.
+
+        Args:
+            structures: neighbourhoods.
+            names: quantities that are wanted; one that a structure does not have, such as the stress of a
+                molecule, is left out.
+            batch_size: structures per batch, about.
+        """
+
+    @property
+    @abstractmethod
+    def n_members(self) -> int:
+        """Number of members; 0 for an estimator without members."""
+
+    @abstractmethod
+    def member(self, member: int) -> Potential:
+        """The potential of member k > 0, or the one that predicts (-1).
+
+        Raises:
+            PotentialError: no such member.
+        """
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What its file holds besides potential, maps, thresholds and statistics."""
+
+    @classmethod
+    @abstractmethod
+    def fields_from(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Attributes of its own from what `arrays` gave."""
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers the potential knows."""
+        return self.potential.species
+
+    @property
+    def cutoff(self) -> float:
+        """Range of the neighbour list, Å."""
+        return self.potential.cutoff
+
+    @property
+    def force_threshold(self) -> float:
+        """Threshold of the forces."""
+        return self.thresholds.get("forces", 0.0)
+
+    def last_layer(self) -> LastLayerPotential:
+        """Last layer of the potential."""
+        return self.potential.last_layer()
+
+    def at_potential(self, phi: float | None) -> Self:
+        """Copy with another electrode potential (V) for structures that state none."""
+        return self._replaced(potential=self.potential.at_potential(phi))
+
+    def calibrated(
+        self,
+        calibration: Source | Dataset,
+        *,
+        calibration_map: Mapping[str, str] | None = None,
+        calibration_method: str = "squared_residuals",
+        labels: Mapped | None = None,
+        batch_size: int = 16,
+    ) -> Self:
+        """Copy whose sigmas are calibrated on data that the potential was not trained on.
+
+        Args:
+            calibration: labelled structures; the labels that are there are used.
+            calibration_map: quantity to map; see `fit_calibration_map`. By default 'alpha_sigma0' for forces
+                and stresses and 'alpha' for the rest.
+            calibration_method: of the map 'alpha'.
+            labels: explicit keys of the labels.
+            batch_size: structures per batch, about.
+
+        Raises:
+            ConfigError: an unknown quantity.
+            DataError: no labelled structure.
+            PotentialError: an element that the potential does not know.
+        """
+        names = uncertain(self.potential.supplies)
+        check_names(calibration_map or {}, names, "in calibration_map")
+        data = as_dataset(calibration, self.potential, labels, require=())
+        bare, extra = Stopwatch(), Stopwatch()
+        with bare:
+            predictions = predict(
+                self.potential, data.frames, neighborhoods=data.structures, batch_size=batch_size
+            )
+        with extra:
+            pairs, thresholds = self._held_out(data, predictions, names, batch_size)
+        if not pairs:
+            raise DataError(
+                f"no structure for the calibration has a label: {', '.join(names[:-1])} or {names[-1]}"
+            )
+        rows = {name: len(pair.residuals) for name, pair in pairs.items()}
+        cost = times(bare.seconds, bare.seconds + extra.seconds)
+        return self._replaced(
+            maps={**self.maps, **fit_maps(pairs, calibration_map, calibration_method, self.n_members)},
+            thresholds={**self.thresholds, **thresholds},
+            statistics={
+                "cost": {"fit": cost, "prediction": cost},
+                **self.statistics,
+                "calibration_rows": rows,
+            },
+        )
+
+    def _held_out(
+        self, data: Dataset, predictions: Sequence[Prediction], names: Collection[str], batch_size: int
+    ) -> tuple[dict[str, HeldOut], dict[str, float]]:
+        """Residuals and spreads of labels that count and do not vanish by symmetry, and the thresholds."""
+        residuals = [
+            label_residuals(sample, prediction, names)
+            for sample, prediction in zip(data.samples, predictions, strict=True)
+        ]
+        labelled = [name for name in names if any(name in own for own in residuals)]
+        parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in labelled}
+        for index, spreads in self.spreads(data.structures, labelled, batch_size=batch_size):
+            for name, (residual, counts) in residuals[index].items():
+                if (spread := spreads.get(name)) is not None:
+                    magnitude = spread.u if spread.magnitude is None else spread.magnitude
+                    columns = (residual, np.asarray(spread.u), np.asarray(magnitude))
+                    parts[name].append(tuple(column[counts].ravel() for column in columns))
+        pairs, thresholds = {}, {}
+        for name, columns in parts.items():
+            if columns:
+                r, u, magnitude = (np.concatenate(column) for column in zip(*columns, strict=True))
+                if quantity(name).symmetric_zeros:
+                    thresholds[name] = SYMMETRY_ZERO * float(np.median(magnitude))
+                    r, u = r[magnitude > thresholds[name]], u[magnitude > thresholds[name]]
+                pairs[name] = HeldOut(r, u)
+        return pairs, thresholds
+
+    def predict(
+        self,
+        frames: Sequence[Atoms],
+        *,
+        member: int = MEAN,
+        per_atom: bool = False,
+        forces: bool = False,
+        stress: bool = False,
+        ensemble: bool = False,
+        batch_size: int = 16,
+    ) -> list[Prediction]:
+        """Predict structures with the uncertainty of the energy, and of what else is asked for.
+
+        Args:
+            frames: structures.
+            member: -1 for the prediction with uncertainties; those of single members (k > 0) have none.
+            per_atom: also `energies_uncertainty`.
+            forces: also `forces_uncertainty`.
+            stress: also `stress_uncertainty`, for periodic structures.
+            ensemble: also the values of all members, such as `energy_ensemble`, which are not calibrated.
+            batch_size: structures per batch, about.
+
+        Returns:
+            Predictions; energies, forces and stresses are those of the potential itself. Outputs of a
+            potential besides its energy, such as excess electrons, always have their uncertainty.
+
+        Raises:
+            ConfigError: an uncertainty that was not fitted, or values of members where there are none.
+            PotentialError: an element the potential does not know, or no such member.
+        """
+        if member != MEAN:
+            return self.member(member).predict(frames, batch_size=batch_size)
+        check_frames(self.potential, frames)
+        if ensemble and not self.n_members:
+            raise ConfigError(f"{type(self).__name__} has no members to give the values of")
+        names = self._names(per_atom, forces, stress)
+        structures = [self.potential.neighborhood(atoms) for atoms in frames]
+        predictions = predict(self.potential, frames, batch_size=batch_size, neighborhoods=structures)
+        for index, spreads in self.spreads(structures, names, batch_size=batch_size):
+            results: dict[str, Any] = {}
+            for name, spread in spreads.items():
+                results[f"{name}_uncertainty"] = self._sigma(name, spread, structures[index].n_atoms)
+                if ensemble and spread.members is not None:
+                    results[f"{name}_ensemble"] = getattr(predictions[index], name) + spread.members
+            kind = EnsemblePrediction if ensemble else Prediction
+            predictions[index] = kind(**_values(predictions[index]) | results)
+        return predictions
+
+    def _names(self, per_atom: bool, forces: bool, stress: bool) -> list[str]:
+        asked = {"energy": True, "gradient": forces, "strain": stress, "output": True}
+        for name, wanted in (("forces", forces), ("stress", stress)):
+            if wanted and name not in self.maps:
+                raise ConfigError(f"the uncertainty was fitted without {name}: add it to row_kinds")
+        names = [name for name in self.maps if asked[quantity(name).source]]
+        return [*names, "energies"] if per_atom and "energies" in self.potential.supplies else names
+
+    def _sigma(self, name: str, spread: Spread, n_atoms: int) -> Any:
+        entry, u = quantity(name), spread.u
+        if entry.symmetric_zeros:
+            magnitude = u if spread.magnitude is None else spread.magnitude
+            u = np.where(magnitude <= self.thresholds.get(name, 0.0), 0.0, u)
+        # An atom's share of the energy has the map of the energy.
+        sigma = self.maps["energy" if name == "energies" else name].sigma(u)
+        # u is calibrated per atom, as residuals are; the total's sigma is n times that of the mean.
+        sigma = sigma * n_atoms if entry.per_atom else sigma
+        return float(sigma) if sigma.ndim == 0 else sigma
+
+    def calculator(self, **options: Any) -> SurefieldCalculator:
+        """ASE calculator whose results hold the uncertainties as well; options as in `predict`."""
+        available: dict[str, Any] = {name: name in self.maps for name in ("forces", "stress")}
+        return SurefieldCalculator(self, **(available | options))
+
+    def save(self, path: str | Path) -> None:
+        """Save the potential, what the spreads need and the calibration as one .npz file."""
+        header = {
+            "potential": describe(self.potential),
+            "maps": {name: calibration.to_dict() for name, calibration in self.maps.items()},
+            "force_threshold": self.force_threshold,
+            "thresholds": dict(self.thresholds),
+            "statistics": dict(self.statistics),
+        }
+        save_arrays(path, self.kind, header, pack(self.potential, self.prefix) | self.arrays())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load what `save` wrote; see `load_arrays` for the errors."""
+        header, arrays = load_arrays(path, cls.kind)
+        entries = dict(header["maps"])
+        if header.get("electrons"):  # version 0.1 kept this map apart
+            entries["excess_electrons"] = header["electrons"]
+        return cls._of(
+            potential=unpack(build(header["potential"]), arrays, cls.prefix),
+            maps={name: CalibrationMap.from_dict(entry) for name, entry in entries.items()},
+            thresholds=header.get("thresholds", {"forces": header["force_threshold"]}),
+            statistics=header.get("statistics", {}),
+            **cls.fields_from(arrays),
+        )
+
+    @classmethod
+    def _of(cls, **values: Any) -> Self:
+        """Instance with these attributes: constructors of final classes may take other arguments."""
+        instance = object.__new__(cls)
+        for name, value in values.items():
+            object.__setattr__(instance, name, value)
+        return instance
+
+    def _replaced(self, **changes: Any) -> Self:
+        return self._of(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+@dataclass(frozen=True, eq=False)
+class EnsemblePrediction(Prediction):
+    """A prediction with the values of all members, member axis first, which are not calibrated."""
+
+    energy_ensemble: Float[np.ndarray, " n_members"] | None = None
+    energies_ensemble: Float[np.ndarray, "n_members n_atoms"] | None = None
+    forces_ensemble: Float[np.ndarray, "n_members n_atoms 3"] | None = None
+    stress_ensemble: Float[np.ndarray, "n_members 6"] | None = None
+
+    def written_to(self, atoms: Atoms) -> Atoms:
+        """Copy of a structure that carries the results, members left out."""
+        return Prediction(**_values(self)).written_to(atoms)
+
+
+def _values(prediction: Prediction) -> dict[str, Any]:
+    return {field.name: getattr(prediction, field.name) for field in fields(Prediction)}
+
+
+def times(bare: float, seconds: float) -> float:
+    """How many times `bare` it is, to three digits; NaN if that took no time."""
+    return float(f"{seconds / bare:.3g}") if bare > 0 else float("nan")
