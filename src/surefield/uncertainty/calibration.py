@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression, minimize_scalar, root_scalar
 from scipy.special import expit
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.uncertainty.calibration_maps import (
     AlphaMap,
     AlphaSigma0Map,
@@ -60,7 +60,7 @@ def calibrate_alpha(
         ConfigError: unknown method.
     """
     if method not in _METHODS:
-        raise ConfigError(explain(f"unknown calibration_method {method!r}", fix=nearest(method, _METHODS)))
+        raise ConfigError(f"unknown calibration_method {method!r}", fix=nearest(method, _METHODS))
     columns = _columns(residuals, u)
     alphas = [_METHODS[method](r, s) for r, s in columns]
     return np.array(alphas) if np.ndim(residuals) == 2 else alphas[0]
@@ -93,15 +93,13 @@ def fit_calibration_map(
         ConfigError: unknown map or method, delta outside (0, 1), n_members missing or below 4.
     """
     if map not in _FITS:
-        raise ConfigError(explain(f"unknown calibration_map {map!r}", fix=nearest(map, _FITS)))
+        raise ConfigError(f"unknown calibration_map {map!r}", fix=nearest(map, _FITS))
     if np.size(residuals) == 0:
         warnings.warn("no validation labels: alpha = 1, the uncertainty is not calibrated", stacklevel=2)
         return AlphaMap(1.0, calibrated=False)
     labels = None if groups is None else np.asarray(groups).astype(str)
     if labels is not None and labels.shape != np.shape(residuals)[:1]:
-        raise DataError(
-            explain("one group per row is needed", got=labels.shape, expected=np.shape(residuals)[:1])
-        )
+        raise DataError("one group per row is needed", got=labels.shape, expected=np.shape(residuals)[:1])
     values = np.asarray(residuals, dtype=np.float64)
     kept = [~np.isnan(c) for c in values.reshape(len(values), -1).T]
     options = _Options(method=method, delta=delta, n_members=n_members)
@@ -127,11 +125,9 @@ def _columns(residuals: ArrayLike, u: ArrayLike) -> list[tuple[Vector, Vector]]:
         s = np.broadcast_to(s.reshape(-1, 1), r.shape)
     if r.ndim not in (1, 2) or r.shape != s.shape:
         raise DataError(
-            explain(
-                "residuals and u do not fit",
-                got=f"{r.shape} and {s.shape}",
-                expected="(n,) or (n, n_properties)",
-            )
+            "residuals and u do not fit",
+            got=f"{r.shape} and {s.shape}",
+            expected="(n,) or (n, n_properties)",
         )
     if not r.size:
         raise DataError("no validation residuals to calibrate on")
@@ -143,7 +139,7 @@ def _columns(residuals: ArrayLike, u: ArrayLike) -> list[tuple[Vector, Vector]]:
 def _unmasked(r: Vector, s: Vector) -> tuple[Vector, Vector]:
     kept = np.flatnonzero(~np.isnan(r))
     if not len(kept):
-        raise DataError(explain("all validation labels are masked (NaN)", got=f"{len(r)} rows"))
+        raise DataError("all validation labels are masked (NaN)", got=f"{len(r)} rows")
     for what, bad in (
         ("infinite residual", np.isinf(r[kept])),
         ("u = 0 in an unmasked row", s[kept] == 0),
@@ -152,17 +148,13 @@ def _unmasked(r: Vector, s: Vector) -> tuple[Vector, Vector]:
         if bad.any():
             first = int(kept[np.argmax(bad)])
             raise DataError(
-                explain(
-                    what,
-                    where=f"validation row {first}",
-                    got=f"residual {r[first]:g}, u {s[first]:g}; {int(bad.sum())} such rows",
-                    fix="mask symmetry-zero rows with a NaN residual",
-                )
+                what,
+                where=f"validation row {first}",
+                got=f"residual {r[first]:g}, u {s[first]:g}; {int(bad.sum())} such rows",
+                fix="mask symmetry-zero rows with a NaN residual",
             )
     if not r[kept].any():
-        raise DataError(
-            explain("all validation residuals are 0", got=f"{len(kept)} rows", fix="check the labels")
-        )
+        raise DataError("all validation residuals are 0", got=f"{len(kept)} rows", fix="check the labels")
     return r[kept], s[kept]
 
 
@@ -184,11 +176,9 @@ def _alpha_crps(r: Vector, u: Vector) -> float:
     # at α → 0 only rows of zero residual keep their density
     if np.mean(u * (1 / np.sqrt(np.pi) - np.sqrt(2 / np.pi) * (z == 0))) <= 0:
         raise DataError(
-            explain(
-                "too many residuals of exactly 0 for calibration_method crps",
-                got=f"{int(np.sum(z == 0))} of {len(z)}",
-                fix="use squared_residuals",
-            )
+            "too many residuals of exactly 0 for calibration_method crps",
+            got=f"{int(np.sum(z == 0))} of {len(z)}",
+            fix="use squared_residuals",
         )
     low = high = _alpha_squared(r, u)
     while slope(low) < 0:
@@ -267,11 +257,9 @@ def _fit_power(r: Vector, u: Vector, options: _Options) -> PowerMap:
             high, step = high + step, 2 * step
         if slope(low) > 0 or slope(high) < 0:
             raise DataError(
-                explain(
-                    "no best exponent for the power map",
-                    got=f"{int(np.count_nonzero(r))} non-zero residuals of {len(r)}, all at one end of u",
-                    fix="use calibration_map alpha",
-                )
+                "no best exponent for the power map",
+                got=f"{int(np.count_nonzero(r))} non-zero residuals of {len(r)}, all at one end of u",
+                fix="use calibration_map alpha",
             )
         gamma = (
             low
@@ -298,7 +286,7 @@ def _fit_isotonic(r: Vector, u: Vector, options: _Options) -> IsotonicMap:
 def _fit_conformal(r: Vector, u: Vector, options: _Options) -> ConformalMap:
     delta = options.delta
     if not 0 < delta < 1:
-        raise ConfigError(explain("delta of the conformal map", got=delta, expected="between 0 and 1"))
+        raise ConfigError("delta of the conformal map", got=delta, expected="between 0 and 1")
     scores = np.abs(r) / u
     if options.groups is None:
         return ConformalMap(delta, (("", _conformal_quantile(scores, delta, "")),))
@@ -321,16 +309,14 @@ def _conformal_quantile(scores: Vector, delta: float, where: str) -> float:
     if rank > n:
         needed = math.ceil((1 - delta) / delta - 1e-9)
         raise DataError(
-            explain(
-                f"too few validation rows{where} for conformal intervals with delta = {delta:g}",
-                got=f"{n} rows",
-                expected=f"at least {needed}",
-                fix="add rows or raise delta",
-            )
+            f"too few validation rows{where} for conformal intervals with delta = {delta:g}",
+            got=f"{n} rows",
+            expected=f"at least {needed}",
+            fix="add rows or raise delta",
         )
     quantile = float(np.partition(scores, max(rank - 1, 0))[max(rank - 1, 0)])
     if quantile == 0:
-        raise DataError(explain(f"conformal quantile is 0{where}: most residuals are exactly 0"))
+        raise DataError(f"conformal quantile is 0{where}: most residuals are exactly 0")
     return quantile
 
 
@@ -338,7 +324,7 @@ def _fit_committee(r: Vector, u: Vector, options: _Options) -> CommitteeMap:
     """Imbalzano et al., J. Chem. Phys. 154 (2021) 074102: α² free of the bias of few members."""
     m = options.n_members
     if m is None or m <= 3:
-        raise ConfigError(explain("calibration_map committee needs n_members", got=m, expected="at least 4"))
+        raise ConfigError("calibration_map committee needs n_members", got=m, expected="at least 4")
     alpha2 = (m - 3) / (m - 1) * float(np.mean((r / u) ** 2)) - 1 / m
     if alpha2 <= 0:
         warnings.warn(

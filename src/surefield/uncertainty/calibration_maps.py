@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 
 __all__ = [
     "AlphaMap",
@@ -65,11 +65,11 @@ class CalibrationMap(ABC):
         name = entries.pop("map", None)
         kind = _MAPS.get(str(name))
         if kind is None:
-            raise ConfigError(explain(f"unknown calibration map {name!r}", fix=nearest(str(name), _MAPS)))
+            raise ConfigError(f"unknown calibration map {name!r}", fix=nearest(str(name), _MAPS))
         try:
             return kind._from_entries(entries)
         except (TypeError, ValueError) as error:
-            raise ConfigError(explain(f"bad entries for the calibration map {name!r}", got=error)) from error
+            raise ConfigError(f"bad entries for the calibration map {name!r}", got=error) from error
 
     @classmethod
     def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
@@ -162,17 +162,15 @@ class ConformalMap(CalibrationMap):
         grouped = set(known) != {""}
         if grouped != (groups is not None):
             fix = f"give one of {sorted(known)} per entry" if grouped else "leave groups out"
-            raise DataError(explain("groups do not match the conformal fit", got=groups, fix=fix))
+            raise DataError("groups do not match the conformal fit", got=groups, fix=fix)
         if groups is None:
             return known[""] * spread
         labels = np.asarray(groups).astype(str)
         if labels.shape != spread.shape[: labels.ndim]:
-            raise DataError(explain("one group per entry is needed", got=labels.shape, expected=spread.shape))
+            raise DataError("one group per entry is needed", got=labels.shape, expected=spread.shape)
         for label in np.unique(labels):
             if str(label) not in known:
-                raise DataError(
-                    explain(f"group {str(label)!r} was not calibrated", fix=nearest(str(label), known))
-                )
+                raise DataError(f"group {str(label)!r} was not calibrated", fix=nearest(str(label), known))
         factors = np.array([known[str(label)] for label in labels.ravel()]).reshape(labels.shape)
         return factors.reshape(labels.shape + (1,) * (spread.ndim - labels.ndim)) * spread
 
@@ -200,9 +198,7 @@ class PropertyMaps(CalibrationMap):
     def _sigma(self, u: np.ndarray) -> np.ndarray:
         if u.ndim == 0 or u.shape[-1] not in (1, len(self.maps)):
             raise DataError(
-                explain(
-                    "u has no axis of properties", got=f"shape {u.shape}", expected=f"(..., {len(self.maps)})"
-                )
+                "u has no axis of properties", got=f"shape {u.shape}", expected=f"(..., {len(self.maps)})"
             )
         spread = np.broadcast_to(u, (*u.shape[:-1], len(self.maps)))
         return np.stack([m.sigma(spread[..., i]) for i, m in enumerate(self.maps)], axis=-1)

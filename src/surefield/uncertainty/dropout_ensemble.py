@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self, final
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.dropout_network import (
     MEAN,
     MEMBERS_AT_ONCE,
@@ -19,10 +19,11 @@ from surefield.potentials.dropout_network import (
     member_results,
 )
 from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
-from surefield.quantities import uncertain
+from surefield.quantities import quantity, uncertain
 from surefield.structures.batching import padded_batches
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
+from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import Dataset
 from surefield.uncertainty.calibration_maps import AlphaMap
 from surefield.uncertainty.uncertainty import EnsemblePrediction, Spread, Uncertainty
@@ -33,8 +34,6 @@ __all__ = ["DropoutEnsemble", "EnsemblePrediction"]
 RATE: Final = 0.1
 #: Bytes of the derivatives of a batch, more or less.
 _BATCH_BYTES: Final = 2**28
-#: Rows and columns of the components xx yy zz yz xz xy.
-_VOIGT: Final = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 
 
 @final
@@ -66,9 +65,9 @@ class DropoutEnsemble(Uncertainty):
         plain = as_potential(potential)
         network = _network(plain)
         if isinstance(M, bool) or not isinstance(M, int) or M < 2:
-            raise ConfigError(explain("M, the number of members, must be at least 2", got=repr(M)))
+            raise ConfigError("M, the number of members, must be at least 2", got=repr(M))
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(explain("seed must be a whole number, not negative", got=repr(seed)))
+            raise ConfigError("seed must be a whole number, not negative", got=repr(seed))
         rate = check_rate((network.dropout or RATE) if rate is None else rate, "rate", len(network.neurons))
         masks = draw_masks(network.neurons, M, rate, seed)
         ready = self._uncalibrated(_with_network(plain, network.with_masks(masks, rate)))
@@ -85,9 +84,7 @@ class DropoutEnsemble(Uncertainty):
         network = _network(plain)
         if network.n_members < 2:
             fix = "use DropoutEnsemble(potential, M, rate, seed), which draws them"
-            raise ConfigError(
-                explain("the network holds too few members", got=network.n_members, expected=2, fix=fix)
-            )
+            raise ConfigError("the network holds too few members", got=network.n_members, expected=2, fix=fix)
         return cls._uncalibrated(_with_network(plain, network.of_member(MEAN)))
 
     @classmethod
@@ -133,24 +130,18 @@ class DropoutEnsemble(Uncertainty):
             results = member_results(network, graph, derivatives)
             energies, forces, virials = (None if r is None else np.asarray(r) for r in results)
             assert energies is not None
-            start = 0
-            for place, index in enumerate(chunk):
+            slices = row_slices(structures[index].n_atoms for index in chunk)
+            for place, (index, rows) in enumerate(zip(chunk, slices, strict=True)):
                 s = structures[index]
-                rows = slice(start, start + s.n_atoms)
-                start = rows.stop
-                values = {"energies": _centred(energies[:, rows])}
-                values["energy"] = values["energies"].sum(axis=1)
+                members = {"energies": _centred(energies[:, rows])}
+                members["energy"] = members["energies"].sum(axis=1)
                 if forces is not None:
-                    values["forces"] = _centred(forces[:, rows])
+                    members["forces"] = _centred(forces[:, rows])
                 if virials is not None and s.periodic:
-                    values["stress"] = _centred(virials[:, place, *_VOIGT] / abs(np.linalg.det(s.cell)))
+                    members["stress"] = _centred(to_voigt(virials[:, place]) / volume(s.cell))
                 yield (
                     index,
-                    {
-                        name: Spread(_spread(members) / (s.n_atoms if name == "energy" else 1), None, members)
-                        for name, members in values.items()
-                        if name in names
-                    },
+                    {name: _spread(name, members[name], s.n_atoms) for name in names if name in members},
                 )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -167,9 +158,7 @@ def _network(potential: Potential) -> DropoutNetwork:
     network = potential.learned if isinstance(potential, SumPotential) else potential
     if not isinstance(network, DropoutNetwork):
         fix = "train one with KliffBPPotential(..., dropout=0.1), or use LLPR"
-        raise PotentialError(
-            explain("DropoutEnsemble needs a dropout network", got=type(network).__name__, fix=fix)
-        )
+        raise PotentialError("DropoutEnsemble needs a dropout network", got=type(network).__name__, fix=fix)
     return network
 
 
@@ -181,5 +170,5 @@ def _centred(values: Float[np.ndarray, " n_members *rest"]) -> Float[np.ndarray,
     return values - values.mean(axis=0)
 
 
-def _spread(values: Float[np.ndarray, " n_members *rest"]) -> Float[np.ndarray, "*rest"]:
-    return values.std(axis=0, ddof=1)
+def _spread(name: str, members: Float[np.ndarray, " n_members *rest"], n_atoms: int) -> Spread:
+    return Spread(members.std(axis=0, ddof=1) / (n_atoms if quantity(name).per_atom else 1), None, members)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.uncertainty.metrics import gaussian_crps
 
@@ -51,14 +51,14 @@ def sample_ensemble(
         ConfigError: n_members < 2, negative seed, unknown scheme, alpha not positive.
     """
     if n_members < 2:
-        raise ConfigError(explain("num_ensemble_members must be at least 2", got=n_members))
+        raise ConfigError("num_ensemble_members must be at least 2", got=n_members)
     if scheme not in SCHEMES:
-        raise ConfigError(explain(f"unknown ensemble_sampling {scheme!r}", fix=nearest(scheme, SCHEMES)))
+        raise ConfigError(f"unknown ensemble_sampling {scheme!r}", fix=nearest(scheme, SCHEMES))
     if seed < 0:
-        raise ConfigError(explain("seed must not be negative", got=seed))
+        raise ConfigError("seed must not be negative", got=seed)
     scale = np.asarray(alpha, dtype=np.float64)
     if scale.ndim > 1 or not (np.isfinite(scale) & (scale > 0)).all():
-        raise ConfigError(explain("alpha must be positive, a number or (n_properties,)", got=alpha))
+        raise ConfigError("alpha must be positive, a number or (n_properties,)", got=alpha)
     generator = np.random.Generator(np.random.Philox(key=seed))
     members = []
     for factor in np.atleast_1d(scale):
@@ -97,12 +97,10 @@ def ensemble_predict(
         or mean.shape != (len(rows), *d.shape[2:])
     ):
         raise DataError(
-            explain(
-                "prediction, features and displacements do not fit",
-                got=f"shapes {mean.shape}, {rows.shape}, {d.shape}",
-                expected="(n,), (n, n_features), (n_members, n_features), or with n_properties at the end of "
-                "the first and last",
-            )
+            "prediction, features and displacements do not fit",
+            got=f"shapes {mean.shape}, {rows.shape}, {d.shape}",
+            expected="(n,), (n, n_features), (n_members, n_features), or with n_properties at the end of "
+            "the first and last",
         )
     return np.expand_dims(mean, 1) + np.einsum("nd,md...->nm...", rows, d, optimize=True)
 
@@ -123,27 +121,23 @@ def ensemble_loss(type: str, members: ArrayLike, target: ArrayLike, eps: float =
     """
     name = LOSSES.get(type)
     if name is None:
-        raise ConfigError(explain(f"unknown ensemble loss {type!r}", fix=nearest(type, LOSSES)))
+        raise ConfigError(f"unknown ensemble loss {type!r}", fix=nearest(type, LOSSES))
     if not (np.isfinite(eps) and eps > 0):
-        raise ConfigError(explain("eps must be positive", got=eps))
+        raise ConfigError("eps must be positive", got=eps)
     e, y = np.asarray(members, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if e.ndim != 2 or e.shape[1] < 2 or y.shape != e.shape[:1]:
         raise DataError(
-            explain(
-                "members and target do not fit",
-                got=f"{e.shape}, {y.shape}",
-                expected="(n, n_members >= 2), (n,)",
-            )
+            "members and target do not fit",
+            got=f"{e.shape}, {y.shape}",
+            expected="(n, n_members >= 2), (n,)",
         )
     keep = ~np.isnan(y)
     if not keep.any():
-        raise DataError(explain("no target left for the ensemble loss", got=f"{len(y)} entries, all NaN"))
+        raise DataError("no target left for the ensemble loss", got=f"{len(y)} entries, all NaN")
     e, y = e[keep], y[keep]
     bad = np.isinf(y) | ~np.isfinite(e).all(axis=1)
     if bad.any():
-        raise DataError(
-            explain("values not finite", where=f"entry {int(np.flatnonzero(keep)[np.argmax(bad)])}")
-        )
+        raise DataError("values not finite", where=f"entry {int(np.flatnonzero(keep)[np.argmax(bad)])}")
     if name == "empirical_crps_ensemble":
         return float(np.mean(_empirical_crps(e, y)))
     residuals = y - e.mean(axis=1)

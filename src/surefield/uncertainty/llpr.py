@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import Track, track
 from surefield.execution.stopwatch import Stopwatch
@@ -108,7 +108,7 @@ class LLPR(Uncertainty):
         outputs = [name for name in known if name not in kinds and quantity(name).source == "output"]
         if not np.any(np.asarray(layer.readout)):
             what = f"all last-layer weights of the {type(layer).__name__} are zero"
-            raise PotentialError(explain(what, fix="train it first: sigmas belong to fitted weights"))
+            raise PotentialError(what, fix="train it first: sigmas belong to fitted weights")
         clocks, solving = [_Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
         with track(sum(map(len, sets)), "last-layer rows", progress) as bar:
             summed = _labelled_rows(potential, sets[0], kinds, clocks[0], bar)
@@ -149,7 +149,7 @@ class LLPR(Uncertainty):
     def member(self, member: int) -> Potential:
         """The potential that predicts (-1); there are no members."""
         if member != -1:
-            raise PotentialError(explain("no such member", got=member, expected="none: LLPR has no members"))
+            raise PotentialError("no such member", got=member, expected="none: LLPR has no members")
         return self.potential
 
     def spreads(

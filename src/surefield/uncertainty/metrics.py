@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 
 __all__ = [
     "auroc",
@@ -109,7 +109,7 @@ def calibration_curve(
         ConfigError: fewer than two levels.
     """
     if n_levels < 2:
-        raise ConfigError(explain("n_levels of a calibration curve", got=n_levels, expected="at least 2"))
+        raise ConfigError("n_levels of a calibration curve", got=n_levels, expected="at least 2")
     r, s = _scored(residuals, sigma)
     levels = np.linspace(0.0, 1.0, n_levels)
     # 1 - p/2 through its own tail: exact at p = 1, where the interval is the whole axis
@@ -131,9 +131,9 @@ def binned_rmv_rmse(
     if n_bins is None:
         n_bins = min(5 if len(r) < FEW_ROWS else 10, len(r))
     elif n_bins < 1:
-        raise ConfigError(explain("n_bins must be positive", got=n_bins))
+        raise ConfigError("n_bins must be positive", got=n_bins)
     elif n_bins > len(r):
-        raise DataError(explain("more bins than rows", got=n_bins, expected=f"at most {len(r)}"))
+        raise DataError("more bins than rows", got=n_bins, expected=f"at most {len(r)}")
     bins = np.array_split(np.argsort(s, kind="stable"), n_bins)
     rmv = np.array([np.sqrt(np.mean(s[b] ** 2)) for b in bins])
     rmse = np.array([np.sqrt(np.mean(r[b] ** 2)) for b in bins])
@@ -190,7 +190,7 @@ def auroc_error(residuals: ArrayLike, sigma: ArrayLike, quantile: float = AUROC_
     """How well σ ranks the rows whose |r| is above its `quantile`."""
     r, s = _scored(residuals, sigma)
     if not 0 < quantile < 1:
-        raise ConfigError(explain("quantile of auroc_error", got=quantile, expected="between 0 and 1"))
+        raise ConfigError("quantile of auroc_error", got=quantile, expected="between 0 and 1")
     size = np.abs(r)
     return auroc(size > np.quantile(size, quantile), s)
 
@@ -205,11 +205,11 @@ def _scored(residuals: ArrayLike, sigma: ArrayLike) -> tuple[Vector, Vector]:
     """Unmasked residuals and their σ, checked."""
     r, s = np.asarray(residuals, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
     if r.shape != s.shape:
-        raise DataError(explain("residuals and sigma differ in shape", got=f"{r.shape} and {s.shape}"))
+        raise DataError("residuals and sigma differ in shape", got=f"{r.shape} and {s.shape}")
     r, s = r.ravel(), s.ravel()
     kept = np.flatnonzero(~np.isnan(r))
     if not len(kept):
-        raise DataError(explain("no rows to score", got=f"{len(r)} residuals, all masked (NaN)"))
+        raise DataError("no rows to score", got=f"{len(r)} residuals, all masked (NaN)")
     for what, bad in (
         ("infinite residuals", np.isinf(r[kept])),
         ("sigma not positive and finite", ~((s[kept] > 0) & np.isfinite(s[kept]))),
@@ -217,12 +217,10 @@ def _scored(residuals: ArrayLike, sigma: ArrayLike) -> tuple[Vector, Vector]:
         if bad.any():
             first = int(kept[np.argmax(bad)])
             raise DataError(
-                explain(
-                    what,
-                    got=f"{int(bad.sum())} of {len(kept)}, the first at index {first} "
-                    f"(residual {r[first]:g}, sigma {s[first]:g})",
-                    fix="mask symmetry-zero or unlabelled rows with a NaN residual",
-                )
+                what,
+                got=f"{int(bad.sum())} of {len(kept)}, the first at index {first} "
+                f"(residual {r[first]:g}, sigma {s[first]:g})",
+                fix="mask symmetry-zero or unlabelled rows with a NaN residual",
             )
     return r[kept], s[kept]
 
