@@ -19,7 +19,7 @@ from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.potentials.prediction import Prediction
-from surefield.potentials.saving import build, describe, load_arrays, pack, save_arrays, unpack
+from surefield.potentials.saving import build, load_arrays, pack, save_arrays, unpack
 from surefield.quantities import quantity, uncertain
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
@@ -287,7 +287,7 @@ class Uncertainty(ABC):
     def save(self, path: str | Path) -> None:
         """Save the potential, what the spreads need and the calibration as one .npz file."""
         header = {
-            "potential": describe(self.potential),
+            "potential": self.potential.config(),
             "maps": {name: calibration.to_dict() for name, calibration in self.maps.items()},
             "force_threshold": self.force_threshold,
             "thresholds": dict(self.thresholds),
