@@ -23,9 +23,9 @@ class _Compiling:
             jax.monitoring.register_event_duration_secs_listener(self._on_event)
             self.listening = True
 
-    def _on_event(self, event: str, duration: float, **_: Any) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_COMPILING):
-            self.seconds += duration
+            self.seconds += duration_secs
 
 
 _compiling = _Compiling()
