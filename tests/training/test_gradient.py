@@ -37,7 +37,7 @@ def test_the_last_state_near_the_least_score_is_kept(copper_network, samples, mo
         samples[:3],
         samples[3:5],
         TrainConfig(epochs=3, batch_size=3),
-        on_epoch=lambda state, _: averages.append(state.average),
+        on_epoch=[lambda state, _: averages.append(state.average)],
     )
     start = eqx.filter(copper_network, trainable(copper_network))
     assert state.best_epoch == kept

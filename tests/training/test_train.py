@@ -11,9 +11,10 @@ import pytest
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL
 from surefield.training import train
+from surefield.training.checkpoint import Checkpoint
 from surefield.training.dataset import prepare
 from surefield.training.loss import errors, residuals
-from surefield.training.train import METRICS, _Store
+from surefield.training.train import METRICS
 
 SETTINGS = {"epochs": 4, "batch_size": 3, "learning_rate": 5e-3, "checkpoint_every": 1, "progress": False}
 
@@ -60,7 +61,7 @@ def test_split_and_metrics(fit):
 def test_resume_gives_what_an_uninterrupted_run_gives(
     fit, copper, copper_network, tmp_path, monkeypatch, saved
 ):
-    save: Callable = _Store.save
+    save: Callable = Checkpoint.save
     seen = []
 
     def interrupted(self, state, history):
@@ -71,7 +72,7 @@ def test_resume_gives_what_an_uninterrupted_run_gives(
         if len(seen) == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Store, "save", interrupted)
+    monkeypatch.setattr(Checkpoint, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(copper_network, copper, 0.25, folder=tmp_path, **SETTINGS)
     monkeypatch.undo()
@@ -97,6 +98,8 @@ def test_another_run_in_the_same_folder_is_refused(fit, copper, copper_network):
         train(copper_network, copper, 0.25, folder=folder, **SETTINGS | {"learning_rate": 1e-3})
     with pytest.raises(ConfigError, match="other data"):
         train(copper_network, copper[:6], 0.25, folder=folder, **SETTINGS)
+    with pytest.raises(ConfigError, match="other data"):
+        train(copper_network, _weighted(copper, [1.0] * 7 + [2.0]), 0.25, folder=folder, **SETTINGS)
 
 
 def test_unknown_setting(copper, copper_network):

@@ -23,7 +23,7 @@ from surefield.structures.offsets import energy_offsets
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
-from surefield.training.gradient_steps import OPTIMIZERS, FitSettings, StepSettings, fit_steps
+from surefield.training.gradient_steps import OPTIMIZERS, DropoutStep, FitSettings, fit_steps
 from surefield.training.problem import Configuration, Problem
 
 __all__ = ["DUNNTrainer", "KliffBPPotential"]
@@ -286,7 +286,7 @@ class DUNNTrainer(Trainer):
             network = model.learned if isinstance(model, SumPotential) else model
             assert isinstance(network, DropoutNetwork)
             start = prepared(network, problem)
-            step = StepSettings(self.optimizer.lower(), self.loss_method)
+            step = DropoutStep(self.optimizer.lower(), self.loss_method)
             settings = FitSettings(
                 step, self.learning_rate, self.epochs, self.batch_size, self.log_per_atom_pred
             )

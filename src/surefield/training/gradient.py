@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import equinox as eqx
@@ -19,45 +18,10 @@ from surefield.potentials.potential import Potential, trainable
 from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
+from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.loss import LossWeights, errors, loss, residuals
 
-__all__ = ["History", "State", "StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
-
-Row = dict[str, float]
-
-
-class State(NamedTuple):
-    """All that changes during training; a checkpoint is this and nothing else.
-
-    Attributes:
-        parameters: trainable arrays (others None).
-        optimizer: state of the optimiser.
-        average: exponential moving average of the parameters.
-        best: averaged parameters that would be kept now.
-        step: optimiser steps done.
-        epoch: epoch the next batch belongs to.
-        batch: batches of that epoch already done.
-        best_loss: least validation score (product of the RMSEs) so far.
-        best_epoch: epoch of `best`.
-    """
-
-    parameters: Potential
-    optimizer: optax.OptState
-    average: Potential
-    best: Potential
-    step: int
-    epoch: int
-    batch: int
-    loss_sum: float
-    best_loss: float
-    best_epoch: int
-
-
-@dataclass
-class History:
-    """One row per epoch, with the columns of `metrics.csv`."""
-
-    rows: list[Row] = field(default_factory=list)
+__all__ = ["StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
 
 
 class StepSettings(NamedTuple):
@@ -135,7 +99,7 @@ def initial_state(potential: Potential, config: TrainConfig) -> State:
     """State before the first step."""
     parameters = eqx.filter(potential, trainable(potential))
     start = step_settings(config, potential).transform.init(cast(Any, parameters))
-    return State(parameters, start, parameters, parameters, 0, 0, 0, 0.0, math.inf, 0)
+    return State(parameters, start, parameters, parameters)
 
 
 def fit_gradient(
@@ -146,8 +110,8 @@ def fit_gradient(
     *,
     state: State | None = None,
     history: History | None = None,
-    on_step: Callable[[State, float], None] = lambda state, value: None,
-    on_epoch: Callable[[State, Row], None] = lambda state, row: None,
+    on_step: Sequence[Callable[[State, float], None]] = (),
+    on_epoch: Sequence[Callable[[State, Row], None]] = (),
 ) -> tuple[Potential, State, History]:
     """Minimise the loss; the last state with nearly the least validation score (the start included) is kept.
 
@@ -161,8 +125,8 @@ def fit_gradient(
         config: optimiser, weights, epochs.
         state: continue from here instead of from the start.
         history: rows so far, when continuing.
-        on_step: called after each step with the state and the batch's loss.
-        on_epoch: called after each epoch with the state and its row of metrics.
+        on_step: hooks after each step, see `run_epochs`.
+        on_epoch: hooks after each epoch.
 
     Returns:
         The potential with the kept weights, the last state, the history.
@@ -181,48 +145,43 @@ def fit_gradient(
         if validation:
             value, _ = _validate(potential, validation, weights)
             state = state._replace(best_loss=value)
-    while state.epoch < config.epochs:
-        done, loss_sum = state.batch, state.loss_sum
-        source = batches(train, shapes, seed=config.seed, epoch=state.epoch, dtype=potential.dtype)
-        for number, batch in enumerate(source):
-            if number < done:
-                continue
-            rate = jnp.asarray(learning_rate(config, state.step, n_steps))
-            parameters, optimizer, average, value = train_step(
-                batch, state.parameters, state.optimizer, state.average, static, rate, settings
-            )
-            loss_sum += float(value)
-            state = state._replace(
-                parameters=parameters,
-                optimizer=optimizer,
-                average=average,
-                step=state.step + 1,
-                batch=number + 1,
-                loss_sum=loss_sum,
-            )
-            on_step(state, float(value))
+
+    def step(state: State, batch: Batch) -> tuple[State, float]:
+        rate = jnp.asarray(learning_rate(config, state.step, n_steps))
+        *moving, value = train_step(
+            batch, state.parameters, state.optimizer, state.average, static, rate, settings
+        )
+        state = state._replace(**dict(zip(("parameters", "optimizer", "average"), moving, strict=True)))
+        return state._replace(loss_sum=state.loss_sum + float(value)), float(value)
+
+    def measure(state: State, losses: Sequence[float]) -> tuple[State, Row]:
         row = {
             "step": state.step,
-            "epoch": state.epoch + 1,
+            "epoch": state.epoch,
             "seconds": round(time.perf_counter() - begin, 2),
-            "loss": loss_sum / per_epoch,
+            "loss": state.loss_sum / per_epoch,
             "learning_rate": learning_rate(config, state.step, n_steps),
         }
+        near = True
         if validation:
-            candidate = eqx.combine(state.average, static)
-            value, found = _validate(candidate, validation, weights)
-            row |= found
+            value, metrics = _validate(eqx.combine(state.average, static), validation, weights)
+            row |= metrics
             if value < state.best_loss:  # never true of NaN
                 state = state._replace(best_loss=value)
-            if value <= (1 + _standard_error(validation)) * state.best_loss:
-                state = state._replace(best=state.average, best_epoch=state.epoch + 1)
-        else:
-            state = state._replace(best=state.average, best_epoch=state.epoch + 1)
-        state = state._replace(epoch=state.epoch + 1, batch=0, loss_sum=0.0)
-        history.rows.append(row)
-        on_epoch(state, row)
-        if not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= config.patience:
-            break
+            near = value <= (1 + _standard_error(validation)) * state.best_loss
+        return state._replace(best=state.average, best_epoch=state.epoch) if near else state, row
+
+    def ended(state: State, row: Row) -> bool:
+        return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= config.patience
+
+    course = Course(
+        config.epochs,
+        lambda epoch: batches(train, shapes, seed=config.seed, epoch=epoch, dtype=potential.dtype),
+        step,
+        measure,
+        ended,
+    )
+    state = run_epochs(course, state, history, on_step=on_step, on_epoch=on_epoch)
     return eqx.combine(state.best, static), state, history
 
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient training of dropout networks: steps with fresh masks, epochs, metrics, checkpoints."""
+"""Stochastic gradient training of dropout networks: steps with fresh masks, their batches, their metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from surefield.descriptors.derivatives import atomic_features
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.potential import Potential, trainable
 from surefield.potentials.saving import arrays_hash, pack, save_arrays
+from surefield.training.checkpoint import Checkpoint, identity_of
+from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.force_errors import ForceErrorLog
-from surefield.training.network_checkpoint import Checkpoint, TrainingState, problem_hash
 from surefield.training.network_data import Residuals, Stack, make_stacks, predicted, residuals, take
-from surefield.training.problem import Configuration, Problem
+from surefield.training.problem import Configuration, Problem, problem_hash
 
-__all__ = ["OPTIMIZERS", "FitSettings", "StepSettings", "Trained", "fit_steps"]
+__all__ = ["OPTIMIZERS", "DropoutStep", "FitSettings", "Trained", "fit_steps"]
 
 #: Optimisers at a rate of one; steps multiply by the learning rate.
 OPTIMIZERS: Final[Mapping[str, Callable[[float], optax.GradientTransformation]]] = {
@@ -40,11 +41,12 @@ OPTIMIZERS: Final[Mapping[str, Callable[[float], optax.GradientTransformation]]]
     "sgd": optax.sgd,
 }
 OPTIMIZER_STATE: Final = "optimizer_state.npz"
+CHECKPOINT: Final = "checkpoint.npz"
 ERROR_LOG: Final = "force_errors"
 _KINDS: Final = ("energy", "forces", "stress")
 
 
-class StepSettings(NamedTuple):
+class DropoutStep(NamedTuple):
     """What a compiled step depends on besides shapes: one of `OPTIMIZERS`, and 'mse' or 'mae'."""
 
     optimizer: str
@@ -67,7 +69,7 @@ class FitSettings(NamedTuple):
         log: whether errors of training forces are logged, or options of `ForceErrorLog`.
     """
 
-    step: StepSettings
+    step: DropoutStep
     learning_rate: float
     epochs: int
     batch_size: int
@@ -119,38 +121,57 @@ def fit_steps(
     parts, method = (problem.train, problem.validation), settings.step.method
     stacks, held = make_stacks(network, parts, problem.weights, baseline)
     fixed = eqx.filter(network, trainable(network), inverse=True)
-    step = settings.step
     parameters = eqx.filter(network, trainable(network))
-    optimizer = step.transform.init(cast(Any, parameters))
-    checkpoint = Checkpoint(
-        TrainingState(parameters, optimizer, parameters),
-        {
-            "settings": [*step, settings.learning_rate, settings.batch_size, problem.seed],
-            "start": arrays_hash(network),
-            "data": problem_hash(problem),
-        },
-        problem.run,
+    start = State(parameters, settings.step.transform.init(cast(Any, parameters)), None, parameters)
+    identity = identity_of(
+        settings=[*settings.step, settings.learning_rate, settings.batch_size, problem.seed],
+        start=arrays_hash(network),
+        data=problem_hash(problem),
     )
-    state, history = checkpoint.load()
+    checkpoint = Checkpoint(problem.run.path(CHECKPOINT), "network_checkpoint", identity)
+    state, history = checkpoint.load(start) or (start, History())
+    problem.run.path("metrics.csv").unlink(missing_ok=True)
+    for row in history.rows:
+        problem.run.add_metrics(row)
     plan = _Plan(stacks, len(problem.train), settings.batch_size, network.descriptor.width)
     log = _error_log(problem, settings.log)
-    while state.epoch < settings.epochs and all(math.isfinite(row["loss"]) for row in history[-1:]):
-        state, loss = _epoch(state, fixed, stacks, plan, settings, problem.seed)
+    base, rate = jax.random.key(problem.seed), jnp.asarray(settings.learning_rate)
+
+    def step(state: State, batches: tuple[_Batch, ...]) -> tuple[State, Array]:
+        key = jax.random.fold_in(base, state.step)
+        parameters, optimizer, loss = _train_step(
+            state.parameters, state.optimizer, fixed, stacks, batches, key, rate, settings.step
+        )
+        return state._replace(parameters=parameters, optimizer=optimizer), loss
+
+    def measure(state: State, losses: Sequence[Array]) -> tuple[State, Row]:
+        loss = float(np.mean([float(loss) for loss in losses]))
         whole = eqx.combine(state.parameters, fixed)
         train = _evaluate(whole, stacks, problem.train, method)
-        row: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "loss": loss}
-        row |= train.metrics("train")
+        row: Row = {"epoch": state.epoch, "step": state.step, "loss": loss} | train.metrics("train")
         if problem.validation:
             row |= _evaluate(whole, held, problem.validation, method).metrics("validation")
         row |= dict(zip(("eweight", "fweight", "vweight"), problem.weights, strict=True))
         score = row["validation_loss"] if problem.validation else -float(state.epoch)
         if math.isfinite(loss) and score < state.best_loss:
             state = state._replace(best=state.parameters, best_loss=score, best_epoch=state.epoch)
-        history.append(row)
         if log is not None and math.isfinite(loss):
             log.append(state.epoch - 1, train.force_errors)
-        problem.run.add_metrics(row)
-        checkpoint.save(state, history)
+        return state, row
+
+    course = Course(
+        settings.epochs,
+        lambda epoch: plan.batches(problem.seed, epoch),
+        step,
+        measure,
+        lambda _, row: not math.isfinite(row["loss"]),
+    )
+    state = run_epochs(
+        course,
+        state,
+        history,
+        on_epoch=[lambda _, row: problem.run.add_metrics(row), lambda s, _: checkpoint.save(s, history)],
+    )
     save_arrays(
         problem.run.path(OPTIMIZER_STATE),
         "optimizer_state",
@@ -160,11 +181,11 @@ def fit_steps(
     kept = eqx.combine(state.best, fixed)
     if log is not None:
         _write_descriptors(log, kept, problem)
-    success = math.isfinite(history[-1]["loss"])
+    success = math.isfinite(history.rows[-1]["loss"])
     message = f"{state.epoch} epochs, {state.step} steps, kept epoch {state.best_epoch}"
     message += f" with validation loss {state.best_loss:.6g}" if problem.validation else ""
     message += "" if success else "; the loss is no longer finite: lower learning_rate"
-    return Trained(kept, history, success, message, state.step, state.best_epoch)
+    return Trained(kept, history.rows, success, message, state.step, state.best_epoch)
 
 
 @eqx.filter_jit
@@ -176,7 +197,7 @@ def _train_step(
     batches: Sequence[_Batch],
     key: Array,
     rate: Array,
-    settings: StepSettings,
+    settings: DropoutStep,
 ) -> tuple[DropoutNetwork, optax.OptState, Array]:
     """One step; blocks are worked off one after the other, so that memory does not grow with the batch."""
 
@@ -252,29 +273,6 @@ class _Plan:
                 valid = np.arange(len(rows)) < size
                 found.append(_Batch(rows.reshape(-1, block), valid.reshape(-1, block)))
             yield tuple(found)
-
-
-def _epoch(
-    state: TrainingState,
-    fixed: DropoutNetwork,
-    stacks: Sequence[Stack],
-    plan: _Plan,
-    settings: FitSettings,
-    seed: int,
-) -> tuple[TrainingState, float]:
-    """State after one more pass, and the mean loss of its steps."""
-    parameters, optimizer, step = state.parameters, state.optimizer, state.step
-    base, rate = jax.random.key(seed), jnp.asarray(settings.learning_rate)
-    losses = []
-    for batches in plan.batches(seed, state.epoch):
-        key = jax.random.fold_in(base, step)
-        parameters, optimizer, loss = _train_step(
-            parameters, optimizer, fixed, stacks, batches, key, rate, settings.step
-        )
-        losses.append(loss)
-        step += 1
-    changed = state._replace(parameters=parameters, optimizer=optimizer, step=step, epoch=state.epoch + 1)
-    return changed, float(np.mean([float(loss) for loss in losses]))
 
 
 class _Evaluated(NamedTuple):

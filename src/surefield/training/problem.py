@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,3 +142,17 @@ def residual_weights(configuration: Configuration, weights: Weights) -> Residual
     forces = weights.forces * c.weight * f.forces if c.forces is not None else 0.0
     stress = weights.stress * c.weight * f.stress if c.stress is not None else 0.0
     return ResidualWeights(energy, forces * c.atom_weights, stress)
+
+
+def problem_hash(problem: Problem) -> str:
+    """Hash of ids, labels and weights of all configurations."""
+    digest = hashlib.sha256()
+    for c in (*problem.train, None, *problem.validation):
+        if c is None:
+            digest.update(b"validation")
+            continue
+        weights = problem.residual_weights(c)
+        digest.update(json.dumps([c.id, c.energy, weights.energy, weights.stress]).encode())
+        for values in (c.structure.positions, c.structure.cell, c.forces, c.stress, weights.forces):
+            digest.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:32]

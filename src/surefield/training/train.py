@@ -6,29 +6,31 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
-from surefield.training.checkpoint import load_checkpoint, save_checkpoint
+from surefield.training.checkpoint import Checkpoint, changes, check_identity, identity_of
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Dataset, prepare
-from surefield.training.gradient import History, State, fit_gradient, initial_state, step_settings
+from surefield.training.epochs import History, Row, State
+from surefield.training.gradient import fit_gradient, initial_state, step_settings
 from surefield.training.loss import Errors, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 
@@ -47,6 +49,9 @@ METRICS: tuple[str, ...] = (
     "valid_forces_mae",
     "valid_forces_rmse",
 )
+
+
+_START: Final = "start.npz"
 
 
 class MakesPotential(Protocol):
@@ -166,13 +171,13 @@ def fit_samples(
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
     weights = step_settings(config, potential).weights
-    store = _Store(None if folder is None else Path(folder), config, potential, train_set)
     energies = [sample.labels.energy for sample in train_set.samples]
     start = potential.prepared(
         train_set.structures, energies, _offsets(train_set, energies, isolated_atoms or {})
     )
-    found = store.load(start)
-    if found is None:
+    files = _Files(None if folder is None else Path(folder), config, potential, start, train_set, valid_set)
+    begun = files.read_start(start)
+    if begun is None:
         solution = None
         if isinstance(start, LastLayerPotential) and start.n_solvable:
             count = len(train_set) + len(valid_set)
@@ -185,18 +190,17 @@ def fit_samples(
                     max_force_rows=config.max_force_rows,
                     progress=bar.advance,
                 )
-        store.save_start(start, solution)
-        state, history = None, History()
+        files.write_start(start, solution)
     else:
-        start, solution, state, history = found
+        start, solution = begun
     if _is_linear(start):
         return _fit(start, solution, History(), train_set, valid_set)
+    checkpoint = files.checkpoint
+    state, history = checkpoint.load(initial_state(start, config)) or (None, History())
     with track(config.epochs, "train", progress) as bar:
         bar.advance(len(history.rows))
 
-        def on_epoch(state: State, row: dict[str, float]) -> None:
-            store.write_metrics(history)
-            store.save(state, history)
+        def show(_: State, row: Row) -> None:
             shown = {"loss": row["loss"]}
             if "valid_forces_rmse" in row:
                 shown["valid F RMSE eV/Å"] = row["valid_forces_rmse"]
@@ -204,17 +208,21 @@ def fit_samples(
 
         def on_step(state: State, _: float) -> None:
             if state.step % config.checkpoint_every == 0:
-                store.save(state, history)
+                checkpoint.save(state, history)
 
-        fitted, state, history = fit_gradient(
+        fitted, _, history = fit_gradient(
             start,
             train_set.samples,
             valid_set.samples,
             config,
             state=state,
             history=history,
-            on_step=on_step,
-            on_epoch=on_epoch,
+            on_step=[on_step],
+            on_epoch=[
+                lambda *_: files.write_metrics(history),
+                lambda state, _: checkpoint.save(state, history),
+                show,
+            ],
         )
     return _fit(fitted, solution, history, train_set, valid_set)
 
@@ -272,74 +280,65 @@ def _minus(data: Dataset, baseline: Potential) -> Dataset:
     return replace(data, samples=tuple(samples))
 
 
-class _Store:
-    """Files of a training in a folder; without a folder it does nothing."""
+class _Files:
+    """Files of a training in a folder; without a folder there are none."""
 
-    def __init__(self, folder: Path | None, config: TrainConfig, potential: Potential, data: Dataset) -> None:
-        self.folder, self.config = folder, config
-        if folder is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(repr(jax.tree.structure(potential)).encode())
-        for leaf in jax.tree.leaves(eqx.filter(potential, eqx.is_array)):
-            digest.update(np.asarray(leaf).tobytes())
-        for sample in data.samples:
-            digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
-            known = (
-                sample.labels.energy,
-                sample.labels.excess_electrons,
-                sample.structure.electrode_potential,
+    def __init__(
+        self,
+        folder: Path | None,
+        config: TrainConfig,
+        potential: Potential,
+        start: Potential,
+        train_set: Dataset,
+        valid_set: Dataset,
+    ) -> None:
+        self.folder, self.identity = folder, {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.identity = identity_of(
+                train_set.samples,
+                valid_set.samples,
+                train=config.model_dump(mode="json"),
+                data=_potential_and_data(potential, train_set),
+                start=arrays_hash(start),
             )
-            digest.update(np.array([np.nan if x is None else x for x in known]).tobytes())
-        self.digest = digest.hexdigest()
+        path = None if folder is None else folder / "checkpoint.npz"
+        self.checkpoint = Checkpoint(path, "checkpoint", self.identity)
 
-    @property
-    def checkpoint(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "checkpoint.npz"
-
-    @property
-    def start(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "start.npz"
-
-    def load(self, potential: Potential) -> tuple[Potential, Solution | None, State | None, History] | None:
-        from surefield.potentials.saving import load_arrays, unpack
-
-        if self.folder is None or not self.start.exists():
+    def read_start(self, potential: Potential) -> tuple[Potential, Solution | None] | None:
+        """Potential and exact solution that the training started from; None where there are none yet."""
+        if self.folder is None or not (self.folder / _START).exists():
             return None
-        header, arrays = load_arrays(self.start, "start")
-        if header["data"] != self.digest:
+        header, arrays = load_arrays(self.folder / _START, "start")
+        if changes(header, {key: value for key, value in self.identity.items() if key != "train"}):
             raise ConfigError(
-                explain(
-                    f"{self.folder} holds the training of other data or another potential",
-                    fix="use another folder",
-                )
+                f"{self.folder} holds the training of other data or another potential",
+                fix="use another folder",
             )
-        start = unpack(potential, arrays)
+        check_identity(self.folder / _START, header, self.identity)
         solution = Solution(**header["solution"]) if header["solution"] else None
-        if not self.checkpoint.exists():
-            return start, solution, None, History()
-        template = initial_state(start, self.config)
-        state, history = load_checkpoint(self.checkpoint, template, self.config, self.digest)
-        return start, solution, state, history
+        return unpack(potential, arrays), solution
 
-    def save_start(self, potential: Potential, solution: Solution | None) -> None:
-        from dataclasses import asdict
-
-        from surefield.potentials.saving import pack, save_arrays
-
+    def write_start(self, potential: Potential, solution: Solution | None) -> None:
         if self.folder is not None:
-            header = {"data": self.digest, "solution": solution and asdict(solution)}
-            save_arrays(self.start, "start", header, pack(potential))
-
-    def save(self, state: State, history: History) -> None:
-        if self.folder is not None:
-            save_checkpoint(self.checkpoint, state, history, self.config, self.digest)
+            header = self.identity | {"solution": solution and asdict(solution)}
+            save_arrays(self.folder / _START, "start", header, pack(potential))
 
     def write_metrics(self, history: History) -> None:
         if self.folder is not None:
             write_atomic(self.folder / "metrics.csv", metrics_text(history.rows))
+
+
+def _potential_and_data(potential: Potential, data: Dataset) -> str:
+    """Hash by which files of version 0.1 know their training; it leaves out forces, stresses and weights."""
+    digest = hashlib.sha256(repr(jax.tree.structure(potential)).encode())
+    for leaf in jax.tree.leaves(eqx.filter(potential, eqx.is_array)):
+        digest.update(np.asarray(leaf).tobytes())
+    for sample in data.samples:
+        digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
+        known = (sample.labels.energy, sample.labels.excess_electrons, sample.structure.electrode_potential)
+        digest.update(np.array([np.nan if x is None else x for x in known]).tobytes())
+    return digest.hexdigest()
 
 
 def metrics_text(rows: Sequence[Mapping[str, float]]) -> str:

@@ -91,6 +91,10 @@ def test_of_another_training(tmp_path):
         files.load(FINGERPRINT | {"loss function": "[2.0]"})
     with pytest.raises(ConfigError, match=r"changed: images;"):
         files.load(FINGERPRINT | {"images": "abd"})
+    assert files.load(FINGERPRINT | {"version": "0.2"}) is not None  # a file of version 0.1
+    files.save(_state(fingerprint=FINGERPRINT | {"version": "0.2"}))
+    with pytest.raises(ConfigError, match=r"changed: version;"):
+        files.load(FINGERPRINT | {"version": "0.3"})
 
 
 def test_damaged(tmp_path):

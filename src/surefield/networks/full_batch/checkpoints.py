@@ -108,7 +108,8 @@ class Checkpoints:
         if not found:
             return None
         path, state = max(found, key=lambda entry: entry[1].progress.step)
-        known = state.fingerprint
+        # Files of version 0.1 do not state the version.
+        known = {"version": fingerprint.get("version"), **state.fingerprint}
         changed = [name for name in {**known, **fingerprint} if known.get(name) != fingerprint.get(name)]
         if changed:
             details = "; ".join(_change(name, known.get(name), fingerprint.get(name)) for name in changed)

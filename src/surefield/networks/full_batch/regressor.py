@@ -27,6 +27,7 @@ from surefield.networks.full_batch.optimizers import (
 )
 from surefield.networks.full_batch.outcome import ConvergenceOccurred, Progress, TrainingStopped
 from surefield.networks.full_batch.trainable_model import TrainableModel
+from surefield.storage.dataset import package_version
 from surefield.training.minimize import ENDLESS, endless_options, run_minimizer
 
 __all__ = ["Regressor"]
@@ -135,9 +136,10 @@ class _Run:
         loss = self.loss
         loss.reset()
         loss.stop_request = None
-        self.fingerprint = (
-            {**loss.fingerprint(), "optimizer": self.regressor.fingerprint()} if self.files.every else {}
-        )
+        self.fingerprint = {}
+        if self.files.every:
+            own = {"optimizer": self.regressor.fingerprint(), "version": package_version()}
+            self.fingerprint = {**loss.fingerprint(), **own}
         self._resume()
         loss.on_evaluation = self._evaluated
         try:
