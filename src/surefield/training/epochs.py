@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import optax
 
-from surefield.potentials.potential import Potential
-
 __all__ = ["Course", "History", "Row", "State", "run_epochs"]
 
 Row = dict[str, Any]
@@ -20,7 +18,7 @@ class State(NamedTuple):
     """All that changes during training; a checkpoint is this and nothing else.
 
     Attributes:
-        parameters: trainable arrays (others None).
+        parameters: potential with its trainable arrays (others None).
         optimizer: state of the optimiser.
         average: exponential moving average of the parameters; None where a training has none.
         best: parameters that would be kept now.
@@ -32,10 +30,10 @@ class State(NamedTuple):
         best_epoch: epoch of `best`.
     """
 
-    parameters: Potential
+    parameters: Any
     optimizer: optax.OptState
-    average: Potential | None
-    best: Potential
+    average: Any
+    best: Any
     step: int = 0
     epoch: int = 0
     batch: int = 0
