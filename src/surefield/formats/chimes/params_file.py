@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from decimal import Context, Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -22,8 +22,8 @@ from surefield.formats.chimes.text_files import (
     special_rows,
 )
 from surefield.potentials.chimes.model import Chimes
-from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import Block, ChimesSettings
+from surefield.potentials.chimes.power_sets import PAIRS, power_codes
+from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock, type_pairs
 
 __all__ = ["EXACT", "HEADINGS", "KCAL", "OFF", "read_params"]
 
@@ -64,7 +64,6 @@ class _Reader:
         self.cutoff = ("CUBIC", 0.5)
         self.special: dict[tuple[int, str], Any] = {}
         self.penalty: dict[str, Any] = {}
-        self.settings: ChimesSettings | None = None
         self.values = np.zeros(0)
 
     def potential(self) -> Chimes:
@@ -73,8 +72,6 @@ class _Reader:
             if line == "ENDFILE":
                 break
             self._section(line)
-        self._finish_settings()
-        assert self.settings is not None
         return Chimes(self.settings, self.values)
 
     def _section(self, line: str) -> None:
@@ -152,19 +149,17 @@ class _Reader:
         elif name != "CUBIC SCALING" or value != 1:
             raise self.lines.error("not supported", "PENALTY DIST, PENALTY SCALING, or CUBIC SCALING 1")
 
-    def _finish_settings(self) -> None:
-        """All that stands before the coefficients is known now."""
-        if self.settings is not None:
-            return
+    @cached_property
+    def settings(self) -> ChimesSettings:
+        """Everything that stands before the coefficients, once it is known."""
         n = len(self.types)
-        places = [(i, i) for i in range(n)] + list(itertools.combinations(range(n), 2))
+        places = type_pairs(n)
         missing = [self.types[a] + self.types[b] for a, b in places if (a, b) not in self.pairs]
         if missing or not n:
             what = f"pairs {', '.join(missing)} are missing" if n else "ATOM TYPES are missing"
             raise self.lines.error(what, "ATOM TYPES and ATOM PAIRS before the coefficients")
-        kinds = {m: list(itertools.combinations_with_replacement(range(n), m)) for m in (3, 4)}
         inner, outer, lengths = zip(*(self.pairs[p] for p in places), strict=True)
-        self.settings = ChimesSettings(
+        settings = ChimesSettings(
             types=tuple(self.types),
             orders=self.orders,
             inner=inner,
@@ -174,14 +169,13 @@ class _Reader:
             transform=self.transform,
             cutoff=self.cutoff[0],
             tersoff=self.cutoff[1],
-            limits=limits_of(self.types, kinds, self.special),
+            limits=limits_of(self.types, self.special),
             **self.penalty,
         )
-        self.values = np.zeros(self.settings.n_columns)
+        self.values = np.zeros(settings.n_columns)
+        return settings
 
-    def _block_of(self, m: int, names: Sequence[str]) -> Block:
-        self._finish_settings()
-        assert self.settings is not None
+    def _block_of(self, m: int, names: Sequence[str]) -> CoefficientBlock:
         s = self.settings
         if len(names) == m and all(name in s.types for name in names):
             wanted = sorted(s.types.index(name) for name in names)
@@ -213,8 +207,7 @@ class _Reader:
             self.lines.next("a power set")
         n_pairs, n = len(PAIRS[m]), block.n_powers
         expected = f"index, {n_pairs} powers below {n}, two indices, coefficient"
-        weights = n ** np.arange(n_pairs)[::-1]
-        codes = block.sets.powers @ weights
+        codes = power_codes(block.sets.powers, n)
         known = set(codes.tolist())
         table = np.zeros(n**n_pairs)
         order = _pair_order(names, block, self.settings)
@@ -226,7 +219,7 @@ class _Reader:
             self.lines.numbers(row[-1:], expected)
             if powers.min() < 0 or powers.max() >= n:
                 raise self.lines.error("power out of range", expected)
-            code = int(powers[order] @ weights)
+            (code,) = power_codes(powers[None, order], n).tolist()
             if code not in known:
                 raise self.lines.error("the power set leaves an atom out", "a power > 0 at every atom")
             table[code] = _from_file(row[-1])
@@ -239,19 +232,18 @@ class _Reader:
         if words[:1] != ["PAIRS:"] or any(w not in p for w, p in zip(words[1:], pairs, strict=False)):
             raise self.lines.error("pairs that do not fit the atoms", expected)
 
-    def _share(self, block: Block, table: Float[np.ndarray, " n_sets"]) -> None:
+    def _share(self, block: CoefficientBlock, table: Float[np.ndarray, " n_sets"]) -> None:
         """Coefficients from the values of all sets; those that share one must agree."""
-        own = table[block.sets.representatives]
-        wrong = np.flatnonzero(table != own[block.sets.unique])
+        coefficients = table[block.sets.representatives]
+        wrong = np.flatnonzero(table != coefficients[block.sets.unique])
         if len(wrong):
             powers = " ".join(map(str, block.sets.powers[wrong[0]].tolist()))
             expected = "one value for power sets that differ by exchanging equal atoms"
             raise self.lines.error(f"two coefficients for the powers {powers} of {block.label}", expected)
-        self.values[block.columns] = own
+        self.values[block.columns] = coefficients
 
     def _read_offsets(self, n: int) -> None:
-        self._finish_settings()
-        assert self.settings is not None
+        first = self.settings.n_coefficients
         expected = "ENERGY OFFSET type value"
         for _ in range(n):
             words = self.lines.next(expected).split()
@@ -261,12 +253,11 @@ class _Reader:
             if not 0 <= kind < len(self.types):
                 raise self.lines.error("unknown type", f"1 to {len(self.types)}")
             self.lines.numbers(words[3:], expected)
-            self.values[self.settings.n_coefficients + kind] = _from_file(words[3])
+            self.values[first + kind] = _from_file(words[3])
 
 
-def _pair_order(names: Sequence[str], block: Block, settings: ChimesSettings | None) -> list[int]:
+def _pair_order(names: Sequence[str], block: CoefficientBlock, settings: ChimesSettings) -> list[int]:
     """For each pair of the block, its place among the pairs of the atoms in a file's order."""
-    assert settings is not None
     left = [settings.types.index(name) for name in names]
     atoms = []
     for kind in block.types:

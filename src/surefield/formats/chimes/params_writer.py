@@ -15,7 +15,7 @@ from surefield.files import write_atomic
 from surefield.formats.chimes.params_file import EXACT, HEADINGS, KCAL, OFF
 from surefield.potentials.chimes.model import Chimes
 from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import Block, ChimesSettings
+from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock
 
 __all__ = ["params_text", "write_params"]
 
@@ -53,9 +53,14 @@ def params_text(potential: Chimes, comment: str = "") -> str:
     lines += [f"ATOM PAIR TRIPLETS: {len(s.blocks(3))}", f"ATOM PAIR QUADRUPLETS: {len(s.blocks(4))}", ""]
     lines += ["PAIR CHEBYSHEV PARAMS", ""]
     for place, block in enumerate(s.blocks(2)):
-        own = values[block.columns] if block.active else ["0.0"] * block.sets.n_unique
+        columns = values[block.columns] if block.active else ["0.0"] * block.sets.n_unique
         a, b = (s.types[t] for t in s.pairs[place])
-        lines += [f"PAIRTYPE PARAMS: {place} {a} {b}", "", *(f"{k} {v}" for k, v in enumerate(own)), ""]
+        lines += [
+            f"PAIRTYPE PARAMS: {place} {a} {b}",
+            "",
+            *(f"{k} {v}" for k, v in enumerate(coefficients)),
+            "",
+        ]
     for m, name in ((3, "TRIPLET"), (4, "QUADRUPLET")):
         if s.blocks(m):
             lines += [f"{name} CHEBYSHEV PARAMS", ""]
@@ -92,10 +97,12 @@ def _head(s: ChimesSettings) -> list[str]:
 def _special_lines(s: ChimesSettings) -> list[str]:
     lines = []
     for m, side in itertools.product((3, 4), ("inner", "outer")):
-        own = [limit for limit in s.limits if limit[:2] == (m, side)]
-        if own:
-            lines.append(f"SPECIAL {m}B {'S_MINIM' if side == 'inner' else 'S_MAXIM'}: SPECIFIC {len(own)}")
-        for _, _, kind, values in own:
+        special = [limit for limit in s.limits if limit[:2] == (m, side)]
+        if special:
+            lines.append(
+                f"SPECIAL {m}B {'S_MINIM' if side == 'inner' else 'S_MAXIM'}: SPECIFIC {len(special)}"
+            )
+        for _, _, kind, values in special:
             ordered = sorted(kind, key=lambda t: s.types[t])
             pairs = [tuple(sorted((ordered[a], ordered[b]))) for a, b in PAIRS[m]]
             default = s.inner if side == "inner" else s.outer
@@ -106,7 +113,7 @@ def _special_lines(s: ChimesSettings) -> list[str]:
     return lines
 
 
-def _block_lines(s: ChimesSettings, place: int, block: Block, values: Sequence[str]) -> list[str]:
+def _block_lines(s: ChimesSettings, place: int, block: CoefficientBlock, values: Sequence[str]) -> list[str]:
     sets = block.sets
     labels = [s.types[a] + s.types[b] for a, b in (s.pairs[p] for p in block.pairs)]
     lines = [f"   INDEX: {place} ATOMS: {' '.join(s.types[t] for t in block.types)}"]
@@ -123,19 +130,19 @@ def _block_lines(s: ChimesSettings, place: int, block: Block, values: Sequence[s
 
 
 def _map_lines(s: ChimesSettings) -> list[str]:
-    """Block of every ordered choice of types, by the names of its pairs."""
+    """CoefficientBlock of every ordered choice of types, by the names of its pairs."""
     lines = []
     n = len(s.types)
     for m, name in ((2, "PAIRMAPS"), (3, "TRIPMAPS"), (4, "QUADMAPS")):
         blocks = {tuple(sorted(b.types)): place for place, b in enumerate(s.blocks(m))}
-        found = {}
+        places = {}
         for kind in itertools.product(range(n), repeat=m):
             pairs = [(kind[a], kind[b]) for a, b in PAIRS[m]]
             if m > 2:
                 pairs = [(min(pair), max(pair)) for pair in pairs]
             label = "".join(s.types[a] + s.types[b] for a, b in pairs)
             if tuple(sorted(kind)) in blocks:
-                found[label] = blocks[tuple(sorted(kind))]
-        if found:
-            lines += [f"{name}: {len(found)}", *(f"{found[label]} {label}" for label in sorted(found)), ""]
+                places[label] = blocks[tuple(sorted(kind))]
+        if places:
+            lines += [f"{name}: {len(places)}", *(f"{places[label]} {label}" for label in sorted(places)), ""]
     return lines

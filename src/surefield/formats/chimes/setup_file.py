@@ -19,7 +19,7 @@ from surefield.formats.chimes.text_files import (
     special_rows,
 )
 from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import ChimesSettings
+from surefield.potentials.chimes.settings import ChimesSettings, type_pairs
 
 __all__ = ["read_setup", "settings_of"]
 
@@ -46,31 +46,31 @@ def read_setup(path: str | Path) -> dict[str, Any]:
         DataError: no such file, or a line that is not understood; the message has its number.
     """
     lines = Lines(read_text(path), Path(path).name)
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     while lines.peek():
         line = lines.next("an entry")
         names = _NAME.findall(line)
         special, exclude = SPECIAL.fullmatch(line), _EXCLUDE.fullmatch(line)
         if special:
             key = f"SPECIAL {special[1]}B {special[2]}"
-            found[key] = special_rows(lines, int(special[1]), special[3])
+            entries[key] = special_rows(lines, int(special[1]), special[3])
         elif exclude:
             rows = [lines.next("an excluded cluster").split() for _ in range(lines.count(exclude[2]))]
-            found[f"EXCLUDE {exclude[1]}B"] = rows
+            entries[f"EXCLUDE {exclude[1]}B"] = rows
         elif names and names[0] in _TABLES:
-            n = lines.count(str(found.get("NATMTYP", "0")))
-            found[names[0]] = _table(lines, names, n if names[0] == "TYPEIDX" else n * (n + 1) // 2)
+            n = lines.count(str(entries.get("NATMTYP", "0")))
+            entries[names[0]] = _table(lines, names, n if names[0] == "TYPEIDX" else n * (n + 1) // 2)
         elif names and names[0] == "ENDFILE":
             break
         elif names and names[0] in _VALUES:
-            found[names[0]] = lines.next(f"the value of {names[0]}")
+            entries[names[0]] = lines.next(f"the value of {names[0]}")
         elif names:
             raise lines.error("unknown entry", nearest(names[0], (*_VALUES, *_TABLES)))
         elif not line.startswith("#"):
             raise lines.error(
                 "not understood", "# NAME # with the value on the next line, SPECIAL or EXCLUDE"
             )
-    return found
+    return entries
 
 
 def _table(lines: Lines, names: Sequence[str], n_rows: int) -> list[dict[str, Any]]:
@@ -88,9 +88,9 @@ def _table(lines: Lines, names: Sequence[str], n_rows: int) -> list[dict[str, An
             raise lines.error(
                 f"too few rows or columns below {columns[0]}", f"{n_rows} rows of {' '.join(columns)}"
             )
-        own = dict(zip(columns, words, strict=False))
+        row = dict(zip(columns, words, strict=False))
         rows.append(
-            {k: v if k in texts else lines.numbers([v], f"a number for {k}")[0] for k, v in own.items()}
+            {k: v if k in texts else lines.numbers([v], f"a number for {k}")[0] for k, v in row.items()}
         )
     return rows
 
@@ -127,8 +127,7 @@ def settings_of(setup: Mapping[str, Any]) -> ChimesSettings:
         )
     masses = [float(row["ATMMASS"]) for row in setup["TYPEIDX"] if "ATMMASS" in row]
     cutoff, tersoff = cutoff_function(str(setup.get("FCUTTYP", "CUBIC")))
-    sizes = range(len(types))
-    kinds = {m: list(itertools.combinations_with_replacement(sizes, m)) for m in (3, 4)}
+
     special = {
         (m, side): setup[key] for key in _SPECIALS if key in setup for m, side in [(int(key[8]), key[11:])]
     }
@@ -144,7 +143,7 @@ def settings_of(setup: Mapping[str, Any]) -> ChimesSettings:
         transform=str(setup.get("CHBTYPE", "MORSE")),
         cutoff=cutoff,
         tersoff=tersoff,
-        limits=limits_of(types, kinds, special),
+        limits=limits_of(types, special),
         excluded=tuple(sorted(set(excluded))),
         fit_energy=_switch(setup, "FITENER", ("true", "false")),
         fit_stress=_switch(setup, "FITSTRS", ("true", "false", "ALL")),
@@ -172,23 +171,22 @@ def _pair_rows(
     types: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """S_MINIM, S_MAXIM, MORSE_LAMBDA in the order of `ChimesSettings.pairs`."""
-    n = len(types)
-    pairs = [(i, i) for i in range(n)] + list(itertools.combinations(range(n), 2))
-    found: dict[tuple[int, int], tuple[float, float, float]] = {}
+    pairs = type_pairs(len(types))
+    by_pair: dict[tuple[int, int], tuple[float, float, float]] = {}
     for row in rows:
         names = [str(_entry(row, key, "PAIRIDX")) for key in ("ATM_TY1", "ATM_TY2")]
         unknown = [name for name in names if name not in types]
         if unknown:
             raise ConfigError("unknown atom type", where="PAIRIDX", got=unknown[0], expected=list(types))
         a, b = sorted(types.index(name) for name in names)
-        if (a, b) in found:
+        if (a, b) in by_pair:
             raise ConfigError("pair given twice", where="PAIRIDX", got="-".join(names))
         limits = [float(_entry(row, key, "PAIRIDX")) for key in ("S_MINIM", "S_MAXIM")]
-        found[a, b] = (limits[0], limits[1], float(row.get("MORSE_LAMBDA", 1.0)))
-    missing = [types[a] + types[b] for a, b in pairs if (a, b) not in found]
+        by_pair[a, b] = (limits[0], limits[1], float(row.get("MORSE_LAMBDA", 1.0)))
+    missing = [types[a] + types[b] for a, b in pairs if (a, b) not in by_pair]
     if missing:
         raise ConfigError("pairs are missing", where="PAIRIDX", got=", ".join(missing))
-    inner, outer, lengths = zip(*(found[pair] for pair in pairs), strict=True)
+    inner, outer, lengths = zip(*(by_pair[pair] for pair in pairs), strict=True)
     return inner, outer, lengths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import re
 from collections.abc import Mapping, Sequence
@@ -127,33 +128,29 @@ def _is_special_row(row: Sequence[str], n_pairs: int) -> bool:
     return True
 
 
-def limits_of(
-    types: Sequence[str],
-    kinds: Mapping[int, Sequence[tuple[int, ...]]],
-    special: Mapping[tuple[int, str], Any],
-) -> Limits:
+def limits_of(types: Sequence[str], special: Mapping[tuple[int, str], Any]) -> Limits:
     """Special cutoffs of `ChimesSettings` from what `special_rows` gave.
 
     Args:
         types: chemical symbols in the order of the file.
-        kinds: sorted types of all clusters of 3 and 4 atoms.
+
         special: by bodies and 'S_MINIM' or 'S_MAXIM'.
 
     Raises:
         ConfigError: pairs that form no cluster, or two values for pairs of one kind in a cluster.
     """
     names = {types[a] + types[b]: tuple(sorted((a, b))) for a in range(len(types)) for b in range(len(types))}
-    found = []
+    limits = []
     for (bodies, side), value in special.items():
         where = f"SPECIAL {bodies}B {side}"
         name = "inner" if side == "S_MINIM" else "outer"
         by_pairs = {
             tuple(sorted(tuple(sorted((kind[a], kind[b]))) for a, b in PAIRS[bodies])): kind
-            for kind in kinds[bodies]
+            for kind in itertools.combinations_with_replacement(range(len(types)), bodies)
         }
         if isinstance(value, str):
             limit = float(value.split()[1])
-            found += [
+            limits += [
                 (bodies, name, k, tuple((p, limit) for p in sorted(set(pairs))))
                 for pairs, k in by_pairs.items()
             ]
@@ -172,8 +169,8 @@ def limits_of(
             if any(table[names[label]] != v for label, v in zip(labels, values, strict=True)):
                 fix = "pairs of the same elements cannot be told apart: give them one value"
                 raise ConfigError("two values for one kind of pair", where=where, got=row, fix=fix)
-            found.append((bodies, name, kind, tuple(sorted(table.items()))))
-    return tuple(found)  # type: ignore[return-value]
+            limits.append((bodies, name, kind, tuple(sorted(table.items()))))
+    return tuple(limits)  # type: ignore[return-value]
 
 
 def orders_of(text: str) -> tuple[int, int, int]:

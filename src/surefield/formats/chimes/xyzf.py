@@ -40,8 +40,8 @@ def read_xyzf(path: str | Path, n_frames: int | None = None) -> list[Atoms]:
         DataError: no such file, or a malformed line; the message has its number.
     """
     lines = Lines(read_text(path), Path(path).name, comments=False)
-    found = []
-    while lines.peek() and (n_frames is None or len(found) < n_frames):
+    frames = []
+    while lines.peek() and (n_frames is None or len(frames) < n_frames):
         n = lines.count(lines.next("number of atoms"))
         cell, stress, energy = _comment(lines)
         symbols, numbers = [], np.empty((n, 6))
@@ -61,8 +61,8 @@ def read_xyzf(path: str | Path, n_frames: int | None = None) -> list[Atoms]:
         if len(stress) == 3:
             atoms.info[DIAGONAL_STRESS] = True
         atoms.calc = SinglePointCalculator(atoms, **labels)
-        found.append(atoms)
-    return found
+        frames.append(atoms)
+    return frames
 
 
 def _comment(lines: Lines) -> tuple[np.ndarray, list[float], list[float]]:

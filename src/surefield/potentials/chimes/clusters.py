@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import Block, ChimesSettings
+from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["Clusters", "HalfEdges", "TypeTables", "clusters", "type_of_number", "type_tables"]
-
+__all__ = [
+    "Clusters",
+    "HalfEdges",
+    "TypeTables",
+    "clusters",
+    "is_positive",
+    "type_of_number",
+    "type_tables",
+]
 
 #: Candidates for clusters that are held at a time, about.
 _CANDIDATES = 400_000
@@ -97,9 +105,9 @@ class HalfEdges:
         start = 0
         for s in structures:
             real = np.arange(s.n_neighbors) < s.counts[:, None]
-            own = np.broadcast_to(np.arange(s.n_atoms)[:, None], real.shape)
-            keep = real & ((s.neighbors > own) | ((s.neighbors == own) & is_positive(s.vectors)))
-            parts.append((own[keep] + start, s.neighbors[keep].astype(np.int64) + start, s.vectors[keep]))
+            atom = np.broadcast_to(np.arange(s.n_atoms)[:, None], real.shape)
+            keep = real & ((s.neighbors > atom) | ((s.neighbors == atom) & is_positive(s.vectors)))
+            parts.append((atom[keep] + start, s.neighbors[keep].astype(np.int64) + start, s.vectors[keep]))
             start += s.n_atoms
         centre, other, vector = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         counts = [s.n_atoms for s in structures]
@@ -126,8 +134,8 @@ class HalfEdges:
         )
 
 
-def is_positive(vectors: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
-    """Whether the first component that is not zero is positive."""
+def is_positive(vectors: Any) -> Any:
+    """Whether the first component (..., 3) that is not zero is positive; of NumPy or of JAX."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
 
@@ -143,7 +151,7 @@ class Clusters:
         distances: (n_pairs, n_clusters) Å.
     """
 
-    block: Block
+    block: CoefficientBlock
     atoms: Int[np.ndarray, "n_clusters m"]
     vectors: Float[np.ndarray, "n_pairs n_clusters 3"]
     distances: Float[np.ndarray, "n_pairs n_clusters"]
@@ -178,13 +186,13 @@ def _by_block(
     positions = np.take_along_axis(positions, order[..., None], axis=1)
     which = tables.block[code]
     for place, block in enumerate(settings.blocks(m)):
-        own = which == place
-        p = positions[own]
+        members_of_block = which == place
+        p = positions[members_of_block]
         vectors = np.stack([p[:, b] - p[:, a] for a, b in PAIRS[m]])
         distances = np.sqrt(np.sum(vectors**2, axis=-1))
         keep = np.all(distances < tables.outer[place][:, None], axis=0)
         if keep.any():
-            yield Clusters(block, atoms[own][keep], vectors[:, keep], distances[:, keep])
+            yield Clusters(block, atoms[members_of_block][keep], vectors[:, keep], distances[:, keep])
 
 
 def _extended(

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from surefield.potentials.chimes.clusters import type_tables
+from surefield.potentials.chimes.clusters import is_positive, type_tables
 from surefield.potentials.chimes.polynomials import penalty, radial
-from surefield.potentials.chimes.power_sets import PAIRS
+from surefield.potentials.chimes.power_sets import PAIRS, power_codes
 from surefield.potentials.chimes.settings import ChimesSettings
 
-__all__ = ["Edges", "cluster_energies", "cluster_features", "coefficient_table"]
+__all__ = ["TypedNeighbors", "cluster_energies", "cluster_features", "coefficient_table"]
 
 #: Candidates that are looked at together, and clusters whose energies are computed together.
 _CANDIDATES: Final = 16384
 _AT_ONCE: Final = {2: 4096, 3: 1024, 4: 256}
 
 
-class Edges(NamedTuple):
+class TypedNeighbors(NamedTuple):
     """Neighbours of all atoms of a graph; padding is masked.
 
     Attributes:
@@ -44,12 +44,11 @@ def _places(settings: ChimesSettings, m: int) -> Int[np.ndarray, "n_blocks n_pro
     """Column of every product of powers in every block; the number of columns where there is none."""
     blocks = settings.blocks(m)
     n_pairs, n_powers = len(PAIRS[m]), blocks[0].n_powers
-    found = np.full((len(blocks), n_powers**n_pairs), settings.n_columns)
-    weights = n_powers ** np.arange(n_pairs)[::-1]
-    for row, block in zip(found, blocks, strict=True):
+    places = np.full((len(blocks), n_powers**n_pairs), settings.n_columns)
+    for row, block in zip(places, blocks, strict=True):
         if block.active:
-            row[block.sets.powers @ weights] = block.first + block.sets.unique
-    return found
+            row[power_codes(block.sets.powers, n_powers)] = block.first + block.sets.unique
+    return places
 
 
 def coefficient_table(
@@ -67,14 +66,12 @@ class _Candidates(NamedTuple):
     counts: Int[Array, " n_atoms"]
 
 
-def _candidates(settings: ChimesSettings, m: int, edges: Edges) -> _Candidates:
+def _candidates(settings: ChimesSettings, m: int, edges: TypedNeighbors) -> _Candidates:
     """Neighbours that come after the atom in the order of `HalfEdges` and are near enough."""
     reach = jnp.asarray(type_tables(settings, m).reach)
     v = edges.vectors
-    own = jnp.arange(v.shape[0])[:, None]
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    after = (edges.neighbors > own) | ((edges.neighbors == own) & positive)
+    centre = jnp.arange(v.shape[0])[:, None]
+    after = (edges.neighbors > centre) | ((edges.neighbors == centre) & is_positive(v))
     limit = reach[edges.types[:, None], edges.types[edges.neighbors]]
     keep = edges.mask & after & (jnp.sum(v**2, axis=-1) < limit**2)
     counts = jnp.sum(keep, axis=1)
@@ -91,21 +88,23 @@ class _Chunk(NamedTuple):
     block: Int[Array, " n"]
 
 
-def _chunk(settings: ChimesSettings, m: int, edges: Edges, found: _Candidates, start: Array) -> _Chunk:
+def _chunk(
+    settings: ChimesSettings, m: int, edges: TypedNeighbors, near: _Candidates, start: Array
+) -> _Chunk:
     """The candidates from a number on, by the combinatorial number system."""
     tables = type_tables(settings, m)
     number = start + jnp.arange(_CANDIDATES)
-    real = number < found.ends[-1]
+    real = number < near.ends[-1]
     number = jnp.where(real, number, 0)
-    centre = jnp.searchsorted(found.ends, number, side="right")
-    rest = number - jnp.where(centre > 0, found.ends[centre - 1], 0)
+    centre = jnp.searchsorted(near.ends, number, side="right")
+    rest = number - jnp.where(centre > 0, near.ends[centre - 1], 0)
     ranks = []
     for k in range(m - 1, 0, -1):
         table = jnp.asarray([comb(i, k) for i in range(edges.vectors.shape[1] + 1)], jnp.int64)
         rank = jnp.searchsorted(table, rest, side="right") - 1
         rest = rest - table[rank]
         ranks.append(rank)
-    column = found.column[centre[:, None], jnp.stack(ranks[::-1], axis=1)]
+    column = near.column[centre[:, None], jnp.stack(ranks[::-1], axis=1)]
     types = edges.types[jnp.concatenate([centre[:, None], edges.neighbors[centre[:, None], column]], axis=1)]
     code = types @ jnp.asarray(len(settings.types) ** np.arange(m)[::-1])
     block = jnp.asarray(tables.block)[code]
@@ -134,22 +133,22 @@ def _powers(
         :, block, :, None
     ]
     distances = jnp.sqrt(jnp.sum(_pair_vectors(vectors, order) ** 2, axis=-1))
-    found = radial(jnp, distances, inner, outer, length, blocks[0].n_powers, settings).values
+    powers = radial(jnp, distances, inner, outer, length, blocks[0].n_powers, settings).values
     extra = penalty(jnp, distances[0], inner[0], settings) if m == 2 else jnp.zeros(len(vectors))
-    return found, extra
+    return powers, extra
 
 
 def _halves(powers: Float[Array, "n_powers n_pairs n"]) -> tuple[Array, Array]:
     """Products of the powers of the first half of the pairs, and of the second, (n_products, n)."""
     n_pairs, n = powers.shape[1:]
     half = (n_pairs + 1) // 2
-    found = []
+    products = []
     for part in (range(half), range(half, n_pairs)):
         product = jnp.ones((1, n))
         for p in part:
             product = (product[:, None] * powers[:, p]).reshape(-1, n)
-        found.append(product)
-    return found[0], found[1]
+        products.append(product)
+    return products[0], products[1]
 
 
 def _energies(
@@ -171,15 +170,15 @@ class _Step(NamedTuple):
     real: Bool[Array, " n"]
 
 
-def _over_clusters(settings: ChimesSettings, m: int, edges: Edges, add: Any, result: Any) -> Any:
+def _over_clusters(settings: ChimesSettings, m: int, edges: TypedNeighbors, add: Any, result: Any) -> Any:
     """Loop `result = add(result, step)` over all clusters of m atoms."""
-    found = _candidates(settings, m, edges)
+    candidates = _candidates(settings, m, edges)
     n_blocks, size = len(settings.blocks(m)), _AT_ONCE[m]
     order_of = jnp.asarray(type_tables(settings, m).order)
 
     def chunk(carry: tuple[Array, Any]) -> tuple[Array, Any]:
         start, result = carry
-        c = _chunk(settings, m, edges, found, start)
+        c = _chunk(settings, m, edges, candidates, start)
         by_block = jnp.argsort(c.block)
         ends = jnp.searchsorted(c.block[by_block], jnp.arange(n_blocks), side="right")
         counts = jnp.diff(ends, prepend=0)
@@ -192,8 +191,8 @@ def _over_clusters(settings: ChimesSettings, m: int, edges: Edges, add: Any, res
             place = ends[block] - counts[block] + (number - before) * size + jnp.arange(size)
             real = place < ends[block]
             # Places beyond the block repeat its last cluster: finite, and of weight zero.
-            own = by_block[jnp.minimum(place, ends[block] - 1)]
-            part = _Step(c.centre[own], c.column[own], order_of[c.code[own]], block, real)
+            chosen = by_block[jnp.minimum(place, ends[block] - 1)]
+            part = _Step(c.centre[chosen], c.column[chosen], order_of[c.code[chosen]], block, real)
             return number + 1, add(result, part)
 
         done = jax.lax.while_loop(
@@ -201,18 +200,18 @@ def _over_clusters(settings: ChimesSettings, m: int, edges: Edges, add: Any, res
         )
         return start + _CANDIDATES, done[1]
 
-    zero = jnp.zeros((), found.ends.dtype)
-    return jax.lax.while_loop(lambda carry: carry[0] < found.ends[-1], chunk, (zero, result))[1]
+    zero = jnp.zeros((), candidates.ends.dtype)
+    return jax.lax.while_loop(lambda carry: carry[0] < candidates.ends[-1], chunk, (zero, result))[1]
 
 
-def _members(edges: Edges, step: _Step) -> Int[Array, "n m"]:
+def _members(edges: TypedNeighbors, step: _Step) -> Int[Array, "n m"]:
     """Atoms of clusters."""
     others = edges.neighbors[step.centre[:, None], step.column]
     return jnp.concatenate([step.centre[:, None], others], axis=1)
 
 
 def cluster_energies(
-    settings: ChimesSettings, m: int, edges: Edges, table: Float[Array, "n_blocks n_products"]
+    settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Float[Array, "n_blocks n_products"]
 ) -> Float[Array, " n_atoms"]:
     """Energy of all clusters of m atoms in equal shares of their atoms, eV.
 
@@ -228,7 +227,7 @@ def cluster_energies(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cluster_energies(settings: ChimesSettings, m: int, edges: Edges, table: Array) -> Array:
+def _cluster_energies(settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Array) -> Array:
     def add(result: Array, step: _Step) -> Array:
         vectors = edges.vectors[step.centre[:, None], step.column]
         energies = _energies(settings, m, vectors, step.order, step.block, table[step.block])
@@ -239,13 +238,13 @@ def _cluster_energies(settings: ChimesSettings, m: int, edges: Edges, table: Arr
 
 
 def _forward(
-    settings: ChimesSettings, m: int, edges: Edges, table: Array
-) -> tuple[Array, tuple[Edges, Array]]:
+    settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Array
+) -> tuple[Array, tuple[TypedNeighbors, Array]]:
     return _cluster_energies(settings, m, edges, table), (edges, table)  # type: ignore[return-value]
 
 
 def _backward(
-    settings: ChimesSettings, m: int, saved: tuple[Edges, Array], weights: Array
+    settings: ChimesSettings, m: int, saved: tuple[TypedNeighbors, Array], weights: Array
 ) -> tuple[Any, Array]:
     edges, table = saved
 
@@ -261,13 +260,13 @@ def _backward(
 
     start = (jnp.zeros_like(edges.vectors), jnp.zeros_like(table))
     by_vectors, by_table = _over_clusters(settings, m, edges, add, start)
-    return Edges(by_vectors, None, None, None), by_table  # type: ignore[arg-type]
+    return TypedNeighbors(by_vectors, None, None, None), by_table  # type: ignore[arg-type]
 
 
 _cluster_energies.defvjp(_forward, _backward)
 
 
-def cluster_features(settings: ChimesSettings, edges: Edges) -> Float[Array, "n_atoms n_columns"]:
+def cluster_features(settings: ChimesSettings, edges: TypedNeighbors) -> Float[Array, "n_atoms n_columns"]:
     """Derivative of each atom's energy with respect to the coefficients; zero for the offsets."""
     n_atoms, n_columns = edges.types.shape[0], settings.n_columns
     total = jnp.zeros((n_columns + 1, n_atoms))
@@ -282,6 +281,6 @@ def cluster_features(settings: ChimesSettings, edges: Edges) -> Float[Array, "n_
             share = jnp.where(step.real[:, None], products, 0.0) / m
             return result.at[_members(edges, step), step.block].add(share[:, None])
 
-        found = _over_clusters(settings, m, edges, add, jnp.zeros((n_atoms, *places.shape)))
-        total = total.at[places.ravel()].add(found.reshape(n_atoms, -1).T)
+        by_block = _over_clusters(settings, m, edges, add, jnp.zeros((n_atoms, *places.shape)))
+        total = total.at[places.ravel()].add(by_block.reshape(n_atoms, -1).T)
     return total[:n_columns].T

@@ -13,11 +13,17 @@ from jaxtyping import Array, Float, Int
 
 from surefield.potentials.chimes.clusters import HalfEdges, clusters, type_of_number
 from surefield.potentials.chimes.design import cluster_rows, grouped
-from surefield.potentials.chimes.energy import Edges, cluster_energies, cluster_features, coefficient_table
+from surefield.potentials.chimes.energy import (
+    TypedNeighbors,
+    cluster_energies,
+    cluster_features,
+    coefficient_table,
+)
 from surefield.potentials.chimes.settings import ChimesSettings
 from surefield.potentials.potential import ClosedRows, LastLayerPotential
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.tensors import row_slices
 
 __all__ = ["Chimes"]
 
@@ -101,9 +107,9 @@ class Chimes(LastLayerPotential):
         """There is one block."""
         return jnp.zeros(graph.numbers.shape, jnp.int32)
 
-    def _edges(self, graph: Graph) -> Edges:
+    def _edges(self, graph: Graph) -> TypedNeighbors:
         types = jnp.asarray(type_of_number(self.settings))[graph.numbers]
-        return Edges(jnp.asarray(graph.vectors), graph.neighbors, types, graph.mask)
+        return TypedNeighbors(jnp.asarray(graph.vectors), graph.neighbors, types, graph.mask)
 
     def _type_columns(self, types: Int[Array, " n"]) -> Int[Array, "n n_offsets"]:
         return types[:, None] == jnp.asarray(self.settings.offset_types, types.dtype)
@@ -122,9 +128,9 @@ class Chimes(LastLayerPotential):
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_columns"]:
         """Derivative of each atom's energy with respect to the columns."""
         edges = self._edges(graph)
-        found = cluster_features(self.settings, edges)
-        found = found.at[:, self.settings.n_coefficients :].add(self._type_columns(edges.types))
-        return jnp.where(graph.atom_mask[:, None], found, 0.0)
+        features = cluster_features(self.settings, edges)
+        features = features.at[:, self.settings.n_coefficients :].add(self._type_columns(edges.types))
+        return jnp.where(graph.atom_mask[:, None], features, 0.0)
 
     def closed_rows(
         self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
@@ -132,10 +138,7 @@ class Chimes(LastLayerPotential):
         """Rows of each structure from its clusters, several structures at a time."""
         for group in grouped(structures, self.settings.n_columns):
             rows = cluster_rows(self.settings, group, forces=forces, strain=strain)
-            start = 0
-            for place, s in enumerate(group):
-                part = slice(3 * start, 3 * (start + s.n_atoms))
-                start += s.n_atoms
+            for place, part in enumerate(row_slices(3 * s.n_atoms for s in group)):
                 yield ClosedRows(
                     rows.energy[place],
                     None if rows.forces is None else rows.forces[part],
@@ -146,11 +149,11 @@ class Chimes(LastLayerPotential):
         """What is no part of the rows: energy (eV), forces (n_atoms, 3) and dE/d(strain) (3, 3)."""
         energy, forces, virial = 0.0, np.zeros((structure.n_atoms, 3)), np.zeros((3, 3))
         s = self.settings
-        for found in clusters(s, HalfEdges.of(s, [structure]), 2):
-            depth = np.maximum(found.block.inner[0] + s.penalty_distance - found.distances[0], 0.0)
+        for pairs in clusters(s, HalfEdges.of(s, [structure]), 2):
+            depth = np.maximum(pairs.block.inner[0] + s.penalty_distance - pairs.distances[0], 0.0)
             close = np.flatnonzero(depth)
-            depth, vectors, atoms = depth[close], found.vectors[0][close], found.atoms[close]
-            units = vectors / found.distances[0][close][:, None]
+            depth, vectors, atoms = depth[close], pairs.vectors[0][close], pairs.atoms[close]
+            units = vectors / pairs.distances[0][close][:, None]
             slope = -3 * s.penalty_scale * depth**2
             energy += float(np.sum(s.penalty_scale * depth**3))
             np.add.at(forces, atoms[:, 0], slope[:, None] * units)
@@ -160,11 +163,11 @@ class Chimes(LastLayerPotential):
 
     def inside(self, structure: Neighborhood) -> dict[str, tuple[int, float]]:
         """Pairs at or below S_MINIM by pair type: how many, and their shortest distance in Å."""
-        found: dict[str, tuple[int, float]] = {}
+        closest: dict[str, tuple[int, float]] = {}
         for pairs in clusters(self.settings, HalfEdges.of(self.settings, [structure]), 2):
             r = pairs.distances[0]
             close = r[r <= pairs.block.inner[0]]
             if len(close):
-                n, shortest = found.get(pairs.block.label, (0, np.inf))
-                found[pairs.block.label] = (n + len(close), min(shortest, float(close.min())))
-        return found
+                n, shortest = closest.get(pairs.block.label, (0, np.inf))
+                closest[pairs.block.label] = (n + len(close), min(shortest, float(close.min())))
+        return closest

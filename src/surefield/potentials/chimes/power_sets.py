@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-__all__ = ["PAIRS", "PowerSets", "power_sets"]
+__all__ = ["PAIRS", "PowerSets", "power_codes", "power_sets"]
 
 #: Pairs of a cluster by its number of atoms, in the order of the powers: 12 13 23 and 12 13 14 23 24 34.
 PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
@@ -37,6 +37,11 @@ class PowerSets:
         return np.unique(self.unique, return_index=True)[1]
 
 
+def power_codes(powers: Int[np.ndarray, "n_sets n_pairs"], n_powers: int) -> Int[np.ndarray, " n_sets"]:
+    """Number of each set among all products of powers, last pair fastest."""
+    return powers @ n_powers ** np.arange(powers.shape[1])[::-1]
+
+
 @lru_cache(maxsize=256)
 def power_sets(kinds: tuple[int, ...], n_powers: int) -> PowerSets:
     """Sets in which every atom is touched by a pair of power > 0; equal up to equal atoms, they share.
@@ -53,9 +58,8 @@ def power_sets(kinds: tuple[int, ...], n_powers: int) -> PowerSets:
     ]
     powers = grid[np.all(touched, axis=0)]
     place = {pair: p for p, pair in enumerate(pairs)}
-    weights = n_powers ** np.arange(len(pairs))[::-1]
     codes = [
-        powers[:, [place[min(s[a], s[b]), max(s[a], s[b])] for a, b in pairs]] @ weights
+        power_codes(powers[:, [place[min(s[a], s[b]), max(s[a], s[b])] for a, b in pairs]], n_powers)
         for s in itertools.permutations(range(len(kinds)))
         if all(kinds[s[a]] == kinds[a] for a in range(len(kinds)))
     ]

@@ -14,7 +14,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.chimes.power_sets import PAIRS, PowerSets, power_sets
 
-__all__ = ["CUTOFFS", "EV_PER_KCAL_MOL", "TRANSFORMS", "Block", "ChimesSettings"]
+__all__ = ["CUTOFFS", "EV_PER_KCAL_MOL", "TRANSFORMS", "ChimesSettings", "CoefficientBlock", "type_pairs"]
 
 #: ChIMES's own conversion: 1 eV = 23.060548 kcal/mol.
 EV_PER_KCAL_MOL: Final = 1 / 23.060548
@@ -25,7 +25,7 @@ Limits = tuple[tuple[int, str, tuple[int, ...], tuple[tuple[tuple[int, int], flo
 
 
 @dataclass(frozen=True)
-class Block:
+class CoefficientBlock:
     """Coefficients of one kind of cluster.
 
     Attributes:
@@ -148,8 +148,7 @@ class ChimesSettings:
     @cached_property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Type pairs: equal types first, then 1-2, 1-3, 2-3, ... in the order 1-2, 1-3, 1-4, 2-3, ..."""
-        n = len(self.types)
-        return (*((i, i) for i in range(n)), *itertools.combinations(range(n), 2))
+        return type_pairs(len(self.types))
 
     @property
     def pair_labels(self) -> tuple[str, ...]:
@@ -160,28 +159,28 @@ class ChimesSettings:
         """Place of a type pair in `pairs`."""
         return self.pairs.index((min(a, b), max(a, b)))
 
-    def blocks(self, m: int) -> tuple[Block, ...]:
+    def blocks(self, m: int) -> tuple[CoefficientBlock, ...]:
         """Blocks of clusters of m atoms, m = 2, 3, 4, in the order of the columns."""
         return self._blocks[m]
 
     @cached_property
-    def _blocks(self) -> dict[int, tuple[Block, ...]]:
-        found: dict[int, tuple[Block, ...]] = {}
+    def _blocks(self) -> dict[int, tuple[CoefficientBlock, ...]]:
+        by_size: dict[int, tuple[CoefficientBlock, ...]] = {}
         first, n = 0, len(self.types)
         for m, order in zip((2, 3, 4), self.orders, strict=True):
             kinds = self.pairs if m == 2 else itertools.combinations_with_replacement(range(n), m)
-            own = []
+            blocks = []
             for kind in kinds if order else ():
                 active = kind not in self.excluded
                 if not active and m > 2:
                     continue
                 block = self._block(tuple(kind), order + 1 if m == 2 else order, first, active)
-                own.append(block)
+                blocks.append(block)
                 first = block.columns.stop
-            found[m] = tuple(own)
-        return found
+            by_size[m] = tuple(blocks)
+        return by_size
 
-    def _block(self, kind: tuple[int, ...], n_powers: int, first: int, active: bool) -> Block:
+    def _block(self, kind: tuple[int, ...], n_powers: int, first: int, active: bool) -> CoefficientBlock:
         types = tuple(sorted(kind, key=lambda t: self.types[t]))
         members = [tuple(sorted((types[a], types[b]))) for a, b in PAIRS[len(types)]]
         places = tuple(self.pairs.index((a, b)) for a, b in members)
@@ -193,10 +192,10 @@ class ChimesSettings:
         off = [o == i for i, o in zip(inner, outer, strict=True)]
         outer = [0.0 if switched_off else o for switched_off, o in zip(off, outer, strict=True)]
         label = "-".join(self.types[t] for t in types)
-        return Block(types, places, tuple(inner), tuple(outer), n_powers, first, label, active)
+        return CoefficientBlock(types, places, tuple(inner), tuple(outer), n_powers, first, label, active)
 
     @property
-    def active_blocks(self) -> list[Block]:
+    def active_blocks(self) -> list[CoefficientBlock]:
         """Blocks that have columns, in their order."""
         return [b for m in (2, 3, 4) for b in self.blocks(m) if b.active]
 
@@ -223,12 +222,12 @@ class ChimesSettings:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns, such as 'O-H T3', 'H-H-O 0 1 2', 'offset O'."""
-        found = []
+        names = []
         for block in self.active_blocks:
             for powers in block.sets.powers[block.sets.representatives].tolist():
                 text = f"T{powers[0]}" if len(powers) == 1 else " ".join(map(str, powers))
-                found.append(f"{block.label} {text}")
-        return (*found, *(f"offset {self.types[t]}" for t in self.offset_types))
+                names.append(f"{block.label} {text}")
+        return (*names, *(f"offset {self.types[t]}" for t in self.offset_types))
 
     def config(self) -> dict[str, Any]:
         """The fields, fit for JSON."""
@@ -238,6 +237,11 @@ class ChimesSettings:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Settings from `config()`, also after a way through JSON."""
         return cls(**{k: _tuples(v) for k, v in config.items()})
+
+
+def type_pairs(n_types: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of types in ChIMES's order: see `ChimesSettings.pairs`."""
+    return (*((i, i) for i in range(n_types)), *itertools.combinations(range(n_types), 2))
 
 
 def _tuples(value: Any) -> Any:
