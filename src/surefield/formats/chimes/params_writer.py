@@ -55,12 +55,8 @@ def params_text(potential: Chimes, comment: str = "") -> str:
     for place, block in enumerate(s.blocks(2)):
         columns = values[block.columns] if block.active else ["0.0"] * block.sets.n_unique
         a, b = (s.types[t] for t in s.pairs[place])
-        lines += [
-            f"PAIRTYPE PARAMS: {place} {a} {b}",
-            "",
-            *(f"{k} {v}" for k, v in enumerate(coefficients)),
-            "",
-        ]
+        rows = [f"{k} {value}" for k, value in enumerate(columns)]
+        lines += [f"PAIRTYPE PARAMS: {place} {a} {b}", "", *rows, ""]
     for m, name in ((3, "TRIPLET"), (4, "QUADRUPLET")):
         if s.blocks(m):
             lines += [f"{name} CHEBYSHEV PARAMS", ""]
@@ -130,7 +126,7 @@ def _block_lines(s: ChimesSettings, place: int, block: CoefficientBlock, values:
 
 
 def _map_lines(s: ChimesSettings) -> list[str]:
-    """CoefficientBlock of every ordered choice of types, by the names of its pairs."""
+    """Block of every ordered choice of types, by the names of its pairs."""
     lines = []
     n = len(s.types)
     for m, name in ((2, "PAIRMAPS"), (3, "TRIPMAPS"), (4, "QUADMAPS")):
