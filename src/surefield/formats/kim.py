@@ -74,8 +74,8 @@ def read_params(path: str | Path, driver: Driver) -> BondPotential:
             symbols, values = _read_pairs(rows)
         elif driver.cls is Tersoff:
             settings = path.with_suffix(".settings")
-            given = settings.read_text("utf-8").split() if settings.is_file() else None
-            symbols, values = _read_triplets([word for row in rows for word in row], given)
+            order = settings.read_text("utf-8").split() if settings.is_file() else None
+            symbols, values = _read_triplets([word for row in rows for word in row], order)
         else:
             names = _SINGLE[driver.cls]
             words = [word for row in rows for word in row]
@@ -146,12 +146,12 @@ def _read_pairs(rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, np.
     count = n * (n + 1) // 2
     if len(rows) != count + 1:
         raise ValueError(f"{n} species have {count} pairs, found {len(rows) - 1}")
-    found = {tuple(row[:2]): [float(word) for word in row[2:]] for row in rows[1:]}
-    symbols = list(dict.fromkeys(symbol for pair in found for symbol in pair))
+    by_pair = {tuple(row[:2]): [float(word) for word in row[2:]] for row in rows[1:]}
+    symbols = list(dict.fromkeys(symbol for pair in by_pair for symbol in pair))
     ordered = []
     for place, first in enumerate(symbols):
         for second in symbols[place:]:
-            ordered.append(found.get((first, second)) or found[second, first])
+            ordered.append(by_pair.get((first, second)) or by_pair[second, first])
     return symbols, {
         name: np.array(column) for name, column in zip(_SW, zip(*ordered, strict=True), strict=True)
     }
@@ -163,16 +163,16 @@ def _read_triplets(
     width = 3 + len(_TERSOFF)
     if not words or len(words) % width:
         raise ValueError(f"entries have {width} words, found {len(words)} words")
-    found = {}
+    by_triplet = {}
     for start in range(0, len(words), width):
         numbers = [float(word) for word in words[start + 3 : start + width]]
-        found[tuple(words[start : start + 3])] = dict(zip(_TERSOFF, numbers, strict=True))
-    order = list(symbols or dict.fromkeys(first for first, _, _ in found))
+        by_triplet[tuple(words[start : start + 3])] = dict(zip(_TERSOFF, numbers, strict=True))
+    order = list(symbols or dict.fromkeys(first for first, _, _ in by_triplet))
     values: dict[str, np.ndarray] = {}
     for name in _TERSOFF:
         if Tersoff.FORMS[name].per == "triplet":
-            column = [found[i, j, k][name] for i in order for j in order for k in order]
+            column = [by_triplet[i, j, k][name] for i in order for j in order for k in order]
         else:
-            column = [found[i, j, j][name] for i in order for j in order]
+            column = [by_triplet[i, j, j][name] for i in order for j in order]
         values[name] = np.array(column)
     return order, values

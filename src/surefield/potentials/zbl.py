@@ -64,9 +64,9 @@ class ZBL(Potential):
     def config(self) -> dict[str, Any]:
         """JSON-able configuration from which `from_config` makes the same potential."""
         symbols = [chemical_symbols[z] for z in self.species]
-        found = {"kind": "zbl", "species": symbols, "inner": self.inner, "outer": self.cutoff}
+        entries = {"kind": "zbl", "species": symbols, "inner": self.inner, "outer": self.cutoff}
         # Older versions read files that do not name the switch, and do not name it themselves.
-        return found if self.switch == "smooth" else found | {"switch": self.switch}
+        return entries if self.switch == "smooth" else entries | {"switch": self.switch}
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]

@@ -12,6 +12,7 @@ from ase import Atoms
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.kim import params_text
+from surefield.formats.setfl import write_setfl
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber
 from surefield.potentials.parametric.kim_ids import find_model
@@ -122,20 +123,6 @@ def test_wrong_parameters_are_refused():
         tersoff.with_free([]).__class__({**tersoff.values, "m": 2.5}, ["Si"])
 
 
-def test_setfl_files_read_back_exactly(alloy_eam, tmp_path: Path):
-    alloy_eam.write(tmp_path / "CuAu.eam.alloy")
-    found = EAM.read(tmp_path / "CuAu.eam.alloy")
-    assert found.symbols == ("Cu", "Au")
-    assert (found.dr, found.drho, found.reach) == (alloy_eam.dr, alloy_eam.drho, alloy_eam.reach)
-    for name, table in alloy_eam.values.items():
-        np.testing.assert_array_equal(found.values[name], table)
-    text = (tmp_path / "CuAu.eam.alloy").read_text()
-    (tmp_path / "short").write_text(text[: len(text) // 2])
-    for path in ("short", "none"):
-        with pytest.raises(PotentialError, match=path):
-            EAM.read(tmp_path / path)
-
-
 def test_shorter_tables_follow_the_long_ones(alloy_eam, carbide):
     frame = carbide.copy()
     frame.numbers = np.where(frame.numbers == 6, 29, 79)
@@ -198,7 +185,7 @@ def test_lammps_agrees(name, lammps, carbide, alloy_eam, tmp_path: Path):
     else:
         potential = alloy_eam
         box.numbers = np.where(box.numbers == 6, 29, 79)
-        potential.write(tmp_path / "file")
+        write_setfl(tmp_path / "file", potential)
     symbols = list(potential.symbols)
     sides = " ".join(f"0 {side!r}" for side in box.cell.lengths().tolist())
     commands = ["clear", "units metal", "atom_modify map yes", f"region box block {sides}"]

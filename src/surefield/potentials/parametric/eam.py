@@ -1,20 +1,17 @@
-"""Embedded-atom potential from tables, read from and written to setfl files (`pair_style eam/alloy`)."""
+"""Embedded-atom potential from tables; `formats.setfl` reads and writes them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from ase.data import atomic_masses, chemical_symbols
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, PotentialError
-from surefield.files import write_atomic
+from surefield.errors import ConfigError
 from surefield.potentials.parametric.edges import BondPotential, Edges, pair_index
 from surefield.potentials.parametric.parameters import Entry, ParameterForm
 
@@ -64,56 +61,6 @@ class EAM(BondPotential):
         super().__init__(values, species, free=free)
         self.dr, self.drho, self.reach = float(dr), float(drho), float(reach)
 
-    @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """Potential of a setfl file.
-
-        Raises:
-            PotentialError: no such file, or not of that format.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise PotentialError(f"there is no setfl file at {path.resolve()}")
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-        try:
-            count, *symbols = lines[3].split()
-            n_rho, drho, n_r, dr, cutoff = (float(word) for word in lines[4].split()[:5])
-            words = iter(" ".join(lines[5:]).split())
-            n, n_rho, n_r = int(count), int(n_rho), int(n_r)
-            take = lambda size: np.array([float(next(words)) for _ in range(size)])  # noqa: E731
-            embedding, density = [], []
-            for _ in symbols:
-                for _ in range(4):  # atomic number, mass, lattice constant, lattice
-                    next(words)
-                embedding.append(take(n_rho))
-                density.append(take(n_r))
-            tables = [take(n_r) for _ in range(n * (n + 1) // 2)]
-        except (ValueError, IndexError, StopIteration, RuntimeError) as error:
-            raise PotentialError(f"{path} is cut short or not a setfl file: {error}") from None
-        if n != len(symbols):
-            raise PotentialError(f"{path}: {n} elements announced in line 4, {len(symbols)} named")
-        pairs = np.empty((len(tables), n_r))
-        pairs[_lower_to_upper(n)] = tables
-        values = {"embedding": embedding, "density": density, "pair": pairs}
-        return cls(values, symbols, dr=dr, drho=drho, reach=cutoff)
-
-    def write(self, path: str | Path, comment: str = "surefield") -> None:
-        """Write a setfl file; reading it gives the same numbers."""
-        embedding, density, pair = (
-            np.asarray(self.values[name]) for name in ("embedding", "density", "pair")
-        )
-        sizes = f"{embedding.shape[1]} {self.drho!r} {density.shape[1]} {self.dr!r} {self.reach!r}"
-        first = comment.replace("\n", " ")
-        lines = [first, "embedding energies, densities, r times pair energies; eV, Å", ""]
-        lines += [f"{len(self.symbols)} {' '.join(self.symbols)}", sizes]
-        for row, symbol in enumerate(self.symbols):
-            number = chemical_symbols.index(symbol)
-            lines.append(f"{number} {atomic_masses[number]!s} 0.0 none")
-            lines += [repr(value) for value in (*embedding[row].tolist(), *density[row].tolist())]
-        for place in _lower_to_upper(len(self.symbols)).tolist():
-            lines += [repr(value) for value in pair[place].tolist()]
-        write_atomic(path, "\n".join(lines) + "\n")
-
     def resampled(self, n_r: int, n_rho: int) -> Self:
         """Copy with tables of fewer points over the same ranges, read off the present ones."""
         if n_r < 5 or n_rho < 5:
@@ -137,20 +84,20 @@ class EAM(BondPotential):
         Raises:
             ConfigError: see the class.
         """
-        found = {name: np.asarray(values.get(name, ()), np.float64) for name in self.forms}
+        tables = {name: np.asarray(values.get(name, ()), np.float64) for name in self.forms}
         rows = {name: form.extent(n_species) for name, form in self.forms.items()}
-        points = {name: array.shape[-1] for name, array in found.items()}
-        fits = all(a.ndim == 2 and len(a) == rows[k] and points[k] >= 5 for k, a in found.items())
-        if not fits or points["density"] != points["pair"] or set(values) != set(found):
+        points = {name: array.shape[-1] for name, array in tables.items()}
+        fits = all(a.ndim == 2 and len(a) == rows[k] and points[k] >= 5 for k, a in tables.items())
+        if not fits or points["density"] != points["pair"] or set(values) != set(tables):
             got = ", ".join(f"{name} {np.shape(value)}" for name, value in values.items())
             n = n_species
             expected = (
                 f"embedding ({n}, n_rho), density ({n}, n_r), pair ({rows['pair']}, n_r), 5 points or more"
             )
             raise ConfigError("EAM: tables do not fit the species", got=got, expected=expected)
-        if not all(np.isfinite(array).all() for array in found.values()):
+        if not all(np.isfinite(array).all() for array in tables.values()):
             raise ConfigError("EAM: a table holds values that are not finite")
-        return {name: jnp.asarray(array) for name, array in found.items()}
+        return {name: jnp.asarray(array) for name, array in tables.items()}
 
     def options(self) -> dict[str, Any]:
         """Spacings of the tables and the range."""
@@ -196,9 +143,3 @@ def _read_off(
     f, s = tables[rows, below], slopes[rows, below]
     rise, next_slope = tables[rows, below + 1] - f, slopes[rows, below + 1]
     return f + t * (s + t * (3 * rise - 2 * s - next_slope + t * (s + next_slope - 2 * rise)))
-
-
-def _lower_to_upper(n: int) -> np.ndarray:
-    """Place in the order 11, 12, .., 22, .. of the tables in a file: 11, 21, 22, 31, .."""
-    table = np.asarray(pair_index(n))
-    return np.array([table[i, j] for i in range(n) for j in range(i + 1)])

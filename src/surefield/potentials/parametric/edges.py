@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float, Int
-from numpy.typing import ArrayLike
 
-from surefield.potentials.parametric.parameters import Entry, ParametricPotential
+from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.structures.graph import Graph
 
 __all__ = ["BondPotential", "Edges", "edges_of", "pair_index"]
@@ -60,15 +59,6 @@ def edges_of(graph: Graph, symbols: Sequence[str]) -> Edges:
 
 class BondPotential(ParametricPotential):
     """A physics model whose energies of atoms follow from their own bonds."""
-
-    def __init__(
-        self,
-        values: Mapping[str, ArrayLike],
-        species: Sequence[str],
-        *,
-        free: Iterable[Entry | tuple[str, int]] | None = None,
-    ) -> None:
-        super().__init__(values, species, free=free)
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV."""

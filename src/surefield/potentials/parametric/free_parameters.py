@@ -134,7 +134,7 @@ def _numbers(
     request: Sequence[str | Mapping[str, Any]] | Mapping[str, Any], potential: ParametricPotential
 ) -> dict[Entry, _Number]:
     items: list[Any] = [request] if isinstance(request, str | Mapping) else list(request)
-    found: dict[Entry, _Number] = {}
+    numbers: dict[Entry, _Number] = {}
     for item in items:
         if not isinstance(item, str | Mapping):
             raise ConfigError(
@@ -145,10 +145,10 @@ def _numbers(
             size = potential.values[name].size
             rows = _settings(name, asked, size) if isinstance(asked, Mapping) else _kliff(name, asked, size)
             for place, row in enumerate(rows):
-                if Entry(name, place) in found:
+                if Entry(name, place) in numbers:
                     raise ConfigError(f"params_to_update names {name} twice")
-                found[Entry(name, place)] = row
-    return found
+                numbers[Entry(name, place)] = row
+    return numbers
 
 
 def _settings(name: str, asked: Mapping[str, Any], size: int) -> list[_Number]:
@@ -160,12 +160,12 @@ def _settings(name: str, asked: Mapping[str, Any], size: int) -> list[_Number]:
     if transform not in (None, LOG):
         raise ConfigError(f"params_to_update: {name} has transform_name {transform!r}, known: {LOG!r}")
     values = asked.get("value")
-    given = [values] * size if values is None or isinstance(values, int | float) else list(values)
+    starts = [values] * size if values is None or isinstance(values, int | float) else list(values)
     bounds = asked.get("bounds")
     pairs = [(None, None)] * size if bounds is None else [tuple(np.atleast_1d(b).tolist()) for b in bounds]
     if len(pairs) == 1 and size > 1:
         pairs = pairs * size
-    if len(given) != size or len(pairs) != size or any(len(pair) != 2 for pair in pairs):
+    if len(starts) != size or len(pairs) != size or any(len(pair) != 2 for pair in pairs):
         expected = f"{size} values, and {size} pairs [lo, hi] (or one for all)"
         raise ConfigError(f"params_to_update: {name}", got=f"{values!r}, {bounds!r}", expected=expected)
     return [
@@ -176,7 +176,7 @@ def _settings(name: str, asked: Mapping[str, Any], size: int) -> list[_Number]:
             _bound(name, hi, np.inf),
             transform == LOG,
         )
-        for value, (lo, hi) in zip(given, pairs, strict=True)
+        for value, (lo, hi) in zip(starts, pairs, strict=True)
     ]
 
 
@@ -187,17 +187,17 @@ def _kliff(name: str, asked: Any, size: int) -> list[_Number]:
     if len(rows) != size or not fits:
         expected = f"{size} lists such as ['default'], [value, 'fix'] or [value, lo, hi]"
         raise ConfigError(f"params_to_update: {name}", got=repr(asked), expected=expected)
-    found = []
+    numbers = []
     for first, *rest in rows:
         value = None if first == _DEFAULT else _number(name, first)
         if rest == [_FIX]:
-            found.append(_Number(value, free=False))
+            numbers.append(_Number(value, free=False))
         elif len(rest) in (0, 2):
             lo, hi = rest or (None, None)
-            found.append(_Number(value, True, _bound(name, lo, -np.inf), _bound(name, hi, np.inf)))
+            numbers.append(_Number(value, True, _bound(name, lo, -np.inf), _bound(name, hi, np.inf)))
         else:
             raise ConfigError(f"params_to_update: {name} has one bound only, in {[first, *rest]!r}")
-    return found
+    return numbers
 
 
 def _number(name: str, value: Any) -> float:

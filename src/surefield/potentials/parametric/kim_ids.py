@@ -176,8 +176,8 @@ _ARGON: Final = KnownModel(
 def _silicon(name: str, number: str, values: Sequence[float]) -> KnownModel:
     """Tersoff's silicon, from parameters in the order of his table with Rc, Dc for the cutoff."""
     names = ("A", "B", "lambda1", "lambda2", "beta", "n", "c", "d", "h", "lambda3", "Rc", "Dc")
-    found = dict(zip(names, values, strict=True)) | {"m": 3.0, "gamma": 1.0}
-    return KnownModel(f"Tersoff_LAMMPS_{name}", number, "003", _TERSOFF, ("Si",), found)
+    parameters = dict(zip(names, values, strict=True)) | {"m": 3.0, "gamma": 1.0}
+    return KnownModel(f"Tersoff_LAMMPS_{name}", number, "003", _TERSOFF, ("Si",), parameters)
 
 
 #: T2: Tersoff, Phys. Rev. B 37, 6991 (1988); T3: Phys. Rev. B 38, 9902 (1988).
@@ -266,11 +266,13 @@ def find_model(kim_id: str) -> KnownModel | None:
 
 def find_driver(name: str) -> Driver | None:
     """The driver of a name with or without version, or of one of our classes; None if there is none."""
-    found = parse_id(name)
+    wanted = parse_id(name)
     for driver in DRIVERS.values():
         known = parse_id(driver.name)
         same = (
-            found.number == known.number if found.number else found.name in (known.name, driver.cls.__name__)
+            wanted.number == known.number
+            if wanted.number
+            else wanted.name in (known.name, driver.cls.__name__)
         )
         if same:
             return driver

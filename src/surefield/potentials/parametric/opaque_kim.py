@@ -23,6 +23,7 @@ from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
 from surefield.structures.graph import Graph
+from surefield.structures.tensors import from_voigt, row_slices
 
 __all__ = ["OpaqueKIM", "find_installed"]
 
@@ -30,11 +31,8 @@ INSTALL: Final = "pip install 'surefield[kim]' (needs the KIM API with models: a
 #: Relative step of derivatives by parameters, fourth order.
 _STEP: Final = 1e-3
 _STENCIL: Final = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
-#: Symmetric strains: xx yy zz yz xz xy.
-_STRAINS: Final = np.array(
-    [np.diag(row) for row in np.eye(3)]
-    + [np.eye(3)[[a, b]].T @ np.eye(3)[[b, a]] for a, b in ((1, 2), (0, 2), (0, 1))]
-)
+#: Symmetric strains, one for each Voigt component.
+_STRAINS: Final = from_voigt(np.eye(6))
 
 
 @cache
@@ -71,22 +69,22 @@ def find_installed(kim_id: str) -> str:
         PotentialError: kimpy is missing, or there is no such model or version; the installed ones are listed.
     """
     wanted = parse_id(kim_id)
-    found = []
+    versions = []
     for name in _installed():
         known = parse_id(name)
         same = wanted.number == known.number if wanted.number else wanted.name in (known.name, name)
         if same and wanted.name in (None, known.name, name):
-            found.append(name)
-    if not found:
+            versions.append(name)
+    if not versions:
         close = difflib.get_close_matches(kim_id, _installed(), n=3)
         hint = f"nearest: {', '.join(close)}" if close else f"{len(_installed())} others are installed"
         raise PotentialError(f"KIM has no model {kim_id!r} installed; {hint}")
     if wanted.version is None:
-        return max(found)
-    exact = [name for name in found if parse_id(name).version == wanted.version]
+        return max(versions)
+    exact = [name for name in versions if parse_id(name).version == wanted.version]
     if not exact:
         raise PotentialError(
-            f"KIM has no version {wanted.version} of {kim_id}", got=f"installed: {', '.join(found)}"
+            f"KIM has no version {wanted.version} of {kim_id}", got=f"installed: {', '.join(versions)}"
         )
     return exact[0]
 
@@ -177,15 +175,15 @@ class OpaqueKIM(ParametricPotential):
         published = _published(self.model_id)
         for name in values:
             self.check_name(name)
-        found = {}
-        for name, own in published.items():
+        arrays = {}
+        for name, expected in published.items():
             array = np.asarray(values.get(name, ()), np.float64)
-            if array.shape != own.shape or not np.isfinite(array).all():
+            if array.shape != expected.shape or not np.isfinite(array).all():
                 raise ConfigError(
-                    f"{self.model_id}: {name}", got=array.shape, expected=f"{own.shape}, all finite"
+                    f"{self.model_id}: {name}", got=array.shape, expected=f"{expected.shape}, all finite"
                 )
-            found[name] = jnp.asarray(array)
-        return found
+            arrays[name] = jnp.asarray(array)
+        return arrays
 
     def ranges(self) -> Float[Array, " n_ranges"]:
         """How far an atom's energy sees at the present parameters, Å."""
@@ -213,11 +211,11 @@ class OpaqueKIM(ParametricPotential):
 def _published(model_id: str) -> dict[str, np.ndarray]:
     """Parameters of the installed model, read before anyone changes them."""
     calculator = _calculator(model_id)
-    found = {}
+    parameters = {}
     for name, metadata in calculator.parameters_metadata().items():
         values = calculator.get_parameters(**{name: list(range(metadata["extent"]))})
-        found[name] = np.atleast_1d(np.asarray(values[name][1], np.float64))
-    return found
+        parameters[name] = np.atleast_1d(np.asarray(values[name][1], np.float64))
+    return parameters
 
 
 def _set(model_id: str, values: Mapping[str, np.ndarray]) -> Any:
@@ -246,21 +244,15 @@ def _compute(
     vectors = np.asarray(vectors, np.float64)
     calculator = _set(model_id, values)
     energies, slopes = np.zeros(len(g["n_atoms"])), np.zeros(vectors.shape)
-    start = 0
-    for index, n in enumerate(g["n_atoms"].tolist()):
-        if n == 0:
+    for index, rows in enumerate(row_slices(g["n_atoms"].tolist())):
+        if rows.start == rows.stop:
             continue
-        rows = slice(start, start + n)
-        start = rows.stop
         periodic = bool(g["periodic"][index])
         cell = g["cell"][index] if periodic else None
         atoms = Atoms(g["numbers"][rows], g["positions"][rows], cell=cell, pbc=periodic)
         calculator.calculate(atoms, ["energy", "forces"], ["positions", "numbers", "cell", "pbc"])
         energies[index] = calculator.results["energy"]
-        virial = None
-        if periodic:
-            xx, yy, zz, yz, xz, xy = calculator.results["stress"] * atoms.get_volume()
-            virial = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        virial = from_voigt(calculator.results["stress"] * atoms.get_volume()) if periodic else None
         neighbors = g["neighbors"][rows] - rows.start
         slopes[rows] = _spread(
             vectors[rows], neighbors, g["mask"][rows], calculator.results["forces"], virial
@@ -289,21 +281,21 @@ def _spread(
 
     def bonds(totals: np.ndarray, field: np.ndarray) -> np.ndarray:
         """Field plus differences of l such that the forces are `totals`."""
-        own = np.zeros((n, 3))
-        np.add.at(own, first, 2 * field)
-        potential = 0.5 * inverse @ (totals - own)
+        field_forces = np.zeros((n, 3))
+        np.add.at(field_forces, first, 2 * field)
+        potential = 0.5 * inverse @ (totals - field_forces)
         return field + potential[first] - potential[second]
 
-    found = bonds(forces, np.zeros_like(v))
+    slopes = bonds(forces, np.zeros_like(v))
     if virial is not None:
         parts = [bonds(np.zeros((n, 3)), v @ strain) for strain in _STRAINS]
         upper = np.triu_indices(3)
         matrix = np.stack([_moment(v, part)[upper] for part in parts], axis=1)
-        missing = (virial - _moment(v, found))[upper]
+        missing = (virial - _moment(v, slopes))[upper]
         weights = np.linalg.lstsq(matrix, missing, rcond=None)[0]
-        found = found + np.einsum("s,sea->ea", weights, np.array(parts))
+        slopes = slopes + np.einsum("s,sea->ea", weights, np.array(parts))
     result = np.zeros(vectors.shape)
-    result[first, column] = found
+    result[first, column] = slopes
     return result
 
 

@@ -161,7 +161,7 @@ class ParametricPotential(Potential):
         Raises:
             ConfigError: an unknown name or a wrong number of values.
         """
-        found = dict(self.values)
+        values = dict(self.values)
         for name, value in changes.items():
             self.check_name(name)
             array = jnp.asarray(value, jnp.float64)
@@ -171,8 +171,8 @@ class ParametricPotential(Potential):
                     got=array.shape,
                     expected=self.values[name].shape,
                 )
-            found[name] = array
-        return eqx.tree_at(lambda p: p.values, self, found)
+            values[name] = array
+        return eqx.tree_at(lambda p: p.values, self, values)
 
     def with_free(self, entries: Iterable[Entry | tuple[str, int]]) -> Self:
         """Copy in which these numbers are free, in the order given.
@@ -190,11 +190,11 @@ class ParametricPotential(Potential):
     def with_vector(self, vector: Float[Array, " n_free"]) -> Self:
         """Copy with other free numbers (traceable)."""
         flat = self._flat().at[self._free_places()].set(vector)
-        found, start = {}, 0
+        values, start = {}, 0
         for name, value in self.values.items():
-            found[name] = flat[start : start + value.size].reshape(value.shape)
+            values[name] = flat[start : start + value.size].reshape(value.shape)
             start += value.size
-        return eqx.tree_at(lambda p: p.values, self, found)
+        return eqx.tree_at(lambda p: p.values, self, values)
 
     def _flat(self) -> Float[Array, " n_numbers"]:
         return jnp.concatenate([value.reshape(-1) for value in self.values.values()])
@@ -223,7 +223,7 @@ class ParametricPotential(Potential):
         missing = [name for name in self.forms if name not in values]
         if missing:
             raise ConfigError(f"{type(self).__name__} needs values of {', '.join(missing)}")
-        found = {}
+        arrays = {}
         for name, form in self.forms.items():
             extent = form.extent(n_species)
             array = np.asarray(values[name], np.float64)
@@ -235,8 +235,8 @@ class ParametricPotential(Potential):
                 raise ConfigError(f"{type(self).__name__}: {name}", got=got, expected=expected)
             if form.integer and (array != np.round(array)).any():
                 raise ConfigError(f"{type(self).__name__}: {name} must be an integer, got {array.tolist()}")
-            found[name] = jnp.asarray(array)
-        return found
+            arrays[name] = jnp.asarray(array)
+        return arrays
 
     def usually_free(self) -> tuple[Entry, ...]:
         """All numbers of the parameters that are free unless told otherwise."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import Entry, ParameterForm
+from surefield.potentials.parametric.parameters import ParameterForm
 
 __all__ = ["StillingerWeber"]
 
@@ -41,15 +40,6 @@ class StillingerWeber(BondPotential):
         "lambda": ParameterForm("eV"),
         "costheta0": ParameterForm(""),
     }
-
-    def __init__(
-        self,
-        values: Mapping[str, ArrayLike],
-        species: Sequence[str],
-        *,
-        free: Iterable[Entry | tuple[str, int]] | None = None,
-    ) -> None:
-        super().__init__(values, species, free=free)
 
     def edge_energies(self, edges: Edges) -> Float[Array, " n_atoms"]:
         """Half of each bond and all angles around an atom, eV."""

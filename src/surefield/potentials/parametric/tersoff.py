@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import Entry, ParameterForm
+from surefield.potentials.parametric.parameters import ParameterForm
 
 __all__ = ["Tersoff"]
 
@@ -51,15 +50,6 @@ class Tersoff(BondPotential):
         "Rc": ParameterForm("Å", "triplet", usually_free=False),
         "Dc": ParameterForm("Å", "triplet", usually_free=False),
     }
-
-    def __init__(
-        self,
-        values: Mapping[str, ArrayLike],
-        species: Sequence[str],
-        *,
-        free: Iterable[Entry | tuple[str, int]] | None = None,
-    ) -> None:
-        super().__init__(values, species, free=free)
 
     def ranges(self) -> Float[Array, " n_ranges"]:
         """Outer ends of all cutoff functions, Å (traceable)."""
