@@ -111,13 +111,13 @@ def _is_tag(model: type[BaseModel], place: list[str], part: str) -> bool:
 def _models_at(model: type[BaseModel], place: list[str]) -> list[type[BaseModel]]:
     models = [model]
     for part in place:
-        found: list[type[BaseModel]] = []
+        inside: list[type[BaseModel]] = []
         for candidate in models:
             if part in candidate.model_fields:
-                found += _models_in(candidate.model_fields[part].annotation)
+                inside += _models_in(candidate.model_fields[part].annotation)
             elif _tag(candidate) == part:
-                found.append(candidate)
-        models = found or models
+                inside.append(candidate)
+        models = inside or models
     return models
 
 

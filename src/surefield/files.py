@@ -252,9 +252,9 @@ def _end_of_last_line(file: Any) -> int:
     while position > 0:
         start = max(0, position - _BLOCK)
         file.seek(start)
-        found = file.read(position - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        line_end = file.read(position - start).rfind(b"\n")
+        if line_end >= 0:
+            return start + line_end + 1
         position = start
     return 0
 

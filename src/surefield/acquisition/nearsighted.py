@@ -226,10 +226,10 @@ def _cut(atoms: Atoms, center: int, radius: float, vacuum: float, potential: Pot
     for name, value in (("radius", radius), ("vacuum", vacuum)):
         if not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive number (Å), got {value}")
-    found = neighborhood(atoms, radius + _SHELL)
-    own = slice(found.counts[center])
-    indices = np.append(center, found.neighbors[center, own]).astype(np.int64)
-    offsets = np.concatenate([np.zeros((1, 3)), found.vectors[center, own]])
+    around = neighborhood(atoms, radius + _SHELL)
+    real = slice(around.counts[center])
+    indices = np.append(center, around.neighbors[center, real]).astype(np.int64)
+    offsets = np.concatenate([np.zeros((1, 3)), around.vectors[center, real]])
     low, high = offsets.min(axis=0), offsets.max(axis=0)
     chunk = Atoms(atoms.numbers[indices], offsets + (vacuum - low), cell=high - low + 2 * vacuum, pbc=False)
     for name in _CARRIED:
@@ -303,10 +303,10 @@ def _factor(confidence: float | None) -> float:
 
 def _limit(n: int | None, fraction: float | None, threshold: float | None, n_atoms: int) -> int:
     """Most atoms that may be chosen."""
-    given = {"n": n, "fraction": fraction, "threshold": threshold}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != 1:
-        raise ConfigError("give exactly one of n, fraction and threshold", got=given or "none")
+    limits = {"n": n, "fraction": fraction, "threshold": threshold}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    if len(limits) != 1:
+        raise ConfigError("give exactly one of n, fraction and threshold", got=limits or "none")
     if threshold is not None and not (np.isfinite(threshold) and threshold >= 0):
         raise ConfigError(f"threshold must be a number, not negative, got {threshold}")
     if fraction is not None:
@@ -323,13 +323,13 @@ def _limit(n: int | None, fraction: float | None, threshold: float | None, n_ato
 
 def _apart(order: Int[np.ndarray, " n"], atoms: Atoms, distance: float) -> Int[np.ndarray, " n_kept"]:
     """Atoms in order, without those within a distance of one before."""
-    found = neighborhood(atoms, distance)
+    around = neighborhood(atoms, distance)
     free = np.ones(len(atoms), bool)
     kept = []
     for atom in order.tolist():
         if free[atom]:
             kept.append(atom)
-            free[found.neighbors[atom, : found.counts[atom]]] = False
+            free[around.neighbors[atom, : around.counts[atom]]] = False
     return np.array(kept, np.int64)
 
 

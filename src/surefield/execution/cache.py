@@ -97,8 +97,8 @@ def cache_statistics() -> CacheStatistics:
 
 
 def _default_folder() -> Path:
-    if own := os.environ.get("SUREFIELD_CACHE"):
-        return Path(own).expanduser().absolute() / "jax"
+    if folder := os.environ.get("SUREFIELD_CACHE"):
+        return Path(folder).expanduser().absolute() / "jax"
     if user := os.environ.get("XDG_CACHE_HOME"):
         return Path(user).expanduser().absolute() / "surefield" / "jax"
     try:

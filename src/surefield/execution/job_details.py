@@ -43,7 +43,7 @@ class JobDetails:
     extra_args: Mapping[str, Any] = field(default_factory=lambda: _NONE)
 
     @classmethod
-    def read(cls, given: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> JobDetails:
+    def read(cls, wishes: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> JobDetails:
         """Check a dictionary as users write it; it is left as it is.
 
         Args:
@@ -54,7 +54,7 @@ class JobDetails:
             ConfigError: an unknown key, with the nearest known one, or an unusable value.
         """
         merged: dict[str, Any] = {}
-        for source in (defaults, given):
+        for source in (defaults, wishes):
             if source is None:
                 continue
             if not isinstance(source, Mapping):

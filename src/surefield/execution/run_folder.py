@@ -160,15 +160,15 @@ def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, str, str]
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys([*old, *new]):
             inner = f"{key}.{name}" if key else str(name)
-            found = _first_difference(old.get(name, _MISSING), new.get(name, _MISSING), inner)
-            if found is not None:
-                return found
+            difference = _first_difference(old.get(name, _MISSING), new.get(name, _MISSING), inner)
+            if difference is not None:
+                return difference
         return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = (
             _first_difference(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True))
         )
-        return next((found for found in pairs if found is not None), None)
+        return next((difference for difference in pairs if difference is not None), None)
     if type(old) is type(new) and old == new:
         return None
     return key or "configuration", _shown(old), _shown(new)
@@ -179,11 +179,11 @@ def _shown(value: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             if package == "surefield":  # run from a checkout that is not installed
-                found[package] = "unknown"
-    return found
+                versions[package] = "unknown"
+    return versions

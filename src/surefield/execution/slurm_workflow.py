@@ -182,8 +182,8 @@ def _parameters(record: JobRecord, details: JobDetails, after: Sequence[JobRecor
     return parameters | {"additional_parameters": options}
 
 
-def _lines(given: Any) -> list[str]:
-    return given.splitlines() if isinstance(given, str) else [str(line) for line in given]
+def _lines(text: Any) -> list[str]:
+    return text.splitlines() if isinstance(text, str) else [str(line) for line in text]
 
 
 def _submitit() -> Any:

@@ -254,10 +254,12 @@ def _check_job(command: Sequence[str], path: Path, expects: str | None) -> None:
 
 def _environment() -> dict[str, str]:
     """What the job needs besides the environment it inherits: module paths that hold in its folder too."""
-    given = os.environ.get("PYTHONPATH")
-    if not given:
+    module_path = os.environ.get("PYTHONPATH")
+    if not module_path:
         return {}
-    return {"PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in given.split(os.pathsep) if part)}
+    return {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(part) for part in module_path.split(os.pathsep) if part)
+    }
 
 
 def look_at_process(record: JobRecord) -> tuple[State, str]:

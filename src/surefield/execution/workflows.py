@@ -50,7 +50,7 @@ def get_workflow(
     return kinds[name](**{"root": root, **arguments})
 
 
-def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
+def _check_keys(entries: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in entries:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in {where}; {nearest(str(key), known)}")

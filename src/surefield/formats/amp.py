@@ -74,10 +74,10 @@ def read_amp(path: str | Path) -> AmpFile:
         for name, nodes in entries.items()
     }
     for name, known in (("descriptor", (*DESCRIPTORS, BISPECTRUM)), ("model", MODELS)):
-        found = content[name].get("importname")
-        if not isinstance(found, str) or found not in known:
+        class_name = content[name].get("importname")
+        if not isinstance(class_name, str) or class_name not in known:
             node = entries[name].get("importname", texts[name].tree)
-            raise texts[name].error(node, f"unknown {name} {found!r:.80}", ", ".join(known))
+            raise texts[name].error(node, f"unknown {name} {class_name!r:.80}", ", ".join(known))
     if content["descriptor"]["importname"] == BISPECTRUM:
         raise PotentialError(
             "the bispectrum descriptor of Amp is not built here",
@@ -138,13 +138,13 @@ class _Text:
         return self._keywords(tree)
 
     def _keywords(self, call: ast.Call) -> dict[str, ast.expr]:
-        found: dict[str, ast.expr] = {}
+        values: dict[str, ast.expr] = {}
         for keyword in call.keywords:
-            if keyword.arg is None or keyword.arg in found:
+            if keyword.arg is None or keyword.arg in values:
                 what = "unpacked argument" if keyword.arg is None else f"{keyword.arg!r:.80} twice"
                 raise self.error(keyword, what)
-            found[keyword.arg] = keyword.value
-        return found
+            values[keyword.arg] = keyword.value
+        return values
 
     def value(self, node: ast.expr, depth: int) -> Any:
         """Interpret a node as data."""
@@ -175,17 +175,17 @@ class _Text:
         return -number if isinstance(node.op, ast.USub) else number
 
     def _dict_literal(self, node: ast.Dict, depth: int) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        entries: dict[Any, Any] = {}
         for key, item in zip(node.keys, node.values, strict=True):
             if key is None:
                 raise self.error(item, "unpacked dictionary")
-            self._add(found, self.value(key, depth + 1), self.value(item, depth + 1), key)
-        return found
+            self._add(entries, self.value(key, depth + 1), self.value(item, depth + 1), key)
+        return entries
 
-    def _add(self, found: dict[Any, Any], key: Any, value: Any, node: ast.AST) -> None:
-        if not isinstance(key, str | int | float) or key in found:
+    def _add(self, entries: dict[Any, Any], key: Any, value: Any, node: ast.AST) -> None:
+        if not isinstance(key, str | int | float) or key in entries:
             raise self.error(node, f"unusable key {key!r:.80}", "text or number as key, each once")
-        found[key] = value
+        entries[key] = value
 
     def _call(self, node: ast.Call, depth: int) -> Any:
         name = _name(node.func)
@@ -206,33 +206,33 @@ class _Text:
 
     def _dict_call(self, node: ast.Call, depth: int) -> dict[Any, Any]:
         """Both kinds of dictionary become plain ones, which keep their order."""
-        found: dict[Any, Any] = {}
+        entries: dict[Any, Any] = {}
         if len(node.args) > 1:
             raise self.error(node, f"{_name(node.func)} with {len(node.args)} arguments", "at most one")
         for argument in node.args:
-            given = self.value(argument, depth + 1)
-            pairs = given.items() if isinstance(given, dict) else given
-            if not isinstance(given, dict | list | tuple) or any(
+            content = self.value(argument, depth + 1)
+            pairs = content.items() if isinstance(content, dict) else content
+            if not isinstance(content, dict | list | tuple) or any(
                 not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs
             ):
                 raise self.error(argument, "not pairs of key and value", "[(key, value), ...]")
             for key, value in pairs:
-                self._add(found, key, value, argument)
+                self._add(entries, key, value, argument)
         for name, item in self._keywords(node).items():
-            self._add(found, name, self.value(item, depth + 1), item)
-        return found
+            self._add(entries, name, self.value(item, depth + 1), item)
+        return entries
 
     def _array(self, node: ast.AST, value: Any, name: str) -> np.ndarray:
         try:
-            found = np.array(value)
+            array = np.array(value)
         except (ValueError, OverflowError):
             what = f"{name} with rows of different lengths or numbers that are too large"
             raise self.error(node, what, "a rectangular list of numbers") from None
-        found = np.atleast_2d(found) if name == "matrix" else found
-        if found.dtype.kind not in "iuf" or (name == "matrix" and found.ndim != 2):
-            what = f"{name} of {found.dtype}, shape {found.shape}"
+        array = np.atleast_2d(array) if name == "matrix" else array
+        if array.dtype.kind not in "iuf" or (name == "matrix" and array.ndim != 2):
+            what = f"{name} of {array.dtype}, shape {array.shape}"
             raise self.error(node, what, "a rectangular list of numbers")
-        return found
+        return array
 
     def _number(self, node: ast.AST, value: Any, name: str) -> float | int:
         wanted = int if name == "np.int64" else int | float

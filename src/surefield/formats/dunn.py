@@ -21,6 +21,7 @@ from surefield.descriptors.function_lists import Function
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
+from surefield.formats.kim import CMAKE
 from surefield.potentials.dropout_network import DropoutNetwork, Layer
 
 __all__ = ["DRIVER", "FILES", "dropout_network_from_text", "read_dropout_files", "write_dropout_files"]
@@ -30,7 +31,6 @@ T = TypeVar("T")
 DRIVER: Final = "DUNN__MD_292677547454_000"
 #: Descriptor, network, and members, in the order that the driver reads them.
 FILES: Final = ("descriptor.params", "NN.params", "dropout_binary.params")
-_CMAKE: Final = "CMakeLists.txt"
 _COLUMNS: Final = {"g2": ("eta", "Rs"), "g4": ("zeta", "lambda", "eta")}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -102,9 +102,9 @@ def write_dropout_files(folder: str | Path, potential: DropoutNetwork, name: str
         _descriptor_text(potential),
         _network_text(potential),
         _members_text(potential),
-        _cmake_text(name),
+        CMAKE.format(name=name, driver=DRIVER, files=" ".join(f'"{file}"' for file in FILES)),
     )
-    paths = [folder / file for file in (*FILES, _CMAKE)]
+    paths = [folder / file for file in (*FILES, "CMakeLists.txt")]
     for path, text in zip(paths, texts, strict=True):
         write_atomic(path, text)
     return paths
@@ -139,14 +139,14 @@ class _Tokens:
         if len(words) < n:
             raise PotentialError(f"{self.name} is cut short: {what} needs {n} numbers, {len(words)} are left")
         try:
-            found = np.array([float(word) for word in words])
+            numbers = np.array([float(word) for word in words])
         except ValueError:
             bad = next(word for word in words if not _is_number(word))
             raise self.error(what, bad) from None
-        if not np.isfinite(found).all():
+        if not np.isfinite(numbers).all():
             raise self.error(what, "a number that is not finite")
         self._used += n
-        return found
+        return numbers
 
     def error(self, what: str, got: object, expected: object = None) -> PotentialError:
         """The error of a value that does not fit."""
@@ -222,11 +222,11 @@ def _read_layers(tokens: _Tokens, width: int) -> tuple[list[_Weights], float]:
     if keep[0] != 1 or len(rates) > 1 or not all(0 <= rate < 1 for rate in rates):
         expected = "1 for the first layer, and one probability in (0, 1] for the others"
         raise tokens.error("keep probabilities", keep.tolist(), expected)
-    found = []
+    layers = []
     for number, (n_in, n_out) in enumerate(zip([width, *sizes[:-1]], sizes, strict=True), start=1):
         weights = tokens.many(f"weights of layer {number}", n_in * n_out).reshape(n_in, n_out)
-        found.append((weights, tokens.many(f"biases of layer {number}", n_out)))
-    return found, next(iter(rates), 0.0)
+        layers.append((weights, tokens.many(f"biases of layer {number}", n_out)))
+    return layers, next(iter(rates), 0.0)
 
 
 def _rate(keep: float) -> float:
@@ -337,22 +337,3 @@ def _members_text(potential: DropoutNetwork) -> str:
         lines += [f"# member {member + 1}", inputs]
         lines += [" ".join(map(str, mask[member].tolist())) for mask in masks]
     return "\n".join(lines) + "\n"
-
-
-def _cmake_text(name: str) -> str:
-    files = "\n                  ".join(f'"{file}"' for file in FILES)
-    return f"""cmake_minimum_required(VERSION 3.10)
-
-list(APPEND CMAKE_PREFIX_PATH $ENV{{KIM_API_CMAKE_PREFIX_DIR}})
-find_package(KIM-API-ITEMS 2.2 REQUIRED CONFIG)
-
-kim_api_items_setup_before_project(ITEM_TYPE "portableModel")
-project({name})
-kim_api_items_setup_after_project(ITEM_TYPE "portableModel")
-
-add_kim_api_model_library(
-  NAME            ${{PROJECT_NAME}}
-  DRIVER_NAME     "{DRIVER}"
-  PARAMETER_FILES {files}
-  )
-"""

@@ -17,7 +17,7 @@ from surefield.potentials.parametric.morse import Morse
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber
 from surefield.potentials.parametric.tersoff import Tersoff
 
-__all__ = ["driver_of", "params_text", "read_params", "write_kim_model"]
+__all__ = ["CMAKE", "driver_of", "params_text", "read_params", "write_kim_model"]
 
 #: Order of the numbers in the files of the drivers.
 _SW: Final = ("A", "B", "p", "q", "sigma", "lambda", "gamma", "costheta0", "cutoff")
@@ -29,7 +29,8 @@ _SINGLE: Final[Mapping[type, tuple[str, ...]]] = {
     LennardJones: ("cutoff", "epsilon", "sigma"),
     Morse: ("cutoff", "epsilon", "C", "Rzero"),
 }
-_CMAKE: Final = """cmake_minimum_required(VERSION 3.10)
+#: File with which the KIM tools install a folder of parameter files.
+CMAKE: Final = """cmake_minimum_required(VERSION 3.10)
 
 list(APPEND CMAKE_PREFIX_PATH $ENV{{KIM_API_CMAKE_PREFIX_DIR}})
 find_package(KIM-API-ITEMS 2.0 REQUIRED CONFIG)
@@ -83,7 +84,7 @@ def read_params(path: str | Path, driver: Driver) -> BondPotential:
             values = {n: np.array([float(w)]) for n, w in zip(names, words[1:], strict=True)}
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise PotentialError(f"{path} is not a parameter file of {driver.name}: {error}") from None
-    return driver.cls(values, symbols, **driver.options)
+    return driver.model(values, symbols)
 
 
 def params_text(potential: BondPotential) -> dict[str, str]:
@@ -135,7 +136,7 @@ def write_kim_model(folder: str | Path, name: str, potential: BondPotential) -> 
     target.mkdir(parents=True, exist_ok=True)
     files = {f"{name}{suffix}": text for suffix, text in texts.items()}
     listed = " ".join(f'"{file}"' for file in files)
-    cmake = _CMAKE.format(name=name, driver=f"{driver.name}_{driver.version}", files=listed)
+    cmake = CMAKE.format(name=name, driver=f"{driver.name}_{driver.version}", files=listed)
     for file, text in {**files, "CMakeLists.txt": cmake}.items():
         write_atomic(target / file, text)
     return [target / file for file in (*files, "CMakeLists.txt")]

@@ -124,24 +124,24 @@ def reference_potential(style: str, pairs: Iterable[str], types: Sequence[str]) 
     Raises:
         ConfigError: another style, malformed arguments, or charges that are not those of the elements.
     """
-    found: dict[str, list[str]] = {}
+    styles: dict[str, list[str]] = {}
     name = ""
     for word in style.removeprefix("hybrid/overlay").split():
         if name == "zero" and word in ("full", "nocoeff"):
             continue
         if not word[0].isalpha() and name:
-            found[name].append(word)
+            styles[name].append(word)
             continue
         name = word
         if name not in ("zero", "zbl", "snap"):
             raise ConfigError(
                 f"pair style {name!r} is not supported as a reference", expected="zero, zbl r1 r2"
             )
-        found[name] = []
-    if "zbl" not in found:
+        styles[name] = []
+    if "zbl" not in styles:
         return None
     try:
-        inner, outer = map(float, found["zbl"])
+        inner, outer = map(float, styles["zbl"])
     except ValueError:
         raise ConfigError("unusable pair_style", got=style, expected="zbl r1 r2 (Å)") from None
     _check_charges(style, pairs, types)
@@ -161,12 +161,12 @@ def _check_charges(style: str, pairs: Iterable[str], types: Sequence[str]) -> No
         except ValueError:
             raise ConfigError("unusable pair_coeff", got=line, expected="i j zbl Zi Zj") from None
         for i, j in itertools.product(_range(first, len(types)), _range(second, len(types))):
-            own = atomic_numbers[types[i - 1]], atomic_numbers[types[j - 1]]
-            if i <= j and (z_first, z_second) != own:
+            charges = atomic_numbers[types[i - 1]], atomic_numbers[types[j - 1]]
+            if i <= j and (z_first, z_second) != charges:
                 raise ConfigError(
                     "zbl charges are not the atomic numbers of the types",
                     got=line,
-                    expected=f"{own[0]} {own[1]} for types {i} {j} ({types[i - 1]}, {types[j - 1]})",
+                    expected=f"{charges[0]} {charges[1]} for types {i} {j} ({types[i - 1]}, {types[j - 1]})",
                 )
             missing.discard((min(i, j), max(i, j)))
     if missing:
@@ -196,11 +196,11 @@ def _parts(potential: Snap | SumPotential) -> tuple[Snap, ZBL | None]:
 
 def _order(types: Sequence[str] | None, species: tuple[int, ...]) -> list[int]:
     """Place in `species` of each type."""
-    own = [chemical_symbols[z] for z in species]
-    names = own if types is None else list(types)
-    if sorted(names) != sorted(own):
-        raise ConfigError(f"types {names} are not the elements {own} of the potential")
-    return [own.index(name) for name in names]
+    elements = [chemical_symbols[z] for z in species]
+    names = elements if types is None else list(types)
+    if sorted(names) != sorted(elements):
+        raise ConfigError(f"types {names} are not the elements {elements} of the potential")
+    return [elements.index(name) for name in names]
 
 
 def _columns(descriptor: Bispectrum, order: Sequence[int]) -> Int[np.ndarray, " width"]:
@@ -338,7 +338,7 @@ def _read_coefficients(
 
 def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
     """Arguments of `Bispectrum` besides elements, radii and weights; `quadraticflag`."""
-    found: dict[str, list[str]] = {}
+    entries: dict[str, list[str]] = {}
     for number, line in enumerate(_lines(path), 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -346,22 +346,22 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
         known = (*_NUMBERS, "twojmax", *_FLAGS, *_LISTS, *_OTHERS)
         if words[0] not in known:
             raise PotentialError(f"{path}, line {number}: unknown {words[0]!r}; {nearest(words[0], known)}")
-        found[words[0]] = words[1:]
+        entries[words[0]] = words[1:]
     for name in ("rcutfac", "twojmax"):
-        if name not in found:
+        if name not in entries:
             raise PotentialError(f"{path} has no {name}")
     name = ""
     try:
         settings: dict[str, Any] = {}
         for name, default in _NUMBERS.items():
-            settings[name] = _one(found[name], float) if name in found else default
+            settings[name] = _one(entries[name], float) if name in entries else default
         for name, default in _FLAGS.items():
-            settings[name] = bool(_one(found[name], int)) if name in found else default
+            settings[name] = bool(_one(entries[name], int)) if name in entries else default
         name = "twojmax"
-        settings[name] = _one(found[name], int)
+        settings[name] = _one(entries[name], int)
         inner = settings.pop("switchinnerflag")
         for name in _LISTS if inner else ():
-            settings[name] = [float(word) for word in found.get(name, [])]
+            settings[name] = [float(word) for word in entries.get(name, [])]
             if len(settings[name]) != n_elements:
                 raise ValueError(f"{n_elements} values are needed")
     except ValueError as error:
@@ -379,9 +379,9 @@ def _pair_commands(commands: Path, parameters: Path) -> tuple[str, list[str]]:
     lines = (
         _lines(commands) if commands.exists() else [x.lstrip("# ") for x in _lines(parameters) if "#" in x]
     )
-    found = [line.partition("#")[0].split(maxsplit=1) for line in lines]
-    styles = [words[1] for words in found if words[:1] == ["pair_style"] and len(words) == 2]
-    return (styles or [""])[-1], [w[1] for w in found if w[:1] == ["pair_coeff"] and len(w) == 2]
+    commands_of_pairs = [line.partition("#")[0].split(maxsplit=1) for line in lines]
+    styles = [words[1] for words in commands_of_pairs if words[:1] == ["pair_style"] and len(words) == 2]
+    return (styles or [""])[-1], [w[1] for w in commands_of_pairs if w[:1] == ["pair_coeff"] and len(w) == 2]
 
 
 def _types_of(pairs: Iterable[str]) -> list[str]:

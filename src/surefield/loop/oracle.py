@@ -349,9 +349,9 @@ def _import(path: str) -> Callable[..., BaseCalculator]:
     if not (module and colon and name):
         raise ConfigError(f"a calculator is given as 'module:Class', got {path!r}")
     try:
-        found = import_module(module)
+        loaded = import_module(module)
     except ImportError as error:
         raise ConfigError(f"cannot import the module of the calculator {path!r}: {error}") from error
-    if not hasattr(found, name):
-        raise ConfigError(f"no {name!r} in the module {module}, {nearest(name, vars(found))}")
-    return getattr(found, name)
+    if not hasattr(loaded, name):
+        raise ConfigError(f"no {name!r} in the module {module}, {nearest(name, vars(loaded))}")
+    return getattr(loaded, name)

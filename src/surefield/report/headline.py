@@ -35,12 +35,12 @@ def verdict(run: Run) -> str:
 
 def cards(run: Run) -> list[Card]:
     """The key numbers that are recorded, at most eight."""
-    found = _loop_cards(run) + _error_cards(run) + _calibration_cards(run)
+    cards = _loop_cards(run) + _error_cards(run) + _calibration_cards(run)
     if run.verb == "select":
-        found.append(
+        cards.append(
             Card("Structures picked", str(len(run.picks)), aside=f"by {run.selection.get('method', '')}")
         )
-    return found[:8]
+    return cards[:8]
 
 
 def _loop(run: Run) -> str:
@@ -67,11 +67,11 @@ def _doctor(run: Run) -> str:
     findings = run.doctor.get("findings") or []
     severities = [str(_mapping(finding).get("severity", "warning")) for finding in findings]
     counts = {name: severities.count(name) for name in ("error", "warning", "note")}
-    found = [f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n]
-    if not found:
+    counted = [f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n]
+    if not counted:
         return "The data doctor found nothing wrong with the data."
     advice = "do not train on this data as it is." if counts["error"] else "see below what each means."
-    return f"The data doctor has {' and '.join(found)}: {advice}"
+    return f"The data doctor has {' and '.join(counted)}: {advice}"
 
 
 def _errors(run: Run) -> str:
@@ -89,23 +89,23 @@ def _errors(run: Run) -> str:
 def _loop_cards(run: Run) -> list[Card]:
     match = _mapping(run.summary.get("labels_to_match_random"))
     fraction = _value(match, "fraction")
-    found = []
+    cards = []
     if fraction is not None:
         seeds = match.get("per_seed") or []
         per_seed = [100 * value for value in seeds if isinstance(value, int | float)]
         missed = f", {len(seeds) - len(per_seed)} never" if len(per_seed) < len(seeds) else ""
         spread = f"seeds: {min(per_seed):.0f} to {max(per_seed):.0f} %{missed}" if len(per_seed) > 1 else ""
-        found.append(Card("Labels needed, random = 100", f"{100 * fraction:.0f}", "%", spread))
+        cards.append(Card("Labels needed, random = 100", f"{100 * fraction:.0f}", "%", spread))
     if run.curves:
         most = max(int(curve.n_labels.max()) for curve in run.curves)
         pool = run.start.get("n_pool")
-        found.append(Card("Labels used", str(most), aside=f"of a pool of {pool}" if pool else ""))
-    return found
+        cards.append(Card("Labels used", str(most), aside=f"of a pool of {pool}" if pool else ""))
+    return cards
 
 
 def _error_cards(run: Run) -> list[Card]:
     test = _mapping(run.summary.get("test"))
-    found = []
+    cards = []
     for key, label, unit in (
         ("forces_mae", "Force MAE", "meV/Å"),
         ("forces_rmse", "Force RMSE", "meV/Å"),
@@ -114,20 +114,20 @@ def _error_cards(run: Run) -> list[Card]:
     ):
         value = _value(test, key)
         if value is not None:
-            found.append(Card(label, number(1e3 * value), unit, "test set"))
-    return found
+            cards.append(Card(label, number(1e3 * value), unit, "test set"))
+    return cards
 
 
 def _calibration_cards(run: Run) -> list[Card]:
-    found = []
+    cards = []
     for kind, scores in _mapping(run.summary.get("calibration")).items():
         covered = _value(scores, "coverage_68")
         if covered is not None:
             name = "force" if kind == "forces" else kind
-            found.append(
+            cards.append(
                 Card(f"{name.capitalize()} errors within 1 σ", f"{100 * covered:.0f}", "%", "ideal: 68 %")
             )
-    return found
+    return cards
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

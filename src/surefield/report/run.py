@@ -145,11 +145,11 @@ def load_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise DataError("no run folder", where=folder, fix="give the folder runs/NAME of an earlier run")
     if not any((folder / piece).is_file() for piece in PIECES):
-        found = sorted(path.name for path in folder.iterdir())[:8]
+        entries = sorted(path.name for path in folder.iterdir())[:8]
         raise DataError(
             "not a run folder",
             where=folder,
-            got=", ".join(found) or "an empty folder",
+            got=", ".join(entries) or "an empty folder",
             expected=f"at least one of {', '.join(PIECES)}",
         )
     notes: list[str] = []
@@ -319,14 +319,14 @@ def _columns(rows: list[Mapping[str, Any]], names: Iterable[str] = ()) -> dict[s
 
 
 def _loop_picks(events: Iterable[Mapping[str, Any]]) -> tuple[Pick, ...]:
-    found: dict[tuple[str, int, int], tuple[Pick, ...]] = {}
+    by_round: dict[tuple[str, int, int], tuple[Pick, ...]] = {}
     for event in events:
         if event.get("event") not in ("initial", "round"):
             continue
         initial = event["event"] == "initial"
         method, seed = str(event.get("method", "")), int(event.get("seed") or 0)
         number = 0 if initial else int(event.get("round") or 0)
-        found[method, seed, -1 if initial else number] = _picks(
+        by_round[method, seed, -1 if initial else number] = _picks(
             event,
             method=method,
             seed=seed,
@@ -334,7 +334,7 @@ def _loop_picks(events: Iterable[Mapping[str, Any]]) -> tuple[Pick, ...]:
             n_labels=0 if initial else int(event.get("n_labels") or 0),
             reason="initial set" if initial else "",
         )
-    return tuple(pick for picks in found.values() for pick in picks)
+    return tuple(pick for picks in by_round.values() for pick in picks)
 
 
 def _selection_picks(selection: Mapping[str, Any]) -> tuple[Pick, ...]:

@@ -57,7 +57,7 @@ class Section:
 
 def sections(run: Run) -> list[Section]:
     """The sections that this run has something to show for, in the order of the page."""
-    made = (
+    all_sections = (
         _doctor(run),
         _learning(run),
         _parity(run),
@@ -67,7 +67,7 @@ def sections(run: Run) -> list[Section]:
         _configuration(run),
         _versions(run),
     )
-    return [section for section in made if section is not None]
+    return [section for section in all_sections if section is not None]
 
 
 def _learning(run: Run) -> Section | None:

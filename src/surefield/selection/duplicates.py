@@ -179,17 +179,17 @@ def _contact(
         # Also keeps the search below from listing thousands of images.
         return f"cell vector of {lengths.min():.3g} Å puts atoms upon their own images"
     pairs = NeighborList(cutoff=2 * float(radii.max()), full_list=False)
-    first, second, found = pairs.compute(
+    first, second, distances = pairs.compute(
         points=positions, box=np.where(pbc[:, None], cell, 0.0), periodic=pbc, quantities="ijd"
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
-    gap = found - (radii[first] + radii[second])
+    gap = distances - (radii[first] + radii[second])
     if not len(gap) or gap.min() >= 0:
         return None
     worst = int(np.argmin(gap))
     names = [f"{chemical_symbols[numbers[atom]]}{atom}" for atom in (first[worst], second[worst])]
     limit = radii[first[worst]] + radii[second[worst]]
-    return f"atoms {names[0]} and {names[1]} are {found[worst]:.3g} Å apart, less than {limit:.3g} Å"
+    return f"atoms {names[0]} and {names[1]} are {distances[worst]:.3g} Å apart, less than {limit:.3g} Å"
 
 
 def _arrays(atoms: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -164,7 +164,7 @@ def _far_from_centers(request: Request, choose: Choice, first: Callable[[], int]
     centers = _Centers(features, request.mode)
     indices: list[int] = []
     gains: list[float] = []
-    found: list[float] = []
+    distances: list[float] = []
     stopped = None
     while len(indices) < request.batch_size:
         if centers.count:
@@ -179,9 +179,9 @@ def _far_from_centers(request: Request, choose: Choice, first: Callable[[], int]
             index, distance = first() if first else largest, features.pool_norms
         indices.append(index)
         gains.append(float(values[index]))
-        found.append(float(distance[index]))
+        distances.append(float(distance[index]))
         centers.add(index)
-    return Picks(np.array(indices, dtype=np.int64), np.array(gains), np.array(found), stopped)
+    return Picks(np.array(indices, dtype=np.int64), np.array(gains), np.array(distances), stopped)
 
 
 def _why_none_left(left: int, centers: _Centers) -> str:
@@ -257,17 +257,17 @@ def _max_dist_apax(features: Features, batch_size: int) -> Picks:
     pool, norms = features.pool, features.pool_norms
     far = norms.copy()
     indices: list[int] = []
-    found: list[float] = []
+    gains: list[float] = []
     while len(indices) < min(batch_size, features.n_pool):
         if indices:
             last = indices[-1]
             far = np.minimum(far, distances.squared_distances(pool, norms, pool[last], float(norms[last])))
             far[indices] = -np.inf
         index = int(np.argmax(far))
-        found.append(float(far[index]))
+        gains.append(float(far[index]))
         indices.append(index)
     stopped = "exhausted" if len(indices) < batch_size else None
-    return Picks(np.array(indices, dtype=np.int64), np.array(found), np.array(found), stopped)
+    return Picks(np.array(indices, dtype=np.int64), np.array(gains), np.array(gains), stopped)
 
 
 def kmeanspp_probabilities(

@@ -125,8 +125,8 @@ def _checked_scores(
         raise ConfigError("scores must be one entry {name: values}", got=type(scores).__name__)
     if not rule.uses_features:
         raise ConfigError(f"{method} takes no scores; max_diag ranks by them")
-    [(name, given)] = scores.items()
-    values = np.array(given, dtype=np.float64)
+    [(name, column)] = scores.items()
+    values = np.array(column, dtype=np.float64)
     if values.shape != (n_pool,):
         raise DataError(
             f"score {name!r} must have one value per pool row",

@@ -17,7 +17,7 @@ from surefield.storage.configuration import CONFIGURATION_ID, read_configuration
 from surefield.storage.database_tables import Session, public_url, reading, writing
 from surefield.storage.dataset import (
     Dataset,
-    Entry,
+    PackedConfiguration,
     assign_ids,
     check_metadata,
     check_name,
@@ -116,7 +116,7 @@ class LocalStorage(Storage):
     def add_data(self, handle: str, data: Source, dataset_metadata: Mapping[str, Any] | None = None) -> str:
         """See `Storage.add_data`."""
         entries, source = entries_of(data)
-        given = check_metadata(dataset_metadata)
+        metadata = check_metadata(dataset_metadata)
         with writing(self._address) as session:
             base = self.describe(handle)
             parent = _segment_of(session, base)
@@ -125,7 +125,7 @@ class LocalStorage(Storage):
             ids = assign_ids(entries, present) if present else ids
             segment = _insert_segment(session, parent, base.size, entries, ids)
             members = zip(ids, [e.content for e in entries], strict=True)
-            facts = provenance(source, base.handle, {**base.metadata, **given})
+            facts = provenance(source, base.handle, {**base.metadata, **metadata})
             total, size = content_hash(members, base.hash), base.size + len(entries)
             return _insert_version(session, base.name, segment, size, total, facts)
 
@@ -134,7 +134,7 @@ class LocalStorage(Storage):
     ) -> str:
         """See `Storage.update_data`."""
         entries, source = entries_of(data)
-        given = check_metadata(dataset_metadata)
+        metadata = check_metadata(dataset_metadata)
         ids = assign_ids(entries, {})
         with writing(self._address) as session:
             base = self.describe(handle)
@@ -149,23 +149,22 @@ class LocalStorage(Storage):
             members |= zip(ids, [e.content for e in entries], strict=True)
             session.insert_contents(entries)
             segment = _insert_members(session, None, 0, list(members.items()))
-            facts = provenance(source, base.handle, {**base.metadata, **given})
+            facts = provenance(source, base.handle, {**base.metadata, **metadata})
             total = content_hash(members.items())
             return _insert_version(session, base.name, segment, base.size, total, facts)
 
     def delete_dataset(self, handle: str) -> None:
         """See `Storage.delete_dataset`."""
-        found = self._version(handle)
-        if found is None:
+        dataset = self._version(handle)
+        if dataset is None:
             versions = ", ".join(d.handle for d in self._of_name(handle))
             raise DataError(f"to delete a dataset give one handle of {versions}; got the name {handle!r}")
         with writing(self._address) as session:
-            session.execute(
-                "DELETE FROM surefield_versions WHERE name = ? AND version = ?", (found.name, found.version)
-            )
-            rest = session.execute("SELECT version FROM surefield_versions WHERE name = ?", [found.name])
+            version = (dataset.name, dataset.version)
+            session.execute("DELETE FROM surefield_versions WHERE name = ? AND version = ?", version)
+            rest = session.execute("SELECT version FROM surefield_versions WHERE name = ?", [dataset.name])
             if not rest:
-                session.execute("DELETE FROM surefield_names WHERE name = ?", [found.name])
+                session.execute("DELETE FROM surefield_names WHERE name = ?", [dataset.name])
             _delete_unused(session)
 
     def _datasets(self, name: str | None) -> list[Dataset]:
@@ -205,13 +204,13 @@ def _dataset(name: str, version: int, size: int, content: str, text: str) -> Dat
 
 
 def _segment_of(session: Session, dataset: Dataset) -> str:
-    found = session.execute(
+    rows = session.execute(
         "SELECT segment FROM surefield_versions WHERE name = ? AND version = ?",
         (dataset.name, dataset.version),
     )
-    if not found:
+    if not rows:
         raise DataError(f"{dataset.handle} was deleted in the meantime")
-    return found[0][0]
+    return rows[0][0]
 
 
 def _present(session: Session, segment: str, ids: list[str]) -> dict[str, str]:
@@ -225,7 +224,7 @@ def _present(session: Session, segment: str, ids: list[str]) -> dict[str, str]:
 
 
 def _insert_segment(
-    session: Session, parent: str | None, start: int, entries: list[Entry], ids: list[str]
+    session: Session, parent: str | None, start: int, entries: list[PackedConfiguration], ids: list[str]
 ) -> str:
     session.insert_contents(entries)
     return _insert_members(session, parent, start, list(zip(ids, [e.content for e in entries], strict=True)))
@@ -244,11 +243,11 @@ def _insert_version(
 ) -> str:
     """Give the segment the next version of a name, which no version had before; returns the handle."""
     known = "SELECT next_version FROM surefield_names WHERE name = ?"
-    found = session.execute(known, [name])
-    version = found[0][0] if found else 0
+    rows = session.execute(known, [name])
+    version = rows[0][0] if rows else 0
     while session.execute(known, [f"{name}_{version}"]):
         version += 1  # the name of another dataset must not get a second meaning
-    if found:
+    if rows:
         session.execute("UPDATE surefield_names SET next_version = ? WHERE name = ?", (version + 1, name))
     else:
         session.insert("surefield_names", [(name, version + 1)])

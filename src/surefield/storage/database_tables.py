@@ -18,7 +18,7 @@ from ase.db.core import now
 from ase.db.row import AtomsRow
 
 from surefield.errors import ConfigError, DataError, ExecutionError
-from surefield.storage.dataset import Entry
+from surefield.storage.dataset import PackedConfiguration
 from surefield.structures.label_sources import results_of
 
 __all__ = ["Session", "public_url", "reading", "writing"]
@@ -81,11 +81,11 @@ class Session:
 
     def matching(self, statement: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of a statement that ends in IN (...), for any number of values."""
-        found = []
+        rows = []
         for start in range(0, len(values), _ROWS):
             part = values[start : start + _ROWS]
-            found += self.execute(f"{statement} ({', '.join('?' * len(part))})", part)
-        return found
+            rows += self.execute(f"{statement} ({', '.join('?' * len(part))})", part)
+        return rows
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows into a table."""
@@ -94,7 +94,7 @@ class Session:
             holes = ", ".join("?" * len(part[0]))
             self.database.connection.cursor().executemany(f"INSERT INTO {table} VALUES ({holes})", part)
 
-    def insert_contents(self, entries: Sequence[Entry]) -> None:
+    def insert_contents(self, entries: Sequence[PackedConfiguration]) -> None:
         """Store configurations that are not there yet, with a row of ASE's for each."""
         for start in range(0, len(entries), _ROWS):
             part = {entry.content: entry for entry in entries[start : start + _ROWS]}
@@ -104,7 +104,7 @@ class Session:
             rows = [(content, self._ase_row(entry), entry.payload) for content, entry in part.items()]
             self.insert("surefield_contents", rows)
 
-    def _ase_row(self, entry: Entry) -> int:
+    def _ase_row(self, entry: PackedConfiguration) -> int:
         # ASE commits every few thousand changes; here nothing may be seen before all is written.
         self.database.change_count = 0
         return self.database.write(_seen_by_ase(entry.frame), data={"surefield_content": entry.content})
@@ -124,10 +124,10 @@ class Session:
             DataError: made by a newer version.
         """
         if self.sqlite:
-            found = self.execute("SELECT name FROM sqlite_master WHERE name = 'surefield_format'")
+            rows = self.execute("SELECT name FROM sqlite_master WHERE name = 'surefield_format'")
         else:
-            found = self.execute("SELECT c FROM to_regclass('surefield_format') AS c WHERE c IS NOT NULL")
-        if not found:
+            rows = self.execute("SELECT c FROM to_regclass('surefield_format') AS c WHERE c IS NOT NULL")
+        if not rows:
             return False
         ((version,),) = self.execute("SELECT format FROM surefield_format")
         if version > FORMAT:

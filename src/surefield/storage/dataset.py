@@ -24,7 +24,7 @@ from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = [
     "Dataset",
-    "Entry",
+    "PackedConfiguration",
     "StorageWarning",
     "assign_ids",
     "check_metadata",
@@ -80,7 +80,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackedConfiguration:
     """One configuration on its way into a storage.
 
     Attributes:
@@ -148,7 +148,7 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return metadata
 
 
-def entries_of(data: Source) -> tuple[list[Entry], tuple[str, ...]]:
+def entries_of(data: Source) -> tuple[list[PackedConfiguration], tuple[str, ...]]:
     """Configurations of a source, ready to be stored, and the files they are from.
 
     Raises:
@@ -168,33 +168,35 @@ def entries_of(data: Source) -> tuple[list[Entry], tuple[str, ...]]:
     return [_entry(atoms, frames.origin(i)) for i, atoms in enumerate(frames)], _sources(frames)
 
 
-def _entry(atoms: Atoms, where: str) -> Entry:
+def _entry(atoms: Atoms, where: str) -> PackedConfiguration:
     payload = configuration_bytes(atoms, where)
     key = f"cfg_{image_key(atoms)[:_KEY_DIGITS]}"
-    return Entry(_given_id(atoms, where), key, hashlib.sha256(payload).hexdigest(), payload, atoms)
+    return PackedConfiguration(
+        _given_id(atoms, where), key, hashlib.sha256(payload).hexdigest(), payload, atoms
+    )
 
 
 def _given_id(atoms: Atoms, where: str) -> str | None:
-    given = atoms.info.get(CONFIGURATION_ID)
-    if given is None:
+    entry = atoms.info.get(CONFIGURATION_ID)
+    if entry is None:
         return None
     # extxyz reads an id of digits as a number
-    text = str(given) if isinstance(given, str | int | np.integer) and not isinstance(given, bool) else ""
+    text = str(entry) if isinstance(entry, str | int | np.integer) and not isinstance(entry, bool) else ""
     if not text.strip() or not text.isprintable():
         expected = "text in one line, or an integer"
-        raise DataError(f"info[{CONFIGURATION_ID!r}]", where=where, got=repr(given), expected=expected)
+        raise DataError(f"info[{CONFIGURATION_ID!r}]", where=where, got=repr(entry), expected=expected)
     return text
 
 
 def _sources(frames: Frames) -> tuple[str, ...]:
-    found = dict.fromkeys(origin.partition(" of ")[2] or "memory" for origin in frames.origins)
-    files = tuple(found)
+    names = dict.fromkeys(origin.partition(" of ")[2] or "memory" for origin in frames.origins)
+    files = tuple(names)
     if len(files) <= _MAX_SOURCES:
         return files
     return (*files[: _MAX_SOURCES - 1], f"and {len(files) - _MAX_SOURCES + 1} more")
 
 
-def assign_ids(entries: Sequence[Entry], present: Mapping[str, str]) -> list[str]:
+def assign_ids(entries: Sequence[PackedConfiguration], present: Mapping[str, str]) -> list[str]:
     """Ids of configurations that join a dataset: their own, otherwise made of their geometry.
 
     A configuration that is there again gets a number behind the id of the first.
@@ -208,14 +210,14 @@ def assign_ids(entries: Sequence[Entry], present: Mapping[str, str]) -> list[str
     """
     taken = dict(present)
     copies: Counter[str] = Counter()
-    found: list[str | None] = [None] * len(entries)
+    ids: list[str | None] = [None] * len(entries)
     # Ids of the user first: a made one gives way.
-    for given in (True, False):
+    for with_id in (True, False):
         for i, entry in enumerate(entries):
-            if (entry.id is not None) is not given:
+            if (entry.id is not None) is not with_id:
                 continue
             name = entry.key if entry.id is None else entry.id
-            if given and name in taken and taken[name] != entry.content:
+            if with_id and name in taken and taken[name] != entry.content:
                 raise DataError(
                     "two configurations of one dataset have the same id",
                     where=f"configuration {i} of the data",
@@ -223,9 +225,9 @@ def assign_ids(entries: Sequence[Entry], present: Mapping[str, str]) -> list[str
                     fix=f"delete info[{CONFIGURATION_ID!r}] of a new one, or replace the old one with "
                     "update_data",
                 )
-            found[i] = free = _free(name, taken, copies)
+            ids[i] = free = _free(name, taken, copies)
             taken[free] = entry.content
-    return [str(name) for name in found]
+    return [str(name) for name in ids]
 
 
 def _free(name: str, taken: Mapping[str, str], copies: Counter[str]) -> str:
@@ -238,10 +240,10 @@ def _free(name: str, taken: Mapping[str, str], copies: Counter[str]) -> str:
 
 def content_hash(members: Iterable[tuple[str, str]], start: str = EMPTY) -> str:
     """Hash of a dataset from (id, content) of its configurations; goes on from the hash of those before."""
-    found = start
+    digest = start
     for name, content in members:
-        found = hashlib.sha256(f"{found} {content} {name}".encode()).hexdigest()
-    return found
+        digest = hashlib.sha256(f"{digest} {content} {name}".encode()).hexdigest()
+    return digest
 
 
 def package_version() -> str:

@@ -50,9 +50,9 @@ class FolderStorage(Storage):
         if not self._folder.is_dir():
             raise DataError(f"there is no folder {self._folder}")
         files = extxyz_files(self._folder)
-        own = {file.name for file in files}
+        known = {file.name for file in files}
         entries = [entry.name for entry in self._folder.iterdir() if entry.name[0] != "."]
-        warn_of_foreign(self._folder, [name for name in entries if name not in own])
+        warn_of_foreign(self._folder, [name for name in entries if name not in known])
         self._by_name()
 
     @property
@@ -131,15 +131,15 @@ class FolderStorage(Storage):
         return [entry.frame for entry in entries]
 
     def _by_name(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for path in extxyz_files(self._folder):
             stem = without_compression(path)[0].stem
-            if stem in found:
+            if stem in paths:
                 raise DataError(
-                    f"{found[stem].name} and {path.name} in {self._folder} would both be the dataset {stem!r}"
+                    f"{paths[stem].name} and {path.name} in {self._folder} would both be the dataset {stem!r}"
                 )
-            found[stem] = path
-        return found
+            paths[stem] = path
+        return paths
 
 
 def extxyz_files(folder: Path) -> list[Path]:

@@ -84,9 +84,9 @@ def export_version(folder: Path, manifest: Mapping[str, Any], kind: str, target:
 
 def _chosen(kind: str, files: Path, attached: list[str]) -> dict[str, str]:
     """Attached files of a kind: name in the export to name among the attached."""
-    own = {name.removeprefix(f"{kind}/"): name for name in attached if name.startswith(f"{kind}/")}
-    if own:
-        return own
+    kept = {name.removeprefix(f"{kind}/"): name for name in attached if name.startswith(f"{kind}/")}
+    if kept:
+        return kept
     if kind == "lammps":
         return {PurePosixPath(name).name: name for name in attached if name.lower().endswith(_LAMMPS)}
     build = next((name for name in attached if PurePosixPath(name).name == _BUILD), None)

@@ -68,20 +68,20 @@ def attachments(files: Sequence[str | Path] | Mapping[str, str | Path]) -> dict[
         DataError: a file is missing, a name leads elsewhere, or two are the same.
     """
     named = list(files.items()) if isinstance(files, Mapping) else [(Path(file).name, file) for file in files]
-    found: list[tuple[str, Path]] = []
-    for name, given in named:
-        path = Path(given)
+    attached: list[tuple[str, Path]] = []
+    for name, source in named:
+        path = Path(source)
         if not PurePosixPath(name).parts or not _is_inside(name):
             raise DataError("not the name of an attached file", got=repr(name))
         if path.is_dir():
             inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            found += [(f"{name}/{entry.relative_to(path).as_posix()}", entry) for entry in inside]
+            attached += [(f"{name}/{entry.relative_to(path).as_posix()}", entry) for entry in inside]
         elif path.is_file():
-            found.append((name, path))
+            attached.append((name, path))
         else:
             raise DataError(f"there is no file {path} to attach")
-    refuse_twice([name for name, _ in found])
-    return dict(found)
+    refuse_twice([name for name, _ in attached])
+    return dict(attached)
 
 
 def refuse_twice(names: Sequence[str]) -> None:
@@ -100,17 +100,17 @@ def read_manifest(folder: Path, kim_id: str) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text("utf-8"))
-        version, said = found["format"], found.pop("hash")
-        safe = all(_is_inside(name) for name in found["files"])
-        fits = found["kim_id"] == kim_id and said == manifest_hash(found)
+        manifest = json.loads(path.read_text("utf-8"))
+        version, said = manifest["format"], manifest.pop("hash")
+        safe = all(_is_inside(name) for name in manifest["files"])
+        fits = manifest["kim_id"] == kim_id and said == manifest_hash(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PotentialError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version > FORMAT:
         raise PotentialError(f"{path} was written by a newer version; update surefield")
     if not (safe and fits):
         raise PotentialError(f"{path} was changed: it does not match its hash; use another copy")
-    return found | {"hash": said}
+    return manifest | {"hash": said}
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

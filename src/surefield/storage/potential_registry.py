@@ -197,15 +197,15 @@ class PotentialRegistry:
         with tempfile.TemporaryDirectory() as folder:
             exported = potential.export_files(Path(folder))
             named = {file.relative_to(folder).as_posix(): file for file in exported}
-            given = files if isinstance(files, Mapping) else {Path(file).name: file for file in files}
-            refuse_twice([*named, *given])
+            by_name = files if isinstance(files, Mapping) else {Path(file).name: file for file in files}
+            refuse_twice([*named, *by_name])
             return self.save(
                 potential.model,
                 prefix=potential.model_name_prefix,
                 parent=potential.kim_id if known else None,
                 fork=fork_potential,
                 manifest=facts | dict(manifest or {}),
-                files={**named, **given},
+                files={**named, **by_name},
             )
 
     def load(self, kim_id: str) -> tuple[Potential, dict[str, Any]]:
@@ -233,7 +233,7 @@ class PotentialRegistry:
 
     def list_potentials(self) -> list[RegisteredPotential]:
         """All versions of all potentials, by id; damaged ones are left out with a warning."""
-        found = []
+        records = []
         for kim_id in self._ids():
             try:
                 manifest = self.manifest(kim_id)
@@ -241,7 +241,7 @@ class PotentialRegistry:
                 warnings.warn(f"left out of the list: {error}", StorageWarning, stacklevel=2)
                 continue
             parent = manifest["parent"]
-            found.append(
+            records.append(
                 RegisteredPotential(
                     kim_id=kim_id,
                     kind=manifest["model"]["type"],
@@ -252,7 +252,7 @@ class PotentialRegistry:
                     folder=self._folder(kim_id),
                 )
             )
-        return found
+        return records
 
     def parents(self, kim_id: str) -> list[str]:
         """Full ids that a potential was made from, the nearest first; ends at one that was deleted.
@@ -260,12 +260,12 @@ class PotentialRegistry:
         Raises:
             PotentialError: unknown id.
         """
-        found: list[str] = []
+        ids: list[str] = []
         parent = self.manifest(kim_id)["parent"]
         while parent is not None:
-            found.append(parent["kim_id"])
-            parent = self.manifest(found[-1])["parent"] if self.holds(found[-1]) else None
-        return found
+            ids.append(parent["kim_id"])
+            parent = self.manifest(ids[-1])["parent"] if self.holds(ids[-1]) else None
+        return ids
 
     def export(self, kim_id: str, kind: str, folder: str | Path = ".") -> Path:
         """Write a potential for use elsewhere.
@@ -315,10 +315,10 @@ class PotentialRegistry:
         return self.root / match["base"] / match["version"]
 
     def _ids(self) -> list[str]:
-        found = [
+        names = [
             f"{path.parent.parent.name}_{path.parent.name}" for path in self.root.glob(f"*/*/{MANIFEST}")
         ]
-        return sorted(name for name in found if _ID.fullmatch(name))
+        return sorted(name for name in names if _ID.fullmatch(name))
 
     def _new_base(self, prefix: str, species: Sequence[str]) -> Path:
         self.root.mkdir(parents=True, exist_ok=True)

@@ -134,8 +134,8 @@ class Storage(abc.ABC):
         """
         if handle is None:
             return self._datasets(None)
-        found = self._version(handle)
-        return [found] if found is not None else self._of_name(handle)
+        dataset = self._version(handle)
+        return [dataset] if dataset is not None else self._of_name(handle)
 
     @final
     def describe(self, handle: str) -> Dataset:
@@ -164,12 +164,12 @@ class Storage(abc.ABC):
         return next((d for d in self._datasets(parts[0]) if d.version == parts[1]), None)
 
     def _of_name(self, name: str) -> list[Dataset]:
-        found = self._datasets(str(name))
-        if not found:
+        datasets = self._datasets(str(name))
+        if not datasets:
             known = [dataset.handle for dataset in self._datasets(None)]
             hint = nearest(str(name), known) if known else "the storage is empty"
             raise DataError(f"no dataset {name!r}", where=self.url, fix=hint)
-        return found
+        return datasets
 
     def _check_new(self, name: str) -> str:
         if not self.check_if_dataset_name_unique(name):

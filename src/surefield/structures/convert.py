@@ -52,7 +52,7 @@ def convert_labels(
     labels, _ = resolve_labels(
         frames, mapping, units, (), stress_sign=_SIGNS[stress_sign], voigt_order=voigt_order
     )
-    found = []
+    copies = []
     for atoms, label in zip(frames, labels, strict=True):
         copy = atoms.copy()
         for kind in KINDS:
@@ -61,5 +61,5 @@ def convert_labels(
                 copy.arrays.pop(key, None)
         results = {"energy": label.energy, "forces": label.forces, "stress": label.stress}
         copy.calc = SinglePointCalculator(copy, **{k: v for k, v in results.items() if v is not None})
-        found.append(copy)
-    return Frames(tuple(found), frames.origins)
+        copies.append(copy)
+    return Frames(tuple(copies), frames.origins)

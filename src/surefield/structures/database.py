@@ -26,7 +26,7 @@ _ARRAYS: Final = "surefield_arrays"
 
 def read_database(path: str | Path) -> list[Atoms]:
     """Read all rows; key-value pairs of a row become info, as do the entries that `write_database` stored."""
-    found = []
+    frames = []
     for row in ase.db.connect(path).select():
         atoms = row.toatoms()
         data = row.data
@@ -35,8 +35,8 @@ def read_database(path: str | Path) -> list[Atoms]:
         if stored:
             atoms.info[_ARRAYS] = data["arrays"]
         restore_arrays(atoms)
-        found.append(atoms)
-    return found
+        frames.append(atoms)
+    return frames
 
 
 def write_database(path: str | Path, frames: Sequence[Atoms]) -> None:

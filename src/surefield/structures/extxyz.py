@@ -67,8 +67,8 @@ def cut_frames(lines: list[str], path: Path) -> Iterator[str]:
 
 def _columns(comment: str) -> int:
     """Columns that the comment line promises; 4 (symbol and position) for plain xyz."""
-    _, found, rest = comment.partition("Properties=")
-    if not found:
+    _, separator, rest = comment.partition("Properties=")
+    if not separator:
         return 4
     fields = rest.lstrip("\"'").split(maxsplit=1)[:1]
     counts = fields[0].strip("\"'").split(":")[2::3] if fields else []

@@ -62,8 +62,8 @@ def fingerprints(
         elements: atomic numbers to make room for; those of the structures by default. Give it when several
             sets are to be compared.
     """
-    found = {int(z) for atoms in frames for z in np.unique(atoms.numbers)}
-    species = np.array(sorted(found if elements is None else set(elements) | found), dtype=int)
+    present = {int(z) for atoms in frames for z in np.unique(atoms.numbers)}
+    species = np.array(sorted(present if elements is None else set(elements) | present), dtype=int)
     rows = [_distances(atoms, species, cutoff, n_neighbors) for atoms in frames]
     fractions = [
         (atoms.numbers[:, None] == species[None, :]).mean(axis=0) if len(atoms) else np.zeros(len(species))
@@ -113,7 +113,7 @@ def _candidates(first: Fingerprints, second: Fingerprints, tolerance: float) -> 
     """Pairs of equal formula and equal fingerprint, (n_pairs, 2), in order."""
     if first.values.shape[1] != second.values.shape[1]:
         raise DataError("fingerprints to compare must be made for the same elements; pass elements=")
-    found: list[np.ndarray] = [np.zeros((0, 2), dtype=np.int64)]
+    columns: list[np.ndarray] = [np.zeros((0, 2), dtype=np.int64)]
     for formula in set(first.formulas) & set(second.formulas):
         left = np.array([i for i, name in enumerate(first.formulas) if name == formula])
         right = np.array([i for i, name in enumerate(second.formulas) if name == formula])
@@ -126,8 +126,8 @@ def _candidates(first: Fingerprints, second: Fingerprints, tolerance: float) -> 
             near = right[order[start:stop]]
             difference = np.abs(second.values[near] - first.values[a]).max(axis=1, initial=0.0)
             same = near[difference <= tolerance]
-            found.append(np.column_stack([np.full(len(same), a), same]))
-    pairs = np.concatenate(found)
+            columns.append(np.column_stack([np.full(len(same), a), same]))
+    pairs = np.concatenate(columns)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 

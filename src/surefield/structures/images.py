@@ -68,7 +68,7 @@ def hash_images(
         )
     frames = read_frames(images)
     _check(enumerate(frames))
-    found: dict[str, Atoms] = {}
+    unique: dict[str, Atoms] = {}
     counts: dict[str, int] = {}
     names: dict[str, str] = {}
     sequence: list[str] = []
@@ -76,13 +76,13 @@ def hash_images(
         key = image_key(atoms)
         counts[key] = counts.get(key, 0) + 1
         sequence.append(key)
-        if key not in found:
+        if key not in unique:
             origin = frames.origin(index)
-            found[key] = atoms
+            unique[key] = atoms
             names[key] = f"image {index} ({origin})" if " of " in origin else f"image {index}"
-    if log is not None and len(found) < len(frames):
-        log(f"{len(frames)} images, {len(found)} of them different")
-    return HashedImages(found, counts, names, sequence)
+    if log is not None and len(unique) < len(frames):
+        log(f"{len(frames)} images, {len(unique)} of them different")
+    return HashedImages(unique, counts, names, sequence)
 
 
 def image_key(atoms: Atoms) -> str:

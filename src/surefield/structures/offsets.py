@@ -49,18 +49,18 @@ def isolated_atom_energies(
     frames = read_frames(frames)
     if energies is None:
         energies = [labels.energy for labels in resolve_labels(frames, require=())[0]]
-    found: dict[int, tuple[float, int]] = {}
+    lowest: dict[int, tuple[float, int]] = {}
     for i, (atoms, energy) in enumerate(zip(frames, energies, strict=True)):
         if energy is None or not is_isolated_atom(atoms):
             continue
         number = int(atoms.numbers[0])
-        known = found.setdefault(number, (float(energy), i))
+        known = lowest.setdefault(number, (float(energy), i))
         if abs(known[0] - energy) > 1e-3:
             raise DataError(
                 f"free atoms of {chemical_symbols[number]} disagree: {known[0]:.6f} eV in "
                 f"{frames.origin(known[1])}, {energy:.6f} eV in {frames.origin(i)}; keep one"
             )
-    return {number: energy for number, (energy, _) in found.items()}
+    return {number: energy for number, (energy, _) in lowest.items()}
 
 
 def energy_offsets(
@@ -91,14 +91,14 @@ def energy_offsets(
         raise DataError(f"energies must be ({len(compositions)},), one per structure, got {energies.shape}")
     if not np.isfinite(energies).all():
         raise DataError(f"energy of structure {np.flatnonzero(~np.isfinite(energies))[0]} is not finite")
-    given = {_number(element): float(value) for element, value in (isolated_atoms or {}).items()}
+    isolated = {_number(element): float(value) for element, value in (isolated_atoms or {}).items()}
     counts, elements = _count_matrix(compositions)
     totals = counts.sum(axis=1)
     if len(totals) and totals.min() == 0:
         raise DataError(f"structure {int(np.argmin(totals))} has no atoms")
-    known = np.array([given.get(z, 0.0) for z in elements])
-    free = np.array([z not in given for z in elements], dtype=bool)
-    offsets = dict(given)
+    known = np.array([isolated.get(z, 0.0) for z in elements])
+    free = np.array([z not in isolated for z in elements], dtype=bool)
+    offsets = dict(isolated)
     if free.any():
         rows = counts[:, free] / totals[:, None]
         target = (energies - counts @ known) / totals

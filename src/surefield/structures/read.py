@@ -230,17 +230,17 @@ def _read_other(path: Path, inner: Path, compression: str, index: str | int | sl
             rows = read_database(path)
             return rows[_as_slice(index, len(rows))]
         if not compression:
-            found = ase.io.read(path, index=index)
+            frames = ase.io.read(path, index=index)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 plain = Path(folder) / inner.name
                 plain.write_bytes(decompress(path, compression))
-                found = ase.io.read(plain, index=index)
+                frames = ase.io.read(plain, index=index)
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise whatever their format makes them stumble over
         raise DataError(f"ASE cannot read {path}", got=_cause(error)) from error
-    return found if isinstance(found, list) else [found]
+    return frames if isinstance(frames, list) else [frames]
 
 
 def _cause(error: Exception) -> str:

@@ -29,12 +29,12 @@ class Snapshot:
 
 
 def _contents(atoms: Atoms) -> dict[str, Any]:
-    found: dict[str, Any] = {f"arrays:{name}": value.copy() for name, value in atoms.arrays.items()}
-    found |= {f"info:{name}": np.copy(value) for name, value in atoms.info.items()}
-    found |= {"cell": atoms.cell.array.copy(), "pbc": atoms.pbc.copy(), "calc": id(atoms.calc)}
+    contents: dict[str, Any] = {f"arrays:{name}": value.copy() for name, value in atoms.arrays.items()}
+    contents |= {f"info:{name}": np.copy(value) for name, value in atoms.info.items()}
+    contents |= {"cell": atoms.cell.array.copy(), "pbc": atoms.pbc.copy(), "calc": id(atoms.calc)}
     if atoms.calc is not None:
-        found |= {f"calc:{name}": np.copy(value) for name, value in atoms.calc.results.items()}
-    return found
+        contents |= {f"calc:{name}": np.copy(value) for name, value in atoms.calc.results.items()}
+    return contents
 
 
 def _equal(first: Any, second: Any) -> bool:

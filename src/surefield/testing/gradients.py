@@ -89,17 +89,17 @@ def _image_rows(potential: Potential, atoms: Atoms, d: float) -> list[GradientCh
         up, down = (np.array([p.energy for p in potential.predict(moved(s))]) for s in (d, -d))
         return (up - down) / (2 * d)
 
-    (found,) = potential.predict([atoms])
-    assert found.forces is not None
+    (prediction,) = potential.predict([atoms])
+    assert prediction.forces is not None
     places = [(a, x) for a in range(len(atoms)) for x in range(3)]
     names = [f"atom {a} {'xyz'[x]}" for a, x in places]
     values = slopes(lambda s: [_displaced(atoms, *place, s) for place in places])
-    rows = [_compare("forces by positions, eV/Å", -found.forces.ravel(), values, names)]
-    if found.stress is not None:
+    rows = [_compare("forces by positions, eV/Å", -prediction.forces.ravel(), values, names)]
+    if prediction.stress is not None:
         values = slopes(lambda s: [_strained(atoms, c, s) for c in _COMPONENTS]) / atoms.get_volume()
-        rows.append(_compare("stress by strain, eV/Å^3", found.stress, values, VOIGT))
-    if found.excess_electrons is not None:
-        phi, electrons = float(found.electrode_potential or 0.0), np.array([found.excess_electrons])
+        rows.append(_compare("stress by strain, eV/Å^3", prediction.stress, values, VOIGT))
+    if prediction.excess_electrons is not None:
+        phi, electrons = float(prediction.electrode_potential or 0.0), np.array([prediction.excess_electrons])
         values = slopes(lambda s: [_at_potential(atoms, phi + s)])
         rows.append(_compare("electrons by potential, e", electrons, values, ["N_e"]))
     return [*rows, *_parameter_rows(potential, atoms, d)]

@@ -97,10 +97,10 @@ class _Comparison:
 
     def __call__(self, check: str, index: int, atoms: Atoms, expected: Prediction, got: Prediction) -> None:
         for name, values in expected.results().items():
-            found = getattr(got, name)
-            _require(found is not None, f"{check}: no {name} of frame {index}")
+            result = getattr(got, name)
+            _require(result is not None, f"{check}: no {name} of frame {index}")
             scale = self.scale(name, atoms, expected)
-            self.values(f"{check}: {name} of frame {index}", name, values, found, scale)
+            self.values(f"{check}: {name} of frame {index}", name, values, result, scale)
 
     def values(self, what: str, name: str, expected: ArrayLike, got: ArrayLike, scale: float) -> None:
         difference = float(np.abs(np.asarray(got) - np.asarray(expected)).max(initial=0.0))
@@ -189,10 +189,10 @@ def _check_batches(
     repeats = [tuple(2 if axis == int(np.argmax(frames[i].pbc)) else 1 for axis in range(3)) for i in chosen]
     cells = [frames[i].repeat(repeat) for i, repeat in zip(chosen, repeats, strict=True)]
     # Supercells in the same call: the frames meet other neighbours in the batch and another padding.
-    found = potential.predict([*cells, *frames])
-    for index, got in enumerate(found[len(cells) :]):
+    together = potential.predict([*cells, *frames])
+    for index, got in enumerate(together[len(cells) :]):
         compare("batch == single", index, frames[index], plain[index], got)
-    for index, cell, got in zip(chosen, cells, found[: len(cells)], strict=True):
+    for index, cell, got in zip(chosen, cells, together[: len(cells)], strict=True):
         small = plain[index]
         doubled = {name: 2 * getattr(small, name) for name in _EXTENSIVE if getattr(small, name) is not None}
         twice: Callable[[np.ndarray], np.ndarray] = lambda values: np.concatenate([values, values])  # noqa: E731
@@ -202,9 +202,9 @@ def _check_batches(
 
 def _per_atom(prediction: Prediction, change: Callable[[np.ndarray], np.ndarray]) -> Prediction:
     """Copy of a prediction with its numbers of atoms changed."""
-    found = {name: getattr(prediction, name) for name in _PER_ATOM}
+    arrays = {name: getattr(prediction, name) for name in _PER_ATOM}
     return replace(
-        prediction, **{name: change(values) for name, values in found.items() if values is not None}
+        prediction, **{name: change(values) for name, values in arrays.items() if values is not None}
     )
 
 

@@ -59,11 +59,11 @@ def check_selector(
 
 
 def _check_picks(select: Selector, pool: Rows, train: Rows | None, seed: int) -> None:
-    given = [array for array in (pool, train) if array is not None]
-    before = [array.copy() for array in given]
+    arrays = [array for array in (pool, train) if array is not None]
+    before = [array.copy() for array in arrays]
     picks = select(pool, train, 10, seed)
     _require(isinstance(picks, Selection), f"a selector returns a Selection, got {type(picks).__name__}")
-    _require(all(map(np.array_equal, given, before)), "the caller's arrays were changed")
+    _require(all(map(np.array_equal, arrays, before)), "the caller's arrays were changed")
     indices = list(picks)
     _require(len(indices) == 10 and picks.n_requested == 10, f"10 picks were asked for, got {len(indices)}")
     _require(picks.stopped is None, f"all picks were delivered, but stopped = {picks.stopped!r}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
 
-from surefield.potentials.parametric.parameters import ParametricPotential
+from surefield.potentials.parametric.parameters import Entry, ParametricPotential
 from surefield.structures.graph import Graph
 
 __all__ = ["BondPotential", "Edges", "edges_of", "pair_index"]
@@ -59,6 +60,16 @@ def edges_of(graph: Graph, symbols: Sequence[str]) -> Edges:
 
 class BondPotential(ParametricPotential):
     """A physics model whose energies of atoms follow from their own bonds."""
+
+    # Repeated for type checkers, which would make a constructor from the fields.
+    def __init__(
+        self,
+        values: Mapping[str, ArrayLike],
+        species: Sequence[str],
+        *,
+        free: Iterable[Entry | tuple[str, int]] | None = None,
+    ) -> None:
+        super().__init__(values, species, free=free)
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV."""

@@ -49,6 +49,10 @@ class Driver:
     cls: type[BondPotential]
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def model(self, values: Mapping[str, Any], species: Sequence[str]) -> BondPotential:
+        """A potential of this form."""
+        return self.cls(values, species, **self.options)
+
 
 @dataclass(frozen=True)
 class KnownModel:
@@ -77,8 +81,7 @@ class KnownModel:
 
     def make(self) -> BondPotential:
         """The model at its published parameters."""
-        driver = DRIVERS[self.driver]
-        return driver.cls(self.values, self.species, **driver.options)
+        return DRIVERS[self.driver].model(self.values, self.species)
 
 
 #: Drivers by name. KIM's shifted pair drivers know one species only.

@@ -98,7 +98,7 @@ def _rows(
     batch = _batch(descriptor, structures)
     components, slopes = _evaluated(descriptor, batch, derivatives=forces or strain)
     n_types = len(descriptor.species)
-    own = np.arange(n_types) == batch.element[:, None]
+    of_type = np.arange(n_types) == batch.element[:, None]
     by_force = by_strain = pairs = None
     if slopes is not None and forces:
         by_force = _force_rows(batch, slopes, n_types)
@@ -108,21 +108,21 @@ def _rows(
     for first, last in zip(batch.starts[:-1], batch.starts[1:], strict=True):
         atoms = slice(first, last)
         values = components[atoms]
-        energy = [np.einsum("nt,nk->tk", own[atoms], values)]
+        energy = [np.einsum("nt,nk->tk", of_type[atoms], values)]
         force = [] if by_force is None else [by_force[atoms]]
         virial = []
         if by_strain is not None:
-            total = np.einsum("nt,nabk->abtk", own[atoms], by_strain[atoms])
+            total = np.einsum("nt,nabk->abtk", of_type[atoms], by_strain[atoms])
             virial = [0.5 * (total + total.swapaxes(0, 1))]
         if quadratic:
-            types = [np.flatnonzero(own[atoms, t]) for t in range(n_types)]
+            types = [np.flatnonzero(of_type[atoms, t]) for t in range(n_types)]
             energy.append(np.stack([_upper(values[t].T @ values[t], 1)[0] / 2 for t in types]))
             if pairs is not None:
-                force.append(_product_forces(pairs, components, own, (first, last)))
+                force.append(_product_forces(pairs, components, of_type, (first, last)))
             if by_strain is not None:
                 moments = by_strain[atoms].reshape(last - first, -1)
-                found = [_upper(values[t].T @ moments[t], 9).reshape(3, 3, -1) for t in types]
-                stacked = np.stack(found, axis=2)
+                products = [_upper(values[t].T @ moments[t], 9).reshape(3, 3, -1) for t in types]
+                stacked = np.stack(products, axis=2)
                 virial.append(0.5 * (stacked + stacked.swapaxes(0, 1)))
         yield ClosedRows(
             np.concatenate(energy, axis=-1).reshape(-1),
@@ -186,8 +186,8 @@ def _evaluated(descriptor: Bispectrum, batch: _Batch, *, derivatives: bool) -> _
             centre,  # type: ignore[arg-type]
             element[slots].reshape(rows, columns),  # type: ignore[arg-type]
         )
-        found, slope = _chunk(descriptor, neighbors, derivatives)
-        components[atoms] = np.asarray(found)[: len(atoms)]
+        values, slope = _chunk(descriptor, neighbors, derivatives)
+        components[atoms] = np.asarray(values)[: len(atoms)]
         if slopes is not None:
             slopes[slots] = np.asarray(slope).reshape(rows * columns, -1)
     return _Derivatives(components, slopes)
@@ -206,8 +206,8 @@ def _force_rows(
     block = batch.element[batch.centre]
     rows = np.concatenate([batch.centre, batch.other]) * n_types + np.tile(block, 2)
     sign = np.repeat([1.0, -1.0], len(block))
-    found = _sums(rows, sign, batch, len(batch.element) * n_types) @ slopes
-    return found.reshape(len(batch.element), n_types, 3, -1).swapaxes(1, 2)
+    rows_of_atoms = _sums(rows, sign, batch, len(batch.element) * n_types) @ slopes
+    return rows_of_atoms.reshape(len(batch.element), n_types, 3, -1).swapaxes(1, 2)
 
 
 def _moments(
@@ -215,8 +215,8 @@ def _moments(
 ) -> Float[np.ndarray, "n_atoms 3 3 width"]:
     """Derivatives of the components of each atom by the strain, before it is made symmetric."""
     rows = (3 * batch.centre + np.arange(3)[:, None]).ravel()
-    found = _sums(rows, batch.vectors.T.ravel(), batch, 3 * len(batch.element)) @ slopes
-    return found.reshape(len(batch.element), 3, 3, -1)
+    moments = _sums(rows, batch.vectors.T.ravel(), batch, 3 * len(batch.element)) @ slopes
+    return moments.reshape(len(batch.element), 3, 3, -1)
 
 
 class _Pairs(NamedTuple):
@@ -235,15 +235,15 @@ def _pair_slopes(batch: _Batch, slopes: Float[np.ndarray, "n_slots components"])
     # Every atom has a pair with itself, even one without neighbours.
     itself = np.arange(n) * n + np.arange(n)
     codes = np.concatenate([batch.other * n + batch.centre, itself[batch.centre], itself])
-    found, rows = np.unique(codes, return_inverse=True)
+    pairs, rows = np.unique(codes, return_inverse=True)
     sign = np.repeat([1.0, -1.0], len(batch.centre))
-    summed = _sums(rows[: len(sign)], sign, batch, len(found)) @ slopes
-    moving, of = np.divmod(found, n)
+    summed = _sums(rows[: len(sign)], sign, batch, len(pairs)) @ slopes
+    moving, of = np.divmod(pairs, n)
     return _Pairs(of, np.searchsorted(moving, np.arange(n + 1)), summed)
 
 
 def _product_forces(
-    pairs: _Pairs, components: Float[np.ndarray, "n_atoms width"], own: np.ndarray, atoms: tuple[int, int]
+    pairs: _Pairs, components: Float[np.ndarray, "n_atoms width"], of_type: np.ndarray, atoms: tuple[int, int]
 ) -> Float[np.ndarray, "n 3 n_types n_products"]:
     """Force rows of the products: B_k dB_l + B_l dB_k, summed over the atoms that each atom is near to."""
     first, last = atoms
@@ -256,8 +256,8 @@ def _product_forces(
         place = np.where(used, pairs.first[block][:, None] + column, 0)
         slopes, of = pairs.slopes[place], pairs.of[place]
         types = []
-        for t in range(own.shape[1]):
-            values = components[of] * (used & own[of, t])[..., None]
+        for t in range(of_type.shape[1]):
+            values = components[of] * (used & of_type[of, t])[..., None]
             types.append(_upper(-(values.swapaxes(1, 2) @ slopes), 3))
         parts.append(np.stack(types, axis=2))
     return np.concatenate(parts)
@@ -274,7 +274,7 @@ def _upper(outer: Float[np.ndarray, "*batch width axes_width"], n_axes: int) -> 
     axis = width * np.arange(n_axes)[:, None]
     flat = outer.reshape(*outer.shape[:-2], -1)
     size = n_axes * width
-    found = np.take(flat, first * size + axis + second, axis=-1)
-    found += np.take(flat, second * size + axis + first, axis=-1)
-    found[..., first == second] *= 0.5
-    return found
+    products = np.take(flat, first * size + axis + second, axis=-1)
+    products += np.take(flat, second * size + axis + first, axis=-1)
+    products[..., first == second] *= 0.5
+    return products

@@ -97,8 +97,8 @@ class Snap(DescriptorPotential):
     ) -> Float[Array, " n_atoms"]:
         """Energy of each atom from its bispectrum components, eV."""
         index, width = species_index(self, graph), self.descriptor.width
-        own = self.readout[index]
-        energies = self.bias[index] + jnp.sum(own[:, :width] * features, axis=1)
+        coefficients = self.readout[index]
+        energies = self.bias[index] + jnp.sum(coefficients[:, :width] * features, axis=1)
         if self.quadratic:
             # A square matrix of each element: half the products, and no array of all of them per atom.
             first, second = np.triu_indices(width)

@@ -49,26 +49,26 @@ def check_net_force(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     for i, label in enumerate(labels):
         if label.forces is not None and np.isfinite(label.forces).all() and len(frames[i]) > 1:
             net[i] = np.linalg.norm(label.forces.sum(axis=0))
-    found = np.flatnonzero(net > _NET_FORCE)
-    if len(found) == 0:
+    unbalanced = np.flatnonzero(net > _NET_FORCE)
+    if len(unbalanced) == 0:
         return []
     worst = int(np.argmax(net))
     message = (
-        f"the forces of {len(found)} structures do not add up to zero: |sum F| up to {net[worst]:.2g} eV/Å "
-        f"({frames.origin(worst)}), median {np.median(net[found]):.2g} eV/Å"
+        f"the forces of {len(unbalanced)} structures do not add up to zero: |sum F| up to "
+        f"{net[worst]:.2g} eV/Å ({frames.origin(worst)}), median {np.median(net[unbalanced]):.2g} eV/Å"
     )
     remedy = (
         "expected for an external field, jellium, implicit solvent, fixed atoms or a coarse grid: then keep "
         "the labels as they are and take the sum as noise of the forces; otherwise recalculate with "
         "tighter settings"
     )
-    frames_found = tuple(found.tolist())
+    frames_found = tuple(unbalanced.tolist())
     return [Finding("net force", "warning", message, frames_found, float(net[worst]), remedy)]
 
 
 def check_zero_forces(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     """Report structures whose forces are all exactly zero although symmetry does not make them so."""
-    found = tuple(
+    zero = tuple(
         i
         for i, label in enumerate(labels)
         if label.forces is not None
@@ -76,13 +76,11 @@ def check_zero_forces(frames: Frames, labels: Sequence[Labels]) -> list[Finding]
         and not np.any(label.forces)
         and _is_uneven(frames[i])
     )
-    if not found:
+    if not zero:
         return []
-    message = (
-        f"{len(found)} structures have forces that are all 0.0 at sites where symmetry does not force it"
-    )
+    message = f"{len(zero)} structures have forces that are all 0.0 at sites where symmetry does not force it"
     remedy = "zeros stand for forces that were never calculated: leave these forces out of the fit"
-    return [Finding("zero forces", "warning", message, found, float(len(found)), remedy)]
+    return [Finding("zero forces", "warning", message, zero, float(len(zero)), remedy)]
 
 
 def check_outlying_energies(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:

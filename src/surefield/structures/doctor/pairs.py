@@ -94,7 +94,7 @@ def find_pairs(
         conditions = tuple(str(atoms.info.get(name)) for name in _CONDITIONS)
         groups[(atoms.numbers.tobytes(), atoms.pbc.tobytes(), conditions)].append(i)
     rng = np.random.default_rng(seed)
-    found: list[Pairs] = []
+    parts: list[Pairs] = []
     for members in groups.values():
         chosen = np.array(members)
         if len(chosen) > _MOST:
@@ -107,11 +107,11 @@ def find_pairs(
             if group.periodic.any()
             else _near_molecules(group, max_displacement)
         )
-        found += _compare(group, near[:, 0], near[:, 1], max_displacement)
+        parts += _compare(group, near[:, 0], near[:, 1], max_displacement)
     none = np.zeros(0)
     index, six = np.zeros(0, dtype=np.int64), np.zeros((0, 6))
-    found.append(Pairs(index, index, none, none, six, six, six, none, none))
-    return Pairs(*(np.concatenate([getattr(part, name) for part in found]) for name in _FIELDS))
+    parts.append(Pairs(index, index, none, none, six, six, six, none, none))
+    return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
 
 def _near_crystals(
@@ -122,7 +122,7 @@ def _near_crystals(
     probe = np.unique(np.linspace(0, n_atoms - 1, 6).astype(int))
     scaled = group.positions[:, probe] @ np.linalg.inv(cells)
     scaled -= scaled[:, :1]
-    found, lengths = [], []
+    columns, lengths = [], []
     for p in range(len(cells) - 1):
         later = np.arange(p + 1, len(cells))
         middle = 0.5 * (cells[p] + cells[later])
@@ -133,9 +133,9 @@ def _near_crystals(
         shift -= np.where(group.periodic, np.rint(shift), 0.0)
         length = np.linalg.norm(shift @ middle, axis=2).max(axis=1)
         near = length < 2 * max_displacement
-        found.append(np.column_stack([np.full(near.sum(), p), later[near]]))
+        columns.append(np.column_stack([np.full(near.sum(), p), later[near]]))
         lengths.append(length[near])
-    pairs = np.concatenate(found)
+    pairs = np.concatenate(columns)
     order = np.lexsort((rng.random(len(pairs)), np.round(np.concatenate(lengths), 2)))
     return pairs[order[:_MOST_PAIRS]]
 
@@ -184,7 +184,7 @@ class _Group:
 def _compare(group: _Group, first: np.ndarray, second: np.ndarray, max_displacement: float) -> list[Pairs]:
     """Numbers of each pair, in chunks; those with longer displacements are left out."""
     step = max(1, 200_000 // group.positions.shape[1])
-    found = []
+    parts = []
     for start in range(0, len(first), step):
         p, q = first[start : start + step], second[start : start + step]
         if group.periodic.any():
@@ -209,8 +209,8 @@ def _compare(group: _Group, first: np.ndarray, second: np.ndarray, max_displacem
             volume,
             longest,
         )
-        found.append(pairs[longest <= max_displacement])
-    return found
+        parts.append(pairs[longest <= max_displacement])
+    return parts
 
 
 def _displacements(group: _Group, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -68,19 +68,19 @@ def check_leakage(
     pairs = equal_pairs(
         fingerprints(both[left], elements=elements), fingerprints(both[right], elements=elements)
     )
-    found: dict[int, int] = {}
+    leaked: dict[int, int] = {}
     for a, b in zip(left[pairs[:, 0]].tolist(), right[pairs[:, 1]].tolist(), strict=True):
         if abs(_energy(both_labels[a]) - _energy(both_labels[b])) <= _ENERGY:
-            found.setdefault(b - len(reference), a)
-    if not found:
+            leaked.setdefault(b - len(reference), a)
+    if not leaked:
         return []
-    first = min(found)
+    first = min(leaked)
     message = (
-        f"{len(found)} of {len(frames)} structures have a copy, possibly rotated, in the training set; e.g. "
-        f"frame {first} is {reference.origin(found[first])}"
+        f"{len(leaked)} of {len(frames)} structures have a copy, possibly rotated, in the training set; e.g. "
+        f"frame {first} is {reference.origin(leaked[first])}"
     )
     remedy = "report errors with and without them, or remove the copies from the training set"
-    return [Finding("leakage", "warning", message, tuple(sorted(found)), float(len(found)), remedy)]
+    return [Finding("leakage", "warning", message, tuple(sorted(leaked)), float(len(leaked)), remedy)]
 
 
 def _split_by_energy(members: list[int], labels: Sequence[Labels]) -> list[list[int]]:
@@ -101,12 +101,12 @@ def _with_energy_partner(frames: Frames, labels: Sequence[Labels]) -> list[int]:
     for i, atoms in enumerate(frames):
         if np.isfinite(energies[i]):
             groups[atoms.get_chemical_formula()].append(i)
-    found: set[int] = set()
+    partners: set[int] = set()
     for members in groups.values():
         order = np.array(members)[np.argsort(energies[members], kind="stable")]
         close = np.flatnonzero(np.diff(energies[order]) <= _ENERGY)
-        found.update(order[close].tolist(), order[close + 1].tolist())
-    return sorted(found)
+        partners.update(order[close].tolist(), order[close + 1].tolist())
+    return sorted(partners)
 
 
 def _same_positions(one: Atoms, other: Atoms) -> bool:

@@ -232,8 +232,8 @@ def _shear_noise(formula: str, pairs: Pairs, order: tuple[int, ...], where: tupl
     links = np.array([_correlation(strain, answer) for answer in answers])
     if np.abs(links).max() > 0.5:
         return False
-    own = answers[_ORDERS.index(order)]
-    modulus = float(strain @ own / (strain @ strain)) / units.EV_A3_PER_GPA
+    answer = answers[_ORDERS.index(order)]
+    modulus = float(strain @ answer / (strain @ strain)) / units.EV_A3_PER_GPA
     text = (
         f"{formula}: shear stress does not follow shear strain (correlation "
         f"{links[_ORDERS.index(order)]:.2f} over {int(sheared.sum())} pairs, modulus {modulus:.2g} GPa): "
