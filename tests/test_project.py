@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import surefield
+
 # Put together here, so that this file does not contain them itself.
 MACHINE_PATHS = ["/" + "work/", "/" + "root/", "shared/" + "hooks", "bash" + "_jobs"]
 MACHINE_PATH = re.compile("|".join(rf"(?<![\w.-]){re.escape(path)}" for path in MACHINE_PATHS))
@@ -18,10 +20,10 @@ MACHINE_PATH = re.compile("|".join(rf"(?<![\w.-]){re.escape(path)}" for path in 
 def project_files(project: Path) -> list[Path]:
     """Tracked files, and new ones that git does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    found = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    if found.returncode != 0:
+    listed = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    if listed.returncode != 0:
         pytest.skip("needs a git checkout to know which files belong to the project")
-    return [project / name for name in found.stdout.split("\0") if name and (project / name).is_file()]
+    return [project / name for name in listed.stdout.split("\0") if name and (project / name).is_file()]
 
 
 def lines_with_machine_paths(path: Path) -> list[int]:
@@ -67,6 +69,16 @@ def test_help_does_not_import_jax() -> None:
     assert "Usage" in done.stdout
     assert "surefield.cli" in imported
     assert "jax" not in imported
+
+
+def test_names_of_the_package_are_what_type_checkers_see(project: Path) -> None:
+    tree = ast.parse((project / "src" / "surefield" / "__init__.py").read_text(encoding="utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    places = {a.name: n.module for n in checked.body if isinstance(n, ast.ImportFrom) for a in n.names}
+
+    assert places == surefield._PLACES
+    assert {*places, "load"} == {*surefield.__all__}
+    assert all(getattr(surefield, name) is not None for name in surefield.__all__)
 
 
 def test_every_benchmark_can_be_imported(project: Path) -> None:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from surefield.networks.fingerprints import Gaussian
     from surefield.networks.full_batch import LossFunction
     from surefield.potentials import ZBL, MomentNetwork, Prediction, load_potential, save_potential
+    from surefield.potentials.chimes import Chimes
+    from surefield.potentials.dropout_network import DropoutNetwork
+    from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
+    from surefield.potentials.snap.snap import Snap
     from surefield.report import write_report
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
     from surefield.testing.gradients import check_gradients
+    from surefield.trainers import KIMPotential
     from surefield.training import Fit, TrainConfig, train
     from surefield.uncertainty import LLPR
+    from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 
 # 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
 os.environ["JAX_ENABLE_X64"] = "1"
@@ -34,28 +40,44 @@ _HOMES = {
     "surefield.acquisition.select": ("feature_rows", "select"),
     "surefield.networks.fingerprints": ("Gaussian",),
     "surefield.potentials": ("ZBL", "MomentNetwork", "Prediction", "load_potential", "save_potential"),
+    "surefield.potentials.chimes": ("Chimes",),
+    "surefield.potentials.dropout_network": ("DropoutNetwork",),
+    "surefield.potentials.parametric": ("EAM", "LennardJones", "Morse", "StillingerWeber", "Tersoff"),
+    "surefield.potentials.snap.snap": ("Snap",),
     "surefield.report": ("write_report",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
     "surefield.testing.gradients": ("check_gradients",),
+    "surefield.trainers": ("KIMPotential",),
     "surefield.training": ("Fit", "TrainConfig", "train"),
     "surefield.networks.full_batch": ("LossFunction",),
     "surefield.networks": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
     "surefield.uncertainty": ("LLPR",),
+    "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "EAM",
     "LLPR",
     "ZBL",
     "Amp",
     "ChargeNeuralNetwork",
+    "Chimes",
+    "DropoutEnsemble",
+    "DropoutNetwork",
     "Fit",
     "Gaussian",
+    "KIMPotential",
+    "LennardJones",
     "LossFunction",
     "MomentNetwork",
+    "Morse",
     "NeuralNetwork",
     "Prediction",
+    "Snap",
+    "StillingerWeber",
+    "Tersoff",
     "TrainConfig",
     "check_gradients",
     "doctor",
