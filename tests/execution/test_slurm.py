@@ -211,7 +211,7 @@ class TestRealSlurm:
         shown = _shown(_number(flow, calc_id))
         assert (shown["TimeLimit"], shown["Partition"], shown["NumTasks"]) == ("00:03:00", "debug", "1")
         assert shown["JobName"] == f"surefield-{calc_id}"
-        asked = "import sys; from surefield.execution.workflow import get_workflow; "
+        asked = "import sys; from surefield.execution.workflows import get_workflow; "
         asked += (
             "w = get_workflow({'workflow_type': 'SLURM'}, sys.argv[1]); print(w.get_job_status(sys.argv[2]))"
         )

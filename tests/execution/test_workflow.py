@@ -113,7 +113,7 @@ def test_submitting_does_not_wait_unless_asked_to(flow: LocalWorkflow, folder: P
 
 def test_a_job_outlives_its_submission_and_any_process_can_ask(flow: LocalWorkflow, folder: Path) -> None:
     start = (
-        "import sys; from surefield.execution.workflow import get_workflow;"
+        "import sys; from surefield.execution.workflows import get_workflow;"
         "print(get_workflow(None, sys.argv[1]).submit_job([sys.executable, '-c', sys.argv[3]], sys.argv[2]))"
     )
     command = [sys.executable, "-c", start, str(flow.root), str(folder), WAIT]

@@ -9,6 +9,7 @@ import pytest
 
 from surefield.errors import DataError
 from surefield.report import load_run
+from surefield.selection import Reason
 
 
 def test_everything_of_a_finished_loop_is_read(run_folder: Path) -> None:
@@ -38,6 +39,13 @@ def test_picks_know_their_round_gain_and_reason(run_folder: Path) -> None:
     assert (picks[20].round, picks[20].n_labels, picks[20].order) == (1, 20, 0)
     assert picks[20].reason == "farthest from the 20 structures before it"
     assert picks[20].gain > picks[39].gain > 0
+
+
+def test_reasons_are_words_whatever_form_they_were_written_in(tmp_path: Path) -> None:
+    reasons = [Reason("lcmd", 0.25, "sigma", 1.5).to_dict(), Reason("random", None).to_dict(), "by hand"]
+    (tmp_path / "selection.json").write_text(json.dumps({"picks": [4, 2, 7], "reasons": reasons}))
+    picks = load_run(tmp_path).picks
+    assert [pick.reason for pick in picks] == ["lcmd 0.25, sigma 1.5", "random", "by hand"]
 
 
 def test_the_journal_of_a_broken_run_is_read_up_to_its_torn_line(tmp_path: Path) -> None:

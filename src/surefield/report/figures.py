@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float64
@@ -125,14 +125,8 @@ def training_curve(metrics: Mapping[str, Values], kind: str) -> go.Figure | None
         known = np.isfinite(x) & np.isfinite(y)
         if known.any():
             drawn.append(y[known])
-            figure.add_scatter(
-                x=x[known],
-                y=y[known],
-                name=name,
-                mode="lines+markers" if known.sum() < 40 else "lines",
-                line={"color": color, "dash": dash, "width": 2.5},
-                marker={"size": 6},
-            )
+            mode = "lines+markers" if known.sum() < 40 else "lines"
+            _line(figure, x[known], y[known], color, 2.5, dash, name=name, mode=mode, marker={"size": 6})
     if not drawn:
         return None
     figure.update_yaxes(**axis(np.concatenate(drawn), log=True))
@@ -154,14 +148,10 @@ def parity(reference: Values, predicted: Values, name: str, unit: str) -> go.Fig
     pad = 0.04 * (high - low) or 1.0
     ends = [low - pad, high + pad]
     figure = _figure(f"Reference {name} ({unit})", f"Predicted {name} ({unit})")
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", line={"color": INK, "width": 1.2, "dash": "dash"}, hoverinfo="skip"
-    )
+    _line(figure, ends, ends, INK, 1.2, "dash", hoverinfo="skip")
     figure.add_scatter(x=x[shown], y=y[shown], mode="markers", marker=density_marker(x, y, shown))
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(range=ends, constrain="domain", nticks=7)
-    figure.update_yaxes(range=ends, constrain="domain", nticks=7, scaleanchor="x", scaleratio=1)
-    return figure
+    return _square(figure, range=ends, nticks=7)
 
 
 def error_against_sigma(residuals: Values, sigma: Values, name: str, unit: str) -> go.Figure | None:
@@ -186,27 +176,12 @@ def error_against_sigma(residuals: Values, sigma: Values, name: str, unit: str) 
     low, high = float(s.min()) / 1.15, float(s.max()) * 1.15
     for level, dash in QUANTILES:
         slope = float(ndtri((1 + level) / 2))
-        figure.add_scatter(
-            x=[low, high],
-            y=[slope * low, slope * high],
-            mode="lines",
-            name=f"{100 * level:.0f} %",
-            line={"color": INK, "dash": dash, "width": 1.8},
-            hoverinfo="skip",
-        )
+        ends = [slope * low, slope * high]
+        _line(figure, [low, high], ends, INK, 1.8, dash, name=f"{100 * level:.0f} %", hoverinfo="skip")
     rmv, rmse = binned_rmv_rmse(r, s)
-    figure.add_scatter(
-        x=rmv,
-        y=rmse,
-        mode="markers",
-        name="RMSE per bin",
-        marker={
-            "symbol": "diamond",
-            "size": 11,
-            "color": VERMILION,
-            "line": {"color": "white", "width": 1.5},
-        },
-    )
+    edge = {"color": "white", "width": 1.5}
+    marker = {"symbol": "diamond", "size": 11, "color": VERMILION, "line": edge}
+    figure.add_scatter(x=rmv, y=rmse, mode="markers", name="RMSE per bin", marker=marker)
     # a few errors near zero must not stretch the axis over many decades
     floor = max(float(np.quantile(size, 0.005)), 1e-4 * high) if len(size) else low
     figure.update_xaxes(**axis(np.array([low, high]), log=True, pad=0.0))
@@ -221,26 +196,11 @@ def calibration(scored: Mapping[str, tuple[Values, Values]]) -> go.Figure | None
     figure = _figure("Expected share of errors inside (%)", "Observed share of errors inside (%)")
     for kind, (residuals, sigma) in scored.items():
         levels, observed = calibration_curve(residuals, sigma)
-        figure.add_scatter(
-            x=100 * levels,
-            y=100 * observed,
-            name=kind,
-            mode="lines",
-            line={"color": KIND_COLORS.get(kind, GREY), "width": 3},
-        )
-    figure.add_scatter(
-        x=[0, 100],
-        y=[0, 100],
-        name="ideal",
-        mode="lines",
-        line={"color": INK, "width": 1.2, "dash": "dash"},
-        hoverinfo="skip",
-    )
+        _line(figure, 100 * levels, 100 * observed, KIND_COLORS.get(kind, GREY), 3, name=kind)
+    _line(figure, [0, 100], [0, 100], INK, 1.2, "dash", name="ideal", hoverinfo="skip")
     for text, x, y in (("σ too large", 22, 88), ("σ too small", 78, 12)):
         figure.add_annotation(text=text, x=x, y=y, showarrow=False, font={"color": GREY, "size": 13})
-    figure.update_xaxes(range=[0, 100], dtick=20, constrain="domain")
-    figure.update_yaxes(range=[0, 100], dtick=20, constrain="domain", scaleanchor="x", scaleratio=1)
-    return figure
+    return _square(figure, range=[0, 100], dtick=20)
 
 
 def gains(picks: Sequence[Pick]) -> go.Figure | None:
@@ -261,15 +221,17 @@ def gains(picks: Sequence[Pick]) -> go.Figure | None:
         for picked in rounds.values():
             x += [pick.n_labels + pick.order + 1 for pick in picked] + [None]
             y += [pick.gain for pick in picked] + [None]  # the gap parts the rounds
-        figure.add_scatter(
-            x=x,
-            y=y,
+        _line(
+            figure,
+            x,
+            y,
+            colors[method],
+            2,
             name=method or "selection",
             legendgroup=method,
             showlegend=method not in named,
             mode="lines+markers",
             opacity=1.0 if not named or seed is None else 0.65,
-            line={"color": colors[method], "width": 2},
             marker={"size": 6, "symbol": _symbol(seed)},
             hovertemplate="%{x}: %{y:.3g}"
             + ("" if seed is None else f"<extra>{method}, seed {seed}</extra>"),
@@ -321,41 +283,35 @@ def _add_method(
     shared = set.intersection(*(set(n.tolist()) for n, _ in seeds))
     common = np.array(sorted(shared), dtype=np.int64)
     rows = np.array([[dict(zip(n.tolist(), y, strict=True))[k] for k in common.tolist()] for n, y in seeds])
+    quiet: dict[str, Any] = {"legendgroup": method, "showlegend": False, "hoverinfo": "skip"}
     if len(seeds) > 1:
         if len(common):
-            figure.add_scatter(
-                x=np.concatenate([common, common[::-1]]),
-                y=np.concatenate([rows.max(axis=0), rows.min(axis=0)[::-1]]),
-                fill="toself",
-                fillcolor=_faint(color),
-                line={"width": 0},
-                mode="lines",
-                legendgroup=method,
-                showlegend=False,
-                hoverinfo="skip",
-            )
+            x = np.concatenate([common, common[::-1]])
+            y = np.concatenate([rows.max(axis=0), rows.min(axis=0)[::-1]])
+            _line(figure, x, y, color, 0, fill="toself", fillcolor=_faint(color), **quiet)
         for n, y in seeds:
-            figure.add_scatter(
-                x=n,
-                y=y,
-                mode="lines",
-                line={"color": color, "width": 1},
-                opacity=0.45,
-                legendgroup=method,
-                showlegend=False,
-                hoverinfo="skip",
-            )
+            _line(figure, n, y, color, 1, opacity=0.45, **quiet)
     if len(common):
-        baseline = method == "random"
-        figure.add_scatter(
-            x=common,
-            y=rows.mean(axis=0),
-            name=f"{method} ({len(seeds)} seeds)" if len(seeds) > 1 else method,
-            mode="lines+markers",
-            legendgroup=method,
-            line={"color": color, "width": 3, "dash": "dash" if baseline else "solid"},
-            marker={"size": 8, "symbol": "square" if baseline else "circle"},
-        )
+        dash, symbol = ("dash", "square") if method == "random" else ("solid", "circle")
+        name = f"{method} ({len(seeds)} seeds)" if len(seeds) > 1 else method
+        marker, mode = {"size": 8, "symbol": symbol}, "lines+markers"
+        mean = rows.mean(axis=0)
+        _line(figure, common, mean, color, 3, dash, name=name, mode=mode, marker=marker, legendgroup=method)
+
+
+def _line(
+    figure: go.Figure, x: Any, y: Any, color: str, width: float, dash: str = "solid", **more: Any
+) -> None:
+    figure.add_scatter(
+        **{"x": x, "y": y, "mode": "lines", "line": {"color": color, "width": width, "dash": dash}} | more
+    )
+
+
+def _square(figure: go.Figure, **axis: Any) -> go.Figure:
+    """The figure with two axes of one scale."""
+    figure.update_xaxes(constrain="domain", **axis)
+    figure.update_yaxes(constrain="domain", scaleanchor="x", scaleratio=1, **axis)
+    return figure
 
 
 def _faint(color: str) -> str:

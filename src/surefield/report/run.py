@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ import yaml
 from jaxtyping import Float64, Int64
 
 from surefield.errors import DataError
+from surefield.files import read_arrays
+from surefield.selection.selection import Reason
 
 __all__ = ["Curve", "Pick", "Run", "load_run"]
 
@@ -163,7 +164,7 @@ def load_run(folder: str | Path) -> Run:
     doctor = piece("doctor.json", _doctor, {})
     events = piece("journal.jsonl", _events, [])
     metrics = piece("metrics.csv", _table, {})
-    predictions = piece("predictions.npz", _arrays, {})
+    predictions = piece("predictions.npz", read_arrays, {})
     versions = piece("versions.json", _mapping, {})
     curves = _curves(events)
     inferred = _infer_verb(doctor, selection, curves, metrics, predictions)
@@ -191,7 +192,7 @@ def _read(path: Path, read: Callable[[Path], T], default: T, notes: list[str]) -
         return default
     try:
         return read(path)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, DataError) as error:
         notes.append(f"{path.name} could not be read: {' '.join(str(error).split())[:200]}")
         return default
 
@@ -254,11 +255,6 @@ def _table(path: Path) -> dict[str, Values]:
     last = {step: row for row, step in enumerate(columns["step"].tolist())}
     kept = sorted(last.values(), key=lambda row: columns["step"][row])
     return {name: values[kept] for name, values in columns.items()}
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def _agreeing(predictions: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
@@ -355,11 +351,19 @@ def _picks(
             index=int(index),
             n_labels=n_labels,
             gain=_number(gains[order]) if order < len(gains) else math.nan,
-            reason=str(reasons[order]) if order < len(reasons) else reason,
+            reason=_words(reasons[order]) if order < len(reasons) else reason,
             formula=str(formulas[order]) if order < len(formulas) else "",
         )
         for order, index in enumerate(source.get("picks") or [])
     )
+
+
+def _words(reason: Any) -> str:
+    """A reason as text; those of version 0.1 are text already."""
+    if isinstance(reason, Mapping) and "rule" in reason:
+        others = (reason.get(name) for name in ("value", "score", "score_value"))
+        return str(Reason(str(reason["rule"]), *others))
+    return str(reason)
 
 
 def _infer_verb(

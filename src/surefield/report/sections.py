@@ -26,6 +26,12 @@ KINDS: Final = {
     "energy": ("energy per atom", "eV/atom"),
     "stress": ("stress", "eV/Å³"),
 }
+LEARNING: Final = {
+    "forces_mae": "the typical error of a force component",
+    "forces_rmse": "the same with large force errors counting more",
+    "energy_mae": "the typical error of the energy per atom",
+    "energy_rmse": "the same with large energy errors counting more",
+}
 CALIBRATION_NAMES: Final = {
     "coverage_68": "errors within one σ (ideal 0.68)",
     "miscalibration_area": "miscalibration area (ideal 0)",
@@ -72,12 +78,7 @@ def sections(run: Run) -> list[Section]:
 
 def _learning(run: Run) -> Section | None:
     panels = []
-    for score, words in (
-        ("forces_mae", "the typical error of a force component"),
-        ("forces_rmse", "the same with large force errors counting more"),
-        ("energy_mae", "the typical error of the energy per atom"),
-        ("energy_rmse", "the same with large energy errors counting more"),
-    ):
+    for score, words in LEARNING.items():
         caption = f"Lower and further left is better: {words} on structures never used for training."
         panels += _panel(figures.SCORES[score][0], figures.learning_curve(run.curves, score), caption)
     if not panels:
@@ -94,10 +95,7 @@ def _learning(run: Run) -> Section | None:
 def _final_errors(run: Run) -> str:
     rows = []
     for curve in sorted(run.curves, key=lambda curve: (curve.method == "random", curve.method, curve.seed)):
-        last = [
-            1e3 * float(curve.test[name][-1])
-            for name in ("forces_mae", "forces_rmse", "energy_mae", "energy_rmse")
-        ]
+        last = [1e3 * float(curve.test[name][-1]) for name in LEARNING]
         state = "finished" if curve.finished else "unfinished"
         rows.append([curve.method, str(curve.seed), int(curve.n_labels[-1]), *last, state])
     columns = ["Method", "Seed", "Labels", "Force MAE (meV/Å)", "Force RMSE (meV/Å)"]
@@ -132,21 +130,11 @@ def _errors_by_element(run: Run) -> str:
     residuals = (pair[1] - pair[0]).reshape(-1, 3)
     rows = []
     for z in np.unique(species):
-        errors = 1e3 * np.abs(residuals[species == z])
-        errors = errors[np.isfinite(errors)]
-        if len(errors):
-            rows.append(
-                [
-                    _symbol(int(z)),
-                    int(np.sum(species == z)),
-                    float(errors.mean()),
-                    float(np.sqrt(np.mean(errors**2))),
-                    float(errors.max()),
-                ]
-            )
-    return table(
-        ["Element", "Atoms", "Force MAE (meV/Å)", "Force RMSE (meV/Å)", "Largest error (meV/Å)"], rows
-    )
+        n, *errors = _errors(residuals[species == z])
+        if n:
+            rows.append([_symbol(int(z)), int(np.sum(species == z)), *errors])
+    columns = ["Element", "Atoms", "Force MAE (meV/Å)", "Force RMSE (meV/Å)", "Largest error (meV/Å)"]
+    return table(columns, rows)
 
 
 def _uncertainty(run: Run) -> Section | None:
@@ -339,14 +327,21 @@ def _per_atom(run: Run, kind: str) -> np.ndarray | float | None:
     return run.predictions.get("n_atoms") if kind == "energy" else 1.0
 
 
-def _error_words(residuals: np.ndarray, unit: str) -> str:
+def _errors(residuals: np.ndarray) -> tuple[int, float, float, float]:
+    """Number of known residuals; their MAE, RMSE and largest, in thousandths; zeros where there are none."""
     known = 1e3 * np.abs(residuals[np.isfinite(residuals)])
     if not len(known):
+        return 0, 0.0, 0.0, 0.0
+    return len(known), float(known.mean()), float(np.sqrt(np.mean(known**2))), float(known.max())
+
+
+def _error_words(residuals: np.ndarray, unit: str) -> str:
+    n, mae, rmse, largest = _errors(residuals)
+    if not n:
         return "no labels"
-    rmse = float(np.sqrt(np.mean(known**2)))
     return (
-        f"{len(known)} values, MAE {number(float(known.mean()))} m{unit}, RMSE {number(rmse)} m{unit}, "
-        f"largest error {number(float(known.max()))} m{unit}"
+        f"{n} values, MAE {number(mae)} m{unit}, RMSE {number(rmse)} m{unit}, "
+        f"largest error {number(largest)} m{unit}"
     )
 
 
