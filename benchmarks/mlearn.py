@@ -23,7 +23,7 @@ from surefield.files import json_text, write_atomic
 from surefield.potentials import MomentNetwork
 from surefield.structures.doctor.repeats import check_leakage
 from surefield.training import Fit, train
-from surefield.training.dataset import Dataset, prepare
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.loss import Residuals, residuals
 from surefield.uncertainty import LLPR, uq_metrics
 from surefield.uncertainty.metrics import coverage, gaussian_nll
@@ -48,9 +48,9 @@ def bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> Interval:
 
 def test_errors(found: Residuals, chosen: np.ndarray) -> Row:
     """MAE of energies in meV/atom and of force components in eV/Å over some structures, with intervals."""
-    energy = 1e3 * np.abs(found.energy[chosen])
-    sums = np.array([np.abs(found.forces[i]).sum() for i in chosen])
-    counts = np.array([found.forces[i].size for i in chosen])
+    energy = 1e3 * np.abs(np.array(found["energy"])[chosen])
+    sums = np.array([np.abs(found["forces"][i]).sum() for i in chosen])
+    counts = np.array([found["forces"][i].size for i in chosen])
     n = len(chosen)
     return {
         "n_structures": n,
@@ -61,7 +61,7 @@ def test_errors(found: Residuals, chosen: np.ndarray) -> Row:
     }
 
 
-def force_uncertainty(uncertain: LLPR, test: Dataset) -> Row:
+def force_uncertainty(uncertain: LLPR, test: LabelledSet) -> Row:
     """Scores of the force sigmas; components whose sigma is zero vanish by symmetry and are left out."""
     errors, sigmas = [], []
     predictions = uncertain.predict(test.frames, forces=True)
@@ -114,7 +114,7 @@ def measure(element: str, data: Path) -> Row:
     }
 
 
-def copied_frames(fit: Fit, test: Dataset) -> np.ndarray:
+def copied_frames(fit: Fit, test: LabelledSet) -> np.ndarray:
     """Test structures that are among the training or validation frames, possibly rotated."""
     known = prepare(fit.train_frames + fit.validation_frames, fit.potential.cutoff)
     labels = [[sample.labels for sample in part.samples] for part in (test, known)]

@@ -273,7 +273,10 @@ if torch is not None:
             self.structure = torch.tensor(np.asarray(graph.structure), dtype=torch.int64)
             self.n_atoms = torch.tensor(np.asarray(graph.n_atoms))
             self.offset = float(potential.offsets[0])
-            self.labels = torch.tensor(np.asarray(batch.energy)), torch.tensor(np.asarray(batch.forces)).T
+            self.labels = (
+                torch.tensor(np.asarray(batch.labels["energy"])),
+                torch.tensor(np.asarray(batch.labels["forces"])).T,
+            )
             groups = [
                 {"params": [net.radial], "lr": RATE * config.radial_factor},
                 {"params": [net.solved], "lr": RATE * config.solved_factor},

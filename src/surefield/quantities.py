@@ -14,7 +14,20 @@ from typing import Any, Final, Literal, Self
 
 from surefield.errors import ConfigError, nearest
 
-__all__ = ["Quantity", "Values", "add", "labelled", "names", "quantity", "remove", "uncertain"]
+__all__ = [
+    "ENSEMBLE",
+    "UNCERTAINTY",
+    "Quantity",
+    "Values",
+    "add",
+    "fitted",
+    "labelled",
+    "names",
+    "quantity",
+    "quantity_of",
+    "remove",
+    "uncertain",
+]
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,9 @@ class Quantity:
             rows are derivatives by the last-layer weights in reverse mode.
         extensive: a sum over atoms: the loss divides its residuals by the number of atoms.
         per_atom: errors and spreads are those of the mean over the atoms.
+        fitted: structures may have labels of it, which training fits and an uncertainty is calibrated on.
         aliases: names of its label besides `REF_<name>`, the calculator's result and the name itself; None:
-            it has no label of its own that could be found by name.
+            its label is not found by name.
         calibration_map: from the raw spread to a standard deviation; None: it has no uncertainty.
         weight: of its mean squared residuals in a training that names none.
         symmetric_zeros: components may vanish by symmetry; these have no uncertainty.
@@ -45,6 +59,7 @@ class Quantity:
     source: Literal["energy", "gradient", "strain", "output"] = "output"
     extensive: bool = False
     per_atom: bool = False
+    fitted: bool = True
     aliases: tuple[str, ...] | None = ()
     calibration_map: str | None = "alpha"
     weight: float = 1.0
@@ -67,7 +82,7 @@ _TABLE: dict[str, Quantity] = {
             aliases=("dft_energy", "DFT_energy", "energy_dft", "Energy", "total_energy", "free_energy", "E"),
             weight=30.0,
         ),
-        Quantity("energies", "eV", per="atom", source="energy", aliases=None),
+        Quantity("energies", "eV", per="atom", source="energy", fitted=False),
         Quantity(
             "forces",
             "eV/Å",
@@ -87,15 +102,18 @@ _TABLE: dict[str, Quantity] = {
             calibration_map="alpha_sigma0",
             weight=0.0,
         ),
-        Quantity("charges", "e", per="atom", aliases=None, calibration_map=None),
+        Quantity("charges", "e", per="atom", fitted=False, calibration_map=None),
         # Labels have several names and signs, which `structures.electrode` knows.
         Quantity("excess_electrons", "e", extensive=True, aliases=None, weight=300.0),
-        Quantity("electrode_potential", "V", aliases=None, calibration_map=None),
-        Quantity("capacitance", "e/V", aliases=None, calibration_map=None),
-        Quantity("extrapolation", "", per="atom", aliases=None, calibration_map=None),
+        Quantity("electrode_potential", "V", fitted=False, calibration_map=None),
+        Quantity("capacitance", "e/V", fitted=False, calibration_map=None),
+        Quantity("extrapolation", "", per="atom", fitted=False, calibration_map=None),
     )
 }
-_SUFFIXES: Final = ("", "_uncertainty", "_ensemble")
+#: What may follow the name of a quantity in results: its standard deviation, and the values of members.
+UNCERTAINTY: Final = "_uncertainty"
+ENSEMBLE: Final = "_ensemble"
+SUFFIXES: Final = (UNCERTAINTY, ENSEMBLE)
 
 
 def quantity(name: str) -> Quantity:
@@ -109,6 +127,15 @@ def quantity(name: str) -> Quantity:
     return _TABLE[name]
 
 
+def quantity_of(name: str) -> Quantity:
+    """Entry whose value, uncertainty or members have this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return quantity(next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), name))
+
+
 def names() -> tuple[str, ...]:
     """Names of all quantities."""
     return tuple(_TABLE)
@@ -119,17 +146,19 @@ def labelled(supplies: Iterable[str] | None = None) -> tuple[str, ...]:
 
     Without `supplies` these are the ones that every potential has: those that follow from its energy.
     """
-    found = (q for q in _TABLE.values() if q.aliases is not None)
+    found = (q for q in _TABLE.values() if q.fitted and q.aliases is not None)
     return tuple(q.name for q in found if (q.source != "output" if supplies is None else q.name in supplies))
 
 
+def fitted(supplies: Iterable[str]) -> tuple[str, ...]:
+    """Quantities that may have labels, of those that a potential supplies."""
+    known = set(supplies)
+    return tuple(q.name for q in _TABLE.values() if q.fitted and q.name in known)
+
+
 def uncertain(supplies: Iterable[str]) -> tuple[str, ...]:
-    """Quantities with rows and residuals, of those that a potential supplies."""
-    return tuple(
-        q.name
-        for q in _TABLE.values()
-        if q.name in supplies and q.calibration_map is not None and q.name != "energies"
-    )
+    """Those of the `fitted` quantities that have standard deviations."""
+    return tuple(name for name in fitted(supplies) if _TABLE[name].calibration_map is not None)
 
 
 def add(entry: Quantity) -> None:
@@ -158,21 +187,19 @@ class Values:
         ConfigError: a name that is not in the table.
     """
 
-    #: What may follow the name of a quantity.
-    suffixes: tuple[str, ...] = _SUFFIXES
-
     def __init__(self, **values: Any) -> None:
         for name in values:
-            if not self._knows(name):
+            if not self.knows(name):
                 raise ConfigError(f"unknown quantity {name!r}; {nearest(name, _TABLE)}")
         self._values = MappingProxyType({name: v for name, v in values.items() if v is not None})
 
     @classmethod
-    def _knows(cls, name: str) -> bool:
-        return any(name.endswith(s) and name.removesuffix(s) in _TABLE for s in cls.suffixes)
+    def knows(cls, name: str) -> bool:
+        """Whether something of a quantity has this name."""
+        return name in _TABLE or any(name.endswith(s) and name.removesuffix(s) in _TABLE for s in SUFFIXES)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not self._knows(name):
+        if name.startswith("_") or not self.knows(name):
             raise AttributeError(f"{type(self).__name__} has no {name!r}; {nearest(name, _TABLE)}")
         return self._values.get(name)
 

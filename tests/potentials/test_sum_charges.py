@@ -42,5 +42,5 @@ def test_a_loop_reads_the_electrode_potential(shared, tmp_path):
     oracle = ReplayOracle(images[:4])
     config = LoopConfig(n_initial=2, n_per_round=1, n_rounds=1)
     loop = Loop(tmp_path, config, network, TrainConfig(epochs=0), oracle, oracle.pool, images[4:])
-    found = [sample.structure.electrode_potential for sample in loop.test.samples]
+    found = [sample.structure.inputs["electrode_potential"] for sample in loop.test.samples]
     assert found == [atoms.info["electrode_potential"] for atoms in images[4:]]

@@ -43,7 +43,7 @@ def elastic(shared: Path, name: str) -> tuple[Frames, list[Labels]]:
 
 
 def stressed(labels: list[Labels], change: Callable[[np.ndarray], np.ndarray]) -> list[Labels]:
-    return [replace(label, stress=None if label.stress is None else change(label.stress)) for label in labels]
+    return [label.replace(stress=None if label.stress is None else change(label.stress)) for label in labels]
 
 
 def faults(report: DoctorReport) -> set[str]:
@@ -55,7 +55,7 @@ def energy_labels(frames: list[Atoms]) -> list[Labels]:
     for atoms in frames:
         copy = atoms.copy()
         copy.calc = EMT()
-        labels.append(Labels(copy.get_potential_energy(), copy.get_forces()))
+        labels.append(Labels(energy=copy.get_potential_energy(), forces=copy.get_forces()))
     return labels
 
 
@@ -198,7 +198,7 @@ def test_energy_and_force_units(energy: float, forces: float, check: str, word: 
     frames = rattled_copper()
     labels = energy_labels(frames)
     assert doctor(frames, labels).worst is None
-    scaled = [Labels((b.energy or 0) * energy, np.asarray(b.forces) * forces) for b in labels]
+    scaled = [Labels(energy=(b.energy or 0) * energy, forces=np.asarray(b.forces) * forces) for b in labels]
     report = doctor(frames, scaled)
     assert faults(report) == {check}
     assert word in report.findings[0].message
@@ -231,9 +231,9 @@ def test_turned_molecules_are_superposed():
 def test_labels_missing_not_finite_and_zero():
     frames = rattled_copper(4)
     labels = energy_labels(frames)
-    labels[0] = replace(labels[0], forces=np.full((32, 3), np.nan))
-    labels[1] = replace(labels[1], forces=np.zeros((32, 3)))
-    labels[2] = replace(labels[2], energy=None)
+    labels[0] = labels[0].replace(forces=np.full((32, 3), np.nan))
+    labels[1] = labels[1].replace(forces=np.zeros((32, 3)))
+    labels[2] = labels[2].replace(energy=None)
     report = doctor(frames, labels)
     found = {finding.check: finding.frames for finding in report.findings}
     assert found["forces not finite"] == (0,)
@@ -243,7 +243,7 @@ def test_labels_missing_not_finite_and_zero():
 
 def test_zero_forces_of_a_perfect_crystal_are_right():
     frames = [bulk("Si", cubic=True), bulk("Mg"), bulk("NaCl", "rocksalt", a=5.6)]
-    labels = [Labels(float(i), np.zeros((len(atoms), 3))) for i, atoms in enumerate(frames)]
+    labels = [Labels(energy=float(i), forces=np.zeros((len(atoms), 3))) for i, atoms in enumerate(frames)]
     assert not doctor(frames, labels).of("zero forces")
 
 
@@ -254,7 +254,7 @@ def test_turned_copy_and_contradiction():
     turned.rotate(40, (1, 1, 0), rotate_cell=True)
     report = doctor([*frames, turned], [*labels, labels[0]])
     assert report.of("repeats")[0].frames == (3,)
-    other = replace(labels[0], energy=(labels[0].energy or 0) + 1.0)
+    other = labels[0].replace(energy=(labels[0].energy or 0) + 1.0)
     report = doctor([*frames, frames[0].copy()], [*labels, other])
     assert report.of("contradicting labels")[0].frames == (0, 3)
     assert report.of("contradicting labels")[0].size == pytest.approx(1.0)
@@ -263,7 +263,7 @@ def test_turned_copy_and_contradiction():
 def test_report_as_text_and_dict(tmp_path: Path):
     frames = rattled_copper(3)
     frames[1].positions[1] = frames[1].positions[0] + [0.2, 0, 0]
-    report = doctor(frames, [Labels(float(i)) for i in range(3)])
+    report = doctor(frames, [Labels(energy=float(i)) for i in range(3)])
     assert report.worst == "error"
     text = report.to_text()
     assert "frames (1 of 3): 1" in text
@@ -285,4 +285,4 @@ def test_frames_and_labels_are_not_changed():
 
 def test_wrong_number_of_labels():
     with pytest.raises(DataError, match="need as many labels"):
-        doctor(rattled_copper(3), [Labels(0.0)])
+        doctor(rattled_copper(3), [Labels(energy=0.0)])

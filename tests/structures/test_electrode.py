@@ -124,7 +124,9 @@ def test_labels_and_their_note():
     atoms = (_atoms(grand_canonical=False, **known), _atoms(**known), _atoms(grand_canonical=True))
     frames = Frames(atoms, ("a", "b", "c"))
     forces = np.ones((2, 3))
-    found, note = grand_canonical_labels(frames, [Labels(-3.0, forces), Labels(-3.0), Labels(None)])
+    found, note = grand_canonical_labels(
+        frames, [Labels(energy=-3.0, forces=forces), Labels(energy=-3.0), Labels()]
+    )
     assert [label.energy for label in found] == [-1.0, -3.0, None]
     assert [label.excess_electrons for label in found] == [0.5, 0.5, None]
     assert found[0].forces is forces

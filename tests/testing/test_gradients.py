@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -32,7 +31,7 @@ def test_a_wrong_force_is_seen(network, alloy):
             return self.inner.site_energies(graph)
 
         def predict(self, frames, **options):
-            return [replace(p, forces=1.01 * p.forces) for p in super().predict(frames, **options)]
+            return [p.replace(forces=1.01 * p.forces) for p in super().predict(frames, **options)]
 
     skewed = Skewed(
         inner=network, **{name: getattr(network, name) for name in ("species", "cutoff", "offsets")}

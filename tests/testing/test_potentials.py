@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -30,7 +28,7 @@ def each(spoil):
 
 
 def with_energies(prediction, energies):
-    return replace(prediction, energies=energies, energy=float(energies.sum()))
+    return prediction.replace(energies=energies, energy=float(energies.sum()))
 
 
 def moves_the_atoms(frames, found):
@@ -43,15 +41,15 @@ def depends_on_the_batch(frames, found):
 
 
 def no_forces(atoms, p):
-    return replace(p, forces=None)
+    return p.replace(forces=None)
 
 
 def not_finite(atoms, p):
-    return replace(p, forces=np.full_like(p.forces, np.nan))
+    return p.replace(forces=np.full_like(p.forces, np.nan))
 
 
 def another_total(atoms, p):
-    return replace(p, energy=p.energy + 0.1)
+    return p.replace(energy=p.energy + 0.1)
 
 
 def depends_on_the_order(atoms, p):
@@ -71,11 +69,11 @@ def not_extensive(atoms, p):
 
 
 def forces_too_large(atoms, p):
-    return replace(p, forces=1.001 * p.forces)
+    return p.replace(forces=1.001 * p.forces)
 
 
 def stress_of_the_other_sign(atoms, p):
-    return p if p.stress is None else replace(p, stress=-p.stress)
+    return p if p.stress is None else p.replace(stress=-p.stress)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +119,7 @@ def test_unknown_elements_are_refused_by_name(raised, message, alloy):
                 return super().predict(frames)
             if raised:
                 raise raised
-            return [Prediction(0.0, np.zeros(3), np.zeros((3, 3)), np.zeros(6))]
+            return [Prediction(energy=0.0, energies=np.zeros(3), forces=np.zeros((3, 3)), stress=np.zeros(6))]
 
     with pytest.raises(AssertionError, match=message):
         potentials._check_unknown_element(Lax(lambda frames, found: found), alloy[:1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -39,7 +37,7 @@ class Broken:
 
 def with_sigma(p, name, change):
     sigma = getattr(p, f"{name}_uncertainty")
-    return p if sigma is None else replace(p, **{f"{name}_uncertainty": change(sigma)})
+    return p if sigma is None else p.replace(**{f"{name}_uncertainty": change(sigma)})
 
 
 def moves_the_atoms(atoms, p, n):
@@ -48,11 +46,11 @@ def moves_the_atoms(atoms, p, n):
 
 
 def changes_the_prediction(atoms, p, n):
-    return replace(p, energy=p.energy + 1e-9)
+    return p.replace(energy=p.energy + 1e-9)
 
 
 def forgets_atoms(atoms, p, n):
-    return replace(p, energies_uncertainty=None)
+    return p.replace(energies_uncertainty=None)
 
 
 def wrong_shape(atoms, p, n):

@@ -52,7 +52,7 @@ def test_labels_are_grand_canonical(made_up):
     assert first.energy == plain.samples[0].labels.energy
     np.testing.assert_allclose(second.energy, plain.samples[1].labels.energy + phi * electrons, rtol=1e-14)
     assert second.excess_electrons == electrons
-    assert data.samples[1].structure.electrode_potential == phi
+    assert data.samples[1].structure.inputs["electrode_potential"] == phi
     assert "1 were E" in data.label_note
     assert [sample.labels.excess_electrons for sample in plain.samples] == [None, None]
     with pytest.raises(DataError, match="no electrode potential in frame 0"):
@@ -67,7 +67,9 @@ def test_charge_term_of_the_loss(made_up):
     samples = prepare(frames, start).samples
     batch = make_batch(samples, Shape(44, 44, 4), np.float64)
     with_term, without = (
-        float(eqx.filter_jit(loss)(start, batch, LossWeights(1.0, 0.0, charge=weight)))
+        float(
+            eqx.filter_jit(loss)(start, batch, LossWeights(energy=1.0, forces=0.0, excess_electrons=weight))
+        )
         for weight in (7.0, 0.0)
     )
     found = [p.excess_electrons for p in predict(start, frames[:2])]
@@ -85,7 +87,7 @@ def test_errors_of_excess_electrons(made_up, copper, copper_network):
         p.excess_electrons - atoms.info["excess_electrons"]
         for p, atoms in zip(predict(start, frames[:2]), frames[:2], strict=True)
     ]
-    np.testing.assert_allclose(found.excess_electrons, [*expected, np.nan], rtol=1e-9)
+    np.testing.assert_allclose(found["excess_electrons"], [*expected, np.nan], rtol=1e-9)
     summary = errors(found)
     np.testing.assert_allclose(summary.excess_electrons_mae, np.mean(np.abs(expected)), rtol=1e-9)
     np.testing.assert_allclose(
@@ -94,8 +96,8 @@ def test_errors_of_excess_electrons(made_up, copper, copper_network):
     assert "excess_electrons_rmse" in summary.as_dict()
     other = errors(residuals(copper_network, prepare(copper[:1], 3.5).samples))
     assert not any("electrons" in name for name in other.as_dict())
-    swapped = replace(samples[0], labels=replace(samples[0].labels, excess_electrons=None))
-    assert np.isnan(residuals(start, [swapped]).excess_electrons).all()
+    swapped = replace(samples[0], labels=samples[0].labels.replace(excess_electrons=None))
+    assert np.isnan(residuals(start, [swapped])["excess_electrons"]).all()
 
 
 def test_training_learns_energies_forces_and_charges(folder):

@@ -58,7 +58,7 @@ def test_batches_hold_every_sample_once_in_an_order_of_seed_and_epoch(data):
 
     def energies(seed, epoch):
         found = [
-            b.energy[b.energy_weight > 0]
+            b.labels["energy"][b.weights["energy"] > 0]
             for b in batches(data.samples, shapes, seed=seed, epoch=epoch, dtype=np.float64)
         ]
         return np.concatenate(found).tolist()
@@ -77,10 +77,12 @@ def test_labels_and_weights_in_a_batch(copper):
     found = prepare([weighted, copper[1]], 3.5)
     ((shape, _),) = plan_shapes(found.structures, 2)
     batch = make_batch(found.samples, shape, np.float32)
-    assert batch.energy.dtype == np.float64
-    assert batch.forces.dtype == np.float32
-    assert batch.energy_weight[:2].tolist() == [2.0, 1.0]
-    assert batch.forces_weight[:4, 0].tolist() == [1.0, 0.0, 1.0, 1.0]
-    assert not batch.forces_weight[4:].any()
+    assert batch.labels["energy"].dtype == np.float64
+    assert batch.labels["forces"].dtype == np.float32
+    assert batch.weights["energy"][:2].tolist() == [2.0, 1.0]
+    assert batch.weights["forces"][:4].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert not batch.weights["forces"][4:].any()
     xx, yy, zz, yz, xz, xy = copper[1].get_stress()
-    np.testing.assert_allclose(batch.stress[1], [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], rtol=1e-6)
+    np.testing.assert_allclose(
+        batch.labels["stress"][1], [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], rtol=1e-6
+    )

@@ -37,10 +37,10 @@ def _design(potential, samples, use_forces=True):
     rows, targets = [], []
     found = structure_rows(potential, [s.structure for s in samples])
     for row, s in zip(found, samples, strict=True):
-        root = np.sqrt(WEIGHTS.energy / len(samples)) / row.n_atoms
+        root = np.sqrt(WEIGHTS["energy"] / len(samples)) / row.n_atoms
         rows.append(root * np.append(row.energy[:n], row.n_atoms)[None])
         targets.append(root * np.array([s.labels.energy - offset * row.n_atoms]))
-        root = np.sqrt(WEIGHTS.forces / n_forces)
+        root = np.sqrt(WEIGHTS["forces"] / n_forces)
         rows.append(root * np.hstack([row.forces[:, :n], np.zeros((len(row.forces), 1))]))
         targets.append(root * s.labels.forces.ravel())
     return np.concatenate(rows), np.concatenate(targets)
@@ -84,7 +84,7 @@ def test_solution_starts_without_the_network_and_lowers_the_errors(standard, dat
     after = errors(residuals(solved, data.samples))
     before = errors(residuals(standard, data.samples))
     assert after.forces_rmse < 0.2 * before.forces_rmse
-    expected = WEIGHTS.energy * after.energy_rmse**2 + WEIGHTS.forces * after.forces_rmse**2
+    expected = WEIGHTS["energy"] * after.energy_rmse**2 + WEIGHTS["forces"] * after.forces_rmse**2
     np.testing.assert_allclose(solution.train_loss, expected, rtol=1e-4)
 
 

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 
 from surefield.acquisition.select import FeatureMap, Score
 from surefield.config import Config
-from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
 from surefield.potentials.atomic_network import AtomicNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
@@ -33,7 +32,7 @@ class DataConfig(Config):
     )
     test: str | None = Field(default=None, description="labelled structures for the final errors")
     pool: str | None = Field(default=None, description="structures to select from")
-    labels: dict[Kind, str | None] | None = Field(
+    labels: dict[str, str | None] | None = Field(
         default=None, description="keys of the labels, if not the usual ones"
     )
 
@@ -48,9 +47,9 @@ class RepulsionConfig(Config):
 class UncertaintyConfig(Config):
     """How the last-layer uncertainty is fitted."""
 
-    row_kinds: tuple[Kind, ...] | None = Field(default=None, description="null: every kind that has labels")
+    row_kinds: tuple[str, ...] | None = Field(default=None, description="null: every kind that has labels")
     regularizer: float | str | dict[str, float] | None = Field(default=None, description="null: by evidence")
-    calibration_map: dict[Kind, str] | None = Field(
+    calibration_map: dict[str, str] | None = Field(
         default=None, description="null: alpha; alpha_sigma0 for forces"
     )
 

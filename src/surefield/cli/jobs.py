@@ -31,7 +31,7 @@ from surefield.potentials.zbl import ZBL
 from surefield.report import write_report
 from surefield.structures.doctor import doctor
 from surefield.structures.read import Frames, read_frames, write_frames
-from surefield.training.dataset import Dataset, prepare
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.train import metrics_text, train
 from surefield.uncertainty.llpr import LLPR
 
@@ -143,7 +143,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def _tested(
-    llpr: LLPR, test: Dataset, folder: RunFolder, found: Sequence[Prediction] | None = None
+    llpr: LLPR, test: LabelledSet, folder: RunFolder, found: Sequence[Prediction] | None = None
 ) -> dict[str, Any]:
     predicted = predict_test(llpr, test, found)
     _write_predictions(folder, predicted)

@@ -31,7 +31,7 @@ from surefield.selection.select_rows import select_rows
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import Dataset, prepare
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.train import fit_samples
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.metrics import uq_metrics
@@ -88,7 +88,7 @@ class Predicted:
         return found
 
 
-def predict_test(llpr: LLPR, test: Dataset, found: Sequence[Prediction] | None = None) -> Predicted:
+def predict_test(llpr: LLPR, test: LabelledSet, found: Sequence[Prediction] | None = None) -> Predicted:
     """Predict a labelled set with the uncertainties of energies and forces, unless `found` holds them."""
     found = llpr.predict(test.frames, forces=True) if found is None else found
     labels = [sample.labels for sample in test.samples]

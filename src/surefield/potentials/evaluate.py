@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
@@ -15,10 +14,12 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, PotentialError, explain
-from surefield.potentials.prediction import Prediction, voigt
+from surefield.potentials.prediction import Prediction
+from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.tensors import row_slices, to_voigt, volume
 
 __all__ = [
     "EnergyFunction",
@@ -47,7 +48,7 @@ class EnergyFunction(Protocol):
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]: ...  # noqa: D102
     def neighborhood(self, atoms: Atoms) -> Neighborhood: ...  # noqa: D102
     def check_frame(self, atoms: Atoms, where: object) -> None: ...  # noqa: D102
-    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None: ...  # noqa: D102
+    def outputs(self, graph: Graph) -> dict[str, Array]: ...  # noqa: D102
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_inputs"] | None: ...  # noqa: D102
     def describe_extrapolation(self, atoms: Atoms) -> str: ...  # noqa: D102
 
@@ -60,8 +61,7 @@ class Results(NamedTuple):
         forces: eV/Å.
         virial: dE/d(strain), eV; divided by the cell volume it is the stress in ASE's sign.
         energies: per-atom energies, eV, without element offsets.
-        charges: of atoms, e; None for potentials without an electrode potential.
-        capacitance: -d(excess electrons)/d(electrode potential), e/V; None likewise.
+        outputs: quantities that do not follow from the energy, see `Potential.outputs`.
         extrapolation: distance of each atom's features from the range of training; None where not defined.
     """
 
@@ -69,8 +69,7 @@ class Results(NamedTuple):
     forces: Float[Array, "n_atoms 3"]
     virial: Float[Array, "n_structures 3 3"]
     energies: Float[Array, " n_atoms"]
-    charges: Float[Array, " n_atoms"] | None = None
-    capacitance: Float[Array, " n_structures"] | None = None
+    outputs: dict[str, Array]
     extrapolation: Float[Array, "n_atoms n_site_inputs"] | None = None
 
 
@@ -94,29 +93,14 @@ def evaluate(potential: EnergyFunction, graph: Graph) -> Results:
     direct = jnp.einsum("na,nb->nab", graph.positions, by_positions)
     direct = sum_atoms(direct, graph)
     energy = sum_atoms(energies.astype(jnp.float64), graph) + composition_energy(potential, graph)
-    charges, capacitance = _charges(potential, graph)
     return Results(
         energy=energy,
         forces=edge_forces(by_vectors, graph) - by_positions,
         virial=edge_virials(by_vectors, graph) + 0.5 * (direct + jnp.swapaxes(direct, -1, -2)),
         energies=energies,
-        charges=charges,
-        capacitance=capacitance,
+        outputs=potential.outputs(graph),
         extrapolation=potential.extrapolation(graph),
     )
-
-
-def _charges(potential: EnergyFunction, graph: Graph) -> tuple[Array | None, Array | None]:
-    """Charges of atoms, and the capacitance as the derivative of their sums: N_e = -Q."""
-
-    def of(phi: Array) -> Array | None:
-        return potential.charges(eqx.tree_at(lambda g: g.electrode_potential, graph, phi))
-
-    phi = jnp.asarray(graph.electrode_potential)
-    if jax.eval_shape(of, phi) is None:
-        return None, None
-    charges, slopes = jax.jvp(of, (phi,), (jnp.ones_like(phi),))
-    return charges, sum_atoms(jnp.where(graph.atom_mask, slopes, 0.0), graph)
 
 
 #: Compiled once per potential class and batch shape.
@@ -146,42 +130,29 @@ def predict(
         PotentialError: an element the potential does not know.
     """
     check_frames(potential, frames)
-    found = neighborhoods or [potential.neighborhood(atoms) for atoms in frames]
-    predictions: list[Prediction | None] = [None] * len(found)
+    structures = neighborhoods or [potential.neighborhood(atoms) for atoms in frames]
+    predictions: list[Prediction | None] = [None] * len(structures)
     table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
-    for chunk, graph in padded_batches(found, batch_size, potential.dtype):
+    for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
         results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
-        start = 0
-        for place, index in enumerate(chunk):
-            s = found[index]
-            rows = slice(start, start + s.n_atoms)
-            start = rows.stop
-            volume = abs(np.linalg.det(s.cell)) if s.periodic else 0.0
-            own = np.array([table[z] for z in s.numbers.tolist()])
-            wants_stress = stress and s.periodic and "stress" in potential.supplies
-            predictions[index] = Prediction(
-                energy=float(results.energy[place]),
-                energies=results.energies[rows] + own if "energies" in potential.supplies else None,
-                forces=results.forces[rows] if forces else None,
-                stress=voigt(results.virial[place] / volume) if wants_stress else None,
-                **_electrochemical(results, place, rows, s.electrode_potential),
-            )
+        batch = [structures[i] for i in chunk]
+        for place, rows in enumerate(row_slices(s.n_atoms for s in batch)):
+            s = batch[place]
+            values: dict[str, Any] = {name: v for name, v in s.inputs.items() if name in potential.supplies}
+            for name, output in results.outputs.items():
+                value = output[rows] if quantity(name).per == "atom" else output[place]
+                values[name] = float(value) if value.ndim == 0 else value
+            values["energy"] = float(results.energy[place])
+            if "energies" in potential.supplies:
+                values["energies"] = results.energies[rows] + [table[z] for z in s.numbers.tolist()]
+            if forces:
+                values["forces"] = results.forces[rows]
+            if stress and s.periodic and "stress" in potential.supplies:
+                values["stress"] = to_voigt(results.virial[place]) / volume(s.cell)
             if results.extrapolation is not None:
-                worst = results.extrapolation[rows].max(axis=1, initial=0.0)
-                predictions[index] = replace(predictions[index], extrapolation=worst)  # type: ignore[type-var]
+                values["extrapolation"] = results.extrapolation[rows].max(axis=1, initial=0.0)
+            predictions[chunk[place]] = Prediction(**values)
     return [p for p in predictions if p is not None]
-
-
-def _electrochemical(results: Results, place: int, rows: slice, potential: float) -> dict[str, Any]:
-    if results.charges is None or results.capacitance is None:
-        return {}
-    charges = np.asarray(results.charges)[rows]
-    return {
-        "charges": charges,
-        "excess_electrons": -float(charges.sum()),
-        "electrode_potential": potential,
-        "capacitance": float(results.capacitance[place]),
-    }
 
 
 def composition_energy(potential: EnergyFunction, graph: Graph) -> Float[Array, " n_structures"]:

@@ -23,7 +23,9 @@ from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.prediction import Prediction
 from surefield.structures.graph import Graph, collate
+from surefield.structures.labels import Labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
+from surefield.structures.read import Frames
 
 __all__ = [
     "ClosedRows",
@@ -128,9 +130,21 @@ class Potential(eqx.Module):
         """
         raise PotentialError(f"{type(self).__name__} knows no electrode potential to set")
 
-    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
-        """Charges of atoms in e; None: the potential knows no electrode potential."""
-        return None
+    def outputs(self, graph: Graph) -> dict[str, Array]:
+        """Quantities that do not follow from the energy, by name (traceable); here none.
+
+        Those of structures have n_structures first, those of atoms n_atoms, with zeros for padding. What is
+        here is trained on, predicted, and has rows and uncertainties; `supplies` names it too.
+        """
+        return {}
+
+    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
+        """Labels as this potential means them, and a line that says how they were understood; here as is.
+
+        Raises:
+            DataError: labels that cannot be what the potential predicts.
+        """
+        return labels, ""
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
         """How far each input of each atom lies outside the range of training, in units of that range."""
@@ -477,7 +491,7 @@ class SumPotential(Potential):
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """What the learned part reads of a structure, with neighbours up to the larger cutoff."""
         found, own = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
-        return replace(found, electrode_potential=own.electrode_potential, interface=own.interface)
+        return replace(found, inputs=own.inputs)
 
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless the learned part can serve a structure."""
@@ -487,9 +501,13 @@ class SumPotential(Potential):
         """Copy with another electrode potential (V) of the learned part."""
         return eqx.tree_at(lambda p: p.learned, self, self.learned.at_potential(phi))
 
-    def charges(self, graph: Graph) -> Float[Array, " n_atoms"] | None:
-        """Charges of the learned part; a baseline has none."""
-        return self.learned.charges(graph)
+    def outputs(self, graph: Graph) -> dict[str, Array]:
+        """Those of the learned part; a baseline has none."""
+        return self.learned.outputs(graph)
+
+    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
+        """As the learned part means them."""
+        return self.learned.understood(frames, labels)
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
         """That of the learned part."""

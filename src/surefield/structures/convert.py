@@ -8,8 +8,7 @@ from typing import Literal
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import DataError, nearest
-from surefield.keys import KINDS
-from surefield.structures.label_sources import candidate_keys
+from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
 from surefield.structures.read import Frames, Source, read_frames
 
@@ -54,12 +53,7 @@ def convert_labels(
     )
     copies = []
     for atoms, label in zip(frames, labels, strict=True):
-        copy = atoms.copy()
-        for kind in KINDS:
-            for key in candidate_keys(kind):
-                copy.info.pop(key, None)
-                copy.arrays.pop(key, None)
-        results = {"energy": label.energy, "forces": label.forces, "stress": label.stress}
-        copy.calc = SinglePointCalculator(copy, **{k: v for k, v in results.items() if v is not None})
+        copy = without_labels(atoms)
+        copy.calc = SinglePointCalculator(copy, **label.results())
         copies.append(copy)
     return Frames(tuple(copies), frames.origins)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +22,8 @@ from surefield.structures.read import Frames
 
 __all__ = [
     "ABSOLUTE_SCALE",
+    "INTERFACE",
+    "PHI",
     "POTENTIAL_ALIASES",
     "SHE",
     "check_scale",
@@ -35,6 +36,9 @@ __all__ = [
     "stated_potential",
 ]
 
+#: Inputs of a structure: its electrode potential, V; the height of its metal surface, Å, NaN if not stated.
+PHI: Final = "electrode_potential"
+INTERFACE: Final = "interface"
 #: Standard hydrogen electrode on the absolute scale, V.
 SHE: Final = 4.4
 #: Potentials outside are no work functions of electrodes, V.
@@ -191,7 +195,7 @@ def grand_canonical_labels(
         if omega is not None:
             omega = grand_canonical_energy(atoms, omega, where, default)
         electrons = None if np.isnan(electrons) else electrons
-        found.append(replace(label, energy=omega, excess_electrons=electrons))
+        found.append(label.replace(energy=omega, excess_electrons=electrons))
     energies = Counter(
         _says_omega(atoms) for atoms, label in zip(frames, labels, strict=True) if label.energy is not None
     )

@@ -37,8 +37,7 @@ class Graph(eqx.Module):
         cell: row vectors, Å.
         periodic: which structures are periodic in three directions (have a stress).
         n_atoms: real atoms per structure, 0 for padding structures.
-        electrode_potential: V, 0 for structures without one; read by electrochemical potentials only.
-        interface: stated height of the metal surface, Å; NaN where the potential finds it itself.
+        inputs: further numbers of each structure that its potential reads, 0 for padding structures.
     """
 
     numbers: Int[Array, " n_atoms"]
@@ -51,8 +50,7 @@ class Graph(eqx.Module):
     cell: Float[Array, "n_structures 3 3"]
     periodic: Bool[Array, " n_structures"]
     n_atoms: Int[Array, " n_structures"]
-    electrode_potential: Float[Array, " n_structures"]
-    interface: Float[Array, " n_structures"]
+    inputs: dict[str, Float[Array, " n_structures"]]
 
     @property
     def n_structures(self) -> int:
@@ -105,7 +103,7 @@ def collate(
     cell = np.tile(np.eye(3, dtype=dtype), (m, 1, 1))
     periodic = np.zeros(m, bool)
     counts = np.zeros(m, np.int32)
-    potential, interface = np.zeros(m, dtype), np.full(m, np.nan, dtype)
+    inputs = {name: np.zeros(m, dtype) for name in (structures[0].inputs if structures else ())}
     start = 0
     for index, s in enumerate(structures):
         rows = slice(start, start + s.n_atoms)
@@ -121,8 +119,8 @@ def collate(
             cell[index] = s.cell
         periodic[index] = s.periodic
         counts[index] = s.n_atoms
-        potential[index] = np.nan_to_num(s.electrode_potential)
-        interface[index] = s.interface
+        for name, value in s.inputs.items():
+            inputs[name][index] = value
         start += s.n_atoms
     return Graph(
         numbers,  # type: ignore[arg-type]
@@ -135,8 +133,7 @@ def collate(
         cell,  # type: ignore[arg-type]
         periodic,  # type: ignore[arg-type]
         counts,  # type: ignore[arg-type]
-        potential,  # type: ignore[arg-type]
-        interface,  # type: ignore[arg-type]
+        inputs,  # type: ignore[arg-type]
     )
 
 

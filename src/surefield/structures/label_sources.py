@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from surefield import keys
-from surefield.keys import Kind
+from surefield.quantities import labelled, names, quantity
 
 __all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up", "results_of", "without_labels"]
 
@@ -20,24 +20,25 @@ CALCULATOR: Final = "calculator."
 FREE_ENERGY: Final = "free_energy"
 
 
-def candidate_keys(kind: Kind) -> tuple[str, ...]:
+def candidate_keys(kind: str) -> tuple[str, ...]:
     """Keys that are looked for without a mapping, in order: REF_*, the calculator's results, aliases."""
     reference = (keys.REFERENCE_PREFIX + kind,)
-    aliases = (kind, *keys.LABEL_ALIASES[kind])
-    if kind == "stress":
+    aliases = (kind, *(quantity(kind).aliases or ()))
+    if quantity(kind).source == "strain":
         reference += tuple(k for k in keys.VIRIAL_ALIASES if k.startswith(keys.REFERENCE_PREFIX))
         aliases += tuple(k for k in keys.VIRIAL_ALIASES if not k.startswith(keys.REFERENCE_PREFIX))
-    last = (CALCULATOR + FREE_ENERGY,) if kind == "energy" else ()
+    last = (CALCULATOR + FREE_ENERGY,) if quantity(kind).source == "energy" else ()
     return (*reference, CALCULATOR + kind, *dict.fromkeys(aliases), *last)
 
 
-def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bool) -> dict[str, Any]:
+def look_up(atoms: Atoms, kind: str, candidates: Sequence[str], *, anywhere: bool) -> dict[str, Any]:
     """Find the values that a structure has under some keys.
 
     Args:
         atoms: the structure.
-        kind: energy, forces or stress.
-        candidates: keys, best first; "calculator.x" is the result x, others are in info (forces: arrays).
+        kind: name of the quantity.
+        candidates: keys, best first; "calculator.x" is the result x, others are in info (of values of atoms:
+            arrays).
         anywhere: whether a key that is not there may also be a result of the calculator.
 
     Returns:
@@ -49,7 +50,7 @@ def look_up(atoms: Atoms, kind: Kind, candidates: Sequence[str], *, anywhere: bo
         if key.startswith(CALCULATOR):
             value = results.get(key.removeprefix(CALCULATOR))
         else:
-            value = atoms.arrays.get(key) if kind == "forces" else None
+            value = atoms.arrays.get(key) if quantity(kind).per == "atom" else None
             value = atoms.info.get(key) if value is None else value
             value = results.get(key) if value is None and anywhere else value
         if value is not None and not (FREE_ENERGY in key and found and not anywhere):
@@ -103,8 +104,8 @@ def without_labels(atoms: Atoms, extra: Sequence[str] = ()) -> Atoms:
         extra: further keys of `info` and `arrays` to leave out.
     """
     copy = atoms.copy()
-    for key in (*(key for kind in keys.KINDS for key in candidate_keys(kind)), *extra):
+    for key in {*(key for kind in labelled(names()) for key in candidate_keys(kind)), *extra}:
         copy.info.pop(key, None)
-    for key in {*candidate_keys(keys.FORCES), *extra} - {"numbers", "positions"}:
-        copy.arrays.pop(key, None)
+        if key not in ("numbers", "positions"):
+            copy.arrays.pop(key, None)
     return copy

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 from ase import Atoms
 
 from surefield import units
 from surefield.errors import DataError, nearest
-from surefield.keys import KINDS, Kind
+from surefield.quantities import Quantity, Values, labelled, names, quantity
 from surefield.structures.label_sources import candidate_keys, has_stale_results, keys_present, look_up
 from surefield.structures.read import Frames, read_frames
 
@@ -21,25 +21,17 @@ __all__ = ["KindReport", "LabelReport", "Labels", "resolve_labels"]
 #: ASE's order of the six stress components.
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 _RELATIVE = 1e-6
-_ABSOLUTE: dict[Kind, float] = {"energy": 1e-6, "forces": 1e-6, "stress": 1e-8}
-Mapped = Mapping[Kind, str | Sequence[str] | None]
+_ABSOLUTE = {"strain": 1e-8}
+Mapped = Mapping[str, str | Sequence[str] | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """Reference values of one structure; None where there is none. NaN only marks masked-out entries.
+@final
+class Labels(Values):
+    """Reference values of one structure by the names of quantities, float64; None where there is none.
 
-    Attributes:
-        energy: total energy in eV.
-        forces: (n_atoms, 3) in eV/Å, float64.
-        stress: (6,) in eV/Å^3, float64, Voigt xx yy zz yz xz xy, positive = tensile.
-        excess_electrons: number, positive = added; filled in by `electrode.grand_canonical_labels` alone.
+    `energy` is the total energy in eV, `forces` are (n_atoms, 3) in eV/Å, `stress` is (6,) in eV/Å^3, Voigt
+    xx yy zz yz xz xy, positive = tensile. NaN only marks masked-out entries.
     """
-
-    energy: float | None = None
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
-    excess_electrons: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +60,12 @@ class LabelReport:
 
     Attributes:
         n_frames: number of structures.
-        kinds: for energy, forces and stress, the keys used.
+        kinds: for each quantity, the keys used.
         stale: structures whose calculator holds results of another geometry; these were not used.
     """
 
     n_frames: int
-    kinds: Mapping[Kind, KindReport]
+    kinds: Mapping[str, KindReport]
     stale: int = 0
 
     def __str__(self) -> str:
@@ -95,11 +87,12 @@ def resolve_labels(
     frames: Frames | Sequence[Atoms],
     mapping: Mapped | None = None,
     units: Mapping[str, str] | None = None,
-    require: Sequence[Kind] = ("energy", "forces"),
+    require: Sequence[str] = ("energy", "forces"),
     allow_nan: bool = False,
     *,
     stress_sign: Literal[1, -1] = 1,
     voigt_order: str = "xx yy zz yz xz xy",
+    supplies: Collection[str] | None = None,
 ) -> tuple[list[Labels], LabelReport]:
     """Find the labels of every structure, in the order mapping, REF_*, calculator, known aliases.
 
@@ -116,6 +109,8 @@ def resolve_labels(
         allow_nan: let NaN entries pass, as masks.
         stress_sign: 1 when positive is tensile (ASE), -1 when positive is compressive (VASP's output).
         voigt_order: order of the components where a stress has six numbers.
+        supplies: names of the quantities that matter; None: those that follow from energies, and those that
+            the mapping names.
 
     Returns:
         One `Labels` per structure, and the report.
@@ -130,61 +125,62 @@ def resolve_labels(
     order = _checked_order(voigt_order)
     if stress_sign not in (1, -1):
         raise DataError(f"stress_sign must be 1 (positive = tensile) or -1, got {stress_sign}")
-    values: dict[Kind, list[Any]] = {}
-    reports: dict[Kind, KindReport] = {}
-    for kind in KINDS:
+    values: dict[str, list[Any]] = {}
+    reports: dict[str, KindReport] = {}
+    for kind in dict.fromkeys([*labelled(), *labelled(supplies or ()), *chosen_keys]):
         explicit = kind in chosen_keys
         candidates = chosen_keys[kind] if explicit else candidate_keys(kind)
-        found = [
+        present = [
             {
                 key: _shaped(frames, i, kind, key, value, order, stress_sign)
                 for key, value in look_up(atoms, kind, candidates, anywhere=explicit).items()
             }
             for i, atoms in enumerate(frames)
         ]
-        picks = _pick_explicit(found) if explicit else _pick(frames, kind, candidates, found)
-        values[kind] = [None if key is None else found[i][key] * factors[kind] for i, key in enumerate(picks)]
+        picks = _pick_explicit(present) if explicit else _pick(frames, kind, candidates, present)
+        factor = factors.get(quantity(kind).source, 1.0)
+        values[kind] = [None if key is None else present[i][key] * factor for i, key in enumerate(picks)]
         counts = Counter(key for key in picks if key is not None)
-        others = tuple(dict.fromkeys(key for entry in found for key in entry if key not in counts))
+        others = tuple(dict.fromkeys(key for entry in present for key in entry if key not in counts))
         reports[kind] = KindReport(tuple(counts.most_common()), picks.count(None), others)
         if not allow_nan:
             _check_finite(frames, kind, values[kind], picks)
     report = LabelReport(len(frames), reports, sum(has_stale_results(atoms) for atoms in frames))
     _check_required(frames, require, values, report)
-    labels = [
-        Labels(None if energy is None else float(energy), forces, stress)
-        for energy, forces, stress in zip(values["energy"], values["forces"], values["stress"], strict=True)
-    ]
-    return labels, report
+    numbers = [dict(zip(values, column, strict=True)) for column in zip(*values.values(), strict=True)]
+    return [Labels(**{kind: _plain(v) for kind, v in row.items()}) for row in numbers], report
 
 
-def _pick_explicit(found: list[dict[str, Any]]) -> list[str | None]:
-    return [next(iter(entry), None) for entry in found]
+def _plain(value: np.ndarray | None) -> float | np.ndarray | None:
+    return float(value) if value is not None and value.ndim == 0 else value
+
+
+def _pick_explicit(present: list[dict[str, Any]]) -> list[str | None]:
+    return [next(iter(entry), None) for entry in present]
 
 
 def _pick(
-    frames: Frames, kind: Kind, candidates: Sequence[str], found: list[dict[str, Any]]
+    frames: Frames, kind: str, candidates: Sequence[str], present: list[dict[str, Any]]
 ) -> list[str | None]:
     """Choose one key for all structures; refuse candidates that disagree or that take turns."""
-    for i, entry in enumerate(found):
+    for i, entry in enumerate(present):
         _check_agreement(frames, i, kind, entry)
-    present = [key for key in candidates if any(key in entry for entry in found)]
-    if not present:
-        return [None] * len(found)
-    chosen = present[0]
-    turns = [i for i, entry in enumerate(found) if entry and chosen not in entry]
+    chosen = next((key for key in candidates if any(key in entry for entry in present)), None)
+    if chosen is None:
+        return [None] * len(present)
+    turns = [i for i, entry in enumerate(present) if entry and chosen not in entry]
     if turns:
-        other = next(iter(found[turns[0]]))
+        other = next(iter(present[turns[0]]))
         raise DataError(
-            f"{kind} is called {chosen!r} in {sum(chosen in e for e in found)} structures but {other!r} in "
+            f"{kind} is called {chosen!r} in {sum(chosen in e for e in present)} structures but {other!r} in "
             f"{frames.origin(turns[0])} and {len(turns) - 1} more, which lack {chosen!r}; two names may be "
             f"two levels of theory; if they are the same, say mapping={{{kind!r}: [{chosen!r}, {other!r}]}}, "
             f"otherwise mapping={{{kind!r}: {chosen!r}}}"
         )
-    return [chosen if chosen in entry else None for entry in found]
+    return [chosen if chosen in entry else None for entry in present]
 
 
-def _check_agreement(frames: Frames, i: int, kind: Kind, entry: dict[str, Any]) -> None:
+def _check_agreement(frames: Frames, i: int, kind: str, entry: dict[str, Any]) -> None:
     if len(entry) < 2:
         return
     first, *others = entry
@@ -193,7 +189,9 @@ def _check_agreement(frames: Frames, i: int, kind: Kind, entry: dict[str, Any]) 
         value = np.asarray(entry[key])
         both = np.isfinite(reference) & np.isfinite(value)
         difference = np.abs(value - reference)[both]
-        limit = _RELATIVE * np.abs(reference[both]).max(initial=0.0) + _ABSOLUTE[kind]
+        limit = _RELATIVE * np.abs(reference[both]).max(initial=0.0) + _ABSOLUTE.get(
+            quantity(kind).source, 1e-6
+        )
         if difference.max(initial=0.0) > limit:
             raise DataError(
                 f"two labels for the {kind} disagree in {frames.origin(i)}: {first!r} {_short(reference)} "
@@ -209,12 +207,12 @@ def _short(value: np.ndarray) -> str:
     return f"= [{flat}, ...]"
 
 
-def _check_finite(frames: Frames, kind: Kind, values: list[Any], picks: list[str | None]) -> None:
+def _check_finite(frames: Frames, kind: str, values: list[Any], picks: list[str | None]) -> None:
     for i, value in enumerate(values):
         if value is None or np.isfinite(value).all():
             continue
         bad = np.argwhere(~np.isfinite(np.atleast_1d(value)))
-        where = f" on atom {bad[0][0]}" if kind == "forces" else ""
+        where = f" on atom {bad[0][0]}" if quantity(kind).per == "atom" else ""
         raise DataError(
             f"{kind} ({picks[i]!r}) is not finite{where} in {frames.origin(i)} ({len(bad)} entries); remove "
             "the structure, or pass allow_nan=True if NaN marks entries that are not to be trained on"
@@ -222,11 +220,11 @@ def _check_finite(frames: Frames, kind: Kind, values: list[Any], picks: list[str
 
 
 def _check_required(
-    frames: Frames, require: Sequence[Kind], values: dict[Kind, list[Any]], report: LabelReport
+    frames: Frames, require: Sequence[str], values: dict[str, list[Any]], report: LabelReport
 ) -> None:
     for kind in require:
-        if kind not in KINDS:
-            raise DataError(f"unknown kind of label {kind!r}; {nearest(kind, KINDS)}")
+        if kind not in values:
+            raise DataError(f"unknown kind of label {kind!r}; {nearest(kind, values)}")
         missing = [i for i, value in enumerate(values[kind]) if value is None]
         if missing:
             i = missing[0]
@@ -239,20 +237,18 @@ def _check_required(
             )
 
 
-def _shaped(frames: Frames, i: int, kind: Kind, key: str, value: Any, order: list[int], sign: int) -> Any:
+def _shaped(frames: Frames, i: int, kind: str, key: str, value: Any, order: list[int], sign: int) -> Any:
     atoms = frames[i]
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise _wrong(frames, i, kind, key, "numbers", repr(str(value)[:60])) from None
-    if kind == "energy":
-        if array.size != 1:
-            raise _wrong(frames, i, kind, key, "one number", f"shape {array.shape}")
-        return array.reshape(())
-    if kind == "forces":
-        if array.shape != (len(atoms), 3):
-            raise _wrong(frames, i, kind, key, "(n_atoms, 3)", array.shape)
-        return array
+    entry = quantity(kind)
+    if entry.source != "strain":
+        shape = entry.shape(len(atoms))
+        if array.shape != shape and not (shape == () and array.size == 1):
+            raise _wrong(frames, i, kind, key, _words(entry), _shape_text(array, shape))
+        return array.reshape(shape)
     is_virial = "virial" in key.lower()
     if array.shape == (6,):
         array = array[order]
@@ -268,6 +264,17 @@ def _shaped(frames: Frames, i: int, kind: Kind, key: str, value: Any, order: lis
     return -array / volume
 
 
+def _words(entry: Quantity) -> str:
+    """Shape of a label in words."""
+    if entry.per == "atom":
+        return f"({', '.join(map(str, ('n_atoms', *entry.components)))})"
+    return str(entry.components) if entry.components else "one number"
+
+
+def _shape_text(array: np.ndarray, wanted: tuple[int, ...]) -> object:
+    return array.shape if wanted else f"shape {array.shape}"
+
+
 def _voigt(frames: Frames, i: int, key: str, tensor: np.ndarray) -> np.ndarray:
     scale = np.nanmax(np.abs(tensor), initial=0.0)
     asymmetry = np.nanmax(np.abs(tensor - tensor.T), initial=0.0)
@@ -281,14 +288,15 @@ def _voigt(frames: Frames, i: int, key: str, tensor: np.ndarray) -> np.ndarray:
     return np.array([xx, yy, zz, yz, xz, xy])
 
 
-def _wrong(frames: Frames, i: int, kind: Kind, key: str, needed: str, got: object) -> DataError:
+def _wrong(frames: Frames, i: int, kind: str, key: str, needed: str, got: object) -> DataError:
     return DataError(
         f"{kind} must be {needed}, got {got} in {frames.origin(i)} ({len(frames[i])} atoms, key {key!r}); "
         f"keys present: {keys_present(frames[i])}"
     )
 
 
-def _factors(declared: Mapping[str, str]) -> dict[Kind, float]:
+def _factors(declared: Mapping[str, str]) -> dict[str, float]:
+    """Factor of labels by the source of their quantity."""
     tables = {"energy": units.ENERGY, "length": units.LENGTH, "stress": units.STRESS}
     factors = {"energy": 1.0, "length": 1.0}
     for name, unit in declared.items():
@@ -300,16 +308,16 @@ def _factors(declared: Mapping[str, str]) -> dict[Kind, float]:
     density = factors["energy"] / factors["length"] ** 3
     return {
         "energy": factors["energy"],
-        "forces": factors["energy"] / factors["length"],
-        "stress": factors.get("stress", density),
+        "gradient": factors["energy"] / factors["length"],
+        "strain": factors.get("stress", density),
     }
 
 
 def _checked_mapping(mapping: Mapped | None) -> dict[str, tuple[str, ...]]:
     checked: dict[str, tuple[str, ...]] = {}
     for kind, key in (mapping or {}).items():
-        if kind not in KINDS:
-            raise DataError(f"unknown kind of label {kind!r} in mapping; {nearest(kind, KINDS)}")
+        if kind not in labelled(names()):
+            raise DataError(f"unknown kind of label {kind!r} in mapping; {nearest(kind, labelled(names()))}")
         checked[kind] = () if key is None else (key,) if isinstance(key, str) else tuple(key)
     return checked
 

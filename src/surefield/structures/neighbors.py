@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ase
 import numpy as np
@@ -25,8 +26,7 @@ class Neighborhood:
         neighbors: (n_atoms, n_neighbors) index of the neighbour.
         vectors: (n_atoms, n_neighbors, 3) from atom to neighbour in Å, zero where padded.
         reverse: (n_atoms, n_neighbors) column of the same edge in the row of the neighbour.
-        electrode_potential: V on the absolute scale, NaN where the structure has none.
-        interface: height z0 in Å that the structure states for its metal surface, NaN where it states none.
+        inputs: further numbers of the structure that its potential reads, such as an electrode potential.
     """
 
     numbers: Int[np.ndarray, " n_atoms"]
@@ -37,8 +37,7 @@ class Neighborhood:
     neighbors: Int[np.ndarray, "n_atoms n_neighbors"]
     vectors: Float[np.ndarray, "n_atoms n_neighbors 3"]
     reverse: Int[np.ndarray, "n_atoms n_neighbors"]
-    electrode_potential: float = np.nan
-    interface: float = np.nan
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_atoms(self) -> int:

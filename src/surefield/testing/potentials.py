@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -170,7 +169,7 @@ def _check_symmetries(
                 expected = _per_atom(expected, lambda values, order=order: values[order])
             elif check == "rotation":
                 stress = None if expected.stress is None else rotated_stress(expected.stress, turn)
-                expected = replace(expected, forces=expected.forces @ turn.T, stress=stress)
+                expected = expected.replace(forces=expected.forces @ turn.T, stress=stress)
             compare(check, index, moved[check][index], expected, got)
 
 
@@ -196,15 +195,15 @@ def _check_batches(
         small = plain[index]
         doubled = {name: 2 * getattr(small, name) for name in _EXTENSIVE if getattr(small, name) is not None}
         twice: Callable[[np.ndarray], np.ndarray] = lambda values: np.concatenate([values, values])  # noqa: E731
-        expected = _per_atom(replace(small, **doubled), twice)
+        expected = _per_atom(small.replace(**doubled), twice)
         compare("supercell", index, cell, expected, got)
 
 
 def _per_atom(prediction: Prediction, change: Callable[[np.ndarray], np.ndarray]) -> Prediction:
     """Copy of a prediction with its numbers of atoms changed."""
     arrays = {name: getattr(prediction, name) for name in _PER_ATOM}
-    return replace(
-        prediction, **{name: change(values) for name, values in arrays.items() if values is not None}
+    return prediction.replace(
+        **{name: change(values) for name, values in arrays.items() if values is not None}
     )
 
 

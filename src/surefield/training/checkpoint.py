@@ -48,11 +48,9 @@ def data_digest(*parts: Sequence[Sample]) -> str:
 def _contents(sample: Sample) -> Iterator[tuple[str, Any]]:
     s = sample.structure
     yield from (("numbers", s.numbers), ("positions", s.positions), ("cell", s.cell), ("pbc", s.periodic))
-    yield from (("counts", s.counts), ("electrode", (s.electrode_potential, s.interface)))
-    for name, value in vars(sample.labels).items():
-        if value is not None:
-            yield name, value
-    yield "weights", (sample.weight, sample.energy_weight)
+    yield "counts", s.counts
+    yield from (*sorted(s.inputs.items()), *sorted(sample.labels.results().items()))
+    yield from (("weight", sample.weight), *sorted(sample.factors.items()))
     if sample.atom_weights is not None:
         yield "atom_weights", sample.atom_weights
 

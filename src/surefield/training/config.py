@@ -5,8 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from surefield.config import Config
+from surefield.quantities import quantity
 
 __all__ = ["TrainConfig"]
+
+
+def _weight(name: str) -> float:
+    return quantity(name).weight
 
 
 class TrainConfig(Config):
@@ -32,15 +37,35 @@ class TrainConfig(Config):
         default=20, ge=1, description="epochs without a validation score near the least until it stops"
     )
     energy_weight: float = Field(
-        default=30.0, ge=0, description="of mean squared energy errors, (eV/atom)^-2"
+        default=_weight("energy"), ge=0, description="of mean squared energy errors, (eV/atom)^-2"
     )
-    forces_weight: float = Field(default=1.0, ge=0, description="of mean squared force errors, (eV/Å)^-2")
-    stress_weight: float = Field(default=0.0, ge=0, description="of mean squared stress errors, (eV/Å^3)^-2")
+    forces_weight: float = Field(
+        default=_weight("forces"), ge=0, description="of mean squared force errors, (eV/Å)^-2"
+    )
+    stress_weight: float = Field(
+        default=_weight("stress"), ge=0, description="of mean squared stress errors, (eV/Å^3)^-2"
+    )
     charge_weight: float = Field(
-        default=300.0, ge=0, description="of mean squared errors of excess electrons, (e/atom)^-2; electrodes"
+        default=_weight("excess_electrons"),
+        ge=0,
+        description="of mean squared errors of excess electrons, (e/atom)^-2; electrodes",
+    )
+    weights: dict[str, float] = Field(
+        default={}, description="of mean squared errors of further quantities, by their names"
     )
     max_force_rows: int = Field(
         default=60_000, ge=0, description="force components used by the exact solution"
     )
     checkpoint_every: int = Field(default=200, ge=1, description="steps between checkpoints")
     seed: int = Field(default=0, ge=0, description="of splits and batch order")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of the mean squared residuals of each quantity."""
+        return {
+            "energy": self.energy_weight,
+            "forces": self.forces_weight,
+            "stress": self.stress_weight,
+            "excess_electrons": self.charge_weight,
+            **self.weights,
+        }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import equinox as eqx
@@ -11,37 +11,53 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from surefield.errors import DataError
-from surefield.keys import Kind
-from surefield.potentials.electrode.charged_potential import ChargedPotential
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.potential import Potential
+from surefield.quantities import labelled, quantity
 from surefield.structures.batching import Shape, chunks
-from surefield.structures.electrode import grand_canonical_labels
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, collate
 from surefield.structures.labels import Labels, Mapped, resolve_labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
+from surefield.structures.tensors import from_voigt, row_slices
 from surefield.training.weights import FrameWeights, frame_weights
 
-__all__ = ["Batch", "Dataset", "Sample", "batches", "make_batch", "prepare"]
+__all__ = ["Batch", "LabelledSet", "Sample", "batches", "make_batch", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One labelled structure with its neighbours and its weights, which multiply residuals."""
+    """One labelled structure with its neighbours and its weights, which multiply residuals.
+
+    Attributes:
+        structure: with its neighbours, as the potential reads it.
+        labels: reference values.
+        weight: of all residuals.
+        atom_weights: of the residuals of each atom, besides; None: all 1.
+        factors: of the residuals of single quantities, besides.
+    """
 
     structure: Neighborhood
     labels: Labels
     weight: float = 1.0
     atom_weights: Float[np.ndarray, " n_atoms"] | None = None
-    energy_weight: float = 1.0
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def residual_weight(self, name: str) -> Float[np.ndarray, "*n_atoms"]:
+        """What residuals of a quantity are multiplied by, () or (n_atoms,); 0 without a label that counts."""
+        entry = quantity(name)
+        known = name in self.labels and (entry.source != "strain" or self.structure.periodic)
+        value = np.asarray(self.weight * self.factors.get(name, 1.0) if known else 0.0)
+        if entry.per == "structure":
+            return value
+        return value * (np.ones(self.structure.n_atoms) if self.atom_weights is None else self.atom_weights)
 
     @property
     def trained_energy(self) -> bool:
         """Whether there is an energy that counts."""
-        return self.labels.energy is not None and self.weight * self.energy_weight > 0
+        return bool(self.residual_weight("energy") > 0)
 
     @property
     def trained_atoms(self) -> Bool[np.ndarray, " n_atoms"]:
@@ -51,7 +67,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class LabelledSet:
     """Samples, the frames they were made from, and what was left out.
 
     Attributes:
@@ -69,10 +85,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: Sequence[int] | np.ndarray) -> Dataset:
+    def __getitem__(self, index: Sequence[int] | np.ndarray) -> LabelledSet:
         chosen = np.asarray(index, dtype=int)
         samples = tuple(self.samples[i] for i in chosen)
-        return Dataset(samples, self.frames[chosen], self.isolated_atoms, self.label_note)
+        return LabelledSet(samples, self.frames[chosen], self.isolated_atoms, self.label_note)
 
     @property
     def structures(self) -> list[Neighborhood]:
@@ -90,8 +106,8 @@ def prepare(
     potential: Potential | float,
     *,
     labels: Mapped | None = None,
-    require: Sequence[Kind] = ("energy", "forces"),
-) -> Dataset:
+    require: Sequence[str] = ("energy", "forces"),
+) -> LabelledSet:
     """Read, check and label structures, and find their neighbours.
 
     Args:
@@ -101,8 +117,8 @@ def prepare(
         require: labels every structure must have.
 
     Raises:
-        DataError: see `read_frames`, `check_geometry`, `resolve_labels` and, for electrodes,
-            `grand_canonical_labels`; or nothing is left to use.
+        DataError: see `read_frames`, `check_geometry`, `resolve_labels` and `Potential.understood`; or
+            nothing is left to use.
         PotentialError: an element the potential does not know.
     """
     frames = read_frames(source)
@@ -116,29 +132,28 @@ def prepare(
     if len(frames) == 0:
         raise DataError("there are no structures to use: the source is empty or holds isolated atoms only")
     check_geometry(frames)
-    found, report = resolve_labels(frames, labels, require=require)
+    supplies = potential.supplies if isinstance(potential, Potential) else ()
+    understood, report = resolve_labels(frames, labels, require=require, supplies=supplies)
     note = str(report)
     if isinstance(potential, Potential):
         check_frames(potential, frames)
         surroundings = potential.neighborhood
-        if isinstance(potential, ChargedPotential):
-            found, note = grand_canonical_labels(frames, found, potential.electrode_potential)
-            note = f"{report}; {note}"
+        understood, meaning = potential.understood(frames, understood)
+        note = f"{report}; {meaning}" if meaning else note
     else:
         surroundings = partial(neighborhood, cutoff=potential)
     samples = tuple(
         _sample(surroundings(atoms), label, frame_weights(atoms, frames.origin(i)))
-        for i, (atoms, label) in enumerate(zip(frames, found, strict=True))
+        for i, (atoms, label) in enumerate(zip(frames, understood, strict=True))
     )
-    return Dataset(samples, frames, isolated, note)
+    return LabelledSet(samples, frames, isolated, note)
 
 
 def _sample(structure: Neighborhood, labels: Labels, weights: FrameWeights) -> Sample:
     """Weights of residuals: roots of those of squares."""
     per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
-    return Sample(
-        structure, labels, float(np.sqrt(weights.structure)), per_atom, float(np.sqrt(weights.energy))
-    )
+    factors = {"energy": float(np.sqrt(weights.energy))}
+    return Sample(structure, labels, float(np.sqrt(weights.structure)), per_atom, factors)
 
 
 class Batch(eqx.Module):
@@ -146,25 +161,14 @@ class Batch(eqx.Module):
 
     Attributes:
         graph: the structures.
-        energy: total energies, eV, float64.
-        energy_weight: (n_structures,).
-        forces: eV/Å.
-        forces_weight: (n_atoms, 3).
-        stress: eV/Å^3, (n_structures, 3, 3).
-        stress_weight: (n_structures,).
-        excess_electrons: of electrodes.
-        excess_electrons_weight: (n_structures,).
+        labels: by quantity, (n_structures or n_atoms, *components); energies are float64, of stress whole
+            tensors (n_structures, 3, 3).
+        weights: by quantity, (n_structures,) or (n_atoms,).
     """
 
     graph: Graph
-    energy: Float[Array, " n_structures"]
-    energy_weight: Float[Array, " n_structures"]
-    forces: Float[Array, "n_atoms 3"]
-    forces_weight: Float[Array, "n_atoms 3"]
-    stress: Float[Array, "n_structures 3 3"]
-    stress_weight: Float[Array, " n_structures"]
-    excess_electrons: Float[Array, " n_structures"]
-    excess_electrons_weight: Float[Array, " n_structures"]
+    labels: dict[str, Float[Array, ...]]
+    weights: dict[str, Float[Array, " n_rows"]]
 
 
 def batches(
@@ -174,8 +178,9 @@ def batches(
     seed: int,
     epoch: int,
     dtype: np.typing.DTypeLike,
+    quantities: Sequence[str] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of one epoch in an order that depends on the seed and the epoch alone."""
+    """Batches of one epoch in an order that depends on the seed and the epoch alone; see `make_batch`."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     structures = [sample.structure for sample in samples]
     planned = [
@@ -185,11 +190,23 @@ def batches(
     ]
     for place in rng.permutation(len(planned)):
         shape, chunk = planned[place]
-        yield make_batch([samples[i] for i in chunk], shape, dtype)
+        yield make_batch([samples[i] for i in chunk], shape, dtype, quantities)
 
 
-def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLike) -> Batch:
-    """Pad samples and their labels to a shape."""
+def make_batch(
+    samples: Sequence[Sample],
+    shape: Shape,
+    dtype: np.typing.DTypeLike,
+    quantities: Sequence[str] | None = None,
+) -> Batch:
+    """Pad samples and their labels to a shape.
+
+    Args:
+        samples: labelled structures.
+        shape: of the batch.
+        dtype: of all arrays but energies.
+        quantities: whose labels the batch holds; None: those that follow from energies.
+    """
     graph = collate(
         [sample.structure for sample in samples],
         n_atoms=shape.n_atoms,
@@ -197,39 +214,20 @@ def make_batch(samples: Sequence[Sample], shape: Shape, dtype: np.typing.DTypeLi
         n_structures=shape.n_structures,
         dtype=dtype,
     )
-    energy = np.zeros(shape.n_structures)
-    energy_weight = np.zeros(shape.n_structures, dtype)
-    forces = np.zeros((shape.n_atoms, 3), dtype)
-    forces_weight = np.zeros((shape.n_atoms, 3), dtype)
-    stress = np.zeros((shape.n_structures, 3, 3), dtype)
-    stress_weight = np.zeros(shape.n_structures, dtype)
-    electrons = np.zeros(shape.n_structures, dtype)
-    electrons_weight = np.zeros(shape.n_structures, dtype)
-    start = 0
-    for index, sample in enumerate(samples):
-        rows = slice(start, start + sample.structure.n_atoms)
-        start = rows.stop
-        labels = sample.labels
-        if labels.energy is not None:
-            energy[index], energy_weight[index] = labels.energy, sample.weight * sample.energy_weight
-        if labels.forces is not None:
-            forces[rows] = labels.forces
-            per_atom = 1.0 if sample.atom_weights is None else sample.atom_weights[:, None]
-            forces_weight[rows] = sample.weight * per_atom
-        if labels.stress is not None and sample.structure.periodic:
-            xx, yy, zz, yz, xz, xy = labels.stress
-            stress[index] = [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
-            stress_weight[index] = sample.weight
-        if labels.excess_electrons is not None:
-            electrons[index], electrons_weight[index] = labels.excess_electrons, sample.weight
-    values = (
-        energy,
-        energy_weight,
-        forces,
-        forces_weight,
-        stress,
-        stress_weight,
-        electrons,
-        electrons_weight,
-    )
-    return Batch(graph, *values)  # type: ignore[arg-type]
+    labels: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
+    for name in labelled() if quantities is None else quantities:
+        entry = quantity(name)
+        n_rows = shape.n_atoms if entry.per == "atom" else shape.n_structures
+        components = (3, 3) if entry.source == "strain" else entry.components
+        # Energies are differences of large numbers.
+        kind = np.float64 if entry.source == "energy" else dtype
+        labels[name], weights[name] = np.zeros((n_rows, *components), kind), np.zeros(n_rows, dtype)
+        places = row_slices(s.structure.n_atoms for s in samples) if entry.per == "atom" else range(n_rows)
+        for place, sample in zip(places, samples, strict=False):
+            weight = sample.residual_weight(name)
+            weights[name][place] = weight
+            if name in sample.labels and np.any(weight > 0):
+                value = sample.labels[name]
+                labels[name][place] = from_voigt(value) if entry.source == "strain" else value
+    return Batch(graph, labels, weights)  # type: ignore[arg-type]

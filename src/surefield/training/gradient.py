@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array
 
 from surefield.potentials.potential import Potential, trainable
+from surefield.quantities import fitted, quantity
 from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
@@ -22,6 +23,9 @@ from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.loss import LossWeights, errors, loss, residuals
 
 __all__ = ["StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
+
+#: Errors that every row has.
+_SHOWN = ("energy", "forces")
 
 
 class StepSettings(NamedTuple):
@@ -42,9 +46,7 @@ class StepSettings(NamedTuple):
 
 def step_settings(config: TrainConfig, potential: Potential) -> StepSettings:
     """What the compiled step needs to know of a training configuration."""
-    weights = LossWeights(
-        config.energy_weight, config.forces_weight, config.stress_weight, config.charge_weight
-    )
+    weights = LossWeights(**config.loss_weights)
     return StepSettings(
         weights,
         config.gradient_clip,
@@ -133,7 +135,12 @@ def fit_gradient(
     """
     shapes = plan_shapes([s.structure for s in train], config.batch_size)
     static = eqx.filter(potential, trainable(potential), inverse=True)
-    per_epoch = sum(1 for _ in batches(train, shapes, seed=config.seed, epoch=0, dtype=potential.dtype))
+    settled: dict[str, Any] = {
+        "seed": config.seed,
+        "dtype": potential.dtype,
+        "quantities": fitted(potential.supplies),
+    }
+    per_epoch = sum(1 for _ in batches(train, shapes, epoch=0, **settled))
     n_steps = per_epoch * config.epochs
     settings = step_settings(config, potential)
     weights = settings.weights
@@ -176,7 +183,7 @@ def fit_gradient(
 
     course = Course(
         config.epochs,
-        lambda epoch: batches(train, shapes, seed=config.seed, epoch=epoch, dtype=potential.dtype),
+        lambda epoch: batches(train, shapes, epoch=epoch, **settled),
         step,
         measure,
         ended,
@@ -191,18 +198,11 @@ def _standard_error(validation: Sequence[Sample]) -> float:
 
 
 def _validate(potential: Potential, samples: Sequence[Sample], weights: LossWeights) -> tuple[float, Row]:
-    found = errors(residuals(potential, samples))
-    known = [
-        rmse
-        for weight, rmse in (
-            (weights.energy, found.energy_rmse),
-            (weights.forces, found.forces_rmse),
-            (weights.stress, found.stress_rmse),
-            (weights.charge, found.excess_electrons_rmse),
-        )
-        if weight > 0 and np.isfinite(rmse)
-    ]
+    measured = errors(residuals(potential, samples))
+    rmse = {name: getattr(measured, f"{name}_rmse") for name in fitted(potential.supplies)}
+    known = [value for name, value in rmse.items() if weights[name] > 0 and np.isfinite(value)]
     # The product knows no weights: halving either error is worth the same.
     value = float(np.prod(known)) if known else math.inf
-    names = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
-    return value, {f"valid_{name}": getattr(found, name) for name in names}
+    shown = [n for n in rmse if quantity(n).source != "strain" and (n in _SHOWN or np.isfinite(rmse[n]))]
+    row = {f"valid_{n}_{what}": getattr(measured, f"{n}_{what}") for n in shown for what in ("mae", "rmse")}
+    return value, row

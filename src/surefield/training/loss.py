@@ -1,136 +1,160 @@
-"""The training loss and the error metrics, on padded batches."""
+"""The training loss, and residuals and errors of potentials on labelled structures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.potentials.evaluate import evaluate, evaluate_jit
+from surefield.potentials.evaluate import Results, evaluate, evaluate_jit
 from surefield.potentials.potential import Potential
+from surefield.quantities import fitted, names, quantity
 from surefield.structures.batching import padded_batches
-from surefield.structures.graph import sum_atoms
+from surefield.structures.graph import Graph
+from surefield.structures.tensors import row_slices, to_voigt
 from surefield.training.dataset import Batch, Sample
 
 __all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
 
 
-@dataclass(frozen=True)
+@final
 class LossWeights:
-    """Weights of the mean squared residuals: eV/atom, eV/Å, eV/Å^3, and excess electrons in e/atom."""
+    """Weights of the mean squared residuals of quantities, hashable.
 
-    energy: float = 100.0
-    forces: float = 1.0
-    stress: float = 0.0
-    charge: float = 300.0
+    Args:
+        weights: quantity to weight; others have the weight of the table of quantities.
+    """
+
+    def __init__(self, **weights: float) -> None:
+        self._weights = {name: quantity(name).weight for name in fitted(names())}
+        self._weights |= {quantity(name).name: float(weight) for name, weight in weights.items()}
+
+    def __getitem__(self, name: str) -> float:
+        return self._weights.get(name, 0.0)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, weight in self._weights.items() if weight > 0)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LossWeights) and self._weights == other._weights
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._weights.items()))
 
 
 def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Array, ""]:
-    """Weighted mean squared residuals of a batch; a weight of a frame or atom multiplies its residual."""
+    """Weighted mean squared residuals of a batch; a weight of a frame or atom multiplies its residual.
+
+    Residuals of extensive quantities are divided by the number of atoms.
+    """
     results = evaluate(potential, batch.graph)
-    graph = batch.graph
     dtype = results.forces.dtype
-    n = jnp.maximum(graph.n_atoms, 1)
-    energy = ((results.energy - batch.energy) / n).astype(dtype) * batch.energy_weight
-    forces = (results.forces - batch.forces) * batch.forces_weight
-    total = weights.energy * _mean_square(energy, batch.energy_weight > 0)
-    total += weights.forces * _mean_square(forces, batch.forces_weight > 0)
-    if weights.stress > 0:
-        stress = results.virial / graph.volume[:, None, None] - batch.stress
-        stress = stress * batch.stress_weight[:, None, None]
-        known = jnp.broadcast_to((batch.stress_weight > 0)[:, None, None], stress.shape)
-        total += weights.stress * _mean_square(stress, known)
-    if weights.charge > 0 and results.charges is not None:
-        electrons = (-sum_atoms(results.charges, graph) - batch.excess_electrons) / n
-        known = batch.excess_electrons_weight > 0
-        total += weights.charge * _mean_square(electrons * batch.excess_electrons_weight, known)
+    total = jnp.zeros((), dtype)
+    for name in weights:
+        if name not in batch.labels:
+            continue
+        residual = _predicted(results, batch.graph, name) - batch.labels[name]
+        if quantity(name).extensive:
+            residual = residual / jnp.maximum(batch.graph.n_atoms, 1)
+        rows = (..., *(None,) * (residual.ndim - 1))
+        known = jnp.broadcast_to((batch.weights[name] > 0)[rows], residual.shape)
+        residual = residual.astype(dtype) * batch.weights[name][rows]
+        total += (
+            weights[name] * jnp.sum(jnp.where(known, residual, 0.0) ** 2) / jnp.maximum(jnp.sum(known), 1)
+        )
     return total
 
 
-def _mean_square(residual: Array, known: Array) -> Array:
-    return jnp.sum(jnp.where(known, residual, 0.0) ** 2) / jnp.maximum(jnp.sum(known), 1)
+def _predicted(results: Results, graph: Graph, name: str) -> Any:
+    """Values of a quantity for all structures or atoms of a batch; of stress whole tensors."""
+    source = quantity(name).source
+    if source == "strain":
+        return results.virial / graph.volume[:, None, None]
+    return results.outputs[name] if source == "output" else getattr(results, name)
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Prediction minus label of every frame, NaN where there is no label.
+    """Prediction minus label by quantity, in the order of the structures; NaN where there is no label.
 
     Attributes:
-        energy: (n_structures,) eV/atom.
-        forces: per structure (n_atoms, 3), eV/Å.
-        stress: (n_structures, 6) eV/Å^3, Voigt.
-        excess_electrons: (n_structures,) of electrodes.
+        values: quantity to one array a structure, () or (n_atoms, *components); energies in eV/atom.
     """
 
-    energy: Float[np.ndarray, " n_structures"]
-    forces: tuple[Float[np.ndarray, "n_atoms 3"], ...]
-    stress: Float[np.ndarray, "n_structures 6"]
-    excess_electrons: Float[np.ndarray, " n_structures"]
+    values: Mapping[str, tuple[np.ndarray, ...]]
+
+    def __getitem__(self, name: str) -> tuple[np.ndarray, ...]:
+        return self.values[name]
+
+    def flat(self, name: str) -> Float[np.ndarray, " n_values"]:
+        """All components of a quantity that have a label."""
+        every = np.concatenate([np.ravel(x) for x in self.values.get(name, ())] or [np.zeros(0)])
+        return every[~np.isnan(every)]
 
 
-@dataclass(frozen=True)
+@final
 class Errors:
-    """Mean absolute and root mean square errors: eV/atom, eV/Å and eV/Å^3 per component, excess electrons."""
+    """Mean absolute and root mean square errors as `<name>_mae`, `<name>_rmse`; NaN without labels.
 
-    energy_mae: float
-    energy_rmse: float
-    forces_mae: float
-    forces_rmse: float
-    stress_mae: float
-    stress_rmse: float
-    n_structures: int
-    excess_electrons_mae: float = np.nan
-    excess_electrons_rmse: float = np.nan
+    In eV/atom, eV/Å and eV/Å^3 per component, and in the unit of any further quantity.
+
+    Args:
+        values: of the quantities that were compared.
+        n_structures: how many.
+    """
+
+    def __init__(self, values: Mapping[str, float], n_structures: int) -> None:
+        self._values = dict(values)
+        self.n_structures = n_structures
+
+    def __getattr__(self, name: str) -> float:
+        stem, _, what = name.rpartition("_")
+        if name.startswith("_") or what not in ("mae", "rmse") or stem not in names():
+            raise AttributeError(f"there is no error {name!r}; they are <quantity>_mae and <quantity>_rmse")
+        return self._values.get(name, np.nan)
 
     def as_dict(self) -> dict[str, float]:
-        """Plain dictionary, for JSON; excess electrons only where there are any."""
-        found = asdict(self)
-        return {k: v for k, v in found.items() if not (k.startswith("excess_electrons") and np.isnan(v))}
+        """Plain dictionary, for JSON; what does not follow from energies only where it has labels."""
+        shown = {
+            name: value
+            for name, value in self._values.items()
+            if quantity(name.rpartition("_")[0]).source != "output" or not np.isnan(value)
+        }
+        return shown | {"n_structures": self.n_structures}
 
 
 def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
     """Evaluate a potential on labelled samples, in padded batches; what has weight zero is left out."""
-    energy = np.full(len(samples), np.nan)
-    stress = np.full((len(samples), 6), np.nan)
-    electrons = np.full(len(samples), np.nan)
-    forces: list[np.ndarray] = [np.zeros((0, 3))] * len(samples)
     structures = [sample.structure for sample in samples]
+    kinds = fitted(potential.supplies)
+    values: dict[str, list[np.ndarray]] = {name: [np.array(np.nan)] * len(samples) for name in kinds}
     for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
         results = evaluate_jit(potential, graph)
-        total, force, virial = (np.asarray(x, np.float64) for x in results[:3])
-        charges = None if results.charges is None else np.asarray(results.charges, np.float64)
-        start = 0
-        for place, index in enumerate(chunk):
-            sample = samples[index]
-            n = sample.structure.n_atoms
-            rows = slice(start, start + n)
-            start = rows.stop
-            if sample.trained_energy and sample.labels.energy is not None:
-                energy[index] = (total[place] - sample.labels.energy) / n
-            known = sample.labels.forces
-            forces[index] = force[rows] - (np.nan if known is None else known)
-            forces[index][~sample.trained_atoms] = np.nan
-            if sample.labels.stress is not None and sample.structure.periodic:
-                full = virial[place] / abs(np.linalg.det(sample.structure.cell))
-                stress[index] = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] - sample.labels.stress
-            if charges is not None and sample.labels.excess_electrons is not None:
-                electrons[index] = -charges[rows].sum() - sample.labels.excess_electrons
-    return Residuals(energy, tuple(forces), stress, electrons)
+        for name in kinds:
+            entry = quantity(name)
+            predicted = np.asarray(_predicted(results, graph, name), np.float64)
+            rows = row_slices(structures[i].n_atoms for i in chunk)
+            for place, index in enumerate(chunk):
+                sample, n_atoms = samples[index], structures[index].n_atoms
+                value = predicted[rows[place] if entry.per == "atom" else place]
+                value = to_voigt(value) if entry.source == "strain" else value
+                weight = np.expand_dims(sample.residual_weight(name), tuple(range(-len(entry.components), 0)))
+                label = sample.labels.get(name, np.nan)
+                difference = np.where(weight > 0, value - label, np.nan)
+                values[name][index] = difference / n_atoms if entry.per_atom else difference
+    return Residuals({name: tuple(column) for name, column in values.items()})
 
 
-def errors(found: Residuals) -> Errors:
-    """Summarise residuals; a kind without labels gives NaN."""
-    parts: dict[str, float] = {}
-    for name, values in (
-        ("energy", found.energy),
-        ("forces", np.concatenate([f.ravel() for f in found.forces])),
-        ("stress", found.stress.ravel()),
-        ("excess_electrons", found.excess_electrons),
-    ):
-        known = values[~np.isnan(values)]
-        parts[f"{name}_mae"] = float(np.abs(known).mean()) if known.size else np.nan
-        parts[f"{name}_rmse"] = float(np.sqrt((known**2).mean())) if known.size else np.nan
-    return Errors(**parts, n_structures=len(found.energy))
+def errors(residuals: Residuals) -> Errors:
+    """Summarise residuals; a quantity without labels gives NaN."""
+    values: dict[str, float] = {}
+    for name in residuals.values:
+        known = residuals.flat(name)
+        values[f"{name}_mae"] = float(np.abs(known).mean()) if known.size else np.nan
+        values[f"{name}_rmse"] = float(np.sqrt((known**2).mean())) if known.size else np.nan
+    count = max((len(column) for column in residuals.values.values()), default=0)
+    return Errors(values, count)

@@ -389,6 +389,5 @@ def _graph(part: Stack) -> Graph:
         cell=jnp.zeros((size, 3, 3)),
         periodic=jnp.zeros(size, bool),
         n_atoms=part.labels.n_atoms,
-        electrode_potential=jnp.zeros(size),
-        interface=jnp.zeros(size),
+        inputs={},
     )

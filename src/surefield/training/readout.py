@@ -142,13 +142,13 @@ def _accumulate(
         if sample.trained_energy and sample.labels.energy is not None:
             target = sample.labels.energy - potential.constant_energy(numbers)
             row = np.concatenate([rows.energy, potential.bias_row(numbers), [target]]) / len(numbers)
-            factor = (sample.weight * sample.energy_weight) ** 2
-            covariance.add(row[None], "energy", weights.energy * factor / n_energy)
+            factor = float(sample.residual_weight("energy")) ** 2
+            covariance.add(row[None], "energy", weights["energy"] * factor / n_energy)
         if rows.forces is not None and sample.labels.forces is not None:
             target = sample.labels.forces.reshape(-1, 1)
             full = np.hstack([rows.forces, np.zeros((len(target), n_blocks)), target])
             if sample.atom_weights is not None:
                 full *= np.repeat(sample.atom_weights, 3)[:, None]
-            covariance.add(full, "forces", weights.forces * sample.weight**2 / n_force)
+            covariance.add(full, "forces", weights["forces"] * sample.weight**2 / n_force)
         progress()
     return [fold.matrix for fold in folds]

@@ -22,13 +22,15 @@ from surefield.files import write_atomic
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
-from surefield.structures.labels import Mapped
+from surefield.quantities import quantity
+from surefield.structures.electrode import PHI
+from surefield.structures.labels import Labels, Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import Checkpoint, changes, check_identity, identity_of
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import Dataset, prepare
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.epochs import History, Row, State
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
 from surefield.training.loss import Errors, errors, residuals
@@ -146,8 +148,8 @@ def train(
 
 def fit_samples(
     potential: Potential,
-    train_set: Dataset,
-    valid_set: Dataset,
+    train_set: LabelledSet,
+    valid_set: LabelledSet,
     config: TrainConfig,
     *,
     isolated_atoms: Mapping[str | int, float] | None = None,
@@ -236,7 +238,11 @@ def _is_linear(potential: Potential) -> bool:
 
 
 def _fit(
-    fitted: Potential, solution: Solution | None, history: History, train_set: Dataset, valid_set: Dataset
+    fitted: Potential,
+    solution: Solution | None,
+    history: History,
+    train_set: LabelledSet,
+    valid_set: LabelledSet,
 ) -> Fit:
     return Fit(
         potential=fitted,
@@ -257,26 +263,22 @@ def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainCon
 
 
 def _offsets(
-    data: Dataset, energies: Sequence[float | None], isolated_atoms: Mapping[str | int, float]
+    data: LabelledSet, energies: Sequence[float | None], isolated_atoms: Mapping[str | int, float]
 ) -> dict[int, float]:
     known = [(s.numbers, e) for s, e in zip(data.structures, energies, strict=True) if e is not None]
     return energy_offsets([numbers for numbers, _ in known], [e for _, e in known], isolated_atoms)
 
 
-def _minus(data: Dataset, baseline: Potential) -> Dataset:
+def _minus(data: LabelledSet, baseline: Potential) -> LabelledSet:
     """Labels minus what a baseline predicts."""
     predictions = predict(baseline, data.frames) if len(data) else []
     samples = []
     for sample, p in zip(data.samples, predictions, strict=True):
-        old = sample.labels
-        assert p.forces is not None
-        labels = replace(
-            old,
-            energy=None if old.energy is None else old.energy - p.energy,
-            forces=None if old.forces is None else old.forces - p.forces,
-            stress=None if old.stress is None or p.stress is None else old.stress - p.stress,
-        )
-        samples.append(replace(sample, labels=labels))
+        left = {
+            name: label if quantity(name).source == "output" else label - p[name] if name in p else None
+            for name, label in sample.labels.results().items()
+        }
+        samples.append(replace(sample, labels=Labels(**left)))
     return replace(data, samples=tuple(samples))
 
 
@@ -289,8 +291,8 @@ class _Files:
         config: TrainConfig,
         potential: Potential,
         start: Potential,
-        train_set: Dataset,
-        valid_set: Dataset,
+        train_set: LabelledSet,
+        valid_set: LabelledSet,
     ) -> None:
         self.folder, self.identity = folder, {}
         if folder is not None:
@@ -329,14 +331,14 @@ class _Files:
             write_atomic(self.folder / "metrics.csv", metrics_text(history.rows))
 
 
-def _potential_and_data(potential: Potential, data: Dataset) -> str:
+def _potential_and_data(potential: Potential, data: LabelledSet) -> str:
     """Hash by which files of version 0.1 know their training; it leaves out forces, stresses and weights."""
     digest = hashlib.sha256(repr(jax.tree.structure(potential)).encode())
     for leaf in jax.tree.leaves(eqx.filter(potential, eqx.is_array)):
         digest.update(np.asarray(leaf).tobytes())
     for sample in data.samples:
         digest.update(sample.structure.positions.tobytes() + sample.structure.numbers.tobytes())
-        known = (sample.labels.energy, sample.labels.excess_electrons, sample.structure.electrode_potential)
+        known = (sample.labels.energy, sample.labels.excess_electrons, sample.structure.inputs.get(PHI))
         digest.update(np.array([np.nan if x is None else x for x in known]).tobytes())
     return digest.hexdigest()
 

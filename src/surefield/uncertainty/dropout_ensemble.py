@@ -24,11 +24,11 @@ from surefield.structures.batching import padded_batches
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
-from surefield.training.dataset import Dataset
+from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.uncertainty import EnsemblePrediction, Spread, Uncertainty
+from surefield.uncertainty.uncertainty import Spread, Uncertainty
 
-__all__ = ["DropoutEnsemble", "EnsemblePrediction"]
+__all__ = ["DropoutEnsemble"]
 
 #: Rate for a network that was trained without dropout.
 RATE: Final = 0.1
@@ -97,7 +97,7 @@ class DropoutEnsemble(Uncertainty):
     def fit(
         cls,
         potential: Potential | HasPotential,
-        calibration: Source | Dataset,
+        calibration: Source | LabelledSet,
         *,
         M: int = 100,
         rate: float | None = None,

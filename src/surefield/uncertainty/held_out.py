@@ -14,7 +14,7 @@ from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Source, read_frames
-from surefield.training.dataset import Dataset, Sample, prepare
+from surefield.training.dataset import LabelledSet, Sample, prepare
 from surefield.uncertainty.calibration import fit_calibration_map
 from surefield.uncertainty.calibration_maps import CalibrationMap
 
@@ -74,9 +74,9 @@ def check_names(names: Collection[str], known: Sequence[str], where: str) -> Non
 
 
 def as_dataset(
-    source: Source | Dataset, potential: Potential, labels: Mapped | None, **options: Any
-) -> Dataset:
+    source: Source | LabelledSet, potential: Potential, labels: Mapped | None, **options: Any
+) -> LabelledSet:
     """The data set itself, or that of structures; options as `prepare` takes."""
-    if isinstance(source, Dataset):
+    if isinstance(source, LabelledSet):
         return source
     return prepare(read_frames(source), potential, labels=labels, **options)

@@ -23,7 +23,7 @@ from surefield.sensitivity.rows import atom_features, electron_rows, structure_r
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.training.dataset import Dataset, Sample
+from surefield.training.dataset import LabelledSet, Sample
 from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
 from surefield.uncertainty.held_out import (
     SYMMETRY_ZERO,
@@ -63,8 +63,8 @@ class LLPR(Uncertainty):
     def fit(
         cls,
         potential: Potential | HasPotential,
-        train: Source | Dataset,
-        calibration: Source | Dataset,
+        train: Source | LabelledSet,
+        calibration: Source | LabelledSet,
         *,
         row_kinds: Sequence[str] | None = None,
         regularizer: float | str | Mapping[str, float] | None = None,
@@ -202,7 +202,7 @@ def _quantity_rows(
 
 
 def _labelled_rows(
-    potential: Potential, data: Dataset, names: Sequence[str], clock: _Clock, bar: Track
+    potential: Potential, data: LabelledSet, names: Sequence[str], clock: _Clock, bar: Track
 ) -> Iterator[dict[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]]:
     """Rows and residuals of each structure by quantity, of labels that count."""
     with clock.bare:
@@ -272,7 +272,7 @@ def _posterior(
     return LLPRPosterior.from_covariance(matrix, varsigma2), weights
 
 
-def _kinds(sets: Sequence[Dataset], known: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+def _kinds(sets: Sequence[LabelledSet], known: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
     """Quantities whose rows are summed: those asked for, or all that have labels found by name."""
     present = {name: any(_has(sample, name) for part in sets for sample in part.samples) for name in known}
     usual = [name for name in labelled(known) if present[name]]

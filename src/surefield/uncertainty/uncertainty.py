@@ -24,7 +24,7 @@ from surefield.quantities import quantity, uncertain
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.training.dataset import Dataset
+from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.held_out import (
     SYMMETRY_ZERO,
@@ -35,7 +35,7 @@ from surefield.uncertainty.held_out import (
     label_residuals,
 )
 
-__all__ = ["EnsemblePrediction", "Spread", "Uncertainty", "times"]
+__all__ = ["Spread", "Uncertainty", "times"]
 
 
 class Spread(NamedTuple):
@@ -138,7 +138,7 @@ class Uncertainty(ABC):
 
     def calibrated(
         self,
-        calibration: Source | Dataset,
+        calibration: Source | LabelledSet,
         *,
         calibration_map: Mapping[str, str] | None = None,
         calibration_method: str = "squared_residuals",
@@ -187,7 +187,7 @@ class Uncertainty(ABC):
         )
 
     def _held_out(
-        self, data: Dataset, predictions: Sequence[Prediction], names: Collection[str], batch_size: int
+        self, data: LabelledSet, predictions: Sequence[Prediction], names: Collection[str], batch_size: int
     ) -> tuple[dict[str, HeldOut], dict[str, float]]:
         """Residuals and spreads of labels that count and do not vanish by symmetry, and the thresholds."""
         residuals = [
@@ -256,8 +256,7 @@ class Uncertainty(ABC):
                 results[f"{name}_uncertainty"] = self._sigma(name, spread, structures[index].n_atoms)
                 if ensemble and spread.members is not None:
                     results[f"{name}_ensemble"] = getattr(predictions[index], name) + spread.members
-            kind = EnsemblePrediction if ensemble else Prediction
-            predictions[index] = kind(**_values(predictions[index]) | results)
+            predictions[index] = predictions[index].replace(**results)
         return predictions
 
     def _names(self, per_atom: bool, forces: bool, stress: bool) -> list[str]:
@@ -320,24 +319,6 @@ class Uncertainty(ABC):
 
     def _replaced(self, **changes: Any) -> Self:
         return self._of(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
-
-
-@dataclass(frozen=True, eq=False)
-class EnsemblePrediction(Prediction):
-    """A prediction with the values of all members, member axis first, which are not calibrated."""
-
-    energy_ensemble: Float[np.ndarray, " n_members"] | None = None
-    energies_ensemble: Float[np.ndarray, "n_members n_atoms"] | None = None
-    forces_ensemble: Float[np.ndarray, "n_members n_atoms 3"] | None = None
-    stress_ensemble: Float[np.ndarray, "n_members 6"] | None = None
-
-    def written_to(self, atoms: Atoms) -> Atoms:
-        """Copy of a structure that carries the results, members left out."""
-        return Prediction(**_values(self)).written_to(atoms)
-
-
-def _values(prediction: Prediction) -> dict[str, Any]:
-    return {field.name: getattr(prediction, field.name) for field in fields(Prediction)}
 
 
 def times(bare: float, seconds: float) -> float:

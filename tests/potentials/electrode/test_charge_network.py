@@ -166,7 +166,7 @@ def test_reference_loss_and_its_gradient(reference, convention):
         total = jnp.sum(((results.energy - energy) / n) ** 2)
         squares = sum_atoms(jnp.sum((results.forces - forces) ** 2, axis=1), graph)
         total += 0.04 * jnp.sum(squares / (3 * n))
-        return total + 10 * jnp.sum(((sum_atoms(results.charges, graph) - charge) / n) ** 2)
+        return total + 10 * jnp.sum(((sum_atoms(results.outputs["charges"], graph) - charge) / n) ** 2)
 
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(model["vector"]))
     np.testing.assert_allclose(value, expected["loss"][convention]["loss"], rtol=1e-12)
@@ -240,7 +240,7 @@ def test_parameter_gradients_are_derivatives(network, made_up):
     @jax.jit
     def values(vector):
         results = evaluate(network.with_vector(vector), graph)
-        return jnp.stack([results.energy[0], -jnp.sum(results.charges), results.forces[12, 2]])
+        return jnp.stack([results.energy[0], -jnp.sum(results.outputs["charges"]), results.forces[12, 2]])
 
     vector = jnp.asarray(network.vector)
     rng = np.random.default_rng(3)

@@ -12,6 +12,7 @@ from ase import Atoms
 
 from surefield.errors import ConfigError
 from surefield.potentials.electrode.interface import Interface, decay_ranges, metal_and_radius
+from surefield.structures.electrode import INTERFACE, PHI
 from surefield.structures.graph import collate
 from surefield.structures.neighbors import neighborhood
 
@@ -22,7 +23,7 @@ HEIGHTS = np.array([0.0, 2.1, 2.3, 2.05, 5.0])
 
 def graph(heights=HEIGHTS, interface=np.nan, phi=4.5, symbols="Au3HO"):
     atoms = Atoms(symbols, positions=[[2.0 * i, 0.3 * i, z] for i, z in enumerate(heights)])
-    structure = replace(neighborhood(atoms, 3.0), electrode_potential=phi, interface=interface)
+    structure = replace(neighborhood(atoms, 3.0), inputs={PHI: phi, INTERFACE: interface})
     return collate([structure, structure], n_structures=3)
 
 
@@ -113,7 +114,7 @@ def test_ranges():
 
 def _structure(phi):
     atoms = Atoms("Au3HO", positions=[[2.0 * i, 0.3 * i, z] for i, z in enumerate(HEIGHTS)])
-    return replace(neighborhood(atoms, 3.0), electrode_potential=phi)
+    return replace(neighborhood(atoms, 3.0), inputs={PHI: phi, INTERFACE: np.nan})
 
 
 def test_metal_and_radius():

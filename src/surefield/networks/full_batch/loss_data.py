@@ -261,12 +261,13 @@ def _bare_graph(structures: Sequence[Neighborhood], n: int, size: int, dtype: np
     numbers, positions = np.zeros((size, n), np.int32), np.zeros((size, n, 3), dtype)
     cell, counts = np.tile(np.eye(3, dtype=dtype), (size, 1, 1)), np.zeros(size, np.int32)
     periodic = np.zeros(size, bool)
-    potential, interface = np.zeros(size, dtype), np.full(size, np.nan, dtype)
+    inputs = {name: np.zeros(size, dtype) for name in structures[0].inputs}
     for i, s in enumerate(structures):
         numbers[i, : s.n_atoms], positions[i, : s.n_atoms] = s.numbers, s.positions
         counts[i], periodic[i] = s.n_atoms, s.periodic
         cell[i] = s.cell if s.periodic else np.eye(3)
-        potential[i], interface[i] = np.nan_to_num(s.electrode_potential), s.interface
+        for name, value in s.inputs.items():
+            inputs[name][i] = value
     rows = size * n
     index = np.zeros((rows, 0), np.int32)
     return Graph(
@@ -280,8 +281,7 @@ def _bare_graph(structures: Sequence[Neighborhood], n: int, size: int, dtype: np
         cell=cell,  # type: ignore[arg-type]
         periodic=periodic,  # type: ignore[arg-type]
         n_atoms=counts,  # type: ignore[arg-type]
-        electrode_potential=potential,  # type: ignore[arg-type]
-        interface=interface,  # type: ignore[arg-type]
+        inputs=inputs,  # type: ignore[arg-type]
     )
 
 

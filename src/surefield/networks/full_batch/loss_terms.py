@@ -86,13 +86,13 @@ def _from_graph(potential: VectorPotential, data: LossData, terms: Terms) -> Pre
     graph = data.graph
     if not (terms.force or terms.stress):
         energies = jnp.where(graph.atom_mask, potential.site_energies(graph), 0.0)
-        charges = potential.charges(graph) if terms.charge else None
+        charges = potential.outputs(graph)["charges"] if terms.charge else None
         return _gathered(potential, data, energies, None, charges, None)
     found = evaluate(potential, graph)
     return Predictions(
         found.energy,
         found.forces.astype(jnp.float64),
-        None if found.charges is None or not terms.charge else sum_atoms(found.charges, graph),
+        sum_atoms(found.outputs["charges"], graph) if terms.charge else None,
         _voigt_stress(found.virial, data) if terms.stress else None,
     )
 

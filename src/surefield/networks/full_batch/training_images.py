@@ -14,7 +14,7 @@ from jaxtyping import Float
 from surefield.errors import DataError, explain
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.potential import Potential
-from surefield.structures.electrode import excess_electrons, grand_canonical_energy
+from surefield.structures.electrode import INTERFACE, PHI, excess_electrons, grand_canonical_energy
 from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, Images, hash_images, image_key
 from surefield.structures.label_sources import keys_present
@@ -78,7 +78,7 @@ class TrainingImage:
         found = hashlib.sha256(self.key.encode())
         s = self.structure
         numbers = (self.weight, self.energy, self.energy_weight, self.charge, self.charge_weight)
-        electrode = (self.stress_weight, s.electrode_potential, s.interface)
+        electrode = (self.stress_weight, s.inputs.get(PHI, np.nan), s.inputs.get(INTERFACE, np.nan))
         arrays = (s.numbers, s.positions, s.cell, self.forces, self.force_weights, self.stress)
         for array in (*arrays, self.features, self.primes, np.array(numbers + electrode)):
             found.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
@@ -247,7 +247,7 @@ def _image(
             raise _missing(what, atoms, name)
     energy = 0.0
     if energy_weight and labels.energy is not None:
-        phi = structure.electrode_potential
+        phi = structure.inputs.get(PHI)
         charged = is_charged(potential)
         energy = grand_canonical_energy(atoms, labels.energy, name, phi) if charged else labels.energy
     charge, charge_weight = 0.0, 0.0

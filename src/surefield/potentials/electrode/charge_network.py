@@ -26,6 +26,7 @@ from surefield.potentials.element_networks import (
     with_more,
 )
 from surefield.potentials.evaluate import species_index
+from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
@@ -185,7 +186,7 @@ class ChargeNetwork(ChargedPotential):
         """Offsets as Ei, the mean electrode potential as intercept of chi, ranges of the inputs."""
         low, high = feature_ranges(self.descriptor, structures)
         edges = decay_ranges(self.interface, self.species, structures, times_phi=True)
-        phi = np.mean([s.electrode_potential for s in structures])
+        phi = np.mean([s.inputs[PHI] for s in structures])
         n = self.descriptor.n_features
         ranges = (low, high, with_more(low, edges[0], n), with_more(high, edges[1], n))
         values = (
@@ -278,7 +279,7 @@ class ChargeNetwork(ChargedPotential):
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of chi and of q."""
-        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
         chi, q, chi_slopes, q_slopes = self._latent(features, self.interface.decays(graph), phi, index)
         by_q = chi + self._sign * phi.astype(q.dtype) + self.hardness[index] * q
         return jnp.concatenate([q[:, None] * chi_slopes, by_q[:, None] * q_slopes], axis=1)
@@ -287,7 +288,7 @@ class ChargeNetwork(ChargedPotential):
         """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
         if self.scheme == "consistent":
             return super().electron_features(graph)
-        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
         features = self.descriptor.features(graph)
         latent = self._latent(features, self.interface.decays(graph), phi, index)
         return jnp.concatenate([jnp.zeros_like(latent.chi_slopes), -latent.q_slopes], axis=1)

@@ -20,9 +20,18 @@ from surefield.potentials.electrode.interface import Interface
 from surefield.potentials.element_networks import NetworkInputs
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.potential import MECHANICAL, DescriptorPotential, SiteInput, VectorPotential
-from surefield.structures.electrode import check_scale, electrode_potential, stated_interface
-from surefield.structures.graph import Graph, collate
+from surefield.structures.electrode import (
+    INTERFACE,
+    PHI,
+    check_scale,
+    electrode_potential,
+    grand_canonical_labels,
+    stated_interface,
+)
+from surefield.structures.graph import Graph, collate, sum_atoms
+from surefield.structures.labels import Labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
+from surefield.structures.read import Frames
 
 __all__ = ["ChargedPotential", "warn_of_negative_capacitance"]
 
@@ -110,7 +119,11 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         phi = electrode_potential(atoms, "the structure")
         phi = float(self.default_phi) if np.isnan(phi) else phi
         found = neighborhood(atoms, self.cutoff)
-        return replace(found, electrode_potential=phi, interface=stated_interface(atoms, "the structure"))
+        return replace(found, inputs={PHI: phi, INTERFACE: stated_interface(atoms, "the structure")})
+
+    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
+        """Labels with the grand-canonical energy, and with the excess electrons that structures state."""
+        return grand_canonical_labels(frames, labels, self.electrode_potential)
 
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise `DataError` unless a structure has an electrode potential (V) and a metal surface."""
@@ -137,7 +150,7 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Grand-canonical energy of each atom from its features, without element offsets; eV."""
-        decays, phi = self.interface.decays(graph), graph.electrode_potential[graph.structure]
+        decays, phi = self.interface.decays(graph), graph.inputs[PHI][graph.structure]
         omega = self.site_omega(features, decays, phi, species_index(self, graph))
         return jnp.where(graph.atom_mask, omega, 0.0)
 
@@ -158,13 +171,27 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Charge of each atom from its descriptor features, e; zero for padding atoms."""
-        decays, phi = self.interface.decays(graph), graph.electrode_potential[graph.structure]
+        decays, phi = self.interface.decays(graph), graph.inputs[PHI][graph.structure]
         charges = self.site_charges(features, decays, phi, species_index(self, graph))
         return jnp.where(graph.atom_mask, charges, 0.0)
 
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Charge of each atom, e; their sum is -N_e."""
         return self.feature_charges(self.descriptor.features(graph), graph)
+
+    def outputs(self, graph: Graph) -> dict[str, Array]:
+        """Charges of atoms, e, the number of excess electrons N_e = -sum of charges, and -dN_e/dPhi, e/V."""
+
+        def charges_at(phi: Array) -> Array:
+            return self.charges(eqx.tree_at(lambda g: g.inputs[PHI], graph, phi))
+
+        phi = jnp.asarray(graph.inputs[PHI])
+        charges, slopes = jax.jvp(charges_at, (phi,), (jnp.ones_like(phi),))
+        return {
+            "charges": charges,
+            "excess_electrons": -sum_atoms(charges, graph),
+            "capacitance": sum_atoms(slopes, graph),
+        }
 
     def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's excess electrons with respect to its last weights.
@@ -174,10 +201,10 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         features = self.descriptor.features(graph)
 
         def by_weights(phi: Array) -> Array:
-            moved = eqx.tree_at(lambda g: g.electrode_potential, graph, phi)
+            moved = eqx.tree_at(lambda g: g.inputs[PHI], graph, phi)
             return self.last_layer_features(features, moved)
 
-        phi = jnp.asarray(graph.electrode_potential)
+        phi = jnp.asarray(graph.inputs[PHI])
         return jax.jvp(by_weights, (phi,), (jnp.ones_like(phi),))[1]
 
     def interface_height(self, atoms: Atoms) -> float:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from surefield.errors import ConfigError, explain, nearest
 from surefield.structures.batching import padded_batches
+from surefield.structures.electrode import INTERFACE, PHI
 from surefield.structures.graph import Graph, sum_atoms
 from surefield.structures.neighbors import Neighborhood
 
@@ -171,7 +172,7 @@ class Interface:
         total = sum_atoms(weight, graph)
         mean = sum_atoms(weight * below, graph) / jnp.where(total > 0, total, 1.0)
         found = top + mean - 2.5 * self.radius + self.correction
-        z0 = jnp.where(jnp.isnan(graph.interface), found, graph.interface)
+        z0 = jnp.where(jnp.isnan(graph.inputs[INTERFACE]), found, graph.inputs[INTERFACE])
         return z, z0 if self.convention == "exact" else jax.lax.stop_gradient(z0)
 
     def decays(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
@@ -193,7 +194,7 @@ class Interface:
 
     def fingerprints(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
         """Charge fingerprints Phi g_eta of every atom, V (traceable)."""
-        return graph.electrode_potential[graph.structure][:, None] * self.decays(graph)
+        return graph.inputs[PHI][graph.structure][:, None] * self.decays(graph)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -26,6 +26,7 @@ from surefield.potentials.element_networks import (
     with_more,
 )
 from surefield.potentials.evaluate import species_index
+from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
@@ -144,7 +145,7 @@ class QuadraticChargeNetwork(ChargedPotential):
         )
         values = (
             jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
-            jnp.asarray(np.mean([s.electrode_potential for s in structures]), jnp.float64),
+            jnp.asarray(np.mean([s.inputs[PHI] for s in structures]), jnp.float64),
             self.slopes.at[:, 0].set(energy_slope(structures, energies, offsets)),
             *(low, high),
         )
@@ -197,7 +198,7 @@ class QuadraticChargeNetwork(ChargedPotential):
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of a, n and c."""
-        index, phi = species_index(self, graph), graph.electrode_potential[graph.structure]
+        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
         hidden = self._networks.hidden(features, index, self.interface.decays(graph))
         shift, slopes = self._shift(phi), self.slopes[index]
         c_slope = self._response(hidden, index).c_slope

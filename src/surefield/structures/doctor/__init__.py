@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from ase import Atoms
@@ -92,9 +91,8 @@ def _labels(frames: Frames, labels: Sequence[Labels] | None) -> Sequence[Labels]
 
 def _finite(label: Labels) -> Labels:
     """The labels without those that hold NaN, which the comparisons cannot use."""
-    kinds = {name: getattr(label, name) for name in ("energy", "forces", "stress")}
-    bad = {name: None for name, value in kinds.items() if value is not None and not np.isfinite(value).all()}
-    return replace(label, **bad) if bad else label
+    bad = {name: None for name, value in label.results().items() if not np.isfinite(value).all()}
+    return label.replace(**bad) if bad else label
 
 
 def _source(frames: Frames | Sequence[Atoms]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from surefield.keys import KINDS
+from surefield.quantities import labelled
 from surefield.structures.doctor.finding import Finding
 from surefield.structures.geometry import vectors_within
 from surefield.structures.labels import Labels
@@ -23,8 +23,8 @@ _OUTLYING_EV = 0.1
 def check_labels(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     """Report labels that are not finite, and kinds of labels that only some structures have."""
     findings = []
-    for kind in KINDS:
-        values = [getattr(label, kind) for label in labels]
+    for kind in labelled():
+        values = [label.get(kind) for label in labels]
         bad = tuple(i for i, value in enumerate(values) if value is not None and not np.isfinite(value).all())
         missing = tuple(i for i, value in enumerate(values) if value is None)
         if bad:
