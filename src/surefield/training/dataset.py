@@ -205,7 +205,8 @@ def make_batch(
         samples: labelled structures.
         shape: of the batch.
         dtype: of all arrays but energies.
-        quantities: whose labels the batch holds; None: those that follow from energies.
+        quantities: whose labels the batch holds; None: those that follow from energies, and all that the
+            samples have.
     """
     graph = collate(
         [sample.structure for sample in samples],
@@ -216,7 +217,9 @@ def make_batch(
     )
     labels: dict[str, np.ndarray] = {}
     weights: dict[str, np.ndarray] = {}
-    for name in labelled() if quantities is None else quantities:
+    if quantities is None:
+        quantities = list(dict.fromkeys([*labelled(), *(name for s in samples for name in s.labels)]))
+    for name in quantities:
         entry = quantity(name)
         n_rows = shape.n_atoms if entry.per == "atom" else shape.n_structures
         components = (3, 3) if entry.source == "strain" else entry.components
