@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
@@ -127,6 +128,13 @@ def test_structures_in_memory_and_lists_of_files(tmp_path: Path):
     assert read_frames(paths).origin(2) == f"frame 0 of {paths[1]}"
     with pytest.raises(DataError, match="got a list of int"):
         read_frames([1, 2])  # type: ignore[list-item]
+
+
+def test_frames_pass_as_they_are():
+    frames = read_frames([bulk("Cu"), bulk("Al")])
+
+    assert read_frames(frames) is frames
+    assert read_frames(frames, ":1").origins == ("frame 0",)
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path):

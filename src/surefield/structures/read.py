@@ -84,13 +84,14 @@ def read_frames(source: Source, index: str | int | slice = ":") -> Frames:
         index: which frames of each file (ASE's index: ":", "-1", 5, "::10"); also for structures in memory.
 
     Returns:
-        The structures; those given in memory are the same objects.
+        The structures; those given in memory are the same objects, and whole `Frames` come back as they are.
 
     Raises:
         DataError: no such file, an empty, damaged or truncated one, content that ASE cannot parse.
     """
     if isinstance(source, Frames):
-        return source[_as_slice(index, len(source))]
+        # Every public function begins here, so what comes from another one passes as it is.
+        return source if index == ":" else source[_as_slice(index, len(source))]
     if isinstance(source, Atoms):
         return Frames((source,), ("frame 0",))
     if isinstance(source, str | Path):

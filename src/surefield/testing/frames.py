@@ -9,7 +9,9 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-__all__ = ["Snapshot", "random_rotation", "rotated", "rotated_stress", "translated"]
+from surefield.structures.tensors import from_voigt, to_voigt
+
+__all__ = ["Snapshot", "random_rotation", "rotated", "rotated_stress", "strained", "translated"]
 
 
 class Snapshot:
@@ -61,9 +63,15 @@ def rotated_stress(
     stress: Float[np.ndarray, " 6"], turn: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, " 6"]:
     """Turn a stress in Voigt order xx yy zz yz xz xy."""
-    xx, yy, zz, yz, xz, xy = stress
-    full = turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T
-    return full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return to_voigt(turn @ from_voigt(stress) @ turn.T)
+
+
+def strained(atoms: Atoms, component: int, amount: float) -> Atoms:
+    """Copy strained along one Voigt component; a shear is shared by the two halves of the tensor."""
+    strain = from_voigt(np.where(np.arange(6) == component, amount if component < 3 else 0.5 * amount, 0.0))
+    moved = atoms.copy()
+    moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    return moved
 
 
 def translated(atoms: Atoms, rng: np.random.Generator) -> Atoms:

@@ -16,13 +16,13 @@ from jaxtyping import Float
 from surefield.potentials.evaluate import check_frames, evaluate
 from surefield.potentials.potential import HasPotential, Potential, VectorPotential, as_potential, trainable
 from surefield.structures.graph import collate
+from surefield.structures.tensors import VOIGT
+from surefield.testing.frames import strained
 
 __all__ = ["GradientCheck", "check_gradients"]
 
 #: Parameters that are moved at most; they are spread evenly over all.
 _MOST_PARAMETERS = 200
-_COMPONENTS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _image_rows(potential: Potential, atoms: Atoms, d: float) -> list[GradientCh
     values = slopes(lambda s: [_displaced(atoms, *place, s) for place in places])
     rows = [_compare("forces by positions, eV/Å", -prediction.forces.ravel(), values, names)]
     if prediction.stress is not None:
-        values = slopes(lambda s: [_strained(atoms, c, s) for c in _COMPONENTS]) / atoms.get_volume()
+        values = slopes(lambda s: [strained(atoms, k, s) for k in range(6)]) / atoms.get_volume()
         rows.append(_compare("stress by strain, eV/Å^3", prediction.stress, values, VOIGT))
     if prediction.excess_electrons is not None:
         phi, electrons = float(prediction.electrode_potential or 0.0), np.array([prediction.excess_electrons])
@@ -150,16 +150,6 @@ def _compare(
 def _displaced(atoms: Atoms, atom: int, axis: int, amount: float) -> Atoms:
     moved = atoms.copy()
     moved.positions[atom, axis] += amount
-    return moved
-
-
-def _strained(atoms: Atoms, component: tuple[int, int], amount: float) -> Atoms:
-    a, b = component
-    strain = np.eye(3)
-    strain[a, b] += 0.5 * amount
-    strain[b, a] += 0.5 * amount
-    moved = atoms.copy()
-    moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     return moved
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 __all__ = ["DoctorReport", "Finding", "Severity"]
@@ -58,9 +58,7 @@ class DoctorReport:
 
     def to_text(self) -> str:
         """Plain text for a terminal or a log."""
-        counts = {
-            name: sum(f.severity == name for f in self.findings) for name in ("error", "warning", "note")
-        }
+        counts = {name: sum(f.severity == name for f in self.findings) for name in reversed(_RANK)}
         total = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
         lines = [f"{self.source}: {self.n_frames} structures, {total}"]
         for finding in self.findings:
@@ -78,17 +76,7 @@ class DoctorReport:
             "source": self.source,
             "n_frames": self.n_frames,
             "worst": self.worst,
-            "findings": [
-                {
-                    "check": f.check,
-                    "severity": f.severity,
-                    "message": f.message,
-                    "frames": list(f.frames),
-                    "size": f.size,
-                    "remedy": f.remedy,
-                }
-                for f in self.findings
-            ],
+            "findings": [asdict(f) | {"frames": list(f.frames)} for f in self.findings],
         }
 
 

@@ -16,10 +16,11 @@ from scipy.spatial.distance import pdist
 
 from surefield.structures.labels import Labels
 from surefield.structures.read import Frames
+from surefield.structures.tensors import to_voigt
 
 __all__ = ["Pairs", "find_pairs"]
 
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
 #: Entries of `info` under which structures are comparable only when they agree.
 _CONDITIONS = ("target_potential", "total_charge", "charge", "spin")
 _MOST = 800
@@ -223,7 +224,7 @@ def _displacements(group: _Group, p: np.ndarray, q: np.ndarray) -> tuple[np.ndar
     shift -= shift[:, :1]
     shift -= np.where(group.periodic, np.rint(shift), 0.0)
     u = shift @ middle
-    strain = np.stack([tensor[:, a, b] * (1 if a == b else 2) for a, b in _VOIGT], axis=1)
+    strain = to_voigt(tensor) * (1.0, 1.0, 1.0, 2.0, 2.0, 2.0)
     return u - u.mean(axis=1, keepdims=True), strain, np.abs(np.linalg.det(middle))
 
 
