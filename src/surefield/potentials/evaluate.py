@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 
-from surefield.errors import DataError, PotentialError, explain
+from surefield.errors import DataError, PotentialError
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
@@ -187,10 +187,8 @@ def check_species(
     unknown = sorted(set(np.unique(numbers).tolist()) - set(potential.species))
     if unknown:
         raise PotentialError(
-            explain(
-                f"the potential does not know {', '.join(chemical_symbols[z] for z in unknown)}",
-                where=where,
-                expected=f"only {', '.join(chemical_symbols[z] for z in potential.species)}",
-                fix="train it on structures with these elements, or leave the frame out",
-            )
+            f"the potential does not know {', '.join(chemical_symbols[z] for z in unknown)}",
+            where=where,
+            expected=f"only {', '.join(chemical_symbols[z] for z in potential.species)}",
+            fix="train it on structures with these elements, or leave the frame out",
         )

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.files import atomic_path
 
 __all__ = ["RowCovariance", "as_rows"]
@@ -39,26 +39,22 @@ def as_rows(rows: ArrayLike, n_features: int, kind: str = "rows") -> Float64[np.
     """
     matrix = np.asarray(rows, dtype=np.float64)
     if matrix.ndim != 2:
-        raise DataError(explain(f"{kind} rows must be (n_rows, n_features)", got=f"shape {matrix.shape}"))
+        raise DataError(f"{kind} rows must be (n_rows, n_features)", got=f"shape {matrix.shape}")
     if matrix.shape[1] != n_features:
         raise PotentialError(
-            explain(
-                f"{kind} rows come from another layer or model",
-                got=f"{matrix.shape[1]} features",
-                expected=n_features,
-                fix="use one model and one layer for all rows",
-            )
+            f"{kind} rows come from another layer or model",
+            got=f"{matrix.shape[1]} features",
+            expected=n_features,
+            fix="use one model and one layer for all rows",
         )
     if not np.isfinite(matrix).all():
         first = int(np.argmin(np.isfinite(matrix).all(axis=1)))
         column = int(np.argmin(np.isfinite(matrix[first])))
         raise PotentialError(
-            explain(
-                f"non-finite feature {column}",
-                where=f"{kind} row {first}",
-                got=matrix[first, column],
-                fix="look for overlapping atoms in this structure",
-            )
+            f"non-finite feature {column}",
+            where=f"{kind} row {first}",
+            got=matrix[first, column],
+            fix="look for overlapping atoms in this structure",
         )
     return matrix
 
@@ -93,7 +89,7 @@ class RowCovariance:
 
     def __init__(self, n_features: int, fingerprint: str = "") -> None:
         if n_features < 1:
-            raise ConfigError(explain("n_features must be a positive integer", got=n_features))
+            raise ConfigError("n_features must be a positive integer", got=n_features)
         self.n_features = int(n_features)
         self.fingerprint = str(fingerprint)
         #: True once any row came in less than double precision.
@@ -154,13 +150,11 @@ class RowCovariance:
             or left > -NEGATIVE_EIGENVALUE * largest
         ):
             raise DataError(
-                explain(
-                    "these rows were not added before",
-                    where=f"kind {kind!r}",
-                    got=f"{removed.n_rows} of {before.n_rows} rows, lowest eigenvalue left {lowest:.3g}",
-                    expected=f"at least {NEGATIVE_EIGENVALUE * largest:.3g}",
-                    fix="remove with the rows, kind and weight of the add",
-                )
+                "these rows were not added before",
+                where=f"kind {kind!r}",
+                got=f"{removed.n_rows} of {before.n_rows} rows, lowest eigenvalue left {lowest:.3g}",
+                expected=f"at least {NEGATIVE_EIGENVALUE * largest:.3g}",
+                fix="remove with the rows, kind and weight of the add",
             )
         if n_masked:
             self._masked[kind][NAN_LABEL] -= n_masked
@@ -180,12 +174,10 @@ class RowCovariance:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise DataError(
-                    explain(
-                        f"cannot merge row covariances of different {name}",
-                        got=repr(theirs),
-                        expected=repr(mine),
-                        fix="accumulate all shards with one model, layer and set of kinds",
-                    )
+                    f"cannot merge row covariances of different {name}",
+                    got=repr(theirs),
+                    expected=repr(mine),
+                    fix="accumulate all shards with one model, layer and set of kinds",
                 )
         for kind, total in other._sums.items():
             self._sums[kind] = self._sum_of(kind).plus(total)
@@ -214,16 +206,14 @@ class RowCovariance:
         for kind in weights:
             if kind not in self._sums:
                 fix = nearest(kind, self._sums) if self._sums else "no rows were added yet"
-                raise ConfigError(explain(f"weight of unknown kind {kind!r}", fix=fix))
+                raise ConfigError(f"weight of unknown kind {kind!r}", fix=fix)
         total = np.zeros((self.n_features, self.n_features))
         for kind, part in self._sums.items():
             if kind not in weights:
-                raise ConfigError(explain(f"no weight for kind {kind!r}", fix="give 0 to leave it out"))
+                raise ConfigError(f"no weight for kind {kind!r}", fix="give 0 to leave it out")
             weight = float(weights[kind])
             if not (np.isfinite(weight) and weight >= 0):
-                raise ConfigError(
-                    explain(f"weight of kind {kind!r} must be finite and not negative", got=weight)
-                )
+                raise ConfigError(f"weight of kind {kind!r} must be finite and not negative", got=weight)
             total += weight * part.gram
         return total
 
@@ -286,15 +276,13 @@ class RowCovariance:
             if version <= FORMAT_VERSION:
                 return cls._from_arrays(stored)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise PotentialError(explain("cannot read a row covariance", where=path, got=error)) from error
+            raise PotentialError("cannot read a row covariance", where=path, got=error) from error
         raise PotentialError(
-            explain(
-                "row covariance of a newer format",
-                where=path,
-                got=f"version {version}",
-                expected=f"at most {FORMAT_VERSION}",
-                fix="update surefield",
-            )
+            "row covariance of a newer format",
+            where=path,
+            got=f"version {version}",
+            expected=f"at most {FORMAT_VERSION}",
+            fix="update surefield",
         )
 
     @classmethod
@@ -351,18 +339,14 @@ def _row_weights(weight: ArrayLike, n_rows: int, kind: str) -> Float64[np.ndarra
     weights = np.asarray(weight, dtype=np.float64)
     if weights.shape not in {(), (n_rows,)}:
         raise DataError(
-            explain(
-                f"weights of {kind} rows", got=f"shape {weights.shape}", expected=f"a number or ({n_rows},)"
-            )
+            f"weights of {kind} rows", got=f"shape {weights.shape}", expected=f"a number or ({n_rows},)"
         )
     weights = np.broadcast_to(weights, (n_rows,))
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         first = int(np.argmax(bad))
         raise DataError(
-            explain(
-                "row weights must be finite and not negative", where=f"{kind} row {first}", got=weights[first]
-            )
+            "row weights must be finite and not negative", where=f"{kind} row {first}", got=weights[first]
         )
     return weights
 
@@ -372,19 +356,15 @@ def _mean_squares(residuals: ArrayLike, n_rows: int, kind: str) -> Float64[np.nd
     values = np.asarray(residuals, dtype=np.float64)
     if values.ndim not in (1, 2) or len(values) != n_rows:
         raise DataError(
-            explain(
-                f"residuals of {kind} rows",
-                got=f"shape {values.shape}",
-                expected=f"({n_rows},) or ({n_rows}, n_properties)",
-            )
+            f"residuals of {kind} rows",
+            got=f"shape {values.shape}",
+            expected=f"({n_rows},) or ({n_rows}, n_properties)",
         )
     values = values.reshape(n_rows, -1) if values.size else values.reshape(n_rows, 1)
     infinite = np.isinf(values).any(axis=1)
     if infinite.any():
         raise DataError(
-            explain(
-                "infinite residual", where=f"{kind} row {int(np.argmax(infinite))}", fix="NaN masks a label"
-            )
+            "infinite residual", where=f"{kind} row {int(np.argmax(infinite))}", fix="NaN masks a label"
         )
     labelled = ~np.isnan(values)
     count = labelled.sum(axis=1)

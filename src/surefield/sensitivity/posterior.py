@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.keys import Kind
 from surefield.sensitivity.covariance import as_rows
 
@@ -63,7 +63,7 @@ def evidence_regularizer(
         ("sum_sq_residuals", sum_sq_residuals, np.isfinite(sum_sq_residuals) and sum_sq_residuals >= 0),
     ):
         if not ok:
-            raise ConfigError(explain(f"{name} is out of range for the evidence", got=value))
+            raise ConfigError(f"{name} is out of range for the evidence", got=value)
     eigenvalues = np.clip(np.linalg.eigvalsh(matrix), 0.0, None)
     varsigma2, change = mean, math.inf
     for step in range(EVIDENCE_STEPS):
@@ -106,7 +106,7 @@ def val_nll_regularizer(C: ArrayLike, validation: Validation, floor: float = 1e-
     grid = 10.0 ** np.arange(-9.0, -1.9, 0.5)
     grid = grid[grid >= floor * (1 - 1e-9)]
     if not len(grid):
-        raise ConfigError(explain("floor is above the whole grid", got=floor, expected="at most 1e-2"))
+        raise ConfigError("floor is above the whole grid", got=floor, expected="at most 1e-2")
     filters = 1.0 / (eigenvalues[:, None] + grid * mean)
     nll = np.zeros(len(grid))
     for kind, (rows, residuals) in validation.items():
@@ -150,11 +150,9 @@ def resolve_regularizer(
     if isinstance(regularizer, int | float) and not isinstance(regularizer, bool):
         return _checked_regularizer(regularizer) ** 2
     raise ConfigError(
-        explain(
-            "unknown regularizer",
-            got=repr(regularizer),
-            expected="a number, {relative: x}, 'evidence', 'val_nll' or null",
-        )
+        "unknown regularizer",
+        got=repr(regularizer),
+        expected="a number, {relative: x}, 'evidence', 'val_nll' or null",
     )
 
 
@@ -205,7 +203,7 @@ class LLPRPosterior:
                 raise ConfigError("compat='metatrain' takes a number or null as regularizer")
             return cls._by_cholesky(matrix, regularizer)
         if compat is not None:
-            raise ConfigError(explain("unknown compat", got=repr(compat), expected="null or 'metatrain'"))
+            raise ConfigError("unknown compat", got=repr(compat), expected="null or 'metatrain'")
         if (varsigma2 is None) == (regularizer is None):
             raise ConfigError(
                 "give exactly one of varsigma2 and regularizer; "
@@ -325,24 +323,20 @@ def _profiled_nll(
     values = np.asarray(residuals, dtype=np.float64)
     if values.ndim not in (1, 2) or len(values) != len(u2):
         raise DataError(
-            explain(f"{kind} residuals do not fit their rows", got=f"shape {values.shape}", expected=len(u2))
+            f"{kind} residuals do not fit their rows", got=f"shape {values.shape}", expected=len(u2)
         )
     if np.isinf(values).any():
-        raise DataError(
-            explain(f"infinite {kind} residual", where=f"row {int(np.argwhere(np.isinf(values))[0][0])}")
-        )
+        raise DataError(f"infinite {kind} residual", where=f"row {int(np.argwhere(np.isinf(values))[0][0])}")
     columns = values.reshape(len(u2), -1).T if len(u2) else np.empty((0, 0))
     parts = []
     for column in columns:
         keep = ~np.isnan(column)
         if not keep.any() or not column[keep].any():
-            raise DataError(explain(f"{kind} validation labels are all masked or all residuals are 0"))
+            raise DataError(f"{kind} validation labels are all masked or all residuals are 0")
         kept = u2[keep]
         if (kept <= 0).any():
             first = int(np.flatnonzero(keep)[np.argmax((kept <= 0).any(axis=1))])
-            raise DataError(
-                explain("u = 0", where=f"{kind} validation row {first}", fix="mask symmetry-zero rows")
-            )
+            raise DataError("u = 0", where=f"{kind} validation row {first}", fix="mask symmetry-zero rows")
         scale = np.mean(column[keep, None] ** 2 / kept, axis=0)
         parts.append(
             0.5 * np.log(2 * np.pi) + 0.5 + 0.5 * np.mean(np.log(kept), axis=0) + 0.5 * np.log(scale)
@@ -355,11 +349,9 @@ def _profiled_nll(
 def _square(matrix: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(matrix, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or not values.size:
-        raise DataError(explain(f"{name} must be (n_features, n_features)", got=f"shape {values.shape}"))
+        raise DataError(f"{name} must be (n_features, n_features)", got=f"shape {values.shape}")
     if not np.isfinite(values).all():
-        raise DataError(
-            explain(f"{name} is not finite", where=f"entry {np.argwhere(~np.isfinite(values))[0]}")
-        )
+        raise DataError(f"{name} is not finite", where=f"entry {np.argwhere(~np.isfinite(values))[0]}")
     return values
 
 
@@ -371,9 +363,7 @@ def _symmetric(C: ArrayLike) -> np.ndarray:
 def _mean_eigenvalue(matrix: np.ndarray) -> float:
     mean = float(np.trace(matrix)) / len(matrix)
     if mean <= 0:
-        raise DataError(
-            explain("covariance without positive trace: no rows were added", got=f"tr(C)/d = {mean:.3g}")
-        )
+        raise DataError("covariance without positive trace: no rows were added", got=f"tr(C)/d = {mean:.3g}")
     return mean
 
 
@@ -391,18 +381,14 @@ def _cholesky(matrix: np.ndarray, added: float) -> np.ndarray | None:
 
 def _checked_regularizer(value: float) -> float:
     if not (np.isfinite(value) and value >= 0):
-        raise ConfigError(
-            explain("regularizer must be finite and not negative", got=value, fix="null chooses one")
-        )
+        raise ConfigError("regularizer must be finite and not negative", got=value, fix="null chooses one")
     return float(value)
 
 
 def _singular(rank: int, n_features: int, value: float = 0.0) -> ConfigError:
     return ConfigError(
-        explain(
-            "regularizer too small for this covariance",
-            got=f"{value:g} with rank {rank}",
-            expected=f"a positive one, or rank {n_features}",
-            fix="regularizer: null chooses one",
-        )
+        "regularizer too small for this covariance",
+        got=f"{value:g} with rank {rank}",
+        expected=f"a positive one, or rank {n_features}",
+        fix="regularizer: null chooses one",
     )

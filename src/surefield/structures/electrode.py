@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.structures.label_sources import keys_present, results_of
 from surefield.structures.labels import Labels
 from surefield.structures.read import Frames
@@ -103,13 +103,11 @@ def check_scale(phi: float, where: object) -> None:
     low, high = ABSOLUTE_SCALE
     if not low <= phi <= high:
         raise DataError(
-            explain(
-                "electrode potential out of range",
-                where=where,
-                got=f"{phi:g} V",
-                expected=f"{low:g} to {high:g} V on the absolute scale (SHE = {SHE} V)",
-                fix="is it measured against SHE? surefield.structures.electrode.from_she converts it",
-            )
+            "electrode potential out of range",
+            where=where,
+            got=f"{phi:g} V",
+            expected=f"{low:g} to {high:g} V on the absolute scale (SHE = {SHE} V)",
+            fix="is it measured against SHE? surefield.structures.electrode.from_she converts it",
         )
 
 
@@ -161,12 +159,10 @@ def grand_canonical_energy(atoms: Atoms, energy: float, where: object, default: 
     for name, value in (("electrode potential", phi), ("number of excess electrons", electrons)):
         if np.isnan(value):
             raise DataError(
-                explain(
-                    f"no {name} to turn the energy E into Omega = E + Phi N_e",
-                    where=where,
-                    got=f"keys {keys_present(atoms)}",
-                    fix="info['grand_canonical'] is False; if the energy is Omega already, set it to True",
-                )
+                f"no {name} to turn the energy E into Omega = E + Phi N_e",
+                where=where,
+                got=f"keys {keys_present(atoms)}",
+                fix="info['grand_canonical'] is False; if the energy is Omega already, set it to True",
             )
     return energy + phi * electrons
 
@@ -247,18 +243,16 @@ def _agreed(what: str, unit: str, sources: Iterator[tuple[str, Any, float]], whe
             number = np.inf
         if np.isinf(number):
             raise DataError(
-                explain(f"{what} is no finite number", where=where, got=f"{name} {value!r}", expected=unit)
+                f"{what} is no finite number", where=where, got=f"{name} {value!r}", expected=unit
             )
         if not np.isnan(number):
             found.append((name, number))
     for name, number in found[1:]:
         if abs(number - found[0][1]) > _AGREE:
             raise DataError(
-                explain(
-                    f"two sources of the {what} disagree",
-                    where=where,
-                    got=f"{found[0][0]} {found[0][1]:.9g} {unit} and {name} {number:.9g} {unit}",
-                    fix="keep one of them",
-                )
+                f"two sources of the {what} disagree",
+                where=where,
+                got=f"{found[0][0]} {found[0][1]:.9g} {unit} and {name} {number:.9g} {unit}",
+                fix="keep one of them",
             )
     return found[0][1] if found else np.nan

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from surefield import keys
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.structures.fingerprint import Fingerprints, duplicate_groups, fingerprints
 from surefield.structures.read import Frames, read_frames
 
@@ -245,11 +245,9 @@ def _named_parts(
     train, validation = (sorted(place[name] for name in part) for part in parts)
     for copy, original in _straddling(frames, train, validation).items():
         raise DataError(
-            explain(
-                "split: one geometry stands in train and in validation",
-                got=f"configurations {ids[original]} (train) and {ids[copy]} (validation)",
-                fix="put copies on one side",
-            )
+            "split: one geometry stands in train and in validation",
+            got=f"configurations {ids[original]} (train) and {ids[copy]} (validation)",
+            fix="put copies on one side",
         )
     return train, validation
 

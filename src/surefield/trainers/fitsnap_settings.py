@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from surefield.descriptors.bispectrum import Bispectrum
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.formats.snap import reference_potential
 from surefield.potentials.zbl import ZBL
 
@@ -140,9 +140,7 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
         types = bispectrum.entries["type"].split()
         if sorted(types) != sorted(species):
             raise ConfigError(
-                explain(
-                    "[BISPECTRUM] type has other elements", got=types, expected=f"species {list(species)}"
-                )
+                "[BISPECTRUM] type has other elements", got=types, expected=f"species {list(species)}"
             )
     if bispectrum.number("numTypes", len(types), int) != len(types):
         raise ConfigError(f"[BISPECTRUM] numTypes is {bispectrum.entries['numTypes']}, types are {types}")
@@ -262,7 +260,7 @@ def _groups(section: _Section) -> dict[str, Group]:
     unknown = [name for name in columns if name not in _COLUMNS]
     if unknown or columns[0] != "name":
         raise ConfigError(
-            explain("[GROUPS] group_sections is not supported", got=columns, expected=", ".join(_COLUMNS))
+            "[GROUPS] group_sections is not supported", got=columns, expected=", ".join(_COLUMNS)
         )
     found = {}
     for name, text in section.entries.items():
@@ -273,17 +271,15 @@ def _groups(section: _Section) -> dict[str, Group]:
             values = {column: float(word) for column, word in zip(columns[1:], words, strict=True)}
         except ValueError:
             raise ConfigError(
-                explain(f"unusable group {name!r} in [GROUPS]", got=text, expected=", ".join(columns[1:]))
+                f"unusable group {name!r} in [GROUPS]", got=text, expected=", ".join(columns[1:])
             ) from None
         group = Group(*(values.get(key, 1.0) for key in ("training_size", "eweight", "fweight", "vweight")))
         fine = 0 < group.training_size <= 1 and 0 <= values.get("testing_size", 0.0) <= 1
         if not fine or not all(0 <= w < np.inf for w in group[1:]):
             raise ConfigError(
-                explain(
-                    f"group {name!r} in [GROUPS] is out of range",
-                    got=text,
-                    expected="0 < training_size <= 1, 0 <= testing_size <= 1, weights of 0 or more",
-                )
+                f"group {name!r} in [GROUPS] is out of range",
+                got=text,
+                expected="0 < training_size <= 1, 0 <= testing_size <= 1, weights of 0 or more",
             )
         found[name] = group
     return found

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, final
 
 import numpy as np
 
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, PotentialError
 from surefield.formats.kim import driver_of, read_params, write_kim_model
 from surefield.potentials.parametric.kim_ids import (
     Driver,
@@ -199,7 +199,7 @@ def read_parameters(path: Path, driver: Driver | None) -> ParametricPotential:
 
 def _check_species(kim_id: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
     if given is not None and set(given) != set(known):
-        raise ConfigError(explain(f"species of {kim_id}", got=list(given), expected=list(known)))
+        raise ConfigError(f"species of {kim_id}", got=list(given), expected=list(known))
 
 
 def _extents(name: str, entry: Any, size: int) -> tuple[list[int], list[float]]:
@@ -208,5 +208,5 @@ def _extents(name: str, entry: Any, size: int) -> tuple[list[int], list[float]]:
     fine = fine and len(extents) == len(numbers) and np.issubdtype(np.asarray(numbers).dtype, np.number)
     if not fine or not np.isfinite(numbers).all() or any(not 0 <= i < size for i in extents.tolist()):
         expected = f"[[extent, ...], [value, ...]] with extents below {size}"
-        raise ConfigError(explain(f"parameter {name}", got=repr(entry), expected=expected))
+        raise ConfigError(f"parameter {name}", got=repr(entry), expected=expected)
     return extents.astype(int).tolist(), numbers.astype(float).tolist()

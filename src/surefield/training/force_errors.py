@@ -13,7 +13,7 @@ from ase import Atoms
 from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.files import atomic_path, json_text, write_atomic
 
 __all__ = ["ForceErrorLog"]
@@ -69,9 +69,9 @@ class ForceErrorLog:
         histogram_edges: ArrayLike | None = None,
     ) -> None:
         if every < 1:
-            raise ConfigError(explain("every must be at least 1", got=every))
+            raise ConfigError("every must be at least 1", got=every)
         if dtype not in ("float64", "float32"):
-            raise ConfigError(explain("unknown dtype of the log", got=dtype, expected="float64 or float32"))
+            raise ConfigError("unknown dtype of the log", got=dtype, expected="float64 or float32")
         self.folder = Path(folder)
         self.every = int(every)
         self.dtype = np.dtype(dtype)
@@ -98,28 +98,22 @@ class ForceErrorLog:
         """
         values = np.asarray(errors, np.float64)
         if values.shape != (len(self.index),):
-            raise DataError(
-                explain("force errors do not fit the log", got=values.shape, expected=(len(self.index),))
-            )
+            raise DataError("force errors do not fit the log", got=values.shape, expected=(len(self.index),))
         bad = ~(np.isfinite(values) & (values >= 0))
         if bad.any():
             name, atom = self.index[int(np.argmax(bad))]
             where = f"epoch {epoch}, configuration {name}, atom {atom}"
-            raise DataError(
-                explain("a force error must be finite and not negative", where=where, got=values[bad][0])
-            )
+            raise DataError("a force error must be finite and not negative", where=where, got=values[bad][0])
         row, rest = divmod(int(epoch), self.every)
         if rest:
             return
         if row > self.n_epochs:
             raise DataError(
-                explain(
-                    "epochs are missing in the force-error log",
-                    where=self.folder,
-                    got=f"epoch {epoch}",
-                    expected=f"epoch {self.n_epochs * self.every}",
-                    fix="resume from a checkpoint that is no newer than the log",
-                )
+                "epochs are missing in the force-error log",
+                where=self.folder,
+                got=f"epoch {epoch}",
+                expected=f"epoch {self.n_epochs * self.every}",
+                fix="resume from a checkpoint that is no newer than the log",
             )
         if self._counts is not None:
             self._count(row, values)
@@ -135,11 +129,9 @@ class ForceErrorLog:
         values = np.asarray(descriptors)
         if values.ndim != 2 or len(values) != len(self.index) or not np.isfinite(values).all():
             raise DataError(
-                explain(
-                    "descriptors do not fit the log",
-                    got=values.shape,
-                    expected=f"({len(self.index)}, D), all finite",
-                )
+                "descriptors do not fit the log",
+                got=values.shape,
+                expected=f"({len(self.index)}, D), all finite",
             )
         _save(self.folder / DESCRIPTORS, values.astype(self.dtype))
 
@@ -150,11 +142,9 @@ class ForceErrorLog:
             write_atomic(path, own + "\n")
         elif json.loads(path.read_text("utf-8")) != json.loads(own):
             raise DataError(
-                explain(
-                    "the folder holds the force-error log of other atoms",
-                    where=self.folder,
-                    fix="write to another folder",
-                )
+                "the folder holds the force-error log of other atoms",
+                where=self.folder,
+                fix="write to another folder",
             )
 
     def _written_rows(self) -> int:
@@ -167,9 +157,7 @@ class ForceErrorLog:
             return 0
         if found.dtype != self.dtype or found.shape[1:] != (len(self.index),):
             expected = f"{self.dtype} (T, {len(self.index)})"
-            raise DataError(
-                explain("another log", where=path, got=f"{found.dtype} {found.shape}", expected=expected)
-            )
+            raise DataError("another log", where=path, got=f"{found.dtype} {found.shape}", expected=expected)
         return len(found)
 
     def _write_row(self, row: int, values: Float64[np.ndarray, " n_atoms"]) -> None:
@@ -205,7 +193,7 @@ class ForceErrorLog:
             _save(self.folder / EDGES, edges)
             return np.zeros(shape, np.int32)
         if not np.array_equal(np.load(self.folder / EDGES, allow_pickle=False), edges):
-            raise DataError(explain("the histogram was begun with other edges", where=self.folder))
+            raise DataError("the histogram was begun with other edges", where=self.folder)
         return np.load(path, allow_pickle=False)
 
     def _count(self, row: int, values: Float64[np.ndarray, " n_atoms"]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.training.sparse_solvers import ArdSettings, ard, lars, lasso
 
 __all__ = ["ALGORITHMS", "RIDGE_ALPHAS", "Reduced", "Solution", "StreamedRows", "solve"]
@@ -111,9 +111,7 @@ class StreamedRows:
     def __init__(self, n_columns: int, n_folds: int = 1) -> None:
         if n_columns < 1 or n_folds < 1:
             raise ConfigError(
-                explain(
-                    "too few columns or folds", got=f"{n_columns} columns, {n_folds} folds", expected=">= 1"
-                )
+                "too few columns or folds", got=f"{n_columns} columns, {n_folds} folds", expected=">= 1"
             )
         self.n_columns, self.n_folds = n_columns, n_folds
         self._folds = [_Buffer(n_columns + 1) for _ in range(n_folds)]
@@ -130,20 +128,16 @@ class StreamedRows:
         a, b = np.asarray(a, float), np.asarray(b, float)
         if a.ndim != 2 or a.shape[1] != self.n_columns or b.shape != a.shape[:1]:
             expected = f"(m, {self.n_columns}) and (m,)"
-            raise DataError(
-                explain("rows of a wrong shape", got=f"{a.shape} and {b.shape}", expected=expected)
-            )
+            raise DataError("rows of a wrong shape", got=f"{a.shape} and {b.shape}", expected=expected)
         if not 0 <= fold < self.n_folds:
-            raise ConfigError(explain("no such fold", got=fold, expected=f"0 to {self.n_folds - 1}"))
+            raise ConfigError("no such fold", got=fold, expected=f"0 to {self.n_folds - 1}")
         bad = ~(np.isfinite(a).all(axis=1) & np.isfinite(b))
         if bad.any():
             first = self._folds[fold].n_rows + int(np.argmax(bad))
             raise DataError(
-                explain(
-                    f"{int(bad.sum())} rows are not finite",
-                    got=f"the first is row {first}" + (f" of fold {fold}" if self.n_folds > 1 else ""),
-                    fix="check labels, weights and structures with atoms that nearly coincide",
-                )
+                f"{int(bad.sum())} rows are not finite",
+                got=f"the first is row {first}" + (f" of fold {fold}" if self.n_folds > 1 else ""),
+                fix="check labels, weights and structures with atoms that nearly coincide",
             )
         self._folds[fold].add(a, b)
 
@@ -155,7 +149,7 @@ class StreamedRows:
             DataError: there are no rows.
         """
         if leave_out is not None and not 0 <= leave_out < self.n_folds:
-            raise ConfigError(explain("no such fold", got=leave_out, expected=f"0 to {self.n_folds - 1}"))
+            raise ConfigError("no such fold", got=leave_out, expected=f"0 to {self.n_folds - 1}")
         return _joined([fold for k, fold in enumerate(self._folds) if k != leave_out])
 
     def cross_validation(self) -> list[tuple[Reduced, Reduced]]:
@@ -167,9 +161,7 @@ class StreamedRows:
         filled = [k for k, fold in enumerate(self._folds) if fold.n_rows]
         if len(filled) < 2:
             raise DataError(
-                explain(
-                    "nothing to cross-validate", got=f"{len(filled)} folds with rows", expected="2 or more"
-                )
+                "nothing to cross-validate", got=f"{len(filled)} folds with rows", expected="2 or more"
             )
         return [(self.reduced(leave_out=k), _joined([self._folds[k]])) for k in filled]
 
@@ -240,7 +232,7 @@ def solve(
     if name not in ALGORITHMS:
         raise ConfigError(f"unknown algorithm {algorithm!r}; {nearest(algorithm, (*ALGORITHMS, *_ALIASES))}")
     if not 0 <= eps < 1:
-        raise ConfigError(explain("eps out of range", got=eps, expected="0 <= eps < 1"))
+        raise ConfigError("eps out of range", got=eps, expected="0 <= eps < 1")
     if name in ("svd", "fast_svd"):
         return _cut(rows, eps, _normal_values if name == "fast_svd" else _singular_values)
     if name == "ard":
@@ -249,7 +241,7 @@ def solve(
     if name == "ridgecv":
         return _cross_validated(rows, folds)
     if not (math.isfinite(alpha) and (alpha > 0 or (alpha == 0 and name == "ridge"))):
-        raise ConfigError(explain(f"alpha of {algorithm!r} out of range", got=alpha, expected="alpha > 0"))
+        raise ConfigError(f"alpha of {algorithm!r} out of range", got=alpha, expected="alpha > 0")
     if name == "ridge":
         return _regularised(rows, _ridge(rows, [alpha])[0], alpha)
     found = (lars if name == "lars" else lasso)(rows.R, rows.q, alpha * rows.n_rows)
@@ -314,7 +306,7 @@ def _ridge(rows: Reduced, alphas: Sequence[float]) -> list[np.ndarray]:
 def _cross_validated(rows: Reduced, folds: Sequence[tuple[Reduced, Reduced]]) -> Solution:
     if len(folds) < 2:
         fix = "add the rows of each configuration to one of several folds of StreamedRows"
-        raise ConfigError(explain("'ridgecv' needs folds", got=len(folds), expected="2 or more", fix=fix))
+        raise ConfigError("'ridgecv' needs folds", got=len(folds), expected="2 or more", fix=fix)
     left_out = np.zeros(len(RIDGE_ALPHAS))
     for others, held in folds:
         left_out += [held.rss(x) for x in _ridge(others, RIDGE_ALPHAS)]
@@ -351,6 +343,6 @@ def _reduced_in_place(rows: np.ndarray) -> np.ndarray:
     lwork = int(workspace(*rows.shape)[0].real)
     factored, _, _, info = decompose(rows, lwork=lwork, overwrite_a=True)
     if info:
-        raise DataError(explain("QR decomposition failed", got=f"LAPACK info {info}"))
+        raise DataError("QR decomposition failed", got=f"LAPACK info {info}")
     factored[:width] = np.triu(factored[:width])
     return factored

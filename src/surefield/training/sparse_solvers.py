@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 
 __all__ = ["ArdSettings", "Sparse", "ard", "lars", "lasso"]
 
@@ -55,9 +55,7 @@ class ArdSettings:
         priors = (self.alpha_1, self.alpha_2, self.lambda_1, self.lambda_2)
         if min(priors) < 0 or min(self.threshold_lambda, self.tol) <= 0 or self.max_iter < 1:
             raise ConfigError(
-                explain(
-                    "settings of 'ard' out of range", got=self, expected="positive numbers, max_iter >= 1"
-                )
+                "settings of 'ard' out of range", got=self, expected="positive numbers, max_iter >= 1"
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.keys import ATOMIC_WEIGHTS, ENERGY_WEIGHT, FORCE_WEIGHT, STRUCTURE_WEIGHT, WEIGHT
 
 __all__ = ["FrameWeights", "frame_weights", "read_atom_weights"]
@@ -52,13 +52,11 @@ def frame_weights(atoms: Atoms, where: object) -> FrameWeights:
     plain = [key for key in (STRUCTURE_WEIGHT, ATOMIC_WEIGHTS) if key in {*atoms.info, *atoms.arrays}]
     if squared and plain:
         raise DataError(
-            explain(
-                "two kinds of weights",
-                where=where,
-                got=", ".join(squared + plain),
-                expected=f"either {WEIGHT}, {ENERGY_WEIGHT}, {FORCE_WEIGHT} (of squared residuals) or "
-                f"{STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS} (of residuals)",
-            )
+            "two kinds of weights",
+            where=where,
+            got=", ".join(squared + plain),
+            expected=f"either {WEIGHT}, {ENERGY_WEIGHT}, {FORCE_WEIGHT} (of squared residuals) or "
+            f"{STRUCTURE_WEIGHT}, {ATOMIC_WEIGHTS} (of residuals)",
         )
     structure = _number(atoms, WEIGHT, where) * _number(atoms, STRUCTURE_WEIGHT, where) ** 2
     energy = _number(atoms, ENERGY_WEIGHT, where)
@@ -75,9 +73,7 @@ def _number(atoms: Atoms, key: str, where: object) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if not (np.isfinite(number) and number >= 0):
-        raise DataError(
-            explain(f"unusable {key}", where=where, got=repr(value), expected="a finite number >= 0")
-        )
+        raise DataError(f"unusable {key}", where=where, got=repr(value), expected="a finite number >= 0")
     return number
 
 
@@ -89,7 +85,7 @@ def _per_atom(atoms: Atoms, key: str, where: object) -> Float[np.ndarray, " n_at
     fine = values.shape == (len(atoms),) and values.dtype.kind in "iuf"
     if not fine or not np.all(np.isfinite(values)) or np.any(values < 0):
         expected = f"one finite number >= 0 for each of {len(atoms)} atoms"
-        raise DataError(explain(f"unusable {key}", where=where, got=values, expected=expected))
+        raise DataError(f"unusable {key}", where=where, got=values, expected=expected)
     return values.astype(np.float64)
 
 
@@ -120,17 +116,15 @@ def read_atom_weights(
         weights = _cut(_flat(given, "per_atom_weights"), frames, "per_atom_weights")
     else:
         got = f"{type(given).__name__} {given!r}"
-        raise ConfigError(explain("unusable per_atom_weights", got=got, expected=_FORMS))
+        raise ConfigError("unusable per_atom_weights", got=got, expected=_FORMS)
     for values, name in zip(weights, ids, strict=True):
         wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if len(wrong):
             raise DataError(
-                explain(
-                    "unusable atomic weight",
-                    where=f"atom {wrong[0]} of configuration {name}",
-                    got=values[wrong[0]],
-                    expected="a finite number >= 0",
-                )
+                "unusable atomic weight",
+                where=f"atom {wrong[0]} of configuration {name}",
+                got=values[wrong[0]],
+                expected="a finite number >= 0",
             )
     return weights
 
@@ -143,9 +137,7 @@ def _flat(given: Any, where: str) -> Float[np.ndarray, " n"]:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
-        raise DataError(
-            explain("unusable atomic weights", where=where, got=values.shape, expected="(n_atoms,)")
-        )
+        raise DataError("unusable atomic weights", where=where, got=values.shape, expected="(n_atoms,)")
     return values
 
 
