@@ -35,7 +35,8 @@ from surefield.trainers.fitsnap import FitSnapPotential
 from surefield.trainers.inputs import gather, make_configurations
 from surefield.training.least_squares import Solution, StreamedRows, solve
 from surefield.training.linear import linear_rows
-from surefield.training.problem import Configuration, Weights, residual_weights
+from surefield.training.dataset import Sample
+from surefield.training.problem import Weights, residual_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RCUTFAC, RFAC0, RADIUS = 4.67637, 0.99363, 0.5
@@ -69,17 +70,17 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def rows(handle: FitSnapPotential, configurations: list[Configuration]) -> Iterator[Any]:
+def rows(handle: FitSnapPotential, configurations: list[Sample]) -> Iterator[Any]:
     """Weighted rows of all configurations."""
     return linear_rows(handle.model, configurations, lambda c: residual_weights(c, WEIGHTS))
 
 
-def make_all(handle: FitSnapPotential, configurations: list[Configuration]) -> int:
+def make_all(handle: FitSnapPotential, configurations: list[Sample]) -> int:
     """Make the rows and leave them; their number."""
     return sum(len(part.b) for part in rows(handle, configurations))
 
 
-def stream(handle: FitSnapPotential, configurations: list[Configuration]) -> StreamedRows:
+def stream(handle: FitSnapPotential, configurations: list[Sample]) -> StreamedRows:
     """Make the rows and reduce them by QR."""
     layer = handle.model.last_layer()
     streamed = StreamedRows(layer.readout.size + layer.bias.size)
@@ -135,7 +136,7 @@ def lammps_rows(program: Any, case: str, atoms: ase.Atoms) -> tuple[float, np.nd
     return seconds, np.concatenate([energy, forces, -virial / abs(np.linalg.det(cell))])
 
 
-def check(program: Any, case: str, handle: FitSnapPotential, configurations: list[Configuration]) -> None:
+def check(program: Any, case: str, handle: FitSnapPotential, configurations: list[Sample]) -> None:
     """Exit unless both sides make the same rows of some structures."""
     some = configurations[::50]
     plain = linear_rows(handle.model, some, lambda c: residual_weights(c, Weights()))

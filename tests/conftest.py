@@ -17,8 +17,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield.execution import cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.potentials import MomentNetwork
+from surefield.potentials.parametric import StillingerWeber
 
 pytest_plugins = ["tests.execution.slurm_cluster"]
+
+#: Stillinger and Weber, Phys. Rev. B 31, 5262 (1985); eV and Å.
+SW = {
+    "A": 15.2848479197914, "B": 0.6022245584, "p": 4.0, "q": 0.0, "sigma": 2.0951, "gamma": 2.51412,
+    "cutoff": 3.77118, "lambda": 45.5322, "costheta0": -1 / 3,
+}  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -68,6 +75,24 @@ def copper() -> list[Atoms]:
         }
         atoms.calc = SinglePointCalculator(atoms, **labels)
         frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="session")
+def silicon() -> list[Atoms]:
+    """Eight cells of eight atoms, displaced and strained, with energy, forces and stress."""
+    generator = np.random.default_rng(5)
+    frames = []
+    for i in range(8):
+        atoms = bulk("Si", cubic=True)
+        atoms.set_cell(
+            atoms.cell.array @ (np.eye(3) + 0.02 * generator.normal(size=(3, 3))), scale_atoms=True
+        )
+        atoms.positions += 0.12 * generator.normal(size=(8, 3))
+        atoms.info["config_type"] = "even" if i % 2 == 0 else "odd"
+        frames.append(atoms)
+    for atoms, p in zip(frames, StillingerWeber(SW, ["Si"]).predict(frames), strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=p.energy, forces=p.forces, stress=p.stress)
     return frames
 
 

@@ -211,13 +211,18 @@ def test_restart_goes_on_bit_by_bit(fit, monkeypatch):
 
 
 def test_force_error_log(fit, configurations):
-    train = [replace(configurations[0], forces=None), *configurations[1:6]]
+    train = [
+        replace(configurations[0], labels=configurations[0].labels.replace(forces=None)),
+        *configurations[1:6],
+    ]
     found, folder = fit(epochs=2, parts=(train, ()))
     errors = np.load(folder / "force_errors/errors.npy")
     assert errors.shape == (2, 40)
     network = found.model.of_member(0)
     forces = [p.forces for p in predict(network, [c.atoms for c in train[1:]])]
-    expected = [np.linalg.norm(own - c.forces, axis=1) for own, c in zip(forces, train[1:], strict=True)]
+    expected = [
+        np.linalg.norm(own - c.labels.forces, axis=1) for own, c in zip(forces, train[1:], strict=True)
+    ]
     np.testing.assert_allclose(errors[-1], np.concatenate(expected), rtol=0, atol=1e-10)
     index = json.loads((folder / "force_errors/index.json").read_text())
     assert index[:2] == [["000001", 0], ["000001", 1]]
@@ -244,7 +249,7 @@ def test_members_of_the_trained_network(fit):
 def test_a_fitted_network_keeps_its_standardisation(fit, configurations):
     first, _ = fit(epochs=2)
     assert float(first.model.offsets[0]) == pytest.approx(
-        np.mean([c.energy / c.n_atoms for c in configurations[:6]]), abs=1e-12
+        np.mean([c.labels.energy / c.n_atoms for c in configurations[:6]]), abs=1e-12
     )
     features = np.concatenate(
         atomic_features(first.model.descriptor, [c.structure for c in configurations[:6]])

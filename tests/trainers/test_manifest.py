@@ -9,8 +9,10 @@ from ase import Atoms
 from ase.io import write
 
 from surefield.errors import ConfigError, DataError
+from surefield.structures.labels import Labels
+from surefield.structures.neighbors import neighborhood
 from surefield.trainers.manifest import read_manifest, weighted_by_file
-from surefield.training.problem import Configuration
+from surefield.training.dataset import Sample
 
 FULL = {
     "workspace": {"name": "silicon", "seed": 7, "resume": False},
@@ -136,7 +138,8 @@ def test_frames_under_their_own_keys(tmp_path: Path):
 @pytest.fixture
 def configurations():
     atoms = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2.3]])
-    return [Configuration(str(i), atoms, None, None, None, None, 1.0, np.ones(2)) for i in range(2)]  # type: ignore[arg-type]
+    structure = neighborhood(atoms, 3.0)
+    return [Sample(structure, Labels(), str(i), atoms, 1.0, np.ones(2)) for i in range(2)]
 
 
 def test_weights_file(tmp_path: Path, configurations):
@@ -144,7 +147,8 @@ def test_weights_file(tmp_path: Path, configurations):
     path.write_text(yaml.safe_dump([{"config": 2.0, "energy": 0.5, "stress": None}, {"forces": [0.0, 3.0]}]))
     found, per_atom = weighted_by_file(path, configurations)
     assert per_atom
-    assert [c.factors for c in found] == [(1.0, 2.0, 0.0), (1.0, 1.0, 1.0)]
+    kinds = ("energy", "forces", "stress")
+    assert [[c.factors[k] for k in kinds] for c in found] == [[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]
     np.testing.assert_array_equal(found[1].atom_weights, [0.0, 3.0])
     np.testing.assert_array_equal(configurations[1].atom_weights, 1.0)
 

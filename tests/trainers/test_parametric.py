@@ -15,12 +15,14 @@ from surefield.errors import ConfigError, DataError
 from surefield.files import read_json
 from surefield.potentials.parametric import FreeParameters, StillingerWeber
 from surefield.potentials.parametric.kim_ids import MODELS
+from surefield.structures.labels import Labels
 from surefield.structures.read import read_frames
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer
 from surefield.trainers.result import TrainingWarning
+from surefield.training.dataset import Sample
 from surefield.training.losses import LossForm, breakdown
 from surefield.training.parametric_objective import BondLoss
-from surefield.training.problem import Configuration, Factors, Problem, TrainingRun, Weights
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 SILICON = "SW_StillingerWeber_1985_Si__MO_405512056662_006"
 
@@ -47,9 +49,9 @@ def problem(frames, weights: Weights, tmp_path: Path, potential) -> Problem:
         labels = atoms.calc.results
         stress = labels["stress"] + rng.normal(0, 1e-3, 6) if i else None
         forces = labels["forces"] + rng.normal(0, 0.1, (len(atoms), 3)) if i != 1 else None
-        given = labels["energy"] + rng.normal(), forces, stress
-        weighing = 1.0 + 0.2 * i, rng.uniform(0.5, 2, len(atoms)), Factors(1.0, 1.5, 0.7)
-        found.append(Configuration(str(i), atoms, potential.neighborhood(atoms), *given, *weighing))
+        given = Labels(energy=labels["energy"] + rng.normal(), forces=forces, stress=stress)
+        weighing = 1.0 + 0.2 * i, rng.uniform(0.5, 2, len(atoms)), {"forces": 1.5, "stress": 0.7}
+        found.append(Sample(potential.neighborhood(atoms), given, str(i), atoms, *weighing))
     return Problem(tuple(found), (), weights, 0, TrainingRun(tmp_path))
 
 

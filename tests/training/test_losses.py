@@ -33,9 +33,9 @@ def rows(potential, configurations, weights, per_atom=True):
         (p,) = potential.predict([c.atoms])
         n = len(c.atoms) if per_atom else 1
         s = c.weight
-        force = (p.forces - c.forces) * weights.forces * s * c.atom_weights[:, None]
-        stress = (p.stress - c.stress) * weights.stress * s
-        found.append(((p.energy - c.energy) / n * weights.energy * s, force.ravel(), stress))
+        force = (p.forces - c.labels.forces) * weights.forces * s * c.atom_weights[:, None]
+        stress = (p.stress - c.labels.stress) * weights.stress * s
+        found.append(((p.energy - c.labels.energy) / n * weights.energy * s, force.ravel(), stress))
     return found
 
 
@@ -64,7 +64,7 @@ def test_total_energies(potential, configurations):
 def test_errors(potential, configurations):
     table = breakdown(potential, configurations, Weights(), LossForm()).errors
     predictions = potential.predict([c.atoms for c in configurations])
-    y = np.concatenate([c.forces.ravel() for c in configurations])
+    y = np.concatenate([c.labels.forces.ravel() for c in configurations])
     r = np.concatenate([p.forces.ravel() for p in predictions]) - y
     found = table["forces", "train", "unweighted"]
     assert found.count == 72

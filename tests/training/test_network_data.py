@@ -9,8 +9,10 @@ from ase import Atoms
 from surefield.descriptors.behler import behler_functions
 from surefield.potentials import ZBL, predict
 from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.structures.labels import Labels
+from surefield.training.dataset import Sample
 from surefield.training.network_data import make_stacks, predicted, residuals
-from surefield.training.problem import Configuration, Weights
+from surefield.training.problem import Weights
 
 LISTS = {
     "g2": [{"eta": 0.1, "Rs": 0.0}, {"eta": 0.5, "Rs": 2.0}],
@@ -36,13 +38,15 @@ def configurations(network, alloy):
     for i, atoms in enumerate(frames):
         n = len(atoms)
         found.append(
-            Configuration(
+            Sample(
                 id=str(i),
                 atoms=atoms,
                 structure=network.neighborhood(atoms),
-                energy=rng.normal() if i != 2 else None,
-                forces=rng.normal(size=(n, 3)) if i != 1 else None,
-                stress=rng.normal(size=6) if atoms.pbc.all() else None,
+                labels=Labels(
+                    energy=rng.normal() if i != 2 else None,
+                    forces=rng.normal(size=(n, 3)) if i != 1 else None,
+                    stress=rng.normal(size=6) if atoms.pbc.all() else None,
+                ),
                 weight=1.0 + i,
                 atom_weights=rng.uniform(0.5, 2, n),
             )
@@ -84,19 +88,19 @@ def test_brackets_are_the_documented_ones(network, configurations):
     (stacks,) = make_stacks(network, [configurations], weights)
     expected = predict(network, [c.atoms for c in configurations])
     for stack in stacks:
-        found = residuals(predicted(network, stack), stack.labels)
+        found = residuals(predicted(network, stack), stack.targets)
         for method, size in (("mse", np.square), ("mae", np.abs)):
-            brackets = np.asarray(found.brackets(stack.labels.n_atoms, method))
+            brackets = np.asarray(found.brackets(stack.targets.n_atoms, method))
             for place, i in enumerate(np.asarray(stack.ids).tolist()):
                 c, p = configurations[i], expected[i]
                 total = 0.0
-                if c.energy is not None:
-                    total += size(0.7 * c.weight * (p.energy - c.energy) / c.n_atoms)
-                if c.forces is not None:
-                    rows = 0.3 * c.weight * c.atom_weights[:, None] * (p.forces - c.forces)
+                if c.labels.energy is not None:
+                    total += size(0.7 * c.weight * (p.energy - c.labels.energy) / c.n_atoms)
+                if c.labels.forces is not None:
+                    rows = 0.3 * c.weight * c.atom_weights[:, None] * (p.forces - c.labels.forces)
                     total += size(rows).sum() / (3 * c.n_atoms)
-                if c.stress is not None:
-                    total += size(2.0 * c.weight * (p.stress - c.stress)).sum() / 6
+                if c.labels.stress is not None:
+                    total += size(2.0 * c.weight * (p.stress - c.labels.stress)).sum() / 6
                 assert brackets[place] == pytest.approx(total, rel=1e-12)
 
 
@@ -109,14 +113,14 @@ def test_a_baseline_is_taken_off_the_labels(network, configurations):
     for a, b in zip(plain, less, strict=True):
         for place, i in enumerate(np.asarray(a.ids).tolist()):
             c = configurations[i]
-            if c.energy is not None:
-                difference = float(a.labels.energy[place] - b.labels.energy[place])
+            if c.labels.energy is not None:
+                difference = float(a.targets.energy[place] - b.targets.energy[place])
                 assert difference == pytest.approx(own[i].energy, abs=1e-10)
-            if c.forces is not None:
-                difference = np.asarray(a.labels.forces - b.labels.forces)[place, : c.n_atoms]
+            if c.labels.forces is not None:
+                difference = np.asarray(a.targets.forces - b.targets.forces)[place, : c.n_atoms]
                 np.testing.assert_allclose(difference, own[i].forces, rtol=0, atol=1e-10)
-            if c.stress is not None:
-                difference = np.asarray(a.labels.stress - b.labels.stress)[place]
+            if c.labels.stress is not None:
+                difference = np.asarray(a.targets.stress - b.targets.stress)[place]
                 np.testing.assert_allclose(difference, own[i].stress, rtol=0, atol=1e-10)
 
 

@@ -23,10 +23,11 @@ from surefield.trainers.chimes_rows import FitRows, fit_rows, learned_part, row_
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
+from surefield.training.dataset import Sample
 from surefield.training.least_squares import Solution, StreamedRows, solve
 from surefield.training.linear import with_coefficients
 from surefield.training.normal_equations import NormalEquations
-from surefield.training.problem import Configuration, Problem
+from surefield.training.problem import Problem
 
 __all__ = ["ChIMESPotential", "ChIMESTrainer"]
 
@@ -354,7 +355,7 @@ def _read_row_weights(given: Any) -> Float[np.ndarray, " n_rows"]:
     return values
 
 
-def _warn_of_short_pairs(linear: Chimes, train: Sequence[Configuration]) -> None:
+def _warn_of_short_pairs(linear: Chimes, train: Sequence[Sample]) -> None:
     """Pairs at or below S_MINIM: chimes_lsq leaves them out of its columns, surefield extrapolates."""
     counts: dict[str, int] = {}
     shortest: dict[str, float] = {}

@@ -12,15 +12,13 @@ from surefield.errors import DataError
 from surefield.formats.chimes.xyzf import DIAGONAL_STRESS
 from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
-from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import ClosedRows, Potential, SumPotential
-from surefield.training.problem import Configuration, Problem, ResidualWeights
+from surefield.structures.tensors import VOIGT, VOIGT_COLUMNS, VOIGT_ROWS, from_voigt, to_voigt
+from surefield.training.dataset import Sample, without_baseline
+from surefield.training.problem import Problem, ResidualWeights
 
 __all__ = ["FitRows", "fit_rows", "learned_part", "row_kinds"]
 
-#: Voigt components by row and column of the stress tensor.
-_VOIGT_OF: Final = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
-_VOIGT: Final = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 _AXES: Final = "xyz"
 
 
@@ -50,14 +48,14 @@ def learned_part(model: Potential) -> Chimes:
 def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -> Iterator[FitRows]:
     """Rows of every training configuration in turn, all columns of the model; see `ChIMESTrainer`."""
     linear = learned_part(model)
-    train = problem.train
+    train = without_baseline(model, problem.train)[1]
     kinds = [row_kinds(linear, c, problem.residual_weights(c), compat) for c in train]
     closed = linear.closed_rows(
         [c.structure for c in train], forces=any("F" in k for k in kinds), strain=any("s" in k for k in kinds)
     )
     for c, kind, rows in zip(train, kinds, closed, strict=True):
         weights = problem.residual_weights(c)
-        fixed = _fixed(model, linear, c, with_penalty=compat is None)
+        fixed = _fixed(linear, c, with_penalty=compat is None)
         make = _native_rows if compat is None else _peer_rows
         parts = list(make(linear, c, kind, rows, weights, fixed))
         if not parts:
@@ -67,17 +65,15 @@ def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -
         yield FitRows(a, b / EV_PER_KCAL_MOL, w, labels)
 
 
-def row_kinds(
-    linear: Chimes, c: Configuration, weights: ResidualWeights, compat: str | None
-) -> frozenset[str]:
+def row_kinds(linear: Chimes, c: Sample, weights: ResidualWeights, compat: str | None) -> frozenset[str]:
     """Kinds of rows of a configuration: 'F', 's', '+1'."""
     s = linear.settings
     found = set()
-    if c.forces is not None and np.any(weights.forces > 0):
+    if "forces" in c.labels and np.any(weights.forces > 0):
         found.add("F")
-    if c.stress is not None and weights.stress > 0 and not (compat and s.fit_stress == "false"):
+    if "stress" in c.labels and weights.stress > 0 and not (compat and s.fit_stress == "false"):
         found.add("s")
-    if c.energy is not None and weights.energy > 0 and not (compat and s.fit_energy == "false"):
+    if "energy" in c.labels and weights.energy > 0 and not (compat and s.fit_energy == "false"):
         found.add("+1")
     return frozenset(found)
 
@@ -90,67 +86,58 @@ class _Fixed(NamedTuple):
     stress: Float[np.ndarray, " 6"]
 
 
-def _fixed(model: Potential, linear: Chimes, c: Configuration, *, with_penalty: bool) -> _Fixed:
-    """Element offsets, baseline and penalty."""
-    energy, forces, stress = (
-        linear.constant_energy(c.structure.numbers),
-        np.zeros((c.n_atoms, 3)),
-        np.zeros(6),
-    )
+def _fixed(linear: Chimes, c: Sample, *, with_penalty: bool) -> _Fixed:
+    """Element offsets and penalty."""
+    energy, forces = linear.constant_energy(c.structure.numbers), np.zeros((c.n_atoms, 3))
+    stress = np.zeros(6)
     if with_penalty:
-        own, by_atoms, virial = linear.penalty(c.structure)
-        energy, forces = energy + own, forces + by_atoms
+        own, forces, virial = linear.penalty(c.structure)
+        energy = energy + own
         if c.structure.periodic:
-            stress = stress + np.array([virial[i] for i in _VOIGT]) / c.atoms.get_volume()
-    if isinstance(model, SumPotential):
-        (found,) = predict(model.baseline, [c.atoms])
-        assert found.forces is not None
-        energy, forces = energy + found.energy, forces + found.forces
-        stress = stress if found.stress is None else stress + found.stress
+            stress = to_voigt(virial) / c.atoms.get_volume()
     return _Fixed(energy, forces, stress)
 
 
-def _stress_rows(rows: ClosedRows, c: Configuration) -> Float[np.ndarray, "3 3 n_columns"]:
+def _stress_rows(rows: ClosedRows, c: Sample) -> Float[np.ndarray, "3 3 n_columns"]:
     if rows.virial is None or not c.structure.periodic:
         raise DataError(f"configuration {c.id} has a stress label, but is not periodic in three directions")
     return rows.virial / c.atoms.get_volume()
 
 
-def _force_rows(c: Configuration, rows: ClosedRows, w: np.ndarray, fixed: _Fixed) -> FitRows:
+def _force_rows(c: Sample, rows: ClosedRows, w: np.ndarray, fixed: _Fixed) -> FitRows:
     assert rows.forces is not None
-    assert c.forces is not None
+    assert "forces" in c.labels
     labels = tuple(np.repeat(c.atoms.get_chemical_symbols(), 3).tolist())
-    return FitRows(rows.forces, (c.forces - fixed.forces).ravel(), np.repeat(w, 3), labels)
+    return FitRows(rows.forces, (c.labels.forces - fixed.forces).ravel(), np.repeat(w, 3), labels)
 
 
 def _native_rows(
     linear: Chimes,
-    c: Configuration,
+    c: Sample,
     kinds: frozenset[str],
     rows: ClosedRows,
     w: ResidualWeights,
     fixed: _Fixed,
 ) -> Iterable[FitRows]:
     """Energy per atom, forces, six stresses; rows of weight 0 are left out."""
-    if "+1" in kinds and c.energy is not None:
-        label = np.array([c.energy - fixed.energy]) / c.n_atoms
+    if "+1" in kinds and "energy" in c.labels:
+        label = np.array([c.labels.energy - fixed.energy]) / c.n_atoms
         yield FitRows(rows.energy[None] / c.n_atoms, label, np.array([w.energy]), ("+1",))
     if "F" in kinds:
         found = _force_rows(c, rows, w.forces, fixed)
         used = found.w > 0
         labels = tuple(label for label, u in zip(found.labels, used, strict=True) if u)
         yield FitRows(found.a[used], found.b[used], found.w[used], labels)
-    if "s" in kinds and c.stress is not None:
+    if "s" in kinds and "stress" in c.labels:
         n = 3 if c.atoms.info.get(DIAGONAL_STRESS) else 6
-        tensor = _stress_rows(rows, c)
-        matrix = np.stack([tensor[i] for i in _VOIGT[:n]])
-        labels = tuple(f"s_{_AXES[i]}{_AXES[j]}" for i, j in _VOIGT[:n])
-        yield FitRows(matrix, (c.stress - fixed.stress)[:n], np.full(n, w.stress), labels)
+        matrix = _stress_rows(rows, c)[VOIGT_ROWS[:n], VOIGT_COLUMNS[:n]]
+        labels = tuple(f"s_{component}" for component in VOIGT[:n])
+        yield FitRows(matrix, (c.labels.stress - fixed.stress)[:n], np.full(n, w.stress), labels)
 
 
 def _peer_rows(
     linear: Chimes,
-    c: Configuration,
+    c: Sample,
     kinds: frozenset[str],
     rows: ClosedRows,
     w: ResidualWeights,
@@ -159,20 +146,21 @@ def _peer_rows(
     """Forces, three or nine stresses that are positive in compression, the total energy three times."""
     if "F" in kinds:
         yield _force_rows(c, rows, w.forces, fixed)
-    if "s" in kinds and c.stress is not None:
+    if "s" in kinds and "stress" in c.labels:
         full = linear.settings.fit_stress == "ALL"
         if full and c.atoms.info.get(DIAGONAL_STRESS):
             raise DataError(f"FITSTRS ALL needs six stress components, configuration {c.id} has xx, yy, zz")
         places = [(i, j) for i in range(3) for j in range(3) if full or i == j]
-        tensor = _stress_rows(rows, c)
-        matrix = -np.stack([tensor[i] for i in places])
+        by_columns = _stress_rows(rows, c)
+        matrix = -np.stack([by_columns[i] for i in places])
         labels = tuple(f"s_{_AXES[i]}{_AXES[j]}" for i, j in places)
-        values = -(c.stress - fixed.stress)[[_VOIGT_OF[i] for i in places]]
+        tensor = from_voigt(c.labels.stress - fixed.stress)
+        values = -np.array([tensor[i] for i in places])
         yield FitRows(matrix, values, np.full(len(places), w.stress), labels)
-    if "+1" in kinds and c.energy is not None:
+    if "+1" in kinds and "energy" in c.labels:
         yield FitRows(
             np.tile(rows.energy, (3, 1)),
-            np.full(3, c.energy - fixed.energy),
+            np.full(3, c.labels.energy - fixed.energy),
             np.full(3, w.energy),
             ("+1",) * 3,
         )

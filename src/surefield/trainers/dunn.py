@@ -24,7 +24,7 @@ from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.gradient_steps import OPTIMIZERS, DropoutStep, FitSettings, fit_steps
-from surefield.training.problem import Configuration, Problem
+from surefield.training.problem import Problem
 
 __all__ = ["DUNNTrainer", "KliffBPPotential"]
 
@@ -343,13 +343,11 @@ def prepared(network: DropoutNetwork, problem: Problem) -> DropoutNetwork:
         return network
     start = DropoutNetwork.from_config(network.config() | {"seed": problem.seed, "n_members": 0})
     structures = [c.structure for c in problem.train]
-    return start.prepared(structures, [c.energy for c in problem.train], _offsets(problem))
+    return start.prepared(structures, [c.labels.energy for c in problem.train], _offsets(problem))
 
 
 def _offsets(problem: Problem) -> dict[int, float]:
-    known: list[Configuration] = [
-        c for c in problem.train if c.energy is not None and problem.residual_weights(c).energy > 0
-    ]
+    known = [c for c in problem.train if problem.residual_weights(c).energy > 0]
     if not known:
         return {}
-    return energy_offsets([c.atoms.numbers for c in known], [c.energy for c in known])  # type: ignore[arg-type]
+    return energy_offsets([c.atoms.numbers for c in known], [c.labels.energy for c in known])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -22,9 +21,10 @@ from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_setting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
+from surefield.training.dataset import Sample
 from surefield.training.least_squares import StreamedRows, solve
 from surefield.training.linear import linear_rows, with_coefficients
-from surefield.training.problem import Configuration, Factors, Problem
+from surefield.training.problem import Problem, Weights
 
 __all__ = ["FitSnapPotential", "FitSnapTrainer"]
 
@@ -154,27 +154,27 @@ class FitSnapTrainer(Trainer):
         return {}
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
-    ) -> list[Configuration]:
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
         """Copies with the weights of their groups, zero for kinds of labels that are not used."""
         if not isinstance(handle, FitSnapPotential):
             return list(configurations)
         settings = handle.fit_settings
-        found = []
+        samples = []
         names = _group_names(configurations, settings)
         sizes = Counter(n for c, n in zip(configurations, names, strict=True) if c.id in fitted)
         for c, name in zip(configurations, names, strict=True):
-            factors = np.array(c.factors) * settings.used
+            factors = np.array(settings.used, float)
             if name is not None:
                 group = settings.groups[name]
                 factors *= (group.energy, group.forces, group.stress * BAR)
                 if settings.smartweights:
                     factors /= max(sizes[name], 1) * np.array([1, 3 * c.n_atoms, 6])
-            found.append(replace(c, factors=Factors(*factors.tolist())))
-        return found
+            samples.append(c.scaled(**dict(zip(Weights._fields, factors.tolist(), strict=True))))
+        return samples
 
     def own_split(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, seed: int
+        self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
         """Training and validation indices by the training sizes of the groups; None if all are 1."""
         if not isinstance(handle, FitSnapPotential):
@@ -213,9 +213,7 @@ class FitSnapTrainer(Trainer):
         return FitResult(fitted, solution.converged, message, notes=notes)
 
 
-def _group_names(
-    configurations: Sequence[Configuration], settings: FitSnapSettings
-) -> list[str] | list[None]:
+def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) -> list[str] | list[None]:
     """Group of each configuration; None where the settings have no groups.
 
     Raises:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle
 from surefield.trainers.result import FitResult
-from surefield.training.problem import Configuration, Problem
+from surefield.training.dataset import Sample
+from surefield.training.problem import Problem
 
 __all__ = ["Fitting"]
 
@@ -29,13 +30,13 @@ class Fitting(Protocol):
         ...
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
-    ) -> list[Configuration]:
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
         """Copies with the factors of groups or weights files."""
         ...
 
     def own_split(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, seed: int
+        self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
         """Training and validation indices where settings of the potential rule them."""
         ...

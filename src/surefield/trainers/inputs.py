@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from surefield.structures.label_sources import results_of
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames
 from surefield.trainers.result import TrainingWarning
-from surefield.training.problem import Configuration, Factors, Weights
-from surefield.training.weights import frame_weights, read_atom_weights
+from surefield.training.dataset import Sample, make_samples
+from surefield.training.problem import Weights
+from surefield.training.weights import read_atom_weights
 
 __all__ = ["Inputs", "gather", "make_configurations"]
 
@@ -117,7 +118,7 @@ def _unique(names: list[str]) -> list[str]:
     return found
 
 
-def make_configurations(model: Potential, inputs: Inputs, weights: Weights) -> list[Configuration]:
+def make_configurations(model: Potential, inputs: Inputs, weights: Weights) -> list[Sample]:
     """Labels, weights and neighbours of all configurations.
 
     Raises:
@@ -131,42 +132,26 @@ def make_configurations(model: Potential, inputs: Inputs, weights: Weights) -> l
     check_frames(model, frames)
     labels, _ = resolve_labels(frames, require=())
     _check_something_to_fit(labels, weights)
-    found = []
-    for atoms, name, label, origin in zip(frames, inputs.ids, labels, origins, strict=True):
-        copy = atoms.copy()
+    copies = [atoms.copy() for atoms in frames]
+    for copy in copies:
         # Weights of atoms come with the call, not with the structure.
         copy.arrays.pop(ATOMIC_WEIGHTS, None)
         copy.info.pop(ATOMIC_WEIGHTS, None)
-        own = frame_weights(copy, origin)
-        atom_weights = np.ones(len(copy))
+    samples = []
+    for name, sample in zip(
+        inputs.ids, make_samples(Frames(tuple(copies), origins), labels, model.neighborhood), strict=True
+    ):
+        atom_weights = sample.weights_of_atoms
         if inputs.atom_weights is not None:
-            atom_weights = np.asarray(inputs.atom_weights[name], np.float64)
-        if own.atoms is not None:
-            atom_weights = atom_weights * np.sqrt(own.atoms)
-        found.append(
-            Configuration(
-                id=name,
-                atoms=copy,
-                structure=model.neighborhood(copy),
-                energy=label.energy,
-                forces=label.forces,
-                stress=label.stress,
-                weight=float(np.sqrt(own.structure)),
-                atom_weights=atom_weights,
-                factors=Factors(energy=float(np.sqrt(own.energy))),
-            )
-        )
+            atom_weights = np.asarray(inputs.atom_weights[name], np.float64) * atom_weights
+        samples.append(replace(sample, id=name, atom_weights=atom_weights))
     if inputs.atom_weights is not None and weights.energy == weights.stress == 0:
-        _check_some_weight(found)
-    return found
+        _check_some_weight(samples)
+    return samples
 
 
 def _check_something_to_fit(labels: Sequence[Labels], weights: Weights) -> None:
-    has = {
-        "energy": any(label.energy is not None for label in labels),
-        "forces": any(label.forces is not None for label in labels),
-        "stress": any(label.stress is not None for label in labels),
-    }
+    has = {kind: any(kind in label for label in labels) for kind in Weights._fields}
     wanted = [kind for kind, weight in zip(has, weights, strict=True) if weight > 0]
     absent = [kind for kind in wanted if not has[kind]]
     if absent == wanted:
@@ -183,6 +168,6 @@ def _check_something_to_fit(labels: Sequence[Labels], weights: Weights) -> None:
         )
 
 
-def _check_some_weight(configurations: Sequence[Configuration]) -> None:
-    if not any(np.any(c.atom_weights > 0) for c in configurations):
+def _check_some_weight(samples: Sequence[Sample]) -> None:
+    if not any(np.any(sample.weights_of_atoms > 0) for sample in samples):
         raise DataError("all atomic weights are zero, and so are eweight and vweight: nothing is left to fit")

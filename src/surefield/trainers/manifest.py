@@ -17,7 +17,7 @@ from surefield.keys import KINDS
 from surefield.structures.label_sources import candidate_keys
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
-from surefield.training.problem import Configuration, Factors
+from surefield.training.dataset import Sample
 
 __all__ = ["Export", "Manifest", "read_manifest", "weighted_by_file"]
 
@@ -299,9 +299,7 @@ def _export(document: _Document) -> Export | None:
     return found
 
 
-def weighted_by_file(
-    path: str | Path, configurations: Sequence[Configuration]
-) -> tuple[list[Configuration], bool]:
+def weighted_by_file(path: str | Path, configurations: Sequence[Sample]) -> tuple[list[Sample], bool]:
     """Copies of configurations with the weights of a file; and whether it weighs single atoms.
 
     The file is a YAML list, one entry per configuration in the order of the data, `{config, energy, forces,
@@ -318,7 +316,7 @@ def weighted_by_file(
         raise DataError(
             explain("wrong number of entries", where=path, got=len(entries), expected=len(configurations))
         )
-    found, per_atom = [], False
+    samples, per_atom = [], False
     for place, (c, entry) in enumerate(zip(configurations, entries, strict=True)):
         where = f"{path}, entry {place} ({c.id})"
         whole = _weight(f"{where}: config", entry.get("config", 1.0))
@@ -331,10 +329,10 @@ def weighted_by_file(
                 raise DataError(explain(what, where=where, got=len(forces), expected=c.n_atoms))
             atoms = np.array([_weight(f"{where}: forces", w) for w in forces])
             forces = 1.0
-        scale = Factors(whole * energy, whole * _weight(f"{where}: forces", forces), whole * stress)
-        factors = Factors(*(a * b for a, b in zip(c.factors, scale, strict=True)))
-        found.append(replace(c, atom_weights=atoms, factors=factors))
-    return found, per_atom
+        forces = _weight(f"{where}: forces", forces)
+        scaled = c.scaled(energy=whole * energy, forces=whole * forces, stress=whole * stress)
+        samples.append(replace(scaled, atom_weights=atoms))
+    return samples, per_atom
 
 
 def _read_weights(path: str | Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -29,11 +29,12 @@ from surefield.trainers.kim_potential import KIMPotential, read_parameters
 from surefield.trainers.manifest import Manifest, read_manifest, weighted_by_file
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
+from surefield.training.dataset import Sample
 from surefield.training.force_errors import ForceErrorLog
 from surefield.training.losses import LossForm
 from surefield.training.minimize import METHODS, check_method, minimize
 from surefield.training.parametric_objective import BondLoss, OpaqueLoss
-from surefield.training.problem import Configuration, Factors, Problem
+from surefield.training.problem import Problem, Weights
 
 __all__ = ["KIMPotential", "ParametricModelTrainer"]
 
@@ -132,18 +133,18 @@ class ParametricModelTrainer(Trainer):
         return None
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
-    ) -> list[Configuration]:
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
         """Copies with the weights of the manifest."""
-        found = list(configurations)
+        samples = list(configurations)
         if self.manifest.weights_file is not None:
-            found, _ = weighted_by_file(self.manifest.weights_file, found)
+            samples, _ = weighted_by_file(self.manifest.weights_file, samples)
         if self.manifest.factors:
-            found = [_scaled(c, self.manifest.factors) for c in found]
-        return found
+            samples = [_scaled(c, self.manifest.factors) for c in samples]
+        return samples
 
     def own_split(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, seed: int
+        self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
         """The split of the manifest."""
         return self.manifest.split(len(configurations), self.seed)
@@ -238,10 +239,9 @@ def _weighs_atoms(path: str) -> bool:
     return any(isinstance(entry.get("forces"), list) for entry in content if isinstance(entry, dict))
 
 
-def _scaled(c: Configuration, factors: Mapping[str, float]) -> Configuration:
+def _scaled(c: Sample, factors: Mapping[str, float]) -> Sample:
     whole = factors.get("config", 1.0)
-    own = Factors(*(whole * factors.get(kind, 1.0) for kind in Factors._fields))
-    return replace(c, factors=Factors(*(a * b for a, b in zip(c.factors, own, strict=True))))
+    return c.scaled(**{kind: whole * factors.get(kind, 1.0) for kind in Weights._fields})
 
 
 def _export(manifest: Manifest, model: ParametricPotential, problem: Problem) -> None:
@@ -273,7 +273,7 @@ class _Record:
 
     def __post_init__(self) -> None:
         self.iteration = 0
-        self.kept = [i for i, c in enumerate(self.problem.train) if c.forces is not None]
+        self.kept = [i for i, c in enumerate(self.problem.train) if "forces" in c.labels]
         self.log: ForceErrorLog | None = None
         if self.trainer.log_per_atom_pred:
             logged = [self.problem.train[i] for i in self.kept]

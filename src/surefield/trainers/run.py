@@ -25,8 +25,9 @@ from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
 from surefield.trainers.result import Call, FitResult, TrainingResult, TrainingWarning
+from surefield.training.dataset import Sample
 from surefield.training.losses import ErrorTable, LossBreakdown, LossForm, breakdown
-from surefield.training.problem import Configuration, Problem, TrainingRun, Weights
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 __all__ = ["evaluated", "execute", "read_result"]
 
@@ -167,7 +168,7 @@ def _resolved(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: C
 def _split(
     trainer: Fitting,
     handle: PotentialHandle,
-    configurations: Sequence[Configuration],
+    configurations: Sequence[Sample],
     call: Call,
     run: TrainingRun,
 ) -> tuple[list[int], list[int]]:
@@ -193,25 +194,25 @@ def _split(
     return split_configurations(ids, frames, call.training_split, call.split, call.seed)
 
 
-def _ids(train: Sequence[Configuration], validation: Sequence[Configuration]) -> dict[str, list[str]]:
+def _ids(train: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, list[str]]:
     return {"train": [c.id for c in train], "validation": [c.id for c in validation]}
 
 
-def _rows(train: Sequence[Configuration]) -> dict[str, int]:
+def _rows(train: Sequence[Sample]) -> dict[str, int]:
     return {
-        "energy": sum(c.energy is not None for c in train),
-        "forces": sum(3 * c.n_atoms for c in train if c.forces is not None),
-        "stress": sum(6 for c in train if c.stress is not None),
+        "energy": sum("energy" in c.labels for c in train),
+        "forces": sum(3 * c.n_atoms for c in train if "forces" in c.labels),
+        "stress": sum(6 for c in train if "stress" in c.labels),
         "configurations": len(train),
     }
 
 
-def _weights_table(configurations: Sequence[Configuration]) -> str:
+def _weights_table(configurations: Sequence[Sample]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["configuration", "atom", "structure_weight", "atomic_weight"])
     for c in configurations:
-        writer.writerows([c.id, atom, c.weight, w] for atom, w in enumerate(c.atom_weights.tolist()))
+        writer.writerows([c.id, atom, c.weight, w] for atom, w in enumerate(c.weights_of_atoms.tolist()))
     return buffer.getvalue()
 
 

@@ -22,8 +22,9 @@ from surefield.trainers.inputs import Inputs, gather
 from surefield.trainers.job_folder import write_inputs, write_script
 from surefield.trainers.result import Call, FitResult, TrainingResult
 from surefield.trainers.run import evaluated, execute, read_result
+from surefield.training.dataset import Sample
 from surefield.training.losses import LossBreakdown
-from surefield.training.problem import Configuration, Problem, Weights
+from surefield.training.problem import Problem, Weights
 
 __all__ = ["Trainer"]
 
@@ -65,8 +66,8 @@ class Trainer(abc.ABC):
         return None
 
     def weighted(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, fitted: Collection[str]
-    ) -> list[Configuration]:
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
         """Copies with the factors of groups or weights files; here as they are.
 
         Args:
@@ -77,7 +78,7 @@ class Trainer(abc.ABC):
         return list(configurations)
 
     def own_split(
-        self, configurations: Sequence[Configuration], handle: PotentialHandle, seed: int
+        self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
         """Training and validation indices where settings of the potential rule them; None: they do not."""
         return None

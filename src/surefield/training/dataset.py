@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 import equinox as eqx
 import numpy as np
+from ase import Atoms
 from jaxtyping import Array, Bool, Float
 
 from surefield.errors import DataError
-from surefield.potentials.evaluate import check_frames
-from surefield.potentials.potential import Potential
+from surefield.potentials.evaluate import check_frames, predict
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.quantities import labelled, quantity
 from surefield.structures.batching import Shape, chunks
 from surefield.structures.geometry import check_geometry
@@ -22,9 +24,22 @@ from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.tensors import from_voigt, row_slices
-from surefield.training.weights import FrameWeights, frame_weights
+from surefield.training.weights import frame_weights
 
-__all__ = ["Batch", "LabelledSet", "Sample", "batches", "make_batch", "prepare"]
+__all__ = [
+    "AT_ONCE",
+    "Batch",
+    "LabelledSet",
+    "Sample",
+    "batches",
+    "make_batch",
+    "make_samples",
+    "prepare",
+    "without_baseline",
+]
+
+#: Samples that are predicted at once, so that memory does not grow with the data.
+AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +49,8 @@ class Sample:
     Attributes:
         structure: with its neighbours, as the potential reads it.
         labels: reference values.
+        id: of the structure where it is stored, or where it comes from.
+        atoms: the structure itself, which nobody changes.
         weight: of all residuals.
         atom_weights: of the residuals of each atom, besides; None: all 1.
         factors: of the residuals of single quantities, besides.
@@ -41,9 +58,26 @@ class Sample:
 
     structure: Neighborhood
     labels: Labels
+    id: str
+    atoms: Atoms
     weight: float = 1.0
     atom_weights: Float[np.ndarray, " n_atoms"] | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def weights_of_atoms(self) -> Float[np.ndarray, " n_atoms"]:
+        """`atom_weights`, also where these are all 1."""
+        return np.ones(self.n_atoms) if self.atom_weights is None else self.atom_weights
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return self.structure.n_atoms
+
+    def scaled(self, **factors: float) -> Sample:
+        """Copy with further factors of the residuals of quantities."""
+        products = {name: self.factors.get(name, 1.0) * factor for name, factor in factors.items()}
+        return replace(self, factors={**self.factors, **products})
 
     def residual_weight(self, name: str) -> Float[np.ndarray, "*n_atoms"]:
         """What residuals of a quantity are multiplied by, () or (n_atoms,); 0 without a label that counts."""
@@ -52,7 +86,7 @@ class Sample:
         value = np.asarray(self.weight * self.factors.get(name, 1.0) if known else 0.0)
         if entry.per == "structure":
             return value
-        return value * (np.ones(self.structure.n_atoms) if self.atom_weights is None else self.atom_weights)
+        return value * self.weights_of_atoms
 
     @property
     def trained_energy(self) -> bool:
@@ -62,8 +96,7 @@ class Sample:
     @property
     def trained_atoms(self) -> Bool[np.ndarray, " n_atoms"]:
         """Which atoms have forces that count."""
-        weights = np.ones(self.structure.n_atoms) if self.atom_weights is None else self.atom_weights
-        return weights * self.weight > 0
+        return self.weights_of_atoms * self.weight > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,18 +175,51 @@ def prepare(
         note = f"{report}; {meaning}" if meaning else note
     else:
         surroundings = partial(neighborhood, cutoff=potential)
-    samples = tuple(
-        _sample(surroundings(atoms), label, frame_weights(atoms, frames.origin(i)))
-        for i, (atoms, label) in enumerate(zip(frames, understood, strict=True))
-    )
+    samples = make_samples(frames, understood, surroundings)
     return LabelledSet(samples, frames, isolated, note)
 
 
-def _sample(structure: Neighborhood, labels: Labels, weights: FrameWeights) -> Sample:
-    """Weights of residuals: roots of those of squares."""
-    per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
-    factors = {"energy": float(np.sqrt(weights.energy))}
-    return Sample(structure, labels, float(np.sqrt(weights.structure)), per_atom, factors)
+def make_samples(
+    frames: Frames, labels: Sequence[Labels], neighborhood: Callable[[Atoms], Neighborhood]
+) -> tuple[Sample, ...]:
+    """Samples with the weights that structures carry; those of residuals are roots of those of squares.
+
+    Args:
+        frames: structures.
+        labels: of each.
+        neighborhood: gives the neighbours of a structure.
+    """
+    samples = []
+    for i, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
+        weights = frame_weights(atoms, frames.origin(i))
+        per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
+        factors = {"energy": float(np.sqrt(weights.energy))}
+        whole = float(np.sqrt(weights.structure))
+        samples.append(Sample(neighborhood(atoms), label, frames.origin(i), atoms, whole, per_atom, factors))
+    return tuple(samples)
+
+
+def without_baseline(potential: Potential, samples: Sequence[Sample]) -> tuple[Potential, list[Sample]]:
+    """The part of a potential that is fitted, and copies of samples whose labels lack the fixed baseline."""
+    if not isinstance(potential, SumPotential):
+        return potential, list(samples)
+    copies = []
+    for start in range(0, len(samples), AT_ONCE):
+        block = samples[start : start + AT_ONCE]
+        stress = any("stress" in sample.labels for sample in block)
+        predictions = predict(
+            potential.baseline,
+            [sample.atoms for sample in block],
+            stress=stress,
+            neighborhoods=[sample.structure for sample in block],
+        )
+        for sample, p in zip(block, predictions, strict=True):
+            left = {
+                name: label if quantity(name).source == "output" else label - p[name] if name in p else None
+                for name, label in sample.labels.results().items()
+            }
+            copies.append(replace(sample, labels=Labels(**left)))
+    return potential.learned, copies
 
 
 class Batch(eqx.Module):

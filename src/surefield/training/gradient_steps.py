@@ -20,10 +20,11 @@ from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.potential import Potential, trainable
 from surefield.potentials.saving import arrays_hash, pack, save_arrays
 from surefield.training.checkpoint import Checkpoint, identity_of
+from surefield.training.dataset import Sample
 from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.force_errors import ForceErrorLog
-from surefield.training.network_data import Residuals, Stack, make_stacks, predicted, residuals, take
-from surefield.training.problem import Configuration, Problem, problem_hash
+from surefield.training.network_data import PerKind, Stack, make_stacks, predicted, residuals, take
+from surefield.training.problem import Problem, problem_hash
 
 __all__ = ["OPTIMIZERS", "DropoutStep", "FitSettings", "Trained", "fit_steps"]
 
@@ -124,6 +125,8 @@ def fit_steps(
     parameters = eqx.filter(network, trainable(network))
     start = State(parameters, settings.step.transform.init(cast(Any, parameters)), None, parameters)
     identity = identity_of(
+        problem.train,
+        problem.validation,
         settings=[*settings.step, settings.learning_rate, settings.batch_size, problem.seed],
         start=arrays_hash(network),
         data=problem_hash(problem),
@@ -203,8 +206,8 @@ def _train_step(
 
     def block_loss(parameters: Any, part: Stack, valid: Array) -> Array:
         network = eqx.combine(parameters, fixed)
-        found = predicted(network, part, _masks(network, part.ids, key))
-        brackets = residuals(found, part.labels).brackets(part.labels.n_atoms, settings.method)
+        results = predicted(network, part, _masks(network, part.ids, key))
+        brackets = residuals(results, part.targets).brackets(part.targets.n_atoms, settings.method)
         return jnp.sum(jnp.where(valid, brackets, 0.0))
 
     total: Any = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
@@ -213,8 +216,8 @@ def _train_step(
 
         def add(total: Any, own: _Batch, stack: Stack = stack) -> tuple[Any, None]:
             part = take(stack, cast(Any, own.rows))
-            found = jax.value_and_grad(block_loss)(parameters, part, own.valid)
-            return jax.tree.map(jnp.add, total, found), None
+            block = jax.value_and_grad(block_loss)(parameters, part, own.valid)
+            return jax.tree.map(jnp.add, total, block), None
 
         total, _ = jax.lax.scan(add, total, batch)
         count += jnp.sum(batch.valid)
@@ -298,10 +301,10 @@ class _Evaluated(NamedTuple):
 
 
 def _evaluate(
-    network: DropoutNetwork, stacks: Sequence[Stack], configurations: Sequence[Configuration], method: str
+    network: DropoutNetwork, stacks: Sequence[Stack], samples: Sequence[Sample], method: str
 ) -> _Evaluated:
     """Loss and residuals, block by block."""
-    n = len(configurations)
+    n = len(samples)
     brackets, energy, stress = np.zeros(n), np.zeros((n, 1)), np.zeros((n, 6))
     forces: list[np.ndarray] = [np.zeros((0, 3))] * n
     for stack in stacks:
@@ -310,16 +313,13 @@ def _evaluate(
         for start in range(0, count, block):
             rows = np.minimum(np.arange(start, start + block), count - 1)
             part = take(stack, cast(Any, rows))
-            found = jax.tree.map(np.asarray, _block_residuals(network, part, method))
+            values, plain = jax.tree.map(np.asarray, _block_residuals(network, part, method))
             ids = np.asarray(part.ids)
-            brackets[ids], energy[ids, 0], stress[ids] = found[0], found[1].energy, found[1].stress
+            brackets[ids], energy[ids, 0], stress[ids] = values, plain.energy, plain.stress
             for place, i in enumerate(ids.tolist()):
-                forces[i] = found[1].forces[place, : configurations[i].n_atoms]
-    known = {
-        "energy": [c.energy is not None for c in configurations],
-        "forces": [c.forces is not None for c in configurations],
-        "stress": [c.stress is not None and c.structure.periodic for c in configurations],
-    }
+                forces[i] = plain.forces[place, : samples[i].n_atoms]
+    known = {kind: [kind in sample.labels for sample in samples] for kind in _KINDS}
+    known["stress"] = ["stress" in s.labels and s.structure.periodic for s in samples]
     per_atom = np.concatenate([np.zeros((0, 3)), *itertools.compress(forces, known["forces"])])
     values = {"energy": energy[known["energy"]], "forces": per_atom, "stress": stress[known["stress"]]}
     present = {kind: values[kind].ravel() for kind in _KINDS if any(known[kind])}
@@ -327,21 +327,21 @@ def _evaluate(
 
 
 @eqx.filter_jit
-def _block_residuals(network: DropoutNetwork, part: Stack, method: str) -> tuple[Array, Residuals]:
+def _block_residuals(network: DropoutNetwork, part: Stack, method: str) -> tuple[Array, PerKind]:
     """Brackets of the loss, and residuals without weights."""
-    found, labels = predicted(network, part), part.labels
-    brackets = residuals(found, labels).brackets(labels.n_atoms, method)
-    plain = Residuals(
-        (found.energy - labels.energy) / labels.n_atoms,
-        found.forces - labels.forces,
-        found.stress - labels.stress,
+    results, targets = predicted(network, part), part.targets
+    brackets = residuals(results, targets).brackets(targets.n_atoms, method)
+    plain = PerKind(
+        (results.energy - targets.energy) / targets.n_atoms,
+        results.forces - targets.forces,
+        results.stress - targets.stress,
     )
     return brackets, plain
 
 
 def _error_log(problem: Problem, options: bool | Mapping[str, Any]) -> ForceErrorLog | None:
     """Log of the training configurations that have forces; None if there are none, or none is wanted."""
-    labelled = [c for c in problem.train if c.forces is not None]
+    labelled = [sample for sample in problem.train if "forces" in sample.labels]
     if not options or not labelled:
         return None
     settings = {} if options is True else dict(cast(Mapping[str, Any], options))
@@ -350,6 +350,6 @@ def _error_log(problem: Problem, options: bool | Mapping[str, Any]) -> ForceErro
 
 def _write_descriptors(log: ForceErrorLog, network: DropoutNetwork, problem: Problem) -> None:
     """Standardised features of the atoms in the log."""
-    structures = [c.structure for c in problem.train if c.forces is not None]
+    structures = [sample.structure for sample in problem.train if "forces" in sample.labels]
     features = np.concatenate(atomic_features(network.descriptor, structures))
     log.finish(np.asarray(network.inputs(features)))  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential
 from surefield.sensitivity.rows import structure_rows
-from surefield.training.losses import AT_ONCE, residuals
-from surefield.training.problem import Configuration, ResidualWeights
+from surefield.training.dataset import AT_ONCE, Sample, without_baseline
+from surefield.training.problem import ResidualWeights
 
 __all__ = ["LinearRows", "linear_rows", "with_coefficients"]
 
@@ -24,20 +24,20 @@ class LinearRows(NamedTuple):
     """Rows of one configuration times their weights; rows of weight 0 are left out.
 
     Attributes:
-        configuration: whose rows these are.
+        sample: whose rows these are, its labels without those of a baseline.
         a: (n_rows, n_features + n_biases): energy per atom, forces, stress.
         b: (n_rows,) labels less what the potential has besides its coefficients.
     """
 
-    configuration: Configuration
+    sample: Sample
     a: Float[np.ndarray, "n_rows n_columns"]
     b: Float[np.ndarray, " n_rows"]
 
 
 def linear_rows(
     model: Potential,
-    configurations: Sequence[Configuration],
-    weights: Callable[[Configuration], ResidualWeights],
+    samples: Sequence[Sample],
+    weights: Callable[[Sample], ResidualWeights],
     *,
     fit_bias: bool = True,
 ) -> Iterator[LinearRows]:
@@ -45,45 +45,36 @@ def linear_rows(
 
     Args:
         model: a linear potential, or its sum with a baseline, which is subtracted from the labels.
-        configurations: labelled.
+        samples: labelled.
         weights: of the residuals, such as `Problem.residual_weights`.
         fit_bias: whether there are columns for the biases, behind those of the readout.
     """
     layer = model.last_layer()
-    baseline = model.baseline if isinstance(model, SumPotential) else None
-    for start in range(0, len(configurations), AT_ONCE):
-        block = configurations[start : start + AT_ONCE]
-        fixed = [None] * len(block) if baseline is None else list(residuals(baseline, block))
-        factors = [weights(c) for c in block]
+    for start in range(0, len(samples), AT_ONCE):
+        _, block = without_baseline(model, samples[start : start + AT_ONCE])
+        factors = [weights(sample) for sample in block]
         forces = any(np.any(w.forces > 0) for w in factors)
         stress = any(w.stress > 0 for w in factors)
-        found = structure_rows(layer, [c.structure for c in block], forces=forces, stress=stress)
-        for c, w, rows, other in zip(block, factors, found, fixed, strict=True):
+        structures = [sample.structure for sample in block]
+        every = structure_rows(layer, structures, forces=forces, stress=stress)
+        for sample, w, rows in zip(block, factors, every, strict=True):
             a, b = [], []
-            n = c.n_atoms
-            bias = layer.bias_row(c.structure.numbers) if fit_bias else np.zeros(0)
-            if w.energy > 0 and c.energy is not None:
-                target = (c.energy - layer.constant_energy(c.structure.numbers)) / n
-                if other is not None and other.energy is not None:
-                    target -= other.energy[0][0]
+            n, numbers, labels = sample.n_atoms, sample.structure.numbers, sample.labels
+            bias = layer.bias_row(numbers) if fit_bias else np.zeros(0)
+            if w.energy > 0 and labels.energy is not None:
+                target = (labels.energy - layer.constant_energy(numbers)) / n
                 a.append(w.energy * np.concatenate([rows.energy, bias])[None] / n)
                 b.append([w.energy * target])
-            if rows.forces is not None and c.forces is not None and np.any(w.forces > 0):
-                target = c.forces.ravel().copy()
-                if other is not None and other.forces is not None:
-                    target -= other.forces[0]
+            if rows.forces is not None and labels.forces is not None and np.any(w.forces > 0):
                 factor = np.repeat(w.forces, 3)
                 used = factor > 0
                 a.append(_widened(rows.forces[used] * factor[used, None], len(bias)))
-                b.append((target * factor)[used])
-            if rows.stress is not None and c.stress is not None and w.stress > 0:
-                target = c.stress.copy()
-                if other is not None and other.stress is not None:
-                    target -= other.stress[0]
+                b.append((labels.forces.ravel() * factor)[used])
+            if rows.stress is not None and labels.stress is not None and w.stress > 0:
                 a.append(_widened(rows.stress * w.stress, len(bias)))
-                b.append(target * w.stress)
+                b.append(labels.stress * w.stress)
             if a:
-                yield LinearRows(c, np.concatenate(a), np.concatenate(b))
+                yield LinearRows(sample, np.concatenate(a), np.concatenate(b))
 
 
 def _widened(rows: Float[np.ndarray, "n n_features"], n_biases: int) -> np.ndarray:

@@ -10,24 +10,20 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.potentials.evaluate import predict
-from surefield.potentials.potential import Potential, SumPotential
-from surefield.potentials.prediction import Prediction
-from surefield.training.problem import Configuration, Weights, residual_weights
+from surefield.potentials.potential import Potential
+from surefield.training.dataset import AT_ONCE, Sample, without_baseline
+from surefield.training.problem import Weights, residual_weights
 
 __all__ = [
-    "AT_ONCE",
+    "ErrorRow",
     "ErrorTable",
-    "Errors",
     "LossBreakdown",
     "LossForm",
-    "Residuals",
     "breakdown",
-    "residuals",
+    "compared",
 ]
 
-KINDS = ("energy", "forces", "stress")
-#: Configurations that are predicted at once, so that memory does not grow with the data.
-AT_ONCE = 512
+KINDS = Weights._fields
 
 
 class LossForm(NamedTuple):
@@ -45,54 +41,36 @@ class LossForm(NamedTuple):
     energy_per_atom: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Residuals:
-    """Predictions and labels of one configuration, as rows; None without label.
+def compared(
+    potential: Potential, samples: Sequence[Sample]
+) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Prediction and label of each kind of each sample, as rows: eV/atom, (3 n_atoms,) eV/Å, (6,) eV/Å^3.
 
-    Attributes:
-        energy: (predicted, label), eV/atom.
-        forces: the same of (3 n_atoms,), eV/Å.
-        stress: the same of (6,), eV/Å^3.
+    What a fixed baseline has of them is taken off both: the spread of the labels, to which R2 refers, is
+    that of what was fitted.
     """
-
-    energy: tuple[np.ndarray, np.ndarray] | None
-    forces: tuple[np.ndarray, np.ndarray] | None
-    stress: tuple[np.ndarray, np.ndarray] | None
-
-
-def residuals(potential: Potential, configurations: Sequence[Configuration]) -> Iterator[Residuals]:
-    """Predict the configurations in turn, in blocks.
-
-    What a fixed baseline has of them is taken off predictions and labels alike: the spread of the labels,
-    to which R2 refers, is that of what was fitted.
-    """
-    fitted, baseline = potential, None
-    if isinstance(potential, SumPotential):
-        fitted, baseline = potential.learned, potential.baseline
-    for start in range(0, len(configurations), AT_ONCE):
-        block = configurations[start : start + AT_ONCE]
-        frames, found = [c.atoms for c in block], [c.structure for c in block]
-        stress = any(c.stress is not None for c in block)
-        predictions = predict(fitted, frames, stress=stress, neighborhoods=found)
-        fixed: Sequence[Prediction | None] = [None] * len(block)
-        if baseline is not None:
-            fixed = predict(baseline, frames, stress=stress, neighborhoods=found)
-        for c, p, other in zip(block, predictions, fixed, strict=True):
-            energy = forces = both = None
-            if c.energy is not None:
-                part = 0.0 if other is None else other.energy
-                energy = np.array([p.energy / c.n_atoms]), np.array([(c.energy - part) / c.n_atoms])
-            if c.forces is not None and p.forces is not None:
-                part = 0.0 if other is None or other.forces is None else other.forces
-                forces = p.forces.ravel(), (c.forces - part).ravel()
-            if c.stress is not None and p.stress is not None:
-                part = 0.0 if other is None or other.stress is None else other.stress
-                both = p.stress, c.stress - part
-            yield Residuals(energy, forces, both)
+    for start in range(0, len(samples), AT_ONCE):
+        fitted, block = without_baseline(potential, samples[start : start + AT_ONCE])
+        predictions = predict(
+            fitted,
+            [sample.atoms for sample in block],
+            stress=any("stress" in sample.labels for sample in block),
+            neighborhoods=[sample.structure for sample in block],
+        )
+        for sample, p in zip(block, predictions, strict=True):
+            size = {"energy": sample.n_atoms}
+            yield {
+                kind: (
+                    np.ravel(p[kind]) / size.get(kind, 1),
+                    np.ravel(sample.labels[kind]) / size.get(kind, 1),
+                )
+                for kind in KINDS
+                if kind in sample.labels and kind in p
+            }
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorRow:
     """Errors of one kind of label.
 
     Attributes:
@@ -126,21 +104,21 @@ class _Sums:
         self.mean += (mean - self.mean) * n / total
         self.count = total
 
-    def errors(self) -> Errors:
+    def errors(self) -> ErrorRow:
         r2 = 1 - self.square / self.spread if self.spread > 0 else np.nan
-        return Errors(self.count, self.absolute / self.count, float(np.sqrt(self.square / self.count)), r2)
+        return ErrorRow(self.count, self.absolute / self.count, float(np.sqrt(self.square / self.count)), r2)
 
 
-class ErrorTable(Mapping[tuple[str, str, str], Errors]):
+class ErrorTable(Mapping[tuple[str, str, str], ErrorRow]):
     """Errors by (kind, part, weighting): energy, forces, stress; train, validation; weighted, unweighted.
 
     Weighted rows are prediction and label both times the weight of the row. What has no rows is absent.
     """
 
-    def __init__(self, entries: Mapping[tuple[str, str, str], Errors]) -> None:
+    def __init__(self, entries: Mapping[tuple[str, str, str], ErrorRow]) -> None:
         self._entries = dict(entries)
 
-    def __getitem__(self, key: tuple[str, str, str]) -> Errors:
+    def __getitem__(self, key: tuple[str, str, str]) -> ErrorRow:
         return self._entries[key]
 
     def __iter__(self) -> Iterator[tuple[str, str, str]]:
@@ -162,7 +140,7 @@ class ErrorTable(Mapping[tuple[str, str, str], Errors]):
         numbers = ("mae", "rmse", "r2")
         return cls(
             {
-                (r["kind"], r["part"], r["weighting"]): Errors(
+                (r["kind"], r["part"], r["weighting"]): ErrorRow(
                     r["count"], *(np.nan if r[name] is None else r[name] for name in numbers)
                 )
                 for r in records
@@ -201,7 +179,7 @@ class LossBreakdown:
 
 def breakdown(
     potential: Potential,
-    configurations: Sequence[Configuration],
+    samples: Sequence[Sample],
     weights: Weights,
     form: LossForm,
     part: str = "train",
@@ -210,26 +188,22 @@ def breakdown(
 
     Args:
         potential: at its present parameters.
-        configurations: with labels and weights.
+        samples: with labels and weights.
         weights: of the residuals.
         form: which loss.
         part: name of these configurations in the table of errors.
     """
     sums = {(kind, part, w): _Sums() for kind in KINDS for w in ("unweighted", "weighted")}
-    parts = np.zeros((len(configurations), 3))
-    for i, (c, r) in enumerate(zip(configurations, residuals(potential, configurations), strict=True)):
-        w = residual_weights(c, weights)
-        rows = (np.array([w.energy]), np.repeat(w.forces, 3), np.full(6, w.stress))
-        for k, (kind, found, factor) in enumerate(
-            zip(KINDS, (r.energy, r.forces, r.stress), rows, strict=True)
-        ):
-            if found is None:
-                continue
-            predicted, label = found
+    parts = np.zeros((len(samples), 3))
+    for i, (sample, pairs) in enumerate(zip(samples, compared(potential, samples), strict=True)):
+        w = residual_weights(sample, weights)
+        factors = {"energy": w.energy, "forces": np.repeat(w.forces, 3), "stress": w.stress}
+        for kind, (predicted, label) in pairs.items():
+            factor = factors[kind]
             sums[kind, part, "unweighted"].add(predicted, label)
             sums[kind, part, "weighted"].add(predicted * factor, label * factor)
-            parts[i, k] = _penalty((predicted - label) * factor, kind, c.n_atoms, form)
-    scale = 1 / max(len(configurations), 1) if form.bracket == "mean" else 1.0
+            parts[i, KINDS.index(kind)] = _penalty((predicted - label) * factor, kind, sample.n_atoms, form)
+    scale = 1 / max(len(samples), 1) if form.bracket == "mean" else 1.0
     energy, forces, stress = (parts.sum(axis=0) * scale).tolist()
     entries = {key: s.errors() for key, s in sums.items() if s.count}
     return LossBreakdown(energy + forces + stress, energy, forces, stress, parts * scale, ErrorTable(entries))

@@ -21,22 +21,21 @@ from jaxtyping import Array, Bool, Float, Int
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor, product
 from surefield.descriptors.derivatives import STORED_BYTES
 from surefield.potentials.dropout_network import DropoutNetwork
-from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential
-from surefield.potentials.prediction import Prediction
 from surefield.structures.graph import Graph, bucket_size
 from surefield.structures.neighbors import Neighborhood
-from surefield.training.problem import Configuration, Weights, residual_weights
+from surefield.structures.tensors import VOIGT_COLUMNS, VOIGT_ROWS, volume
+from surefield.training.dataset import Sample, without_baseline
+from surefield.training.problem import Weights, residual_weights
 
-__all__ = ["Predicted", "Residuals", "Stack", "make_stacks", "predicted", "residuals", "take"]
+__all__ = ["PerKind", "Stack", "make_stacks", "predicted", "residuals", "take"]
 
 #: Numbers in the derivatives of the configurations that are worked on at once: enough to hide the cost of an
 #: operation, few enough for the cache of a processor.
 _BLOCK_NUMBERS: Final = 2**22
-_VOIGT: Final = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 
 
-class Labels(eqx.Module):
+class Targets(eqx.Module):
     """Targets and weights of residuals, which are zero where there is no label.
 
     Attributes:
@@ -90,7 +89,7 @@ class Stack(eqx.Module):
         ids: place of each configuration in the order it was given.
         numbers: atomic numbers, 0 for padding.
         index: atom of each slot of each atom.
-        labels: targets and weights.
+        targets: what is to be predicted, and weights.
         geometry: None where derivatives are stored.
         derivatives: None where they are made at every use.
     """
@@ -98,7 +97,7 @@ class Stack(eqx.Module):
     ids: Int[Array, " s"]
     numbers: Int[Array, "s n"]
     index: Int[Array, "s n n_slots"]
-    labels: Labels
+    targets: Targets
     geometry: Geometry | None
     derivatives: Derivatives | None
 
@@ -108,23 +107,15 @@ class Stack(eqx.Module):
         return max(1, min(count, _BLOCK_NUMBERS // (3 * n * n_slots * width)))
 
 
-class Predicted(NamedTuple):
-    """Energies without offsets (s,), eV; forces (s, n, 3), eV/Å; stresses (s, 6), eV/Å^3."""
-
-    energy: Float[Array, " s"]
-    forces: Float[Array, "s n 3"]
-    stress: Float[Array, "s 6"]
-
-
-class Residuals(NamedTuple):
-    """Residuals times their weights: energy per atom (s,), forces (s, n, 3), stress (s, 6)."""
+class PerKind(NamedTuple):
+    """Results or residuals of configurations: energy (s,), forces (s, n, 3), stress (s, 6)."""
 
     energy: Float[Array, " s"]
     forces: Float[Array, "s n 3"]
     stress: Float[Array, "s 6"]
 
     def brackets(self, n_atoms: Float[Array, " s"], method: str) -> Float[Array, " s"]:
-        """Bracket of the loss of each configuration: 'mse' squares, 'mae' takes absolute values."""
+        """Bracket of the loss of each configuration, of residuals: 'mse' squares, 'mae' is absolute."""
         size = jnp.abs if method == "mae" else jnp.square
         forces = jnp.sum(size(self.forces), axis=(1, 2)) / (3 * n_atoms)
         return size(self.energy) + forces + jnp.sum(size(self.stress), axis=1) / 6
@@ -132,8 +123,8 @@ class Residuals(NamedTuple):
 
 def predicted(
     network: DropoutNetwork, part: Stack, factors: Sequence[Float[Array, "s n_out"]] = ()
-) -> Predicted:
-    """Results of configurations (traceable).
+) -> PerKind:
+    """Energies without offsets, eV, forces, eV/Å, and stresses, eV/Å^3, of configurations (traceable).
 
     Args:
         network: at its present parameters; its stored members do not count.
@@ -141,9 +132,9 @@ def predicted(
         factors: of the hidden units of each layer, one row per configuration; none: the full network.
     """
     size, n = part.numbers.shape
-    found = part.derivatives
-    if found is None:
-        found = _derivatives(network.descriptor, part)
+    derivatives = part.derivatives
+    if derivatives is None:
+        derivatives = _derivatives(network.descriptor, part)
     graph = _graph(part)
     rows = [jnp.repeat(factor, n, axis=0) for factor in factors]
 
@@ -151,20 +142,20 @@ def predicted(
         energies = network.member_energies(features.reshape(size * n, -1), graph, rows)
         return jnp.sum(energies), energies
 
-    slopes, energies = jax.grad(total, has_aux=True)(found.features)
-    by_slot = jnp.einsum("snjxw,snw->snjx", found.primes, slopes)
+    slopes, energies = jax.grad(total, has_aux=True)(derivatives.features)
+    by_slot = jnp.einsum("snjxw,snw->snjx", derivatives.primes, slopes)
     place = jnp.arange(size)[:, None, None]
     forces = jnp.zeros((size, n, 3), by_slot.dtype).at[place, part.index].add(-by_slot)
-    stress = jnp.einsum("snvw,snw->sv", found.strain, slopes) / part.labels.volume[:, None]
-    return Predicted(energies.reshape(size, n).sum(axis=1), forces, stress)
+    stress = jnp.einsum("snvw,snw->sv", derivatives.strain, slopes) / part.targets.volume[:, None]
+    return PerKind(energies.reshape(size, n).sum(axis=1), forces, stress)
 
 
-def residuals(found: Predicted, labels: Labels) -> Residuals:
-    """Weighted residuals, zero without label (traceable)."""
-    energy = (found.energy - labels.energy) / labels.n_atoms * labels.energy_weight
-    forces = (found.forces - labels.forces) * labels.force_weight[..., None]
-    stress = (found.stress - labels.stress) * labels.stress_weight[:, None]
-    return Residuals(energy, forces, stress)
+def residuals(results: PerKind, targets: Targets) -> PerKind:
+    """Residuals, of energies per atom, times their weights, which are zero without label (traceable)."""
+    energy = (results.energy - targets.energy) / targets.n_atoms * targets.energy_weight
+    forces = (results.forces - targets.forces) * targets.force_weight[..., None]
+    stress = (results.stress - targets.stress) * targets.stress_weight[:, None]
+    return PerKind(energy, forces, stress)
 
 
 def take(stack: Stack, rows: Int[Array, " b"]) -> Stack:
@@ -183,7 +174,7 @@ class _Shape:
 
 def make_stacks(
     network: DropoutNetwork,
-    parts: Sequence[Sequence[Configuration]],
+    parts: Sequence[Sequence[Sample]],
     weights: Weights,
     baseline: Potential | None = None,
 ) -> list[list[Stack]]:
@@ -197,24 +188,24 @@ def make_stacks(
         weights: of the residuals.
         baseline: whose energies, forces and stresses are subtracted from the labels.
     """
-    folded = [[_folded(c.structure) for c in part] for part in parts]
-    keys = [[bucket_size(c.n_atoms) for c in part] for part in parts]
+    folded = [[_folded(sample.structure) for sample in part] for part in parts]
+    keys = [[bucket_size(sample.n_atoms) for sample in part] for part in parts]
     left = STORED_BYTES
-    found: list[list[Stack]] = []
-    for part, own, slots in zip(parts, keys, folded, strict=True):
-        targets = _targets(network, part, weights, baseline)
+    sets: list[list[Stack]] = []
+    for part, sizes, slots in zip(parts, keys, folded, strict=True):
+        fitted = part if baseline is None else without_baseline(network + baseline, part)[1]
         stacks = []
-        for key in sorted(set(own)):
-            rows = [i for i, other in enumerate(own) if other == key]
+        for key in sorted(set(sizes)):
+            rows = [i for i, size in enumerate(sizes) if size == key]
             shape = _shape(key, parts, keys, folded)
-            stack = _stack(part, rows, slots, targets, shape)
+            stack = _stack(network, fitted, rows, slots, weights, shape)
             size = 8 * len(rows) * shape.n * network.descriptor.width * (3 * shape.n_slots + 7)
             if size <= left:
                 left -= size
                 stack = _stored(network.descriptor, stack)
             stacks.append(jax.tree.map(jnp.asarray, stack))
-        found.append(stacks)
-    return found
+        sets.append(stacks)
+    return sets
 
 
 class _Folded(NamedTuple):
@@ -241,110 +232,71 @@ def _folded(s: Neighborhood) -> _Folded:
 
 def _shape(
     key: int,
-    parts: Sequence[Sequence[Configuration]],
+    parts: Sequence[Sequence[Sample]],
     keys: Sequence[Sequence[int]],
     folded: Sequence[Sequence[_Folded]],
 ) -> _Shape:
     """Sizes that hold all configurations of a size, whatever their set."""
-    found = [
-        (c.n_atoms, c.structure.n_neighbors, f.atoms.shape[1])
+    sizes = [
+        (sample.n_atoms, sample.structure.n_neighbors, f.atoms.shape[1])
         for part, own, slots in zip(parts, keys, folded, strict=True)
-        for c, other, f in zip(part, own, slots, strict=True)
+        for sample, other, f in zip(part, own, slots, strict=True)
         if other == key
     ]
-    n, k, n_slots = (max(values) for values in zip(*found, strict=True))
+    n, k, n_slots = (max(values) for values in zip(*sizes, strict=True))
     return _Shape(n, 4 * math.ceil(max(k, 1) / 4), n_slots)
 
 
-class _Target(NamedTuple):
-    """Labels of one configuration without offsets and baseline, and the weights of its residuals."""
-
-    energy: float
-    forces: Float[np.ndarray, "n 3"] | None
-    stress: Float[np.ndarray, " 6"] | None
-    energy_weight: float
-    force_weight: Float[np.ndarray, " n"]
-    stress_weight: float
-
-
-def _targets(
-    network: DropoutNetwork,
-    configurations: Sequence[Configuration],
-    weights: Weights,
-    baseline: Potential | None,
-) -> list[_Target]:
-    fixed: list[Prediction] = []
-    if baseline is not None:
-        structures = [c.structure for c in configurations]
-        fixed = predict(baseline, [c.atoms for c in configurations], neighborhoods=structures)
-    found = []
-    for i, c in enumerate(configurations):
-        w = residual_weights(c, weights)
-        energy, forces, stress = c.energy, c.forces, c.stress if c.structure.periodic else None
-        if fixed:
-            energy = None if energy is None else energy - fixed[i].energy
-            forces = None if forces is None else forces - fixed[i].forces
-            stress = None if stress is None else stress - fixed[i].stress
-        energy = 0.0 if energy is None else energy - network.constant_energy(c.structure.numbers)
-        stress_weight = 0.0 if stress is None else w.stress
-        found.append(_Target(energy, forces, stress, w.energy, w.forces, stress_weight))
-    return found
-
-
 def _stack(
-    configurations: Sequence[Configuration],
+    network: DropoutNetwork,
+    samples: Sequence[Sample],
     rows: Sequence[int],
     folded: Sequence[_Folded],
-    targets: Sequence[_Target],
+    weights: Weights,
     shape: _Shape,
 ) -> Stack:
-    """Arrays of some configurations, on the host and without derivatives."""
+    """Arrays of some configurations, on the host and without derivatives; energies without offsets."""
     size, n, k = len(rows), shape.n, shape.k
     numbers = np.zeros((size, n), np.int32)
     index = np.tile(np.arange(n, dtype=np.int32)[:, None], (size, 1, shape.n_slots))
     vectors, mask = np.zeros((size, n, k, 3)), np.zeros((size, n, k), bool)
     neighbors, slots = np.zeros((size, n, k), np.int32), np.zeros((size, n, k), np.int32)
+    energy, energy_weight, n_atoms = np.zeros(size), np.zeros(size), np.zeros(size)
     forces, force_weight = np.zeros((size, n, 3)), np.zeros((size, n))
-    stress, volume = np.zeros((size, 6)), np.ones(size)
+    stress, stress_weight, volumes = np.zeros((size, 6)), np.zeros(size), np.ones(size)
     for place, row in enumerate(rows):
-        s, f, target = configurations[row].structure, folded[row], targets[row]
+        sample, f = samples[row], folded[row]
+        s, labels, w = sample.structure, sample.labels, residual_weights(sample, weights)
         m, width = s.n_atoms, s.n_neighbors
         numbers[place, :m] = s.numbers
         index[place, :m, : f.atoms.shape[1]] = f.atoms
         vectors[place, :m, :width], neighbors[place, :m, :width] = s.vectors, s.neighbors
         mask[place, :m, :width] = np.arange(width) < s.counts[:, None]
         slots[place, :m, :width] = f.slots
-        if target.forces is not None:
-            forces[place, :m], force_weight[place, :m] = target.forces, target.force_weight
-        if target.stress is not None:
-            stress[place], volume[place] = target.stress, abs(np.linalg.det(s.cell))
-    chosen = [targets[row] for row in rows]
-    labels = Labels(
-        energy=np.array([t.energy for t in chosen]),  # type: ignore[arg-type]
-        forces=forces,  # type: ignore[arg-type]
-        stress=stress,  # type: ignore[arg-type]
-        energy_weight=np.array([t.energy_weight for t in chosen]),  # type: ignore[arg-type]
-        force_weight=force_weight,  # type: ignore[arg-type]
-        stress_weight=np.array([t.stress_weight for t in chosen]),  # type: ignore[arg-type]
-        n_atoms=np.array([configurations[row].n_atoms for row in rows], float),  # type: ignore[arg-type]
-        volume=volume,  # type: ignore[arg-type]
-    )
+        n_atoms[place], energy_weight[place] = m, w.energy
+        if labels.energy is not None:
+            energy[place] = labels.energy - network.constant_energy(s.numbers)
+        if labels.forces is not None:
+            forces[place, :m], force_weight[place, :m] = labels.forces, w.forces
+        if labels.stress is not None and s.periodic:
+            stress[place], stress_weight[place], volumes[place] = labels.stress, w.stress, volume(s.cell)
+    kinds = (energy, forces, stress, energy_weight, force_weight, stress_weight)
+    targets = Targets(*kinds, n_atoms, volumes)  # type: ignore[arg-type]
     geometry = Geometry(vectors, neighbors, mask, slots)  # type: ignore[arg-type]
-    return Stack(np.array(rows, np.int32), numbers, index, labels, geometry, None)  # type: ignore[arg-type]
+    return Stack(np.array(rows, np.int32), numbers, index, targets, geometry, None)  # type: ignore[arg-type]
 
 
 def _stored(descriptor: AtomicDescriptor, stack: Stack) -> Stack:
     """Copy with derivatives, made block by block, in place of the geometry."""
     count = len(stack.ids)
     block = stack.block(descriptor.width, count)
-    found = []
+    blocks = []
     for start in range(0, count, block):
         # Every block has the same shape; what the last one repeats is cut off in the end.
         rows = np.minimum(np.arange(start, start + block), count - 1)
-        made = _derivatives_jit(descriptor, take(stack, rows))  # type: ignore[arg-type]
-        found.append(made)
-    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *found)
-    return Stack(stack.ids, stack.numbers, stack.index, stack.labels, None, whole)
+        blocks.append(_derivatives_jit(descriptor, take(stack, rows)))  # type: ignore[arg-type]
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *blocks)
+    return Stack(stack.ids, stack.numbers, stack.index, stack.targets, None, whole)
 
 
 def _derivatives(descriptor: AtomicDescriptor, part: Stack) -> Derivatives:
@@ -360,7 +312,7 @@ def _derivatives(descriptor: AtomicDescriptor, part: Stack) -> Derivatives:
     primes = primes.at[:, 0].add(-jnp.sum(jacobian, axis=1))
     vectors = jnp.where(graph.mask[..., None], graph.vectors, 0.0)
     tensor = jnp.einsum("rka,rkbw->rabw", vectors, jacobian)
-    strain = 0.5 * (tensor + jnp.swapaxes(tensor, 1, 2))[:, _VOIGT[0], _VOIGT[1]]
+    strain = 0.5 * (tensor + jnp.swapaxes(tensor, 1, 2))[:, VOIGT_ROWS, VOIGT_COLUMNS]
     shapes = ((size, n, width), (size, n, n_slots, 3, width), (size, n, 6, width))
     return Derivatives(*(x.reshape(s) for x, s in zip((features, primes, strain), shapes, strict=True)))
 
@@ -388,6 +340,6 @@ def _graph(part: Stack) -> Graph:
         structure=jnp.repeat(jnp.arange(size), n),
         cell=jnp.zeros((size, 3, 3)),
         periodic=jnp.zeros(size, bool),
-        n_atoms=part.labels.n_atoms,
+        n_atoms=part.targets.n_atoms,
         inputs={},
     )

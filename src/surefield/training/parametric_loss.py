@@ -18,19 +18,21 @@ from surefield.potentials.parametric.edges import BondPotential, Edges, edges_of
 from surefield.structures.batching import chunks, plan_shapes
 from surefield.structures.graph import collate
 from surefield.structures.neighbors import Neighborhood
-from surefield.training.problem import Configuration, ResidualWeights
+from surefield.structures.tensors import VOIGT_COLUMNS, VOIGT_ROWS, row_slices
+from surefield.training.dataset import Sample
+from surefield.training.problem import ResidualWeights
 
-__all__ = ["Block", "force_errors", "jacobian", "loss_and_gradient", "prepare_blocks", "residual_rows"]
+__all__ = ["BondBlock", "force_errors", "jacobian", "loss_and_gradient", "prepare_blocks", "residual_rows"]
 
 T = TypeVar("T")
 
 #: Atoms a block is filled up to, about: its arrays stay in the cache of a processor core.
 _ATOMS: Final = 1000
-#: Rows of the strain that Voigt components count: xx yy zz yz xz xy.
+#: BondRows of the strain that Voigt components count: xx yy zz yz xz xy.
 _VOIGT: Final = np.array([[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]])
 
 
-class Rows(NamedTuple):
+class BondRows(NamedTuple):
     """Energies, forces and stresses of a block, or residuals, or factors of residuals.
 
     Attributes:
@@ -44,7 +46,7 @@ class Rows(NamedTuple):
     stress: Float[Array, "6 n_structures"] | None
 
 
-class Block(eqx.Module):
+class BondBlock(eqx.Module):
     """Some configurations in one padded batch, with labels; a factor of zero stands for a missing label.
 
     Attributes:
@@ -62,19 +64,19 @@ class Block(eqx.Module):
     reverse: Int[Array, "n_neighbors n_atoms"]
     structure: Int[Array, " n_atoms"]
     volume: Float[Array, " n_structures"]
-    labels: Rows
-    factors: Rows
+    labels: BondRows
+    factors: BondRows
 
 
 def prepare_blocks(
-    configurations: Sequence[Configuration],
+    configurations: Sequence[Sample],
     structures: Sequence[Neighborhood],
-    weights: Callable[[Configuration], ResidualWeights],
+    weights: Callable[[Sample], ResidualWeights],
     symbols: Sequence[str],
     *,
     method: Literal["mse", "mae"],
     energy_per_atom: bool,
-) -> list[tuple[list[int], Block]]:
+) -> list[tuple[list[int], BondBlock]]:
     """Configurations in blocks of few shapes, on the device, with their indices.
 
     Args:
@@ -99,14 +101,12 @@ def prepare_blocks(
             )
             n, k = graph.mask.shape
             labels, factors = (_empty(shape.n_structures, n, stress) for _ in range(2))
-            start = 0
-            for place, index in enumerate(chunk):
+            places = row_slices(structures[i].n_atoms for i in chunk)
+            for place, (index, rows) in enumerate(zip(chunk, places, strict=True)):
                 c = configurations[index]
-                rows = slice(start, start + c.n_atoms)
-                start = rows.stop
                 _fill(labels, factors, place, rows, c, _factors(c, weights(c), method, energy_per_atom))
             reverse = np.asarray(graph.reverse).T
-            block = Block(
+            block = BondBlock(
                 _edges(graph, tuple(symbols)),
                 np.asarray(graph.neighbors).T,  # type: ignore[arg-type]
                 (reverse % k) * n + reverse // k,  # type: ignore[arg-type]
@@ -123,32 +123,32 @@ _edges = jax.jit(edges_of, static_argnums=1)
 
 
 def loss_and_gradient(
-    model: BondPotential, blocks: Sequence[Block], method: Literal["mse", "mae"]
+    model: BondPotential, blocks: Sequence[BondBlock], method: Literal["mse", "mae"]
 ) -> tuple[float, Float[np.ndarray, " n_free"]]:
     """Sum of the loss over all blocks, and its derivative by the free parameters."""
     parts = _each(lambda block: _loss_and_gradient(model, block, method), blocks)
     return sum(float(loss) for loss, _ in parts), np.sum([np.asarray(g) for _, g in parts], axis=0)
 
 
-def residual_rows(model: BondPotential, blocks: Sequence[Block]) -> Float[np.ndarray, " n_rows"]:
+def residual_rows(model: BondPotential, blocks: Sequence[BondBlock]) -> Float[np.ndarray, " n_rows"]:
     """All weighted residuals, those without label left out; their squares add up to the loss 'mse'."""
     parts = _each(lambda block: _weighted_rows(model, block), blocks)
     return np.concatenate([np.asarray(_flat(rows))[_used(b)] for b, rows in zip(blocks, parts, strict=True)])
 
 
-def jacobian(model: BondPotential, blocks: Sequence[Block]) -> Float[np.ndarray, "n_rows n_free"]:
+def jacobian(model: BondPotential, blocks: Sequence[BondBlock]) -> Float[np.ndarray, "n_rows n_free"]:
     """Derivatives of `residual_rows` by the free parameters."""
     parts = _each(lambda block: _row_jacobian(model, block), blocks)
     return np.concatenate([np.asarray(rows).T[_used(b)] for b, rows in zip(blocks, parts, strict=True)])
 
 
-def force_errors(model: BondPotential, blocks: Sequence[Block]) -> list[Float[np.ndarray, " n_atoms"]]:
+def force_errors(model: BondPotential, blocks: Sequence[BondBlock]) -> list[Float[np.ndarray, " n_atoms"]]:
     """Norms of predicted minus reference forces of all atoms of each block, padding included."""
     parts = _each(lambda block: _force_errors(model, block), blocks)
     return [np.asarray(part) for part in parts]
 
 
-def _each(call: Callable[[Block], T], blocks: Sequence[Block]) -> list[T]:
+def _each(call: Callable[[BondBlock], T], blocks: Sequence[BondBlock]) -> list[T]:
     """Call for every block, on all processors of this process; results in order."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers, len(blocks))
@@ -165,7 +165,7 @@ def _each(call: Callable[[Block], T], blocks: Sequence[Block]) -> list[T]:
     return found
 
 
-def _results(model: BondPotential, block: Block) -> Rows:
+def _results(model: BondPotential, block: BondBlock) -> BondRows:
     """Energies, forces and stresses; forces from derivatives by lengths and directions of bonds."""
     edges = block.edges
 
@@ -187,13 +187,16 @@ def _results(model: BondPotential, block: Block) -> Rows:
     forces = [jnp.sum(g - g.reshape(-1)[reverse].reshape(g.shape), axis=0) for g in gradient]
     energy = _of_structures(energies, block)
     if block.labels.stress is None:
-        return Rows(energy, jnp.stack(forces), None)
-    strain = [jnp.sum(gradient[a] * edges.directions[b] * edges.r, axis=0) for a, b in _VOIGT.tolist()]
+        return BondRows(energy, jnp.stack(forces), None)
+    strain = [
+        jnp.sum(gradient[a] * edges.directions[b] * edges.r, axis=0)
+        for a, b in zip(VOIGT_ROWS, VOIGT_COLUMNS, strict=True)
+    ]
     stress = _of_structures(jnp.stack(strain, axis=1), block).T / block.volume
-    return Rows(energy, jnp.stack(forces), stress)
+    return BondRows(energy, jnp.stack(forces), stress)
 
 
-def _of_structures(values: Array, block: Block) -> Array:
+def _of_structures(values: Array, block: BondBlock) -> Array:
     return jax.ops.segment_sum(values, block.structure, len(block.volume), indices_are_sorted=True)
 
 
@@ -201,7 +204,7 @@ def _moved(edges: Edges, r: Array, log_r: Array, directions: tuple[Array, ...]) 
     return eqx.tree_at(lambda e: (e.r, e.log_r, e.directions), edges, (r, log_r, directions))
 
 
-def _residuals(model: BondPotential, block: Block) -> Rows:
+def _residuals(model: BondPotential, block: BondBlock) -> BondRows:
     """Weighted residuals."""
     found = _results(model, block)
     return jax.tree.map(lambda f, t, w: (f - t) * w, found, block.labels, block.factors)
@@ -212,7 +215,7 @@ _weighted_rows = jax.jit(_residuals)
 
 @partial(jax.jit, static_argnums=2)
 def _loss_and_gradient(
-    model: BondPotential, block: Block, method: Literal["mse", "mae"]
+    model: BondPotential, block: BondBlock, method: Literal["mse", "mae"]
 ) -> tuple[Array, Array]:
     """Loss of a block and its gradient.
 
@@ -239,7 +242,7 @@ def _loss_and_gradient(
     return jnp.asarray(loss), jax.grad(weighted)(model.vector)
 
 
-def _displacements(block: Block, by: Rows) -> list[Float[Array, "n_neighbors n_atoms"]]:
+def _displacements(block: BondBlock, by: BondRows) -> list[Float[Array, "n_neighbors n_atoms"]]:
     """Displacement of every bond along which the slope of the energy is sum q·F + sum q·stress."""
     edges = block.edges
     moves = [q[None] - q[block.neighbors] for q in by.forces]
@@ -253,7 +256,7 @@ def _displacements(block: Block, by: Rows) -> list[Float[Array, "n_neighbors n_a
     return [jnp.where(edges.mask, m, 0.0) for m in moves]
 
 
-def _bond_tangents(block: Block, moves: Sequence[Array]) -> tuple[Array, Array, tuple[Array, ...]]:
+def _bond_tangents(block: BondBlock, moves: Sequence[Array]) -> tuple[Array, Array, tuple[Array, ...]]:
     """Changes of length, logarithm of the length and direction that go with changes of bond vectors."""
     edges = block.edges
     longer = sum(m * n for m, n in zip(moves, edges.directions, strict=True))
@@ -262,7 +265,7 @@ def _bond_tangents(block: Block, moves: Sequence[Array]) -> tuple[Array, Array, 
 
 
 @jax.jit
-def _row_jacobian(model: BondPotential, block: Block) -> Float[Array, "n_free n_rows"]:
+def _row_jacobian(model: BondPotential, block: BondBlock) -> Float[Array, "n_free n_rows"]:
     def rows(vector: Array) -> Array:
         return _flat(_residuals(model.with_vector(vector), block))
 
@@ -272,43 +275,41 @@ def _row_jacobian(model: BondPotential, block: Block) -> Float[Array, "n_free n_
 
 
 @jax.jit
-def _force_errors(model: BondPotential, block: Block) -> Float[Array, " n_atoms"]:
+def _force_errors(model: BondPotential, block: BondBlock) -> Float[Array, " n_atoms"]:
     return jnp.linalg.norm(_results(model, block).forces - block.labels.forces, axis=0)
 
 
-def _flat(rows: Rows) -> Float[Array, " n_rows"]:
+def _flat(rows: BondRows) -> Float[Array, " n_rows"]:
     return jnp.concatenate([row.reshape(-1) for row in jax.tree.leaves(rows)])
 
 
-def _used(block: Block) -> Bool[np.ndarray, " n_rows"]:
+def _used(block: BondBlock) -> Bool[np.ndarray, " n_rows"]:
     return np.asarray(_flat(block.factors)) != 0
 
 
-def _has_stress(c: Configuration) -> bool:
-    return c.stress is not None and c.structure.periodic
+def _has_stress(c: Sample) -> bool:
+    return c.labels.stress is not None and c.structure.periodic
 
 
 def _empty(n_structures: int, n_atoms: int, stress: bool) -> Any:
-    return Rows(
+    return BondRows(
         np.zeros(n_structures),  # type: ignore[arg-type]
         np.zeros((3, n_atoms)),  # type: ignore[arg-type]
         np.zeros((6, n_structures)) if stress else None,  # type: ignore[arg-type]
     )
 
 
-def _factors(c: Configuration, w: ResidualWeights, method: str, energy_per_atom: bool) -> ResidualWeights:
+def _factors(c: Sample, w: ResidualWeights, method: str, energy_per_atom: bool) -> ResidualWeights:
     """Factors of the bracket: forces are divided by 3n and stresses by 6, under the square for 'mse'."""
     root = 0.5 if method == "mse" else 1.0
     energy = w.energy / (c.n_atoms if energy_per_atom else 1)
     return ResidualWeights(energy, w.forces / (3 * c.n_atoms) ** root, w.stress / 6**root)
 
 
-def _fill(
-    labels: Any, factors: Any, place: int, rows: slice, c: Configuration, factor: ResidualWeights
-) -> None:
-    if c.energy is not None:
-        labels.energy[place], factors.energy[place] = c.energy, factor.energy
-    if c.forces is not None:
-        labels.forces[:, rows], factors.forces[:, rows] = c.forces.T, factor.forces
+def _fill(labels: Any, factors: Any, place: int, rows: slice, c: Sample, factor: ResidualWeights) -> None:
+    if c.labels.energy is not None:
+        labels.energy[place], factors.energy[place] = c.labels.energy, factor.energy
+    if c.labels.forces is not None:
+        labels.forces[:, rows], factors.forces[:, rows] = c.labels.forces.T, factor.forces
     if labels.stress is not None and _has_stress(c):
-        labels.stress[:, place], factors.stress[:, place] = c.stress, factor.stress
+        labels.stress[:, place], factors.stress[:, place] = c.labels.stress, factor.stress

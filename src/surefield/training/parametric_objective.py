@@ -14,9 +14,10 @@ from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.free_parameters import FreeParameters
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.structures.neighbors import neighborhood
+from surefield.structures.tensors import row_slices
 from surefield.training.losses import LossForm, breakdown
 from surefield.training.parametric_loss import (
-    Block,
+    BondBlock,
     force_errors,
     jacobian,
     loss_and_gradient,
@@ -60,13 +61,13 @@ class BondLoss:
         forms = start.forms
         self._varies = any(not forms[e.name].usually_free for e in free.entries)
         self._listed, self._reach = listed, 0.0
-        self._blocks: list[tuple[list[int], Block]] = []
+        self._blocks: list[tuple[list[int], BondBlock]] = []
 
     def model(self, x: Vector) -> BondPotential:
         """The model at a point."""
         return _at(self.start, self.free.values(x))
 
-    def blocks(self, model: BondPotential) -> list[tuple[list[int], Block]]:
+    def blocks(self, model: BondPotential) -> list[tuple[list[int], BondBlock]]:
         """Blocks whose neighbour lists reach as far as the model; a list never limits a fit."""
         if not self._blocks or (self._varies and model.cutoff > self._reach):
             self._reach = model.cutoff * (_ROOM if self._varies else 1.0)
@@ -108,15 +109,12 @@ class BondLoss:
         """Norms of the errors of the forces on the atoms of every training configuration."""
         model = self.model(x)
         blocks = self.blocks(model)
-        found: dict[int, np.ndarray] = {}
+        train, norms = self.problem.train, {}
         errors = force_errors(model, [block for _, block in blocks])
         for (members, _), values in zip(blocks, errors, strict=True):
-            start = 0
-            for index in members:
-                n = self.problem.train[index].n_atoms
-                found[index] = values[start : start + n]
-                start += n
-        return [found[i] for i in range(len(self.problem.train))]
+            rows = row_slices(train[i].n_atoms for i in members)
+            norms |= {i: values[part] for i, part in zip(members, rows, strict=True)}
+        return [norms[i] for i in range(len(train))]
 
 
 class OpaqueLoss:
@@ -160,8 +158,7 @@ class OpaqueLoss:
     def force_errors(self, x: Vector) -> list[Float[np.ndarray, " n_atoms"]]:
         """Norms of the errors of the forces on the atoms of every training configuration."""
         predictions = self.model(x).predict([c.atoms for c in self.problem.train], stress=False)
-        found = []
-        for c, p in zip(self.problem.train, predictions, strict=True):
-            assert p.forces is not None
-            found.append(np.linalg.norm(p.forces - (0 if c.forces is None else c.forces), axis=1))
-        return found
+        return [
+            np.linalg.norm(p.forces - c.labels.get("forces", 0.0), axis=1)
+            for c, p in zip(self.problem.train, predictions, strict=True)
+        ]

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ase import Atoms
 from jaxtyping import Float
 
 from surefield.files import append_line, write_atomic
-from surefield.structures.neighbors import Neighborhood
+from surefield.training.dataset import Sample
 
-__all__ = ["Configuration", "Factors", "Problem", "ResidualWeights", "TrainingRun", "Weights"]
+__all__ = ["Problem", "ResidualWeights", "TrainingRun", "Weights", "problem_hash", "residual_weights"]
 
 
 class Weights(NamedTuple):
@@ -30,55 +29,12 @@ class Weights(NamedTuple):
     stress: float = 1.0
 
 
-class Factors(NamedTuple):
-    """Further factors of a configuration's residual weights, such as those of its group."""
-
-    energy: float = 1.0
-    forces: float = 1.0
-    stress: float = 1.0
-
-
-_NO_FACTORS = Factors()
-
-
 class ResidualWeights(NamedTuple):
     """What the residuals of one configuration are multiplied by."""
 
     energy: float
     forces: Float[np.ndarray, " n_atoms"]
     stress: float
-
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """One labelled configuration.
-
-    Attributes:
-        id: stable id in its storage.
-        atoms: a copy that nobody changes.
-        structure: its neighbours, as the potential sees them.
-        energy: total energy, eV; None without label.
-        forces: (n_atoms, 3) eV/Å; None without label.
-        stress: (6,) eV/Å^3, Voigt xx yy zz yz xz xy, positive = tensile; None without label.
-        weight: `info['structure_weight']`.
-        atom_weights: (n_atoms,) weights of the forces on each atom.
-        factors: of groups and weights files.
-    """
-
-    id: str
-    atoms: Atoms
-    structure: Neighborhood
-    energy: float | None
-    forces: Float[np.ndarray, "n_atoms 3"] | None
-    stress: Float[np.ndarray, " 6"] | None
-    weight: float
-    atom_weights: Float[np.ndarray, " n_atoms"]
-    factors: Factors = _NO_FACTORS
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-        return len(self.atoms)
 
 
 @dataclass(frozen=True)
@@ -123,25 +79,25 @@ class Problem:
         handle: of the potential, with its settings; None where the potential came without.
     """
 
-    train: tuple[Configuration, ...]
-    validation: tuple[Configuration, ...]
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
     weights: Weights
     seed: int
     run: TrainingRun
     handle: Any = None
 
-    def residual_weights(self, configuration: Configuration) -> ResidualWeights:
+    def residual_weights(self, sample: Sample) -> ResidualWeights:
         """Weights of the residuals of one configuration; 0 where it has no such label."""
-        return residual_weights(configuration, self.weights)
+        return residual_weights(sample, self.weights)
 
 
-def residual_weights(configuration: Configuration, weights: Weights) -> ResidualWeights:
+def residual_weights(sample: Sample, weights: Weights) -> ResidualWeights:
     """Weights of the residuals of one configuration; 0 where it has no such label."""
-    c, f = configuration, configuration.factors
-    energy = weights.energy * c.weight * f.energy if c.energy is not None else 0.0
-    forces = weights.forces * c.weight * f.forces if c.forces is not None else 0.0
-    stress = weights.stress * c.weight * f.stress if c.stress is not None else 0.0
-    return ResidualWeights(energy, forces * c.atom_weights, stress)
+    energy, forces, stress = (
+        weight * sample.weight * sample.factors.get(kind, 1.0) if kind in sample.labels else 0.0
+        for kind, weight in zip(Weights._fields, weights, strict=True)
+    )
+    return ResidualWeights(energy, forces * sample.weights_of_atoms, stress)
 
 
 def problem_hash(problem: Problem) -> str:
@@ -152,7 +108,13 @@ def problem_hash(problem: Problem) -> str:
             digest.update(b"validation")
             continue
         weights = problem.residual_weights(c)
-        digest.update(json.dumps([c.id, c.energy, weights.energy, weights.stress]).encode())
-        for values in (c.structure.positions, c.structure.cell, c.forces, c.stress, weights.forces):
+        digest.update(json.dumps([c.id, c.labels.energy, weights.energy, weights.stress]).encode())
+        for values in (
+            c.structure.positions,
+            c.structure.cell,
+            c.labels.forces,
+            c.labels.stress,
+            weights.forces,
+        ):
             digest.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:32]

@@ -19,18 +19,16 @@ from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
-from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
-from surefield.quantities import quantity
 from surefield.structures.electrode import PHI
-from surefield.structures.labels import Labels, Mapped
+from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import Checkpoint, changes, check_identity, identity_of
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import LabelledSet, prepare
+from surefield.training.dataset import LabelledSet, prepare, without_baseline
 from surefield.training.epochs import History, Row, State
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
 from surefield.training.loss import Errors, errors, residuals
@@ -162,8 +160,8 @@ def fit_samples(
         baseline = potential.baseline
         inner = fit_samples(
             potential.learned,
-            _minus(train_set, baseline),
-            _minus(valid_set, baseline),
+            replace(train_set, samples=tuple(without_baseline(potential, train_set.samples)[1])),
+            replace(valid_set, samples=tuple(without_baseline(potential, valid_set.samples)[1])),
             config,
             isolated_atoms=isolated_atoms,
             folder=folder,
@@ -267,19 +265,6 @@ def _offsets(
 ) -> dict[int, float]:
     known = [(s.numbers, e) for s, e in zip(data.structures, energies, strict=True) if e is not None]
     return energy_offsets([numbers for numbers, _ in known], [e for _, e in known], isolated_atoms)
-
-
-def _minus(data: LabelledSet, baseline: Potential) -> LabelledSet:
-    """Labels minus what a baseline predicts."""
-    predictions = predict(baseline, data.frames) if len(data) else []
-    samples = []
-    for sample, p in zip(data.samples, predictions, strict=True):
-        left = {
-            name: label if quantity(name).source == "output" else label - p[name] if name in p else None
-            for name, label in sample.labels.results().items()
-        }
-        samples.append(replace(sample, labels=Labels(**left)))
-    return replace(data, samples=tuple(samples))
 
 
 class _Files:
