@@ -115,10 +115,11 @@ def test_weights_of_the_call_act(fit, kind):
 
 def spoiled(configuration, weight):
     """Copy whose first atom has a wrong force and this weight."""
-    forces, weights = configuration.forces.copy(), configuration.atom_weights.copy()
+    labels, weights = configuration.labels, configuration.atom_weights.copy()
+    forces = labels.forces.copy()
     forces[0] += 100.0
     weights[0] = weight
-    return replace(configuration, forces=forces, atom_weights=weights)
+    return replace(configuration, labels=labels.replace(forces=forces), atom_weights=weights)
 
 
 def test_weights_of_atoms_act(fit, configurations):
@@ -127,7 +128,7 @@ def test_weights_of_atoms_act(fit, configurations):
     def found(weight, wrong):
         first = spoiled(configurations[0], weight)
         if not wrong:
-            first = replace(first, forces=configurations[0].forces)
+            first = replace(first, labels=configurations[0].labels)
         return fit(parts=([first, *configurations[1:6]], configurations[6:]), log_per_atom_pred=False)[0]
 
     np.testing.assert_array_equal(vector(found(0.0, True).model), vector(found(0.0, False).model))

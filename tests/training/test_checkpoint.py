@@ -21,13 +21,13 @@ def test_all_that_enters_a_training_is_in_the_digest(samples):
     s, labels = first.structure, first.labels
     variants = [
         first,
-        replace(first, labels=replace(labels, energy=labels.energy + 1e-9)),
-        replace(first, labels=replace(labels, forces=labels.forces + 1e-9)),
-        replace(first, labels=replace(labels, stress=None)),
+        replace(first, labels=labels.replace(energy=labels.energy + 1e-9)),
+        replace(first, labels=labels.replace(forces=labels.forces + 1e-9)),
+        replace(first, labels=labels.replace(stress=None)),
         replace(first, structure=replace(s, cell=s.cell * 1.1)),
         replace(first, structure=replace(s, numbers=s.numbers + 1)),
         replace(first, weight=2.0),
-        replace(first, energy_weight=2.0),
+        replace(first, factors={"energy": 2.0}),
         replace(first, atom_weights=np.ones(s.n_atoms)),
     ]
     digests = {data_digest([changed, *others]) for changed in variants}

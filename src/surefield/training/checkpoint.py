@@ -50,7 +50,7 @@ def _contents(sample: Sample) -> Iterator[tuple[str, Any]]:
     yield from (("numbers", s.numbers), ("positions", s.positions), ("cell", s.cell), ("pbc", s.periodic))
     yield "counts", s.counts
     yield from (*sorted(s.inputs.items()), *sorted(sample.labels.results().items()))
-    yield from (("weight", sample.weight), *sorted(sample.factors.items()))
+    yield from (("weight", sample.weight), *((f"factor {k}", v) for k, v in sorted(sample.factors.items())))
     if sample.atom_weights is not None:
         yield "atom_weights", sample.atom_weights
 
