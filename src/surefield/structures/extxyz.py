@@ -14,6 +14,7 @@ from ase.io.extxyz import key_val_dict_to_str
 
 from surefield.errors import DataError
 from surefield.structures.label_sources import results_of
+from surefield.structures.tensors import from_voigt
 
 __all__ = ["cut_frames", "extxyz_text", "is_per_atom"]
 
@@ -92,8 +93,7 @@ def extxyz_text(atoms: Atoms, where: str) -> str:
     for name, value in results_of(atoms).items():
         array = np.asarray(value)
         if name == "stress" and array.shape == (6,):
-            xx, yy, zz, yz, xz, xy = array
-            array = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+            array = from_voigt(array)
         place = columns if is_per_atom(name, array, len(atoms)) else info
         if name in place and not np.array_equal(np.asarray(place[name]), array):
             raise DataError(f"{where}: the calculator's {name!r} contradicts the structure's own {name!r}")

@@ -15,11 +15,12 @@ from surefield.errors import DataError, nearest
 from surefield.quantities import Quantity, Values, labelled, names, quantity
 from surefield.structures.label_sources import candidate_keys, has_stale_results, keys_present, look_up
 from surefield.structures.read import Frames, read_frames
+from surefield.structures.tensors import VOIGT, to_voigt, volume
 
 __all__ = ["KindReport", "LabelReport", "Labels", "resolve_labels"]
 
 #: ASE's order of the six stress components.
-VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
+
 _RELATIVE = 1e-6
 _ABSOLUTE = {"strain": 1e-8}
 Mapped = Mapping[str, str | Sequence[str] | None]
@@ -258,10 +259,9 @@ def _shaped(frames: Frames, i: int, kind: str, key: str, value: Any, order: list
         raise _wrong(frames, i, kind, key, "(3, 3), (9,) or (6,)", array.shape)
     if not is_virial:
         return sign * array
-    volume = abs(np.linalg.det(atoms.cell.array))
-    if volume < 1e-6:
+    if volume(atoms.cell.array) < 1e-6:
         raise DataError(f"a virial ({key!r}) needs a cell with a volume in {frames.origin(i)}")
-    return -array / volume
+    return -array / volume(atoms.cell.array)
 
 
 def _words(entry: Quantity) -> str:
@@ -283,9 +283,7 @@ def _voigt(frames: Frames, i: int, key: str, tensor: np.ndarray) -> np.ndarray:
             f"stress ({key!r}) is not symmetric in {frames.origin(i)}: components differ by {asymmetry:.3g} "
             f"of {scale:.3g}; leave it out with mapping={{'stress': None}} or repair the file"
         )
-    xx, yy, zz = np.diag(tensor)
-    yz, xz, xy = (0.5 * (tensor[a, b] + tensor[b, a]) for a, b in ((1, 2), (0, 2), (0, 1)))
-    return np.array([xx, yy, zz, yz, xz, xy])
+    return to_voigt(0.5 * (tensor + tensor.T))
 
 
 def _wrong(frames: Frames, i: int, kind: str, key: str, needed: str, got: object) -> DataError:
