@@ -106,7 +106,7 @@ _TABLE: dict[str, Quantity] = {
         # Labels have several names and signs, which `structures.electrode` knows.
         Quantity("excess_electrons", "e", extensive=True, aliases=None, weight=300.0),
         Quantity("electrode_potential", "V", fitted=False, calibration_map=None),
-        Quantity("capacitance", "e/V", fitted=False, calibration_map=None),
+        Quantity("capacitance", "e/V", extensive=True, fitted=False, calibration_map=None),
         Quantity("extrapolation", "", per="atom", fitted=False, calibration_map=None),
     )
 }

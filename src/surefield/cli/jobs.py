@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import yaml
 
 from surefield.acquisition.select import score_frames, select
 from surefield.cli.config import RunConfig, located
-from surefield.config import load, to_yaml
+from surefield.config import load, parse, to_yaml
 from surefield.errors import ConfigError
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.progress import track
@@ -55,7 +56,7 @@ def run_verb(
         return None
     enable_compilation_cache()
     with RunFolder.create(
-        config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite
+        config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite, completed=_completed
     ) as folder:
         if folder.resumed:
             print(f"continuing {folder.folder}: what is done is not done again")
@@ -66,6 +67,14 @@ def run_verb(
     print(f"compiled programs: {found.hits} reused from earlier runs, {found.misses} new")
     print(f"report: {report.resolve()}")
     return report
+
+
+def _completed(text: str) -> str:
+    """A saved configuration with the defaults of newer settings; as it is if it is no longer valid."""
+    try:
+        return to_yaml(parse(RunConfig, yaml.safe_load(text)))
+    except ConfigError:
+        return text
 
 
 def _cost(verb: str, config: RunConfig) -> str:

@@ -6,7 +6,7 @@ import logging
 import platform
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +58,14 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, root: str | Path, name: str, config_text: str, resume: bool = True, *, overwrite: bool = False
+        cls,
+        root: str | Path,
+        name: str,
+        config_text: str,
+        resume: bool = True,
+        *,
+        overwrite: bool = False,
+        completed: Callable[[str], str] = str,
     ) -> Self:
         """Make the folder of a run, or open it again when it holds the same configuration.
 
@@ -68,6 +75,8 @@ class RunFolder:
             config_text: the resolved configuration as YAML.
             resume: whether a folder with the same configuration may be gone on with.
             overwrite: delete a run that is there and start anew.
+            completed: gives the configuration of a folder that an older version made the settings that are
+                new since, with their defaults.
 
         Raises:
             ConfigError: the folder holds another configuration (the first key that differs is named), may
@@ -77,7 +86,7 @@ class RunFolder:
         if name in ("", ".", "..") or Path(name).name != name:
             raise ConfigError(f"a run's name is one part of a path, such as 'ethanol-1', got {name!r}")
         folder = Path(root) / name
-        resumed = _check_existing(folder, config_text, resume, overwrite)
+        resumed = _check_existing(folder, config_text, resume, overwrite, completed)
         try:
             if overwrite and folder.exists():
                 shutil.rmtree(folder)
@@ -125,7 +134,9 @@ class RunFolder:
             self.close()
 
 
-def _check_existing(folder: Path, config_text: str, resume: bool, overwrite: bool) -> bool:
+def _check_existing(
+    folder: Path, config_text: str, resume: bool, overwrite: bool, completed: Callable[[str], str]
+) -> bool:
     """Whether there is a run to go on with; refuse what must not be touched."""
     config = folder / CONFIG
     if folder.exists() and not folder.is_dir():
@@ -139,7 +150,8 @@ def _check_existing(folder: Path, config_text: str, resume: bool, overwrite: boo
         return False
     if overwrite:
         return False
-    difference = _first_difference(yaml.safe_load(config.read_text("utf-8")), yaml.safe_load(config_text))
+    known = yaml.safe_load(completed(config.read_text("utf-8")))
+    difference = _first_difference(known, yaml.safe_load(config_text))
     if difference is not None:
         key, old, new = difference
         raise ConfigError(

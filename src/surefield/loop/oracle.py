@@ -16,7 +16,6 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from surefield import keys
 from surefield.errors import ConfigError, DataError, ExecutionError, nearest
 from surefield.execution.executor import Advances, SerialExecutor, map_ordered
 from surefield.structures.label_sources import without_labels
@@ -109,7 +108,7 @@ class ReplayOracle(Oracle):
         name: str = "replay",
     ) -> None:
         frames = list(frames)
-        self._labels, _ = resolve_labels(frames, mapping, units, require=(keys.ENERGY,))
+        self._labels, _ = resolve_labels(frames, mapping, units, require=("energy",))
         extra = [key for value in (mapping or {}).values() for key in _as_tuple(value)]
         self._frames = [without_labels(atoms, extra) for atoms in frames]
         for index, atoms in enumerate(self._frames):
@@ -144,8 +143,7 @@ class ReplayOracle(Oracle):
             index = self._pool_index(i, atoms)
             labels = self._labels[index]
             copy = without_labels(atoms)
-            results = {kind: getattr(labels, kind) for kind in keys.KINDS}
-            copy.calc = SinglePointCalculator(copy, **{k: v for k, v in results.items() if v is not None})
+            copy.calc = SinglePointCalculator(copy, **labels.results())
             labelled.append(copy)
             if progress is not None:
                 progress.advance()

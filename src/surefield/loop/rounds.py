@@ -21,7 +21,6 @@ from surefield.acquisition.select import feature_rows, score_frames
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.progress import Track, track
 from surefield.files import atomic_path
-from surefield.keys import Kind
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
@@ -49,7 +48,7 @@ class Predicted:
 
     arrays: dict[str, np.ndarray]
 
-    def residuals(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+    def residuals(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Residuals and sigmas, energies per atom, components that vanish by symmetry left out."""
         a = self.arrays
         if kind == "energy":

@@ -12,7 +12,6 @@ from ase.geometry import complete_cell
 from jaxtyping import Float
 from vesin import NeighborList
 
-from surefield import keys
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.selection import Dropped
 
@@ -204,9 +203,9 @@ def _arrays(atoms: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 def _forces(atoms: Structure) -> np.ndarray | None:
     results = getattr(getattr(atoms, "calc", None), "results", None)
-    if not isinstance(results, dict) or results.get(keys.FORCES) is None:
+    if not isinstance(results, dict) or results.get("forces") is None:
         return None
-    return np.array(results[keys.FORCES], dtype=np.float64)
+    return np.array(results["forces"], dtype=np.float64)
 
 
 def _is_flat(vectors: Float[np.ndarray, "n_periodic 3"]) -> bool:

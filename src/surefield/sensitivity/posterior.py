@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
 from surefield.errors import ConfigError, DataError
-from surefield.keys import Kind
 from surefield.sensitivity.covariance import as_rows
 
 __all__ = ["LLPRPosterior", "evidence_regularizer", "resolve_regularizer", "val_nll_regularizer"]
@@ -36,7 +35,7 @@ EVIDENCE_TOLERANCE: Final = 1e-8
 #: Of all ς² as good as the best to this validation NLL, the largest is taken.
 NLL_SLACK: Final = 0.01
 
-Validation = Mapping[Kind, tuple[ArrayLike, ArrayLike]]
+Validation = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
 def evidence_regularizer(

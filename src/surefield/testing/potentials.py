@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from surefield.errors import PotentialError
 from surefield.potentials import Potential, Prediction, load_potential, save_potential
 from surefield.potentials.potential import HasPotential
+from surefield.quantities import quantity
 from surefield.structures.electrode import POTENTIAL_ALIASES
 from surefield.structures.tensors import VOIGT
 from surefield.testing.frames import Snapshot, random_rotation, rotated, rotated_stress, strained, translated
@@ -27,12 +28,8 @@ __all__ = ["check_potential"]
 SINGLE_TOLERANCE = 1e-4
 #: Largest relative difference between derivatives and finite differences, in float64.
 DERIVATIVE_TOLERANCE = 1e-6
-#: Quantities smaller than this are compared absolutely: eV per atom, eV/Å, eV/Å^3.
-FLOORS = {"energy": 1e-3, "energies": 1e-3, "forces": 1e-2, "stress": 1e-4} | dict.fromkeys(
-    ("charges", "excess_electrons", "electrode_potential", "capacitance", "extrapolation"), 1e-2
-)
-_PER_ATOM = ("energies", "forces", "charges", "extrapolation")
-_EXTENSIVE = ("energy", "excess_electrons", "capacitance")
+#: Quantities smaller than this are compared absolutely, by their source: eV per atom, eV/Å, eV/Å^3.
+_FLOORS = {"energy": 1e-3, "gradient": 1e-2, "strain": 1e-4, "output": 1e-2}
 _STEP = 5e-4
 #: Points and coefficients of the fourth-order central difference.
 _STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
@@ -84,6 +81,10 @@ def check_potential(
     _check_unknown_element(potential, frames)
 
 
+def _floor(name: str) -> float:
+    return _FLOORS[quantity(name).source]
+
+
 class _Comparison:
     """Compares predictions to a tolerance and raises with the name of the check and the numbers."""
 
@@ -103,7 +104,7 @@ class _Comparison:
 
     def values(self, what: str, name: str, expected: ArrayLike, got: ArrayLike, scale: float) -> None:
         difference = float(np.abs(np.asarray(got) - np.asarray(expected)).max(initial=0.0))
-        relative = difference / max(scale, FLOORS[name])
+        relative = difference / max(scale, _floor(name))
         _require(
             relative <= self.tolerance,
             f"{what} differs by {difference:.3e} ({relative:.3e} relative, allowed {self.tolerance:.1e})",
@@ -122,7 +123,7 @@ class _Comparison:
 
 def _check_shapes(index: int, atoms: Atoms, prediction: Prediction, compare: _Comparison) -> None:
     n = len(atoms)
-    shapes = {"energy": (), "energies": (n,), "forces": (n, 3), "stress": (6,)}
+    shapes = {name: quantity(name).shape(n) for name in ("energy", "energies", "forces", "stress")}
     left_out = set(shapes) - compare.supplies | (set() if atoms.pbc.all() else {"stress"})
     shapes = {name: shape for name, shape in shapes.items() if name not in left_out}
     for name, shape in shapes.items():
@@ -193,7 +194,7 @@ def _check_batches(
         compare("batch == single", index, frames[index], plain[index], got)
     for index, cell, got in zip(chosen, cells, together[: len(cells)], strict=True):
         small = plain[index]
-        doubled = {name: 2 * getattr(small, name) for name in _EXTENSIVE if getattr(small, name) is not None}
+        doubled = {name: 2 * small[name] for name in small if quantity(name).extensive}
         twice: Callable[[np.ndarray], np.ndarray] = lambda values: np.concatenate([values, values])  # noqa: E731
         expected = _per_atom(small.replace(**doubled), twice)
         compare("supercell", index, cell, expected, got)
@@ -201,9 +202,8 @@ def _check_batches(
 
 def _per_atom(prediction: Prediction, change: Callable[[np.ndarray], np.ndarray]) -> Prediction:
     """Copy of a prediction with its numbers of atoms changed."""
-    arrays = {name: getattr(prediction, name) for name in _PER_ATOM}
     return prediction.replace(
-        **{name: change(values) for name, values in arrays.items() if values is not None}
+        **{name: change(prediction[name]) for name in prediction if quantity(name).per == "atom"}
     )
 
 
@@ -216,7 +216,7 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
     expected: list[tuple[str, float, float]] = []
     for index, (atoms, prediction) in enumerate(zip(frames, precise.predict(frames), strict=True)):
         assert prediction.forces is not None
-        size = max(float(np.sqrt(np.mean(prediction.forces**2))), FLOORS["forces"])
+        size = max(float(np.sqrt(np.mean(prediction.forces**2))), _floor("forces"))
         for direction in rng.normal(size=(_DIRECTIONS, len(atoms), 3)):
             direction /= np.linalg.norm(direction)
             moved += [_displaced(atoms, k * _STEP * direction) for k, _ in _STENCIL]
@@ -224,14 +224,14 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
             expected.append((f"forces of frame {index}", along, size))
         if prediction.stress is not None:
             volume = atoms.get_volume()
-            size = max(float(np.abs(prediction.stress).max()), FLOORS["stress"])
+            size = max(float(np.abs(prediction.stress).max()), _floor("stress"))
             for component, value in enumerate(prediction.stress.tolist()):
                 moved += [strained(atoms, component, k * _STEP) for k, _ in _STENCIL]
                 what = f"stress {VOIGT[component]} of frame {index}"
                 expected.append((what, value * volume, size * volume))
         if prediction.excess_electrons is not None and getattr(potential, "conjugate_charges", True):
             assert prediction.electrode_potential is not None
-            electrons, size = prediction.excess_electrons, FLOORS["excess_electrons"]
+            electrons, size = prediction.excess_electrons, _floor("excess_electrons")
             moved += [_charged(atoms, prediction.electrode_potential + k * _STEP) for k, _ in _STENCIL]
             expected.append((f"excess electrons of frame {index}", electrons, max(abs(electrons), size)))
     energies = np.array([p.energy for p in precise.predict(moved)]).reshape(len(expected), len(_STENCIL))

@@ -14,6 +14,7 @@ from ase import Atoms
 from surefield.errors import ConfigError
 from surefield.potentials import Potential, Prediction, SurefieldCalculator
 from surefield.potentials.calculator import ExtrapolationWarning
+from surefield.quantities import quantity, uncertain
 from surefield.testing.frames import Snapshot, random_rotation, rotated
 
 __all__ = ["Uncertainty", "check_uncertainty"]
@@ -135,8 +136,9 @@ def _check_sigmas(
     expected: dict[str, tuple[int, ...]] = {"energy_uncertainty": (), "energies_uncertainty": (n,)}
     if "energies" not in supplies:
         del expected["energies_uncertainty"]
-    if "excess_electrons" in supplies:
-        expected["excess_electrons_uncertainty"] = ()
+    for name in uncertain(supplies):
+        if quantity(name).source == "output":
+            expected[f"{name}_uncertainty"] = quantity(name).shape(n)
     if options.get("forces"):
         expected["forces_uncertainty"] = (n, 3)
     if options.get("stress") and atoms.pbc.all():

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, explain, nearest
-from surefield.keys import KINDS
+from surefield.quantities import labelled
 from surefield.structures.label_sources import candidate_keys
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
@@ -145,11 +145,11 @@ def _with_labels(frames: Sequence[Atoms], keys: Mapping[str, str]) -> list[Atoms
     found = []
     for atoms, label in zip(frames, labels, strict=True):
         copy = atoms.copy()
-        for kind in KINDS:
+        for kind in labelled():
             for name in (*candidate_keys(kind), *keys.values()):
                 copy.info.pop(name, None)
                 copy.arrays.pop(name, None)
-        values = {kind: getattr(label, kind) for kind in KINDS}
+        values = {kind: label.get(kind) for kind in labelled()}
         copy.calc = SinglePointCalculator(copy, **{k: v for k, v in values.items() if v is not None})
         found.append(copy)
     return found
