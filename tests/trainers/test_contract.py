@@ -106,7 +106,12 @@ def test_files_of_a_run(train, name, tmp_path, silicon, monkeypatch):
 
 
 def test_the_loss_of_the_result_is_that_of_its_potential(train, name, silicon):
-    result = train(vweight=10.0)
+    result = train(vweight=10.0, force_error_log=True)
+    errors = np.load(result.path / "force_errors" / "errors.npy")
+    frames = zip(result.potential.model.predict(silicon), silicon, strict=True)
+    own = np.concatenate([np.linalg.norm(p.forces - a.get_forces(), axis=1) for p, a in frames])
+    assert len(errors) == (2 if name == "DUNNTrainer" else 1)
+    np.testing.assert_allclose(errors[-1], own, rtol=1e-6, atol=1e-9)
     found = TRAINERS[name]().evaluate_loss(result.potential, silicon, None, vweight=10.0)
     assert found.total == pytest.approx(result.loss, rel=1e-9)
     assert found.per_configuration.shape == (8, 3)

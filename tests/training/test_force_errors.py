@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 
 from surefield.errors import ConfigError, DataError
+from surefield.training import train
 from surefield.training.force_errors import ForceErrorLog
 
 
@@ -102,3 +103,19 @@ def test_wrong_input_is_refused(tmp_path: Path, configurations, errors):
         ForceErrorLog(tmp_path, configurations, every=0)
     with pytest.raises(ConfigError, match="rising"):
         ForceErrorLog(tmp_path, configurations, histogram_edges=[1.0, 0.5])
+
+
+def test_every_training_logs_its_force_errors(copper, copper_network, tmp_path):
+    """After each epoch, also when it goes on from a checkpoint; the final ones where there are no epochs."""
+    settings = {"epochs": 2, "batch_size": 3, "ema": 0.0, "patience": 9, "progress": False}
+    fit = train(copper_network, copper, 0, force_error_log=tmp_path / "a", folder=tmp_path, **settings)
+    errors = np.load(tmp_path / "a" / "errors.npy")
+    assert errors.shape == (2, 16)
+    found = [p.forces - a.get_forces() for p, a in zip(fit.potential.predict(copper), copper, strict=True)]
+    np.testing.assert_allclose(errors[1], np.linalg.norm(np.concatenate(found), axis=1), atol=1e-10)
+    assert np.abs(errors[0] - errors[1]).max() > 1e-6
+    assert np.load(tmp_path / "a" / "descriptors.npy").shape[0] == 16
+    options = {"folder": tmp_path / "b", "dtype": "float32"}
+    train(copper_network, copper, 0, force_error_log=options, **settings | {"epochs": 0})
+    last = np.load(tmp_path / "b" / "errors.npy")
+    assert (last.shape, last.dtype) == ((1, 16), np.float32)

@@ -23,14 +23,13 @@ from surefield.potentials.parametric.free_parameters import FreeParameters
 from surefield.potentials.parametric.kim_ids import find_driver, find_model
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import Potential
-from surefield.sensitivity.rows import atom_features
 from surefield.trainers.handle import PotentialHandle
 from surefield.trainers.kim_potential import KIMPotential, read_parameters
 from surefield.trainers.manifest import Manifest, read_manifest, weighted_by_file
-from surefield.trainers.result import FitResult
+from surefield.trainers.result import FORCE_ERRORS, FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.dataset import Sample
-from surefield.training.force_errors import ForceErrorLog
+from surefield.training.force_errors import ForceErrorLog, finish_log, open_log
 from surefield.training.losses import LossForm
 from surefield.training.minimize import METHODS, check_method, minimize
 from surefield.training.parametric_objective import BondLoss, OpaqueLoss
@@ -273,11 +272,9 @@ class _Record:
 
     def __post_init__(self) -> None:
         self.iteration = 0
-        self.kept = [i for i, c in enumerate(self.problem.train) if "forces" in c.labels]
         self.log: ForceErrorLog | None = None
         if self.trainer.log_per_atom_pred:
-            logged = [self.problem.train[i] for i in self.kept]
-            self.log = ForceErrorLog(self.problem.run.path("force_errors"), logged)
+            self.log = open_log(self.problem.run.path(FORCE_ERRORS), self.problem.train)
         self.scratch: Path | None = None
         if self.trainer.scratch is not None:
             Path(self.trainer.scratch).mkdir(parents=True, exist_ok=True)
@@ -285,9 +282,10 @@ class _Record:
 
     def accepted(self, x: Vector) -> None:
         """Called after every iteration."""
-        if self.log is not None and self.kept:
-            errors = self.loss.force_errors(x)
-            self.log.append(self.iteration, np.concatenate([errors[i] for i in self.kept]))
+        if self.log is not None:
+            norms = zip(self.loss.force_errors(x), self.problem.train, strict=True)
+            kept = [values for values, sample in norms if "forces" in sample.labels]
+            self.log.append(self.iteration, np.concatenate(kept))
         values = self._values(x)
         if self.trainer.manifest.verbose:
             self.problem.run.log(f"iteration {self.iteration}: {values}")
@@ -298,11 +296,8 @@ class _Record:
 
     def finish(self, model: ParametricPotential) -> None:
         """Write the descriptors of the trained model: derivatives of atoms' energies by the parameters."""
-        if self.log is None or not self.kept:
-            return
-        layer = model.last_layer()
-        rows = [atom_features(layer, layer.neighborhood(self.problem.train[i].atoms)) for i in self.kept]
-        self.log.finish(np.concatenate(rows))
+        if self.log is not None:
+            finish_log(self.log, model, self.problem.train)
 
     def _values(self, x: Vector) -> dict[str, float]:
         return dict(zip(self.names, np.asarray(self.loss.model(x).vector).tolist(), strict=True))

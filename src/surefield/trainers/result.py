@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle
 from surefield.training.losses import ErrorTable
 from surefield.training.problem import Weights
 
-__all__ = ["Call", "FitResult", "TrainingResult", "TrainingWarning"]
+__all__ = ["FORCE_ERRORS", "Call", "FitResult", "TrainingResult", "TrainingWarning"]
+
+#: Folder of the log of force errors in that of a run.
+FORCE_ERRORS: Final = "force_errors"
 
 
 class TrainingWarning(UserWarning):
@@ -94,6 +97,7 @@ class Call:
     seed: int = 0
     registry: str | None = None
     fork_potential: bool = False
+    force_error_log: bool = False
 
     @property
     def weights(self) -> Weights:

@@ -24,8 +24,9 @@ from surefield.structures.splits import copies_joined, split_configurations
 from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
-from surefield.trainers.result import Call, FitResult, TrainingResult, TrainingWarning
+from surefield.trainers.result import FORCE_ERRORS, Call, FitResult, TrainingResult, TrainingWarning
 from surefield.training.dataset import Sample
+from surefield.training.force_errors import finish_log, open_log
 from surefield.training.losses import ErrorTable, LossBreakdown, LossForm, breakdown
 from surefield.training.problem import Problem, TrainingRun, Weights
 
@@ -64,6 +65,10 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
             [replace(c, structure=fit.model.neighborhood(c.atoms)) for c in part]
             for part in (train, validation)
         )
+    if call.force_error_log and not run.path(FORCE_ERRORS).exists():
+        log = open_log(run.path(FORCE_ERRORS), train)
+        if log is not None:
+            finish_log(log, fit.model, train)
     run.log(f"{'converged' if fit.success else 'not converged'}: {fit.message}")
     found = breakdown(fit.model, train, call.weights, _form(trainer))
     entries = dict(found.errors)

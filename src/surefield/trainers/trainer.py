@@ -104,6 +104,7 @@ class Trainer(abc.ABC):
         register: bool | None = None,
         registry: PotentialRegistry | str | Path | None = None,
         fork_potential: bool = False,
+        force_error_log: bool = False,
     ) -> TrainingResult:
         """Train here and now.
 
@@ -126,13 +127,15 @@ class Trainer(abc.ABC):
             register: the same as `upload_to_kimkit`.
             registry: registry or its folder; `./potentials` by default.
             fork_potential: give a potential that came from a registry a new id.
+            force_error_log: write `force_errors/`, the errors of the forces on training atoms; those of the
+                trained potential where the trainer itself logs none on its way. See `ForceErrorLog`.
 
         Raises:
             ConfigError: an argument is not usable, or the potential is not one this trainer fits.
             DataError: labels, weights or geometries that cannot be used.
         """
         arguments = (eweight, fweight, vweight, upload_to_kimkit, training_split, split, seed)
-        call = self._call(path_type, *arguments, register, registry, fork_potential)
+        call = self._call(path_type, *arguments, register, registry, fork_potential, force_error_log)
         handle, inputs = self._prepare(potential, storage, dataset_list, per_atom_weights)
         folder = get_workflow(workflow).make_path(type(self).__name__, path_type)
         if write_training_script:
@@ -161,6 +164,7 @@ class Trainer(abc.ABC):
         register: bool | None = None,
         registry: PotentialRegistry | str | Path | None = None,
         fork_potential: bool = False,
+        force_error_log: bool = False,
     ) -> str:
         """Train as a job of a workflow; returns its id. Arguments as in `train`.
 
@@ -170,7 +174,7 @@ class Trainer(abc.ABC):
             job_details: nodes, tasks, walltime in minutes and so on; see `Workflow.submit_job`.
         """
         arguments = (eweight, fweight, vweight, upload_to_kimkit, training_split, split, seed)
-        call = self._call(path_type, *arguments, register, registry, fork_potential)
+        call = self._call(path_type, *arguments, register, registry, fork_potential, force_error_log)
         handle, inputs = self._prepare(potential, storage, dataset_list, per_atom_weights)
         flow = get_workflow(workflow)
         folder = flow.make_path(type(self).__name__, path_type)
@@ -243,6 +247,7 @@ class Trainer(abc.ABC):
         register: bool | None,
         registry: PotentialRegistry | str | Path | None,
         fork: bool,
+        force_error_log: bool,
     ) -> Call:
         root = registry.root if isinstance(registry, PotentialRegistry) else registry or "./potentials"
         weights = _weights(eweight, fweight, vweight)
@@ -257,6 +262,7 @@ class Trainer(abc.ABC):
             seed=int(self.seed if seed is None else seed),
             registry=str(Path(root).resolve()),
             fork_potential=fork,
+            force_error_log=force_error_log,
         )
 
 

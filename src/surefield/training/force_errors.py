@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol, final
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final, Literal, Protocol, final
 
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.files import atomic_path, json_text, write_atomic
+from surefield.potentials.evaluate import predict
+from surefield.potentials.potential import Potential
+from surefield.sensitivity.rows import atom_features
+from surefield.training.dataset import Sample
 
-__all__ = ["ForceErrorLog"]
+__all__ = ["ForceErrorLog", "finish_log", "force_error_norms", "open_log", "with_forces"]
 
 ERRORS: Final = "errors.npy"
 HISTOGRAM: Final = "histogram.npy"
@@ -28,13 +33,56 @@ _HEADER: Final = 128
 
 
 class _Identified(Protocol):
-    """What the log needs of a configuration; `trainers.problem.Configuration` has it."""
+    """What the log needs of a structure; `Sample` has it."""
 
     @property
     def id(self) -> str: ...
 
     @property
     def atoms(self) -> Atoms: ...
+
+
+def open_log(
+    folder: str | Path, samples: Sequence[Sample], options: Mapping[str, Any] = MappingProxyType({})
+) -> ForceErrorLog | None:
+    """Log of the samples that have forces; None if there are none.
+
+    Args:
+        folder: of the log.
+        samples: of a training.
+        options: of `ForceErrorLog`.
+    """
+    logged = with_forces(samples)
+    return ForceErrorLog(folder, logged, **options) if logged else None
+
+
+def with_forces(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples that have forces, which a log is about."""
+    return [sample for sample in samples if "forces" in sample.labels]
+
+
+def force_error_norms(potential: Potential, samples: Sequence[Sample]) -> Float[np.ndarray, " n_atoms"]:
+    """|F_predicted - F_reference| of the atoms of all samples that have forces, eV/Å."""
+    logged = with_forces(samples)
+    frames, structures = [s.atoms for s in logged], [s.structure for s in logged]
+    predictions = predict(potential, frames, stress=False, neighborhoods=structures)
+    errors = [p.forces - s.labels.forces for p, s in zip(predictions, logged, strict=True)]
+    return np.linalg.norm(np.concatenate(errors), axis=1)
+
+
+def finish_log(log: ForceErrorLog, potential: Potential, samples: Sequence[Sample]) -> None:
+    """Write the last-layer features of the atoms, where the trained potential has any.
+
+    A training without epochs has the errors of its end as the only ones.
+    """
+    if not log.n_epochs:
+        log.append(0, force_error_norms(potential, samples))
+    try:
+        layer = potential.last_layer()
+    except PotentialError:
+        return
+    structures = [layer.neighborhood(sample.atoms) for sample in with_forces(samples)]
+    log.finish(np.concatenate([atom_features(layer, structure) for structure in structures]))
 
 
 @final

@@ -22,7 +22,7 @@ from surefield.potentials.saving import arrays_hash, pack, save_arrays
 from surefield.training.checkpoint import Checkpoint, identity_of
 from surefield.training.dataset import Sample
 from surefield.training.epochs import Course, History, Row, State, run_epochs
-from surefield.training.force_errors import ForceErrorLog
+from surefield.training.force_errors import ForceErrorLog, open_log, with_forces
 from surefield.training.network_data import PerKind, Stack, make_stacks, predicted, residuals, take
 from surefield.training.problem import Problem, problem_hash
 
@@ -137,7 +137,8 @@ def fit_steps(
     for row in history.rows:
         problem.run.add_metrics(row)
     plan = _Plan(stacks, len(problem.train), settings.batch_size, network.descriptor.width)
-    log = _error_log(problem, settings.log)
+    options = {} if settings.log is True else settings.log
+    log = None if options is False else open_log(problem.run.path(ERROR_LOG), problem.train, options)
     base, rate = jax.random.key(problem.seed), jnp.asarray(settings.learning_rate)
 
     def step(state: State, batches: tuple[_Batch, ...]) -> tuple[State, Array]:
@@ -339,17 +340,8 @@ def _block_residuals(network: DropoutNetwork, part: Stack, method: str) -> tuple
     return brackets, plain
 
 
-def _error_log(problem: Problem, options: bool | Mapping[str, Any]) -> ForceErrorLog | None:
-    """Log of the training configurations that have forces; None if there are none, or none is wanted."""
-    labelled = [sample for sample in problem.train if "forces" in sample.labels]
-    if not options or not labelled:
-        return None
-    settings = {} if options is True else dict(cast(Mapping[str, Any], options))
-    return ForceErrorLog(problem.run.path(ERROR_LOG), labelled, **settings)
-
-
 def _write_descriptors(log: ForceErrorLog, network: DropoutNetwork, problem: Problem) -> None:
     """Standardised features of the atoms in the log."""
-    structures = [sample.structure for sample in problem.train if "forces" in sample.labels]
+    structures = [sample.structure for sample in with_forces(problem.train)]
     features = np.concatenate(atomic_features(network.descriptor, structures))
     log.finish(np.asarray(network.inputs(features)))  # type: ignore[arg-type]

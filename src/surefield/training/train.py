@@ -30,6 +30,7 @@ from surefield.training.checkpoint import Checkpoint, changes, check_identity, i
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, prepare, without_baseline
 from surefield.training.epochs import History, Row, State
+from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
 from surefield.training.loss import Errors, errors, residuals
 from surefield.training.readout import Solution, solve_readout
@@ -96,6 +97,7 @@ def train(
     labels: Mapped | None = None,
     isolated_atoms: Mapping[str | int, float] | None = None,
     folder: str | Path | None = None,
+    force_error_log: str | Path | Mapping[str, Any] | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> Fit:
@@ -115,6 +117,8 @@ def train(
         labels: explicit keys of the labels, kind to key.
         isolated_atoms: energies of free atoms in eV, by symbol or atomic number.
         folder: for metrics.csv and checkpoint.npz; an interrupted training in it is continued.
+        force_error_log: folder for the errors of the forces on training atoms after each epoch, with the
+            averaged weights, or the final ones where there are no epochs; or options of `ForceErrorLog`.
         progress: show a progress bar; None: on a terminal.
         settings: single fields of `TrainConfig`, such as `epochs=20`.
 
@@ -140,7 +144,14 @@ def train(
         train_set, valid_set = data, prepare(validation, potential, labels=labels)
     given = dict(data.isolated_atoms) | dict(isolated_atoms or {})
     return fit_samples(
-        potential, train_set, valid_set, config, isolated_atoms=given, folder=folder, progress=progress
+        potential,
+        train_set,
+        valid_set,
+        config,
+        isolated_atoms=given,
+        folder=folder,
+        force_error_log=force_error_log,
+        progress=progress,
     )
 
 
@@ -152,6 +163,7 @@ def fit_samples(
     *,
     isolated_atoms: Mapping[str | int, float] | None = None,
     folder: str | Path | None = None,
+    force_error_log: str | Path | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Fit:
     """`train` on data that are prepared already."""
@@ -165,6 +177,7 @@ def fit_samples(
             config,
             isolated_atoms=isolated_atoms,
             folder=folder,
+            force_error_log=force_error_log,
             progress=progress,
         )
         return replace(inner, potential=SumPotential(inner.potential, baseline))
@@ -193,8 +206,34 @@ def fit_samples(
         files.write_start(start, solution)
     else:
         start, solution = begun
-    if _is_linear(start):
-        return _fit(start, solution, History(), train_set, valid_set)
+    log = None if force_error_log is None else _opened(force_error_log, train_set)
+    fitted, history = start, History()
+    if not _is_linear(start):
+        fitted, history = _trained(start, train_set, valid_set, config, files, log, progress)
+    if log is not None:
+        finish_log(log, fitted, train_set.samples)
+    return Fit(
+        potential=fitted,
+        train_errors=errors(residuals(fitted, train_set.samples)),
+        validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
+        solution=solution,
+        history=tuple(history.rows),
+        train_frames=train_set.frames,
+        validation_frames=valid_set.frames,
+        label_note=train_set.label_note,
+    )
+
+
+def _trained(
+    start: Potential,
+    train_set: LabelledSet,
+    valid_set: LabelledSet,
+    config: TrainConfig,
+    files: _Files,
+    log: ForceErrorLog | None,
+    progress: bool | None,
+) -> tuple[Potential, History]:
+    """The potential after the epochs, with a checkpoint to go on from."""
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
     with track(config.epochs, "train", progress) as bar:
@@ -205,6 +244,11 @@ def fit_samples(
             if "valid_forces_rmse" in row:
                 shown["valid F RMSE eV/Å"] = row["valid_forces_rmse"]
             bar.advance(1, **shown)
+
+        def log_errors(state: State, row: Row) -> None:
+            if log is not None and np.isfinite(row["loss"]):
+                potential = eqx.combine(state.average, start)
+                log.append(state.epoch - 1, force_error_norms(potential, train_set.samples))
 
         def on_step(state: State, _: float) -> None:
             if state.step % config.checkpoint_every == 0:
@@ -219,12 +263,20 @@ def fit_samples(
             history=history,
             on_step=[on_step],
             on_epoch=[
+                log_errors,
                 lambda *_: files.write_metrics(history),
                 lambda state, _: checkpoint.save(state, history),
                 show,
             ],
         )
-    return _fit(fitted, solution, history, train_set, valid_set)
+    return fitted, history
+
+
+def _opened(given: str | Path | Mapping[str, Any], data: LabelledSet) -> ForceErrorLog | None:
+    options = dict(given) if isinstance(given, Mapping) else {"folder": given}
+    if "folder" not in options:
+        raise ConfigError("force_error_log needs a folder", got=options)
+    return open_log(options.pop("folder"), data.samples, options)
 
 
 def _is_linear(potential: Potential) -> bool:
@@ -233,25 +285,6 @@ def _is_linear(potential: Potential) -> bool:
         return False
     rest = eqx.tree_at(lambda p: (p.readout, p.bias), trainable(potential), (False, False))
     return not any(jax.tree.leaves(rest))
-
-
-def _fit(
-    fitted: Potential,
-    solution: Solution | None,
-    history: History,
-    train_set: LabelledSet,
-    valid_set: LabelledSet,
-) -> Fit:
-    return Fit(
-        potential=fitted,
-        train_errors=errors(residuals(fitted, train_set.samples)),
-        validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
-        solution=solution,
-        history=tuple(history.rows),
-        train_frames=train_set.frames,
-        validation_frames=valid_set.frames,
-        label_note=train_set.label_note,
-    )
 
 
 def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
