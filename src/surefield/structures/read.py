@@ -18,6 +18,7 @@ from ase.io.extxyz import read_xyz
 from ase.io.formats import filetype
 
 from surefield.errors import DataError, nearest
+from surefield.quantities import ENSEMBLE, UNCERTAINTY
 from surefield.structures.compression import compress, decompress, readable_part, without_compression
 from surefield.structures.database import read_database, restore_arrays, write_database, write_trajectory
 from surefield.structures.extxyz import cut_frames, extxyz_text
@@ -286,5 +287,5 @@ def _restore(atoms: Atoms) -> None:
     """Give the members and uncertainties of a prediction, which extxyz holds as JSON, their array back."""
     restore_arrays(atoms)
     for name, value in atoms.info.items():
-        if isinstance(value, list) and name.endswith(("_ensemble", "_uncertainty")):
+        if isinstance(value, list) and name.endswith((ENSEMBLE, UNCERTAINTY)):
             atoms.info[name] = np.asarray(value, dtype=np.float64)
