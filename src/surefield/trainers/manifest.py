@@ -12,7 +12,7 @@ import yaml
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.quantities import labelled
 from surefield.structures.label_sources import candidate_keys
 from surefield.structures.labels import resolve_labels
@@ -118,15 +118,13 @@ class Manifest:
         order = np.random.default_rng(seed).permutation(n).tolist() if self.shuffle else list(range(n))
         named = [i for part in (self.train, self.validation) if isinstance(part, tuple) for i in part]
         if len(set(named)) != len(named) or any(not 0 <= i < n for i in named):
-            raise ConfigError(
-                explain("the manifest's split", got=f"{named}", expected=f"different indices below {n}")
-            )
+            raise ConfigError("the manifest's split", got=f"{named}", expected=f"different indices below {n}")
         left = [i for i in order if i not in set(named)]
         asked = [part for part in (self.train, self.validation) if isinstance(part, int)]
         if sum(asked) > len(left):
             sizes = f"train_size + val_size = {sum(asked)}"
             what = "the manifest's split is larger than the data"
-            raise ConfigError(explain(what, got=sizes, expected=f"at most {len(left)}"))
+            raise ConfigError(what, got=sizes, expected=f"at most {len(left)}")
         if isinstance(self.validation, int) and self.train is None:
             # All that is not kept for validation is fitted.
             return sorted(left[self.validation :]), sorted(left[: self.validation])
@@ -313,9 +311,7 @@ def weighted_by_file(path: str | Path, configurations: Sequence[Sample]) -> tupl
     """
     entries = _read_weights(path)
     if len(entries) != len(configurations):
-        raise DataError(
-            explain("wrong number of entries", where=path, got=len(entries), expected=len(configurations))
-        )
+        raise DataError("wrong number of entries", where=path, got=len(entries), expected=len(configurations))
     samples, per_atom = [], False
     for place, (c, entry) in enumerate(zip(configurations, entries, strict=True)):
         where = f"{path}, entry {place} ({c.id})"
@@ -326,7 +322,7 @@ def weighted_by_file(path: str | Path, configurations: Sequence[Sample]) -> tupl
             per_atom = True
             if len(forces) != c.n_atoms:
                 what = "wrong number of force weights"
-                raise DataError(explain(what, where=where, got=len(forces), expected=c.n_atoms))
+                raise DataError(what, where=where, got=len(forces), expected=c.n_atoms)
             atoms = np.array([_weight(f"{where}: forces", w) for w in forces])
             forces = 1.0
         forces = _weight(f"{where}: forces", forces)
@@ -355,4 +351,4 @@ def _weight(where: str, value: Any) -> float:
         return 0.0
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
         return float(value)
-    raise DataError(explain(f"unusable weight, {where}", got=repr(value), expected="a finite number >= 0"))
+    raise DataError(f"unusable weight, {where}", got=repr(value), expected="a finite number >= 0")
