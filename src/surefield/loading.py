@@ -9,8 +9,7 @@ from typing import Any
 from surefield.errors import PotentialError
 from surefield.networks.model_files import load_model
 from surefield.potentials.saving import kind_of, load_potential
-from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
-from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.build import ESTIMATORS
 
 __all__ = ["load_any"]
 
@@ -23,12 +22,8 @@ def load_any(path: str | os.PathLike[str]) -> Any:
         DataError: a .amp file that is not what such files are.
     """
     kind = kind_of(path)
-    loaders = {
-        "potential": load_potential,
-        "llpr": LLPR.load,
-        "dropout_ensemble": DropoutEnsemble.load,
-        "model": load_model,
-    }
+    loaders: dict[str, Any] = {"potential": load_potential, "model": load_model}
+    loaders |= {name: estimator.load for name, estimator in ESTIMATORS.items()}
     if kind is None:
         return load_model(Path(path))
     if kind not in loaders:

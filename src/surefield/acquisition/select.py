@@ -18,6 +18,7 @@ from surefield.selection.selection import Selection
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
 from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
 
@@ -57,15 +58,18 @@ def feature_rows(
     if kind == "ll_grad":
         return rows
     if not isinstance(potential, LLPR):
-        raise ConfigError("features 'll_posterior' need an LLPR: LLPR.fit(potential, train, calibration)")
+        fix = "LLPR.fit(potential, train, calibration), or features 'll_grad' or 'full_grad_rp'"
+        raise ConfigError("features 'll_posterior' need an LLPR", got=type(potential).__name__, fix=fix)
     return potential.posterior.whiten(rows)
 
 
-def score_frames(llpr: LLPR, frames: Sequence[Atoms], score: Score) -> Float[np.ndarray, " n_structures"]:
+def score_frames(
+    uncertainty: Uncertainty, frames: Sequence[Atoms], score: Score
+) -> Float[np.ndarray, " n_structures"]:
     """Expected squared error of each structure from its sigmas, for `scores` of the selectors.
 
     Args:
-        llpr: calibrated.
+        uncertainty: calibrated, of any kind.
         frames: structures.
         score: `forces_variance`: mean over the force components, (eV/Å)^2; `energy_variance`: of the
             energy per atom, eV^2.
@@ -74,10 +78,10 @@ def score_frames(llpr: LLPR, frames: Sequence[Atoms], score: Score) -> Float[np.
         ConfigError: the uncertainty was fitted without forces.
         PotentialError: unknown element.
     """
-    found = llpr.predict(frames, forces=score == "forces_variance")
+    predictions = uncertainty.predict(frames, forces=score == "forces_variance")
     if score == "forces_variance":
-        return np.array([np.mean(np.square(cast(np.ndarray, p.forces_uncertainty))) for p in found])
-    sigma = [cast(float, p.energy_uncertainty) / len(a) for p, a in zip(found, frames, strict=True)]
+        return np.array([np.mean(np.square(cast(np.ndarray, p.forces_uncertainty))) for p in predictions])
+    sigma = [cast(float, p.energy_uncertainty) / len(a) for p, a in zip(predictions, frames, strict=True)]
     return np.square(sigma)
 
 
@@ -95,7 +99,7 @@ def select(
     """Choose which structures of a pool to label next.
 
     Args:
-        potential: potential or LLPR whose features tell structures apart.
+        potential: potential or uncertainty whose features tell structures apart.
         train_frames: labelled structures; picks keep away from them.
         pool_frames: candidates.
         method: `lcmd`, `max_dist`, `kmeanspp`, `max_diag` or `random`; see `surefield.selection.select_rows`.

@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from surefield.acquisition.select import FeatureMap, Score
 from surefield.config import Config
 from surefield.loop.config import LoopConfig
 from surefield.potentials.atomic_network import AtomicNetworkConfig
+from surefield.potentials.dropout_network import DropoutNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
 from surefield.potentials.snap.snap import SnapConfig
 from surefield.training.config import TrainConfig
+from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 
 __all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "UncertaintyConfig"]
+
+#: Kind of a section that names none.
+_UNNAMED = {"potential": "moment_network", "uncertainty": "llpr"}
 
 
 class DataConfig(Config):
@@ -44,16 +49,6 @@ class RepulsionConfig(Config):
     outer: float = Field(default=1.4, gt=0, description="where it ends, Å")
 
 
-class UncertaintyConfig(Config):
-    """How the last-layer uncertainty is fitted."""
-
-    row_kinds: tuple[str, ...] | None = Field(default=None, description="null: every kind that has labels")
-    regularizer: float | str | dict[str, float] | None = Field(default=None, description="null: by evidence")
-    calibration_map: dict[str, str] | None = Field(
-        default=None, description="null: alpha; alpha_sigma0 for forces"
-    )
-
-
 class SelectionConfig(Config):
     """What to label next."""
 
@@ -73,20 +68,22 @@ class RunConfig(Config):
     root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
     potential: Annotated[
-        MomentNetworkConfig | AtomicNetworkConfig | SnapConfig,
+        MomentNetworkConfig | AtomicNetworkConfig | DropoutNetworkConfig | SnapConfig,
         Field(discriminator="kind", description="moment_network where no kind is named"),
     ] = MomentNetworkConfig()
     repulsion: RepulsionConfig | None = None
     training: TrainConfig = TrainConfig()
-    uncertainty: UncertaintyConfig = UncertaintyConfig()
+    uncertainty: Annotated[
+        UncertaintyConfig, Field(discriminator="kind", description="llpr where no kind is named")
+    ] = LLPRConfig()
     selection: SelectionConfig = SelectionConfig()
     loop: LoopConfig = LoopConfig()
 
-    @field_validator("potential", mode="before")
+    @field_validator(*_UNNAMED, mode="before")
     @classmethod
-    def _named(cls, potential: Any) -> Any:
-        unnamed = isinstance(potential, Mapping) and "kind" not in potential
-        return {"kind": "moment_network", **potential} if unnamed else potential
+    def _named(cls, section: Any, info: ValidationInfo) -> Any:
+        unnamed = isinstance(section, Mapping) and "kind" not in section
+        return {"kind": _UNNAMED[str(info.field_name)], **section} if unnamed else section
 
 
 def located(config: RunConfig, folder: Path) -> RunConfig:

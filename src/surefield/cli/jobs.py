@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
-import numpy as np
 import yaml
 
 from surefield.acquisition.select import score_frames, select
@@ -14,31 +13,40 @@ from surefield.cli.config import RunConfig, located
 from surefield.config import load, parse, to_yaml
 from surefield.errors import ConfigError
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
-from surefield.execution.progress import track
 from surefield.execution.run_folder import RunFolder
-from surefield.exploration.sampling import molecular_dynamics_pool
-from surefield.files import atomic_path, write_atomic
-from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
-from surefield.loop.oracle import CalculatorOracle, ReplayOracle
-from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
-from surefield.loop.rounds import Loop, Predicted, predict_test
-from surefield.potentials.atomic_network import AtomicNetwork, AtomicNetworkConfig
+from surefield.files import write_atomic
+from surefield.loop.config import MolecularDynamicsPoolConfig
+from surefield.loop.pools import dynamics_pool, file_pool
+from surefield.loop.rounds import Loop
+from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
-from surefield.potentials.snap.snap import Snap, SnapConfig
+from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
 from surefield.report import write_report
 from surefield.structures.doctor import doctor
-from surefield.structures.read import Frames, read_frames, write_frames
+from surefield.structures.read import read_frames, write_frames
 from surefield.training.dataset import LabelledSet, prepare
+from surefield.training.loss import LossWeights
 from surefield.training.train import metrics_text, train
-from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.build import fit_uncertainty, load_uncertainty
+from surefield.uncertainty.config import LLPRConfig
+from surefield.uncertainty.evaluation import compare, evaluate_uncertainty, sigmas_of
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["VERBS", "run_verb"]
 
 Job = Callable[[RunConfig, RunFolder], dict[str, Any]]
+#: Class of each `potential.kind`.
+_POTENTIALS: Final[Mapping[str, Any]] = {
+    "moment_network": MomentNetwork,
+    "neural_network": AtomicNetwork,
+    "dropout_network": DropoutNetwork,
+    "snap": Snap,
+}
 
 
 def run_verb(
@@ -94,13 +102,7 @@ def _need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tup
 
 def make_potential(config: RunConfig, species: Sequence[int | str]) -> Potential:
     """Untrained potential of a configuration."""
-    potential: Potential
-    if isinstance(config.potential, AtomicNetworkConfig):
-        potential = AtomicNetwork.from_settings(config.potential, species)
-    elif isinstance(config.potential, SnapConfig):
-        potential = Snap.from_settings(config.potential, species)
-    else:
-        potential = MomentNetwork.from_settings(config.potential, species)
+    potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
     if config.repulsion is None:
         return potential
     return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)
@@ -137,31 +139,42 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     if fit.validation_errors is None:
         return summary
     write_frames(folder.path("validation.xyz"), list(fit.validation_frames))
-    llpr = LLPR.fit(
-        fit.potential,
-        fit.train_frames,
-        fit.validation_frames,
-        labels=data.labels,
-        **config.uncertainty.model_dump(),
+    uncertainty = fit_uncertainty(
+        config.uncertainty, fit.potential, fit.train_frames, fit.validation_frames, labels=data.labels
     )
-    llpr.save(folder.path("llpr.npz"))
+    uncertainty.save(folder.path(_uncertainty_file(config)))
     summary["validation"] = fit.validation_errors.as_dict()
     if data.test is not None:
-        summary |= _tested(llpr, prepare(data.test, llpr.potential, labels=data.labels), folder)
+        test = prepare(data.test, fit.potential, labels=data.labels)
+        summary |= _tested(config, uncertainty, test, folder)
     return summary
 
 
+def _fitted(config: RunConfig) -> tuple[str, ...]:
+    """Quantities that the training fits: their errors are shown."""
+    return tuple(LossWeights(**config.training.loss_weights))
+
+
 def _tested(
-    llpr: LLPR, test: LabelledSet, folder: RunFolder, found: Sequence[Prediction] | None = None
+    config: RunConfig,
+    uncertainty: Uncertainty,
+    test: LabelledSet,
+    folder: RunFolder,
+    predictions: Sequence[Prediction] | None = None,
 ) -> dict[str, Any]:
-    predicted = predict_test(llpr, test, found)
-    _write_predictions(folder, predicted)
-    return {"test": predicted.test(), "calibration": predicted.calibration(llpr)}
+    evaluation = evaluate_uncertainty(uncertainty, test, _fitted(config), predictions)
+    evaluation.save(folder.path("predictions.npz"))
+    return {"test": evaluation.test(), "calibration": evaluation.calibration(uncertainty)}
 
 
-def _write_predictions(folder: RunFolder, predicted: Predicted) -> None:
-    with atomic_path(folder.path("predictions.npz")) as path, path.open("wb") as file:
-        np.savez_compressed(file, **predicted.arrays)  # pyright: ignore[reportArgumentType]
+def _write_structures(folder: RunFolder, test: LabelledSet, predictions: Sequence[Prediction]) -> None:
+    written = [p.written_to(atoms) for p, atoms in zip(predictions, test.frames, strict=True)]
+    write_frames(folder.path("predictions.xyz"), written)
+
+
+def _uncertainty_file(config: RunConfig) -> str:
+    """Name in the run folder of `train`."""
+    return "llpr.npz" if isinstance(config.uncertainty, LLPRConfig) else "uncertainty.npz"
 
 
 def _trained(config: RunConfig, name: str, verb: str) -> Path:
@@ -176,50 +189,35 @@ def _trained(config: RunConfig, name: str, verb: str) -> Path:
 def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     potential = load_potential(_trained(config, "potential.npz", "eval"))
     test = prepare(_need(config.data.test, "test", "eval"), potential, labels=config.data.labels)
-    found = potential.predict(test.frames)
-    labels = [sample.labels for sample in test.samples]
-    arrays = {
-        "n_atoms": np.array([len(atoms) for atoms in test.frames]),
-        "energy_reference": np.array([label.energy for label in labels]),
-        "energy": np.array([p.energy for p in found]),
-        "forces_reference": np.concatenate([np.ravel(cast(np.ndarray, label.forces)) for label in labels]),
-        "forces": np.concatenate([np.ravel(cast(np.ndarray, p.forces)) for p in found]),
-        "species": np.concatenate([atoms.numbers for atoms in test.frames]),
-    }
-    predicted = Predicted(arrays)
-    _write_predictions(folder, predicted)
-    write_frames(
-        folder.path("predictions.xyz"),
-        [p.written_to(atoms) for p, atoms in zip(found, test.frames, strict=True)],
-    )
-    return {"test": predicted.test()}
+    predictions = potential.predict(test.frames)
+    evaluation = compare(predictions, test, _fitted(config))
+    evaluation.save(folder.path("predictions.npz"))
+    _write_structures(folder, test, predictions)
+    return {"test": evaluation.test()}
 
 
 def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    llpr = LLPR.load(_trained(config, "llpr.npz", "uq"))
-    test = prepare(_need(config.data.test, "test", "uq"), llpr.potential, labels=config.data.labels)
-    found = llpr.predict(test.frames, per_atom=True, forces=True)
-    write_frames(
-        folder.path("predictions.xyz"),
-        [p.written_to(atoms) for p, atoms in zip(found, test.frames, strict=True)],
-    )
-    return _tested(llpr, test, folder, found)
+    uncertainty = load_uncertainty(_trained(config, _uncertainty_file(config), "uq"))
+    test = prepare(_need(config.data.test, "test", "uq"), uncertainty.potential, labels=config.data.labels)
+    predictions = uncertainty.predict(test.frames, per_atom=True, **sigmas_of(uncertainty, _fitted(config)))
+    _write_structures(folder, test, predictions)
+    return _tested(config, uncertainty, test, folder, predictions)
 
 
 def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     settings = config.selection
-    llpr = LLPR.load(_trained(config, "llpr.npz", "select"))
+    uncertainty = load_uncertainty(_trained(config, _uncertainty_file(config), "select"))
     train_frames = read_frames(_trained(config, "train.xyz", "select"))
     pool = read_frames(_need(config.data.pool, "pool", "select"))
     name = settings.score
     picks = select(
-        llpr,
+        uncertainty,
         train_frames,
         pool,
         settings.method,
         settings.n,
         features=settings.features,
-        scores=None if name is None else {name: score_frames(llpr, pool, name)},
+        scores=None if name is None else {name: score_frames(uncertainty, pool, name)},
         seed=settings.seed,
     )
     chosen = list(picks)
@@ -229,7 +227,7 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
             "method": settings.method,
             "picks": chosen,
             "gains": [float(g) for g in picks.gains],
-            "reasons": [str(reason) for reason in picks.reasons],
+            "reasons": [reason.to_dict() for reason in picks.reasons],
             "formulas": [pool[i].get_chemical_formula() for i in chosen],
         },
     )
@@ -238,83 +236,24 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    pool, test, oracle, isolated = _pool(config, config.loop, folder)
-    species = _species(pool, test)
-    loop = Loop(
-        folder.folder,
-        config.loop,
-        make_potential(config, species),
-        config.training,
-        oracle,
-        pool,
-        test,
-        isolated,
-    )
-    return loop.run()
-
-
-def _pool(config: RunConfig, loop: LoopConfig, folder: RunFolder) -> tuple[Any, ...]:
+    loop = config.loop
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
-        if isinstance(loop.oracle, ReplayOracleConfig):
-            raise ConfigError("loop.oracle 'replay' needs labelled structures: use loop.pool.kind: file")
-        pool, test = _dynamics(loop.pool, folder)
-        oracle = make_oracle(loop.oracle)
-        return pool, _labelled_test(oracle, test, folder), oracle, {}
-    labelled = read_frames(_need(config.data.train, "train", "loop"))
-    test = read_frames(_need(config.data.test, "test", "loop"))
-    prepared = prepare(labelled, config.potential.cutoff, labels=config.data.labels)
-    frames = list(prepared.frames)
-    if isinstance(loop.oracle, ReplayOracleConfig):
-        oracle = ReplayOracle(frames, mapping=config.data.labels)
-        return oracle.pool, list(test), oracle, dict(prepared.isolated_atoms)
-    return frames, list(test), make_oracle(loop.oracle), dict(prepared.isolated_atoms)
-
-
-def _dynamics(settings: MolecularDynamicsPoolConfig, folder: RunFolder) -> tuple[Frames, Frames]:
-    """Structures for pool and test from different trajectories; made once per run folder."""
-    from ase.build import molecule
-    from ase.collections import g2
-
-    path = folder.path("structures.xyz")
-    if not path.exists():
-        start = (
-            molecule(settings.structure)
-            if settings.structure in g2.names
-            else read_frames(settings.structure)[0]
-        )
-        engine = make_oracle(settings.engine)
-        if not isinstance(engine, CalculatorOracle):
-            raise ConfigError("loop.pool.engine must be a calculator, not 'replay'")
-        made = []
-        with track(settings.n_pool + settings.n_test, "molecular dynamics", None) as bar:
-            for part, (count, seed) in enumerate(((settings.n_pool, 0), (settings.n_test, 1))):
-                frames = molecular_dynamics_pool(
-                    start,
-                    engine.make_calculator,
-                    settings.temperatures,
-                    count,
-                    steps_between=settings.steps_between,
-                    timestep_fs=settings.timestep_fs,
-                    equilibration_steps=settings.equilibration_steps,
-                    seed=2 * settings.seed + seed,
-                    progress=bar,
-                )
-                for atoms in frames:
-                    atoms.info["split"] = ("pool", "test")[part]
-                made += frames
-        write_frames(path, made)
-    frames = read_frames(path)
-    split = np.array([atoms.info["split"] for atoms in frames])
-    return frames[np.flatnonzero(split == "pool")], frames[np.flatnonzero(split == "test")]
-
-
-def _labelled_test(oracle: Any, test: Frames, folder: RunFolder) -> list[Any]:
-    path = folder.path("test.xyz")
-    if not path.exists():
-        with track(len(test), "label test set", None) as bar:
-            labelled = oracle.label(list(test), progress=bar)
-        write_frames(path, [atoms for atoms in labelled if atoms is not None])
-    return list(read_frames(path))
+        pool = dynamics_pool(loop.pool, loop.oracle, folder.folder)
+    else:
+        labelled = _need(config.data.train, "train", "loop")
+        test = _need(config.data.test, "test", "loop")
+        pool = file_pool(labelled, test, config.potential.cutoff, loop.oracle, config.data.labels)
+    return Loop(
+        folder.folder,
+        loop,
+        make_potential(config, _species(pool.candidates, pool.test)),
+        config.training,
+        pool.oracle,
+        pool.candidates,
+        pool.test,
+        pool.isolated_atoms,
+        config.uncertainty,
+    ).run()
 
 
 VERBS: dict[str, Job] = {

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.build import molecule
 from ase.calculators.calculator import BaseCalculator
+from ase.collections import g2
 from ase.md.langevin import Langevin
 
 from surefield import keys
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.executor import Advances
+from surefield.execution.progress import track
 from surefield.structures.label_sources import without_labels
+from surefield.structures.read import Frames, read_frames, write_frames
 
-__all__ = ["molecular_dynamics_pool"]
+__all__ = ["molecular_dynamics_pool", "pool_and_test", "start_structure"]
 
 #: A trajectory this many times hotter than its thermostat has blown up.
 _TOO_HOT = 10.0
@@ -87,6 +93,47 @@ def molecular_dynamics_pool(
             if progress is not None:
                 progress.advance()
     return frames
+
+
+def start_structure(name: str) -> Atoms:
+    """Molecule of ASE by name, or the first structure of a file."""
+    return molecule(name) if name in g2.names else read_frames(name)[0]
+
+
+def pool_and_test(
+    path: Path,
+    atoms: Atoms,
+    calculator: Callable[[], BaseCalculator],
+    temperatures: Sequence[float],
+    n_pool: int,
+    n_test: int,
+    *,
+    seed: int,
+    **options: Any,
+) -> tuple[Frames, Frames]:
+    """Structures for pool and test from different trajectories; made once and kept in a file.
+
+    Args:
+        path: of that file; if it is there, nothing is run.
+        atoms, calculator, temperatures, options: as `molecular_dynamics_pool` takes them.
+        n_pool: structures of the pool.
+        n_test: structures for the errors.
+        seed: pool and test have different seeds that follow from it.
+    """
+    if not path.exists():
+        structures: list[Atoms] = []
+        with track(n_pool + n_test, "molecular dynamics", None) as bar:
+            for split, count, own in (("pool", n_pool, 2 * seed), ("test", n_test, 2 * seed + 1)):
+                frames = molecular_dynamics_pool(
+                    atoms, calculator, temperatures, count, seed=own, progress=bar, **options
+                )
+                for frame in frames:
+                    frame.info["split"] = split
+                structures += frames
+        write_frames(path, structures)
+    kept = read_frames(path)
+    splits = np.array([frame.info["split"] for frame in kept])
+    return kept[np.flatnonzero(splits == "pool")], kept[np.flatnonzero(splits == "test")]
 
 
 def _check(

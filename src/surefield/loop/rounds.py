@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
 import numpy as np
 from ase import Atoms
@@ -20,92 +19,28 @@ from ase import Atoms
 from surefield.acquisition.select import feature_rows, score_frames
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.progress import Track, track
-from surefield.files import atomic_path
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
 from surefield.potentials.potential import Potential
-from surefield.potentials.prediction import Prediction
 from surefield.selection.select_rows import select_rows
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import LabelledSet, prepare
+from surefield.training.dataset import prepare
+from surefield.training.loss import LossWeights
 from surefield.training.train import fit_samples
-from surefield.uncertainty.llpr import LLPR
-from surefield.uncertainty.metrics import uq_metrics
+from surefield.uncertainty.build import fit_uncertainty
+from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.evaluation import evaluate_uncertainty
+from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Loop", "Predicted", "predict_test"]
+__all__ = ["Loop"]
 
 _log = logging.getLogger(__name__)
-#: Of `LLPR.fit`: a round holds out a few energies only, and they steer the early stop as well.
+#: Of `fit_uncertainty`: a round holds out a few energies only, and they steer the early stop as well.
 SHARED_ALPHA = 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """Labels, predictions and uncertainties of the test set, flat: the content of `predictions.npz`."""
-
-    arrays: dict[str, np.ndarray]
-
-    def residuals(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals and sigmas, energies per atom, components that vanish by symmetry left out."""
-        a = self.arrays
-        if kind == "energy":
-            return (a["energy"] - a["energy_reference"]) / a["n_atoms"], a["energy_uncertainty"] / a[
-                "n_atoms"
-            ]
-        keep = a[f"{kind}_uncertainty"] > 0
-        return (a[kind] - a[f"{kind}_reference"])[keep], a[f"{kind}_uncertainty"][keep]
-
-    def test(self) -> dict[str, float]:
-        """Errors: eV/atom, eV/Å."""
-        a = self.arrays
-        energy = (a["energy"] - a["energy_reference"]) / a["n_atoms"]
-        forces = a["forces"] - a["forces_reference"]
-        return {
-            "energy_mae": float(np.abs(energy).mean()),
-            "energy_rmse": float(np.sqrt((energy**2).mean())),
-            "forces_mae": float(np.abs(forces).mean()),
-            "forces_rmse": float(np.sqrt((forces**2).mean())),
-        }
-
-    def calibration(self, llpr: LLPR) -> dict[str, dict[str, float]]:
-        """Coverage, miscalibration area, NLL beside that of the best constant sigma, per kind."""
-        found = {}
-        for kind in ("energy", "forces"):
-            r, sigma = self.residuals(kind)
-            metrics = uq_metrics(r, sigma)
-            constant = float(np.sqrt(np.mean(r**2)))
-            found[kind] = {
-                "coverage_68": float(np.mean(np.abs(r) <= sigma)),
-                "miscalibration_area": metrics["miscalibration_area"],
-                "nll": metrics["nll"],
-                "nll_constant": float(0.5 * np.log(2 * np.pi * constant**2) + 0.5),
-                "alpha": float(getattr(llpr.maps[kind], "alpha", np.nan)),
-            }
-        return found
-
-
-def predict_test(llpr: LLPR, test: LabelledSet, found: Sequence[Prediction] | None = None) -> Predicted:
-    """Predict a labelled set with the uncertainties of energies and forces, unless `found` holds them."""
-    found = llpr.predict(test.frames, forces=True) if found is None else found
-    labels = [sample.labels for sample in test.samples]
-    pick: Callable[[str], np.ndarray] = lambda name: np.concatenate([getattr(p, name).ravel() for p in found])  # noqa: E731
-    return Predicted(
-        {
-            "n_atoms": np.array([sample.structure.n_atoms for sample in test.samples]),
-            "energy_reference": np.array([label.energy for label in labels]),
-            "energy": np.array([p.energy for p in found]),
-            "energy_uncertainty": np.array([p.energy_uncertainty for p in found]),
-            "forces_reference": np.concatenate(
-                [np.ravel(cast(np.ndarray, label.forces)) for label in labels]
-            ),
-            "forces": pick("forces"),
-            "forces_uncertainty": pick("forces_uncertainty"),
-            "species": np.concatenate([sample.structure.numbers for sample in test.samples]),
-        }
-    )
+_LLPR: Final = LLPRConfig()
 
 
 class Loop:
@@ -120,6 +55,10 @@ class Loop:
         pool: candidates without labels.
         test: labelled structures for the errors.
         isolated_atoms: energies of free atoms, eV; with them element offsets do not depend on the labels.
+        uncertainty: which one each round fits.
+
+    Raises:
+        ConfigError: a pool smaller than the labels that are wanted, or features that the uncertainty lacks.
     """
 
     def __init__(
@@ -132,11 +71,17 @@ class Loop:
         pool: Sequence[Atoms],
         test: Sequence[Atoms],
         isolated_atoms: Mapping[str | int, float] | None = None,
+        uncertainty: UncertaintyConfig = _LLPR,
     ) -> None:
         needed = config.n_initial + config.n_rounds * config.n_per_round
         if needed > len(pool):
             raise ConfigError(f"the loop wants {needed} labels, but the pool holds {len(pool)} structures")
+        if config.features == "ll_posterior" and not isinstance(uncertainty, LLPRConfig):
+            fix = "set loop.features to ll_grad or full_grad_rp, or uncertainty.kind to llpr"
+            raise ConfigError("features 'll_posterior' need an LLPR", got=uncertainty.kind, fix=fix)
         self.folder, self.config, self.potential, self.training = folder, config, potential, training
+        self.uncertainty = uncertainty
+        self.fitted = tuple(LossWeights(**training.loss_weights))
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         self.test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
         self.isolated_atoms = isolated_atoms or {}
@@ -159,7 +104,7 @@ class Loop:
         return summary
 
     def _start(self) -> dict[str, Any]:
-        settings = [self.config.model_dump(mode="json"), self.training.model_dump(mode="json")]
+        settings = [part.model_dump(mode="json") for part in (self.config, self.training, self.uncertainty)]
         return {
             "event": "start",
             "version": 1,
@@ -197,24 +142,25 @@ class Loop:
     def _round(self, method: str, seed: int, number: int, chosen: list[int]) -> dict[str, Any]:
         twin = self.journal.find(event="round", round=0, seed=seed) if number == 0 else []
         # All methods of a seed share the first round, and random selection needs no potential.
-        llpr = None if twin and method == "random" else self._fit(chosen, seed)
+        uncertainty = None if twin and method == "random" else self._fit(chosen, seed)
         if twin:
             scores = {key: twin[0][key] for key in ("test", "calibration")}
         else:
-            assert llpr is not None
-            predicted = predict_test(llpr, self.test)
-            scores = {"test": predicted.test(), "calibration": predicted.calibration(llpr)}
+            assert uncertainty is not None
+            evaluation = evaluate_uncertainty(uncertainty, self.test, self.fitted)
+            scores = {"test": evaluation.test(), "calibration": evaluation.calibration(uncertainty)}
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
         kind, variances = self.config.features, None
-        if llpr is None or method == "random":
+        if uncertainty is None or method == "random":
             pool, train = np.arange(len(left), dtype=float)[:, None], None
         else:
-            pool = feature_rows(llpr, self.pool[left], kind)
-            train = feature_rows(llpr, self.pool[chosen], kind)
+            pool = feature_rows(uncertainty, self.pool[left], kind)
+            train = feature_rows(uncertainty, self.pool[chosen], kind)
             if self.config.score is not None:
-                variances = {self.config.score: score_frames(llpr, self.pool[left], self.config.score)}
+                score = self.config.score
+                variances = {score: score_frames(uncertainty, self.pool[left], score)}
         picked = select_rows(
             method, pool, train, self.config.n_per_round, seed=1000 * seed + number, scores=variances
         )
@@ -222,10 +168,10 @@ class Loop:
             **scores,
             "picks": [int(left[i]) for i in picked],
             "gains": [float(g) for g in picked.gains],
-            "reasons": [str(reason) for reason in picked.reasons],
+            "reasons": [reason.to_dict() for reason in picked.reasons],
         }
 
-    def _fit(self, chosen: list[int], seed: int) -> LLPR:
+    def _fit(self, chosen: list[int], seed: int) -> Uncertainty:
         data = prepare([self._labels[i] for i in chosen], self.potential)
         fitted, held = split_frames(data.frames, self.config.validation, seed=seed)
         fit = fit_samples(
@@ -236,7 +182,14 @@ class Loop:
             isolated_atoms=self.isolated_atoms,
             progress=False,
         )
-        return LLPR.fit(fit.potential, data[fitted], data[held], shared_alpha=SHARED_ALPHA, progress=False)
+        return fit_uncertainty(
+            self.uncertainty,
+            fit.potential,
+            data[fitted],
+            data[held],
+            shared_alpha=SHARED_ALPHA,
+            progress=False,
+        )
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""
@@ -268,11 +221,9 @@ class Loop:
             raise DataError("the journal holds no labels")
         for index in chosen:
             self._labels.setdefault(index, read_frames(self.folder / "labels" / f"{index:06d}.xyz")[0])
-        llpr = self._fit(chosen, seed)
-        llpr.save(self.folder / "potential.npz")
-        arrays = predict_test(llpr, self.test).arrays
-        with atomic_path(self.folder / "predictions.npz") as path, path.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+        uncertainty = self._fit(chosen, seed)
+        uncertainty.save(self.folder / "potential.npz")
+        evaluate_uncertainty(uncertainty, self.test, self.fitted).save(self.folder / "predictions.npz")
 
 
 def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float, Int
+from pydantic import Field
 
+from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError, explain
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
-from surefield.potentials.potential import DescriptorPotential
+from surefield.potentials.potential import DescriptorPotential, species_numbers
 from surefield.structures.graph import Graph, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
 
@@ -27,6 +31,7 @@ __all__ = [
     "MEAN",
     "MEMBERS_AT_ONCE",
     "DropoutNetwork",
+    "DropoutNetworkConfig",
     "Layer",
     "check_rate",
     "draw_masks",
@@ -37,6 +42,23 @@ __all__ = [
 FULL, MEAN = 0, -1
 #: Members whose forces are held at once by `member_results`.
 MEMBERS_AT_ONCE: Final = 16
+
+
+class DropoutNetworkConfig(Config):
+    """Dropout networks on the symmetry functions of KLIFF and KIM's DUNN driver."""
+
+    kind: Literal["dropout_network"] = "dropout_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.0, gt=0, description="of the symmetry functions, Å")
+    hyperparams: str | dict[str, list[dict[str, float]]] = Field(
+        default="set51", description="symmetry functions: set51, set30 or lists under g2 and g4"
+    )
+    neurons: tuple[int, ...] = Field(default=(10, 10), description="widths of the hidden layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="rate; 0 for none")
+    norm: bool = Field(default=True, description="standardise each feature over the training atoms")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
 
 
 class Layer(eqx.Module):
@@ -114,6 +136,13 @@ class DropoutNetwork(DescriptorPotential):
         self.masks = [jnp.ones((n_members, width), bool) for width in widths]
         self.member = jnp.asarray(MEAN, jnp.int32)
         self.fitted = jnp.zeros((), bool)
+
+    @classmethod
+    def from_settings(cls, config: DropoutNetworkConfig, species: Sequence[str | int] = ()) -> DropoutNetwork:
+        """Build from the settings of a run; `species` is used where they name none."""
+        symbols = [chemical_symbols[z] for z in species_numbers(config.species or species)]
+        descriptor = behler_functions(symbols, config.hyperparams, config.cutoff)
+        return cls(descriptor, config.neurons, config.dropout, config.norm, seed=config.seed)
 
     @property
     def neurons(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,8 +261,9 @@ def _table(path: Path) -> dict[str, Values]:
 def _agreeing(predictions: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
     """Predictions without the arrays that do not fit their reference."""
     kept = dict(predictions)
-    for kind in ("energy", "forces", "stress"):
-        names = [name for name in (f"{kind}_reference", kind, f"{kind}_uncertainty") if name in kept]
+    for reference in [name for name in predictions if name.endswith("_reference")]:
+        kind = reference.removesuffix("_reference")
+        names = [name for name in (reference, kind, f"{kind}_uncertainty") if name in kept]
         if kind == "energy" and "n_atoms" in kept:
             names.append("n_atoms")
         if len({kept[name].shape for name in names}) > 1:
@@ -351,19 +353,23 @@ def _picks(
             index=int(index),
             n_labels=n_labels,
             gain=_number(gains[order]) if order < len(gains) else math.nan,
-            reason=_words(reasons[order]) if order < len(reasons) else reason,
+            reason=_reason(reasons[order]) if order < len(reasons) else reason,
             formula=str(formulas[order]) if order < len(formulas) else "",
         )
         for order, index in enumerate(source.get("picks") or [])
     )
 
 
-def _words(reason: Any) -> str:
-    """A reason as text; those of version 0.1 are text already."""
-    if isinstance(reason, Mapping) and "rule" in reason:
-        others = (reason.get(name) for name in ("value", "score", "score_value"))
-        return str(Reason(str(reason["rule"]), *others))
-    return str(reason)
+def _reason(entry: Any) -> str:
+    """Words of a reason: recorded as data, as words, or, before version 0.2, as Python shows a `Reason`."""
+    if isinstance(entry, str) and entry.startswith("Reason("):
+        pairs = re.findall(r"(\w+)=(?:'([^']*)'|(?:np\.float64\()?([^,()]+))", entry)
+        entry = {name: text or _number(plain) for name, text, plain in pairs if plain != "None"}
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    value, score, of_score = (entry.get(name) for name in ("value", "score", "score_value"))
+    usable = isinstance(of_score, int | float)
+    return str(Reason(str(entry.get("rule", "")), value, score if usable else None, of_score))
 
 
 def _infer_verb(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from ase.data import chemical_symbols
 
+from surefield.quantities import names, quantity
 from surefield.report import figures
 from surefield.report.run import Pick, Run
 from surefield.report.tables import entries, number, records, table
@@ -104,7 +105,7 @@ def _final_errors(run: Run) -> str:
 
 def _parity(run: Run) -> Section | None:
     panels = []
-    for kind, (name, unit) in KINDS.items():
+    for kind, (name, unit) in _kinds(run).items():
         pair = _values(run, kind)
         if pair is None:
             continue
@@ -140,7 +141,7 @@ def _errors_by_element(run: Run) -> str:
 def _uncertainty(run: Run) -> Section | None:
     scored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     panels: list[Panel] = []
-    for kind, (name, unit) in KINDS.items():
+    for kind, (name, unit) in _kinds(run).items():
         pair = _residuals(run, kind)
         if pair is None:
             continue
@@ -156,7 +157,7 @@ def _uncertainty(run: Run) -> Section | None:
             + " ".join(_coverage_words(kind, *pair) for kind, pair in scored.items())
         )
         panels += _panel("Calibration", figures.calibration(scored), caption)
-    for kind in KINDS:
+    for kind in dict.fromkeys([*KINDS, *(kind for curve in run.curves for kind in curve.calibration)]):
         caption = f"Share of test errors of the {kind} that are smaller than the predicted σ, round by round."
         title = f"Calibration along the loop: {kind}"
         panels += _panel(title, figures.coverage_history(run.curves, kind), caption)
@@ -299,6 +300,16 @@ def _panel(title: str, figure: figures.Figure | None, caption: str) -> list[Pane
     return [] if figure is None else [Panel(title, figure, caption)]
 
 
+def _kinds(run: Run) -> dict[str, tuple[str, str]]:
+    """Names and units of the quantities that may be shown: the usual ones, and what else was predicted."""
+    others = [name.removesuffix("_reference") for name in run.predictions if name.endswith("_reference")]
+    return KINDS | {
+        name: (name.replace("_", " "), quantity(name).unit if name in names() else "")
+        for name in others
+        if name not in KINDS
+    }
+
+
 def _values(run: Run, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Reference and prediction of a kind, flat; energies per atom."""
     reference, predicted = run.predictions.get(f"{kind}_reference"), run.predictions.get(kind)
@@ -323,8 +334,8 @@ def _residuals(run: Run, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _per_atom(run: Run, kind: str) -> np.ndarray | float | None:
-    """Divisor of a kind: the number of atoms for energies (None if not recorded), else 1."""
-    return run.predictions.get("n_atoms") if kind == "energy" else 1.0
+    """Divisor of a kind: the number of atoms where it is per atom (None if not recorded), else 1."""
+    return run.predictions.get("n_atoms") if kind in names() and quantity(kind).per_atom else 1.0
 
 
 def _errors(residuals: np.ndarray) -> tuple[int, float, float, float]:

@@ -6,49 +6,24 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from surefield.errors import ConfigError
-from surefield.potentials import Potential, Prediction, SurefieldCalculator
+from surefield.potentials import Prediction
 from surefield.potentials.calculator import ExtrapolationWarning
 from surefield.quantities import quantity, uncertain
 from surefield.testing.frames import Snapshot, random_rotation, rotated
+from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Uncertainty", "check_uncertainty"]
+__all__ = ["check_uncertainty"]
 
 #: Largest relative differences of sigmas. Inverting a covariance of condition 1e9 costs half of the digits.
 TOLERANCES = {"float64": 1e-6, "float32": 1e-2}
 #: A component of a force may have no uncertainty where symmetry makes it less than this times the largest.
 SYMMETRY_ZERO = 1e-6
-
-
-class Uncertainty(Protocol):
-    """What `check_uncertainty` needs: the interface of `LLPR`."""
-
-    @property
-    def potential(self) -> Potential:
-        """Potential that makes the predictions."""
-        ...
-
-    def predict(self, frames: Sequence[Atoms], **options: Any) -> list[Prediction]:
-        """Predict structures; the options `per_atom`, `forces` and `stress` ask for more sigmas."""
-        ...
-
-    def calculator(self, **options: Any) -> SurefieldCalculator:
-        """ASE calculator."""
-        ...
-
-    def save(self, path: str | Path) -> None:
-        """Save as a file."""
-        ...
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Load what `save` wrote."""
-        ...
 
 
 def check_uncertainty(
@@ -60,8 +35,9 @@ def check_uncertainty(
     positive (zero only for forces that vanish by symmetry) and have the shapes of their quantities; inputs
     stay as they are; a structure alone has the sigmas it has in a batch; sigmas of atoms follow a
     permutation, those of energies do not change under rotation (where the potential has these
-    `invariances`); the calculator gives the same
-    under the same names; saving and loading changes nothing.
+    `invariances`); values of members, where there are any, have the shapes of their quantities with the
+    members first, and are those of the members alone; the calculator gives the same under the same names;
+    saving and loading changes nothing.
 
     Args:
         uncertainty: fitted.
@@ -88,6 +64,7 @@ def check_uncertainty(
     for index in range(min(2, len(frames))):
         (alone,) = uncertainty.predict([frames[index]], **options)
         _compare("batch independence", index, full[index], alone, tolerance)
+    _check_members(uncertainty, frames, bare, options, tolerance)
     rng = np.random.default_rng(seed)
     invariances = getattr(uncertainty.potential, "invariances", ("permutation", "rotation"))
     if "permutation" in invariances:
@@ -133,22 +110,16 @@ def _check_sigmas(
     supplies: frozenset[str],
 ) -> None:
     n = len(atoms)
-    expected: dict[str, tuple[int, ...]] = {"energy_uncertainty": (), "energies_uncertainty": (n,)}
-    if "energies" not in supplies:
-        del expected["energies_uncertainty"]
-    for name in uncertain(supplies):
-        if quantity(name).source == "output":
-            expected[f"{name}_uncertainty"] = quantity(name).shape(n)
-    if options.get("forces"):
-        expected["forces_uncertainty"] = (n, 3)
-    if options.get("stress") and atoms.pbc.all():
-        expected["stress_uncertainty"] = (6,)
-    found = _sigmas(prediction)
+    asked = {**options, "stress": options.get("stress") and atoms.pbc.all()}
+    names = [name for name in uncertain(supplies) if asked.get(name, name not in ("forces", "stress"))]
+    names += ["energies"] if "energies" in supplies else []
+    expected = {f"{name}_uncertainty": quantity(name).shape(n) for name in names}
+    sigmas = _sigmas(prediction)
     _require(
-        found.keys() == expected.keys(),
-        f"sigmas: frame {index} must have {sorted(expected)}, got {sorted(found)}",
+        sigmas.keys() == expected.keys(),
+        f"sigmas: frame {index} must have {sorted(expected)}, got {sorted(sigmas)}",
     )
-    for name, sigma in found.items():
+    for name, sigma in sigmas.items():
         _require(
             sigma.shape == expected[name],
             f"sigmas: {name} of frame {index} must be {expected[name]}, got {sigma.shape}",
@@ -163,6 +134,37 @@ def _check_sigmas(
             bool((sigma >= 0).all()) and not zero.any(),
             f"sigmas: {name} of frame {index} must be positive, least is {sigma.min():.3e}",
         )
+
+
+def _check_members(
+    uncertainty: Uncertainty,
+    frames: list[Atoms],
+    bare: list[Prediction],
+    options: dict[str, bool],
+    tolerance: float,
+) -> None:
+    """Values of members have their shapes, are those of a structure alone, and none are invented."""
+    n_members = uncertainty.n_members
+    if not n_members:
+        return
+    members = uncertainty.predict(frames, ensemble=True, **options)
+    for index, (before, after) in enumerate(zip(bare, members, strict=True)):
+        values = {k: np.asarray(v) for k, v in after.results().items() if k.endswith("_ensemble")}
+        _require("energy_ensemble" in values, f"members: frame {index} has no energy_ensemble")
+        for name, value in values.items():
+            expected = (n_members, *quantity(name.removesuffix("_ensemble")).shape(len(frames[index])))
+            _require(
+                value.shape == expected,
+                f"members: {name} of frame {index} must be {expected}, got {value.shape}",
+            )
+            _require(bool(np.isfinite(value).all()), f"members: {name} of frame {index} is not finite")
+        (alone,) = uncertainty.member(n_members).predict([frames[index]])
+        scale = np.abs(values["energy_ensemble"]).max()
+        _require(
+            abs(alone.energy - values["energy_ensemble"][-1]) <= tolerance * scale,
+            f"members: the last energy of frame {index} is not that of the last member alone",
+        )
+        _require(before.energy == after.energy, f"members: asking for them changed energy of frame {index}")
 
 
 def _compare(check: str, index: int, expected: Prediction, got: Prediction, tolerance: float) -> None:

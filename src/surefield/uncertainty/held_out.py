@@ -41,7 +41,7 @@ def label_residuals(
     """
     residuals = {}
     for name in names:
-        label, value = getattr(sample.labels, name), getattr(prediction, name)
+        label, value = sample.labels.get(name), prediction.get(name)
         if label is None or value is None:
             continue
         entry = quantity(name)

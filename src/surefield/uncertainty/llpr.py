@@ -284,7 +284,7 @@ def _kinds(sets: Sequence[LabelledSet], known: Sequence[str], asked: Sequence[st
 
 
 def _has(sample: Sample, name: str) -> bool:
-    if getattr(sample.labels, name) is None or (name == "stress" and not sample.structure.periodic):
+    if name not in sample.labels or (name == "stress" and not sample.structure.periodic):
         return False
     return sample.trained_energy if name == "energy" else True
 

@@ -20,7 +20,7 @@ from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, load_arrays, pack, save_arrays, unpack
-from surefield.quantities import quantity, uncertain
+from surefield.quantities import ENSEMBLE, UNCERTAINTY, quantity, uncertain
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
@@ -253,9 +253,9 @@ class Uncertainty(ABC):
         for index, spreads in self.spreads(structures, names, batch_size=batch_size):
             results: dict[str, Any] = {}
             for name, spread in spreads.items():
-                results[f"{name}_uncertainty"] = self._sigma(name, spread, structures[index].n_atoms)
+                results[f"{name}{UNCERTAINTY}"] = self._sigma(name, spread, structures[index].n_atoms)
                 if ensemble and spread.members is not None:
-                    results[f"{name}_ensemble"] = getattr(predictions[index], name) + spread.members
+                    results[f"{name}{ENSEMBLE}"] = predictions[index][name] + spread.members
             predictions[index] = predictions[index].replace(**results)
         return predictions
 

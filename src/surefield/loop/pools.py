@@ -1,0 +1,86 @@
+"""What a loop starts from: candidates, test structures and the oracle that labels them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ase import Atoms
+
+from surefield.errors import ConfigError
+from surefield.execution.progress import track
+from surefield.exploration.sampling import pool_and_test, start_structure
+from surefield.loop.config import MolecularDynamicsPoolConfig
+from surefield.loop.oracle import CalculatorOracle, Oracle, ReplayOracle
+from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.structures.labels import Mapped
+from surefield.structures.read import Frames, Source, read_frames, write_frames
+from surefield.training.dataset import prepare
+
+__all__ = ["Pool", "dynamics_pool", "file_pool"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidates and what goes with them.
+
+    Attributes:
+        candidates: structures without labels.
+        test: labelled structures for the errors.
+        oracle: labels candidates.
+        isolated_atoms: energies of free atoms, eV.
+    """
+
+    candidates: Sequence[Atoms]
+    test: Sequence[Atoms]
+    oracle: Oracle
+    isolated_atoms: Mapping[str | int, float] = field(default_factory=dict)
+
+
+def file_pool(
+    labelled: Source, test: Source, cutoff: float, config: OracleConfig, labels: Mapped | None = None
+) -> Pool:
+    """Candidates from labelled structures, whose labels a replay oracle reveals.
+
+    Args:
+        labelled: candidates; free atoms among them set the element offsets.
+        test: labelled structures.
+        cutoff: of the potential, Å.
+        config: of the oracle.
+        labels: explicit keys of the labels.
+    """
+    held = list(read_frames(test))
+    prepared = prepare(labelled, cutoff, labels=labels)
+    candidates = list(prepared.frames)
+    isolated: dict[str | int, float] = dict(prepared.isolated_atoms.items())
+    if not isinstance(config, ReplayOracleConfig):
+        return Pool(candidates, held, make_oracle(config), isolated)
+    oracle = ReplayOracle(candidates, mapping=labels)
+    return Pool(oracle.pool, held, oracle, isolated)
+
+
+def dynamics_pool(settings: MolecularDynamicsPoolConfig, config: OracleConfig, folder: Path) -> Pool:
+    """Candidates and test structures from molecular dynamics, made and labelled once per run folder.
+
+    Raises:
+        ConfigError: an engine or an oracle that only replays labels.
+    """
+    if isinstance(config, ReplayOracleConfig):
+        raise ConfigError("loop.oracle 'replay' needs labelled structures: use loop.pool.kind: file")
+    engine = make_oracle(settings.engine)
+    if not isinstance(engine, CalculatorOracle):
+        raise ConfigError("loop.pool.engine must be a calculator, not 'replay'")
+    options = settings.model_dump(exclude={"kind", "structure", "engine"})
+    start = start_structure(settings.structure)
+    candidates, test = pool_and_test(folder / "structures.xyz", start, engine.make_calculator, **options)
+    oracle = make_oracle(config)
+    return Pool(candidates, _labelled_once(folder / "test.xyz", oracle, test), oracle)
+
+
+def _labelled_once(path: Path, oracle: Oracle, test: Frames) -> list[Atoms]:
+    if not path.exists():
+        with track(len(test), "label test set", None) as bar:
+            labelled = oracle.label(list(test), progress=bar)
+        write_frames(path, [atoms for atoms in labelled if atoms is not None])
+    return list(read_frames(path))

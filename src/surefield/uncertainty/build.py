@@ -1,0 +1,63 @@
+"""Uncertainties from configurations and from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from surefield.errors import PotentialError
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import kind_of
+from surefield.structures.labels import Mapped
+from surefield.structures.read import Source
+from surefield.training.dataset import LabelledSet
+from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.uncertainty import Uncertainty
+
+__all__ = ["ESTIMATORS", "fit_uncertainty", "load_uncertainty"]
+
+#: By the kind of their files.
+ESTIMATORS: Final[Mapping[str, type[Uncertainty]]] = {e.kind: e for e in (LLPR, DropoutEnsemble)}
+
+
+def fit_uncertainty(
+    config: UncertaintyConfig,
+    potential: Potential,
+    train: Source | LabelledSet,
+    calibration: Source | LabelledSet,
+    *,
+    shared_alpha: float = 0.0,
+    labels: Mapped | None = None,
+    progress: bool | None = None,
+) -> Uncertainty:
+    """The uncertainty of a configuration around a trained potential.
+
+    Args:
+        config: which estimator, and its settings.
+        potential: trained.
+        train: structures it was trained on.
+        calibration: labelled structures it has not seen.
+        shared_alpha: see `LLPR.fit`; other estimators have no use for it.
+        labels: explicit keys of the labels.
+        progress: show a progress bar.
+    """
+    settings = config.model_dump(exclude={"kind"})
+    if isinstance(config, LLPRConfig):
+        options = {"shared_alpha": shared_alpha, "labels": labels, "progress": progress}
+        return LLPR.fit(potential, train, calibration, **options, **settings)
+    return DropoutEnsemble.fit(potential, calibration, labels=labels, **settings)
+
+
+def load_uncertainty(path: str | os.PathLike[str]) -> Uncertainty:
+    """Whatever uncertainty was saved; no code in the file is run.
+
+    Raises:
+        PotentialError: no such file, damaged, or of another kind.
+    """
+    kind = kind_of(path)
+    if kind not in ESTIMATORS:
+        raise PotentialError(f"{path} holds no uncertainty", got=kind, expected=" or ".join(ESTIMATORS))
+    return ESTIMATORS[kind].load(str(path))

@@ -1,0 +1,44 @@
+"""Configuration of uncertainties: one model a kind, told apart by `kind:`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from surefield.config import Config
+from surefield.quantities import quantity
+
+__all__ = ["DropoutConfig", "LLPRConfig", "UncertaintyConfig"]
+
+_MAPS = "quantity to map; null: alpha, and alpha_sigma0 for forces and stresses"
+
+
+class LLPRConfig(Config):
+    """How the last-layer uncertainty is fitted; serves every potential with a last layer."""
+
+    kind: Literal["llpr"] = "llpr"
+    row_kinds: tuple[str, ...] | None = Field(default=None, description="null: every kind that has labels")
+    regularizer: float | str | dict[str, float] | None = Field(default=None, description="null: by evidence")
+    calibration_map: dict[str, str] | None = Field(default=None, description=_MAPS)
+
+    @field_validator("row_kinds", "calibration_map")
+    @classmethod
+    def _known(cls, names: Any) -> Any:
+        for name in names or ():
+            quantity(name)
+        return names
+
+
+class DropoutConfig(Config):
+    """The spread over members of a dropout network."""
+
+    kind: Literal["dropout"] = "dropout"
+    M: int = Field(default=100, ge=2, description="members")
+    rate: float | None = Field(default=None, gt=0, lt=1, description="null: that of the training")
+    seed: int = Field(default=0, ge=0, description="of the masks")
+    calibration_map: dict[str, str] | None = Field(default=None, description=_MAPS)
+
+
+#: Told apart by `kind`.
+UncertaintyConfig = LLPRConfig | DropoutConfig
