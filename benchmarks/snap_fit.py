@@ -33,7 +33,7 @@ import numpy as np
 from surefield.potentials.snap.snap import Snap
 from surefield.trainers.fitsnap import FitSnapPotential
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.training.least_squares import Solution, StreamedRows, solve
+from surefield.training.least_squares import LinearSolution, StreamedRows, solve
 from surefield.training.linear import linear_rows
 from surefield.training.dataset import Sample
 from surefield.training.problem import Weights, residual_weights
@@ -166,7 +166,7 @@ def measure(case: str, program: Any) -> list[tuple[str, float | None]]:
     seconds, streamed = timed(lambda: stream(handle, configurations))
     found.append(("rows and their reduction", seconds))
     seconds, solution = timed(lambda: solve(streamed.reduced(), "svd", eps=1e-13))
-    assert isinstance(solution, Solution)
+    assert isinstance(solution, LinearSolution)
     found.append(("solution", seconds))
     peer = None
     if program is not None:

@@ -17,8 +17,8 @@ from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.saving import pack
 from surefield.trainers.dunn import DUNNTrainer, KliffBPPotential
 from surefield.trainers.inputs import gather, make_configurations
+from surefield.training.breakdown import LossForm, breakdown
 from surefield.training.gradient_steps import OPTIMIZERS, _masks
-from surefield.training.losses import LossForm, breakdown
 from surefield.training.problem import Problem, TrainingRun, Weights
 
 LISTS = {

@@ -19,8 +19,8 @@ from surefield.structures.labels import Labels
 from surefield.structures.read import read_frames
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer
 from surefield.trainers.result import TrainingWarning
+from surefield.training.breakdown import LossForm, breakdown
 from surefield.training.dataset import Sample
-from surefield.training.losses import LossForm, breakdown
 from surefield.training.parametric_objective import BondLoss
 from surefield.training.problem import Problem, TrainingRun, Weights
 

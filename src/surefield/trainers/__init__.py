@@ -12,8 +12,8 @@ from surefield.trainers.parametric import ParametricModelTrainer as ParametricMo
 from surefield.trainers.result import TrainingResult as TrainingResult
 from surefield.trainers.result import TrainingWarning as TrainingWarning
 from surefield.trainers.trainer import Trainer as Trainer
-from surefield.training.losses import ErrorTable as ErrorTable
-from surefield.training.losses import LossBreakdown as LossBreakdown
+from surefield.training.breakdown import ErrorTable as ErrorTable
+from surefield.training.breakdown import LossBreakdown as LossBreakdown
 
 __all__ = [
     "ChIMESPotential",

@@ -19,12 +19,12 @@ from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
-from surefield.trainers.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
+from surefield.training.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
 from surefield.training.dataset import Sample
-from surefield.training.least_squares import Solution, StreamedRows, solve
+from surefield.training.least_squares import LinearSolution, StreamedRows, solve
 from surefield.training.linear import with_coefficients
 from surefield.training.normal_equations import NormalEquations
 from surefield.training.problem import Problem
@@ -79,13 +79,7 @@ class ChIMESPotential(PotentialHandle):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments; the content of a settings file, not its path."""
-        return {
-            "species": self.species,
-            "settings_path": self._setup,
-            "parameter_path": self._start,
-            "kim_id": self.kim_id,
-            "model_name_prefix": self.model_name_prefix,
-        }
+        return arguments_of(self, settings_path=self._setup, parameter_path=self._start)
 
     def make(self) -> Chimes:
         """The potential of the settings, with the coefficients of the parameter file, or zeros."""
@@ -194,16 +188,7 @@ class ChIMESTrainer(Trainer):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments, fit for JSON; row weights as numbers."""
-        return {
-            "algorithm": self.algorithm,
-            "eps": self.eps,
-            "alpha": self.alpha,
-            "folds": self.folds,
-            "fit_energy_offsets": self.fit_energy_offsets,
-            "compat": self.compat,
-            "row_weights": None if self.row_weights is None else self.row_weights.tolist(),
-            "keep_rows": self.keep_rows,
-        }
+        return arguments_of(self)
 
     def refusal(self, handle: PotentialHandle, *, per_atom_weights: bool) -> str | None:
         """Row weights leave no place for weights of atoms."""
@@ -247,14 +232,14 @@ class ChIMESTrainer(Trainer):
             return NormalEquations(n_columns)
         return StreamedRows(n_columns, self.folds if self.algorithm == "ridgecv" else 1)
 
-    def _solved(self, equations: StreamedRows | NormalEquations) -> Solution:
+    def _solved(self, equations: StreamedRows | NormalEquations) -> LinearSolution:
         if isinstance(equations, NormalEquations):
             return equations.solved(self.eps)
         folds = equations.cross_validation() if self.algorithm == "ridgecv" else ()
         return solve(equations.reduced(), self.algorithm, eps=self.eps, alpha=self.alpha, folds=folds)
 
     def _result(
-        self, model: Potential, coefficients: np.ndarray, solution: Solution, more: Mapping[str, Any]
+        self, model: Potential, coefficients: np.ndarray, solution: LinearSolution, more: Mapping[str, Any]
     ) -> FitResult:
         notes = {
             "algorithm": self.algorithm,

@@ -20,7 +20,7 @@ from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.structures.offsets import energy_offsets
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.gradient_steps import OPTIMIZERS, DropoutStep, FitSettings, fit_steps
@@ -94,22 +94,10 @@ class KliffBPPotential(PotentialHandle):
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
         lists = self.hyperparams
-        return {
-            "species": list(self.species),
-            "model_driver": self.model_driver,
-            "kim_api": self.kim_api,
-            "cutoff_type": self.cutoff_type,
-            "cutoff": self.cutoff,
-            "hyperparams": lists if isinstance(lists, str) else {k: list(v) for k, v in lists.items()},
-            "norm": self.norm,
-            "neurons": list(self.neurons),
-            "kim_id": self.kim_id,
-            "dropout": self.dropout,
-            "parameter_path": None
-            if self.parameter_path is None
-            else str(Path(self.parameter_path).resolve()),
-            "model_name_prefix": self.model_name_prefix,
-        }
+        lists = self.hyperparams
+        plain = lists if isinstance(lists, str) else {k: list(v) for k, v in lists.items()}
+        path = None if self.parameter_path is None else Path(self.parameter_path)
+        return arguments_of(self, hyperparams=plain, neurons=tuple(self.neurons), parameter_path=path)
 
     def make(self) -> DropoutNetwork:
         """Network with start values, or that of `parameter_path`.
@@ -260,19 +248,7 @@ class DUNNTrainer(Trainer):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {
-            name: getattr(self, name)
-            for name in (
-                "use_gpu",
-                "loss_method",
-                "epochs",
-                "batch_size",
-                "learning_rate",
-                "training_split",
-                "optimizer",
-                "log_per_atom_pred",
-            )
-        }
+        return arguments_of(self)
 
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Train the network; a checkpoint in the folder of the run is continued.

@@ -18,7 +18,7 @@ from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_settings, read_sections
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.dataset import Sample
@@ -78,16 +78,7 @@ class FitSnapPotential(PotentialHandle):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments; the content of a settings file, not its path."""
-        return {
-            "species": self.species,
-            "model_driver": self.model_driver,
-            "kim_api": self.kim_api,
-            "settings_path": self.sections or None,
-            "kim_item_type": self.kim_item_type,
-            "parameter_path": self._start,
-            "kim_id": self.kim_id,
-            "model_name_prefix": self.model_name_prefix,
-        }
+        return arguments_of(self, settings_path=self.sections or None, parameter_path=self._start)
 
     def make(self) -> Snap | SumPotential:
         """The potential of the settings, with the start parameters, or zeros."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -18,10 +19,27 @@ from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_potential, save_potential
 
-__all__ = ["BareHandle", "PotentialHandle"]
+__all__ = ["BareHandle", "PotentialHandle", "arguments_of"]
 
 #: Name of the saved potential in a folder of potential files.
 POTENTIAL_FILE = "potential.npz"
+
+
+def arguments_of(made: object, **instead: Any) -> dict[str, Any]:
+    """Constructor arguments of an object, fit for JSON, from its attributes of the same names.
+
+    Args:
+        made: handle or trainer.
+        instead: values of arguments that are kept under other names.
+    """
+    names = inspect.signature(type(made)).parameters
+    return {name: _plain(instead[name] if name in instead else getattr(made, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | tuple):
+        return np.asarray(value).tolist()
+    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 class PotentialHandle(abc.ABC):

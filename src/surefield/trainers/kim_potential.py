@@ -20,7 +20,7 @@ from surefield.potentials.parametric.kim_ids import (
 )
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.saving import load_potential
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 
 __all__ = ["KIMPotential", "read_parameters"]
 
@@ -87,17 +87,8 @@ class KIMPotential(PotentialHandle):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
-        path = None if self.parameter_path is None else str(Path(self.parameter_path).resolve())
-        return {
-            "kim_id": self.model_id,
-            "species": list(self.species),
-            "model_driver": self.model_driver,
-            "kim_api": self.kim_api,
-            "kim_item_type": self.kim_item_type,
-            "parameter_path": path,
-            "backend": self.asked_backend,
-            "model_name_prefix": self.model_name_prefix,
-        }
+        path = None if self.parameter_path is None else Path(self.parameter_path)
+        return arguments_of(self, kim_id=self.model_id, parameter_path=path, backend=self.asked_backend)
 
     def make(self) -> ParametricPotential:
         """The model at the parameters of `parameter_path`, or at its published ones."""

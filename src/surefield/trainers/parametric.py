@@ -23,14 +23,14 @@ from surefield.potentials.parametric.free_parameters import FreeParameters
 from surefield.potentials.parametric.kim_ids import find_driver, find_model
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import Potential
-from surefield.trainers.handle import PotentialHandle
+from surefield.trainers.handle import PotentialHandle, arguments_of
 from surefield.trainers.kim_potential import KIMPotential, read_parameters
 from surefield.trainers.manifest import Manifest, read_manifest, weighted_by_file
 from surefield.trainers.result import FORCE_ERRORS, FitResult
 from surefield.trainers.trainer import Trainer
+from surefield.training.breakdown import LossForm
 from surefield.training.dataset import Sample
 from surefield.training.force_errors import ForceErrorLog, finish_log, open_log
-from surefield.training.losses import LossForm
 from surefield.training.minimize import METHODS, check_method, minimize
 from surefield.training.parametric_objective import BondLoss, OpaqueLoss
 from surefield.training.problem import Problem, Weights
@@ -90,26 +90,15 @@ class ParametricModelTrainer(Trainer):
         self.loss_method = self._agreed("loss_method", loss_method, "mse")
         self.optimization_method = self._agreed("optimization_method", optimization_method, "L-BFGS-B")
         self.seed = self._agreed("seed", seed, 1234)
-        self.training_split, self.max_evals, self.scratch = training_split, max_evals, scratch
+        self.training_split, self.max_evals = training_split, max_evals
+        self.scratch = None if scratch is None else Path(scratch)
         self.energy_per_atom = bool(energy_per_atom)
         self.log_per_atom_pred = log_per_atom_pred or self.manifest.log_per_atom_pred
         self._check()
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {
-            "model_name": self.model_name,
-            "params_to_update": self.params_to_update,
-            "training_split": self.training_split,
-            "loss_method": self.loss_method,
-            "max_evals": self.max_evals,
-            "optimization_method": self.optimization_method,
-            "scratch": None if self.scratch is None else str(Path(self.scratch).resolve()),
-            "manifest": self._document,
-            "energy_per_atom": self.energy_per_atom,
-            "seed": self.seed,
-            "log_per_atom_pred": self.log_per_atom_pred,
-        }
+        return arguments_of(self, manifest=self._document)
 
     def frames(self) -> list[Atoms]:
         """Structures of the file that the manifest names, for `train(..., trainer.frames())`."""
@@ -277,7 +266,7 @@ class _Record:
             self.log = open_log(self.problem.run.path(FORCE_ERRORS), self.problem.train)
         self.scratch: Path | None = None
         if self.trainer.scratch is not None:
-            Path(self.trainer.scratch).mkdir(parents=True, exist_ok=True)
+            self.trainer.scratch.mkdir(parents=True, exist_ok=True)
             self.scratch = Path(tempfile.mkdtemp(prefix="parametric-", dir=self.trainer.scratch))
 
     def accepted(self, x: Vector) -> None:

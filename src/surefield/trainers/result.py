@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle
-from surefield.training.losses import ErrorTable
+from surefield.training.breakdown import ErrorTable
 from surefield.training.problem import Weights
 
 __all__ = ["FORCE_ERRORS", "Call", "FitResult", "TrainingResult", "TrainingWarning"]

@@ -25,9 +25,9 @@ from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
 from surefield.trainers.result import FORCE_ERRORS, Call, FitResult, TrainingResult, TrainingWarning
+from surefield.training.breakdown import ErrorTable, LossBreakdown, LossForm, breakdown
 from surefield.training.dataset import Sample
 from surefield.training.force_errors import finish_log, open_log
-from surefield.training.losses import ErrorTable, LossBreakdown, LossForm, breakdown
 from surefield.training.problem import Problem, TrainingRun, Weights
 
 __all__ = ["evaluated", "execute", "read_result"]

@@ -22,8 +22,8 @@ from surefield.trainers.inputs import Inputs, gather
 from surefield.trainers.job_folder import write_inputs, write_script
 from surefield.trainers.result import Call, FitResult, TrainingResult
 from surefield.trainers.run import evaluated, execute, read_result
+from surefield.training.breakdown import LossBreakdown
 from surefield.training.dataset import Sample
-from surefield.training.losses import LossBreakdown
 from surefield.training.problem import Problem, Weights
 
 __all__ = ["Trainer"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from surefield.training.checkpoint import Checkpoint, identity_of
 from surefield.training.dataset import Sample
 from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.force_errors import ForceErrorLog, open_log, with_forces
+from surefield.training.loss import Residuals, errors
 from surefield.training.network_data import PerKind, Stack, make_stacks, predicted, residuals, take
 from surefield.training.problem import Problem, problem_hash
 
@@ -44,7 +44,6 @@ OPTIMIZERS: Final[Mapping[str, Callable[[float], optax.GradientTransformation]]]
 OPTIMIZER_STATE: Final = "optimizer_state.npz"
 CHECKPOINT: Final = "checkpoint.npz"
 ERROR_LOG: Final = "force_errors"
-_KINDS: Final = ("energy", "forces", "stress")
 
 
 class DropoutStep(NamedTuple):
@@ -284,30 +283,35 @@ class _Evaluated(NamedTuple):
 
     Attributes:
         loss: mean of their brackets.
-        residuals: plain ones of each kind that has labels, eV/atom, eV/Å, eV/Å^3.
-        force_errors: length of the force residual of each atom with a label, in order.
+        residuals: plain ones of each kind that has labels.
     """
 
     loss: float
-    residuals: Mapping[str, Float[np.ndarray, " n"]]
-    force_errors: Float[np.ndarray, " n_atoms"]
+    residuals: Residuals
 
     def metrics(self, part: str) -> dict[str, float]:
         """Loss, and error measures of each kind."""
-        found = {f"{part}_loss": self.loss}
-        for kind, values in self.residuals.items():
-            found[f"{part}_{kind}_mae"] = float(np.mean(np.abs(values)))
-            found[f"{part}_{kind}_rmse"] = float(np.sqrt(np.mean(values**2)))
-        return found
+        measures = errors(self.residuals).as_dict()
+        shown = {f"{part}_{name}": value for name, value in measures.items() if name != "n_structures"}
+        return {f"{part}_loss": self.loss, **shown}
+
+    @property
+    def force_errors(self) -> Float[np.ndarray, " n_atoms"]:
+        """Length of the force residual of each atom with a label, in order."""
+        return np.linalg.norm(self.residuals.flat("forces").reshape(-1, 3), axis=1)
 
 
 def _evaluate(
     network: DropoutNetwork, stacks: Sequence[Stack], samples: Sequence[Sample], method: str
 ) -> _Evaluated:
     """Loss and residuals, block by block."""
-    n = len(samples)
-    brackets, energy, stress = np.zeros(n), np.zeros((n, 1)), np.zeros((n, 6))
-    forces: list[np.ndarray] = [np.zeros((0, 3))] * n
+    brackets = np.zeros(len(samples))
+    known = [
+        {kind for kind in sample.labels if kind != "stress" or sample.structure.periodic}
+        for sample in samples
+    ]
+    present = [kind for kind in PerKind._fields if any(kind in kinds for kinds in known)]
+    columns = {kind: [np.array(np.nan)] * len(samples) for kind in present}
     for stack in stacks:
         count = len(stack.ids)
         block = stack.block(network.descriptor.width, count)
@@ -315,16 +319,14 @@ def _evaluate(
             rows = np.minimum(np.arange(start, start + block), count - 1)
             part = take(stack, cast(Any, rows))
             values, plain = jax.tree.map(np.asarray, _block_residuals(network, part, method))
-            ids = np.asarray(part.ids)
-            brackets[ids], energy[ids, 0], stress[ids] = values, plain.energy, plain.stress
-            for place, i in enumerate(ids.tolist()):
-                forces[i] = plain.forces[place, : samples[i].n_atoms]
-    known = {kind: [kind in sample.labels for sample in samples] for kind in _KINDS}
-    known["stress"] = ["stress" in s.labels and s.structure.periodic for s in samples]
-    per_atom = np.concatenate([np.zeros((0, 3)), *itertools.compress(forces, known["forces"])])
-    values = {"energy": energy[known["energy"]], "forces": per_atom, "stress": stress[known["stress"]]}
-    present = {kind: values[kind].ravel() for kind in _KINDS if any(known[kind])}
-    return _Evaluated(float(np.mean(brackets)), present, np.linalg.norm(per_atom, axis=1))
+            for place, i in enumerate(np.asarray(part.ids).tolist()):
+                brackets[i] = values[place]
+                for kind in known[i].intersection(present):
+                    own = getattr(plain, kind)[place]
+                    columns[kind][i] = own[: samples[i].n_atoms] if kind == "forces" else own
+    return _Evaluated(
+        float(np.mean(brackets)), Residuals({k: tuple(column) for k, column in columns.items()})
+    )
 
 
 @eqx.filter_jit

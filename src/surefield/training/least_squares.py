@@ -15,7 +15,7 @@ from scipy import linalg
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.training.sparse_solvers import ArdSettings, ard, lars, lasso
 
-__all__ = ["ALGORITHMS", "RIDGE_ALPHAS", "Reduced", "Solution", "StreamedRows", "solve"]
+__all__ = ["ALGORITHMS", "RIDGE_ALPHAS", "LinearSolution", "Reduced", "StreamedRows", "solve"]
 
 #: What `solve` knows; 'lasso' and 'lassolars' give the same minimum.
 ALGORITHMS: Final = ("svd", "fast_svd", "ridge", "ridgecv", "ard", "lasso", "lassolars", "lars")
@@ -50,7 +50,7 @@ class Reduced:
 
 
 @dataclass(frozen=True)
-class Solution:
+class LinearSolution:
     """Coefficients of a least-squares problem and how well they are determined.
 
     Attributes:
@@ -205,7 +205,7 @@ def solve(
     alpha: float = 1e-4,
     folds: Sequence[tuple[Reduced, Reduced]] = (),
     ard_settings: ArdSettings | None = None,
-) -> Solution:
+) -> LinearSolution:
     """Coefficients that minimise |Ax - b|^2, rows being weighted already, with or without a penalty.
 
     Args:
@@ -265,7 +265,7 @@ def _normal_values(rows: Reduced) -> Factors:
     return vt, s, vt @ (rows.R.T @ rows.q) / np.where(s > 0, s, 1.0)
 
 
-def _cut(rows: Reduced, eps: float, factorise: Callable[[Reduced], Factors]) -> Solution:
+def _cut(rows: Reduced, eps: float, factorise: Callable[[Reduced], Factors]) -> LinearSolution:
     vt, s, target = factorise(rows)
     kept = s > max(eps, np.finfo(float).tiny) * s[0]
     x = vt[kept].T @ (target[kept] / s[kept])
@@ -275,10 +275,10 @@ def _cut(rows: Reduced, eps: float, factorise: Callable[[Reduced], Factors]) -> 
         message = (
             f"rank {rank} of {rows.R.shape[1]} columns: singular values below {eps:g} of the largest dropped"
         )
-    return Solution(x, rank, _condition(rows, s), s, rows.rss(x), rows.n_rows, rank, message=message)
+    return LinearSolution(x, rank, _condition(rows, s), s, rows.rss(x), rows.n_rows, rank, message=message)
 
 
-def _regularised(rows: Reduced, x: np.ndarray, alpha: float | None, problem: str = "") -> Solution:
+def _regularised(rows: Reduced, x: np.ndarray, alpha: float | None, problem: str = "") -> LinearSolution:
     s = np.linalg.svd(rows.R, compute_uv=False)
     rank = int(np.sum(s > s[0] * max(rows.R.shape) * np.finfo(float).eps))
     message = problem
@@ -287,7 +287,7 @@ def _regularised(rows: Reduced, x: np.ndarray, alpha: float | None, problem: str
     elif rank < rows.R.shape[1]:
         message = f"rank {rank} of {rows.R.shape[1]} columns before the penalty"
     nonzero = int(np.count_nonzero(x))
-    return Solution(
+    return LinearSolution(
         x, rank, _condition(rows, s), s, rows.rss(x), rows.n_rows, nonzero, alpha, not problem, message
     )
 
@@ -303,7 +303,7 @@ def _ridge(rows: Reduced, alphas: Sequence[float]) -> list[np.ndarray]:
     return found
 
 
-def _cross_validated(rows: Reduced, folds: Sequence[tuple[Reduced, Reduced]]) -> Solution:
+def _cross_validated(rows: Reduced, folds: Sequence[tuple[Reduced, Reduced]]) -> LinearSolution:
     if len(folds) < 2:
         fix = "add the rows of each configuration to one of several folds of StreamedRows"
         raise ConfigError("'ridgecv' needs folds", got=len(folds), expected="2 or more", fix=fix)

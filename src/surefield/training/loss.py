@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.potentials.evaluate import Results, evaluate, evaluate_jit
+from surefield.potentials.evaluate import Results, evaluate, predict
 from surefield.potentials.potential import Potential
 from surefield.quantities import fitted, names, quantity
-from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
-from surefield.structures.tensors import row_slices, to_voigt
 from surefield.training.dataset import Batch, Sample
 
 __all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
@@ -129,23 +127,22 @@ class Errors:
 
 def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int = 16) -> Residuals:
     """Evaluate a potential on labelled samples, in padded batches; what has weight zero is left out."""
-    structures = [sample.structure for sample in samples]
     kinds = fitted(potential.supplies)
-    values: dict[str, list[np.ndarray]] = {name: [np.array(np.nan)] * len(samples) for name in kinds}
-    for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
-        results = evaluate_jit(potential, graph)
+    predictions = predict(
+        potential,
+        [sample.atoms for sample in samples],
+        batch_size=batch_size,
+        neighborhoods=[sample.structure for sample in samples],
+    )
+    values: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+    for sample, p in zip(samples, predictions, strict=True):
         for name in kinds:
             entry = quantity(name)
-            predicted = np.asarray(_predicted(results, graph, name), np.float64)
-            rows = row_slices(structures[i].n_atoms for i in chunk)
-            for place, index in enumerate(chunk):
-                sample, n_atoms = samples[index], structures[index].n_atoms
-                value = predicted[rows[place] if entry.per == "atom" else place]
-                value = to_voigt(value) if entry.source == "strain" else value
-                weight = np.expand_dims(sample.residual_weight(name), tuple(range(-len(entry.components), 0)))
-                label = sample.labels.get(name, np.nan)
-                difference = np.where(weight > 0, value - label, np.nan)
-                values[name][index] = difference / n_atoms if entry.per_atom else difference
+            weight = np.expand_dims(sample.residual_weight(name), tuple(range(-len(entry.components), 0)))
+            difference = np.full(entry.shape(sample.n_atoms), np.nan)
+            if name in p and name in sample.labels:
+                difference = np.where(weight > 0, p[name] - sample.labels[name], np.nan)
+            values[name].append(difference / sample.n_atoms if entry.per_atom else difference)
     return Residuals({name: tuple(column) for name, column in values.items()})
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import linalg
 
 from surefield.errors import DataError
-from surefield.training.least_squares import Solution
+from surefield.training.least_squares import LinearSolution
 
 __all__ = ["NormalEquations"]
 
@@ -71,7 +71,7 @@ class NormalEquations:
         gram, right, square = self._sum()
         return max(square - 2 * float(x @ right) + float(x @ gram @ x), 0.0)
 
-    def solved(self, eps: float) -> Solution:
+    def solved(self, eps: float) -> LinearSolution:
         """Minimum-norm solution; eigenvalues of A^T A below eps^2 times the largest are dropped.
 
         Raises:
@@ -89,4 +89,4 @@ class NormalEquations:
         message = ""
         if rank < n:
             message = f"rank {rank} of {n} columns: singular values below {eps:g} of the largest dropped"
-        return Solution(x, rank, condition, s, self.sse(x), self.n_rows, rank, message=message)
+        return LinearSolution(x, rank, condition, s, self.sse(x), self.n_rows, rank, message=message)

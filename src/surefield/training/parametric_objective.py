@@ -15,7 +15,7 @@ from surefield.potentials.parametric.free_parameters import FreeParameters
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.structures.neighbors import neighborhood
 from surefield.structures.tensors import row_slices
-from surefield.training.losses import LossForm, breakdown
+from surefield.training.breakdown import LossForm, breakdown
 from surefield.training.parametric_loss import (
     BondBlock,
     force_errors,

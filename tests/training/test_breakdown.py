@@ -7,7 +7,7 @@ import pytest
 
 from surefield.potentials.parametric import LennardJones
 from surefield.trainers.inputs import gather, make_configurations
-from surefield.training.losses import ErrorTable, LossForm, breakdown
+from surefield.training.breakdown import ErrorTable, LossForm, breakdown
 from surefield.training.problem import Weights
 
 
