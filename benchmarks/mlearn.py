@@ -100,7 +100,7 @@ def measure(element: str, data: Path) -> Row:
     everything = np.arange(len(test))
     new = np.setdiff1d(everything, copies)
     start = time.perf_counter()
-    uncertain = LLPR.fit(fit.potential, fit.train_frames, fit.validation_frames)
+    uncertain = LLPR.fit(fit.potential, fit.train_set, fit.validation_set)
     llpr_minutes = (time.perf_counter() - start) / 60
     return {
         "n_train": len(fit.train_frames),

@@ -73,9 +73,8 @@ class Fit:
         validation_errors: on those held out; None without validation.
         solution: of the exact last layer the training started from; None for potentials without one.
         history: one row per epoch.
-        train_frames: structures that were fitted.
-        validation_frames: structures held out; they calibrate an uncertainty.
-        label_note: which labels were taken.
+        train_set: structures that were fitted, with labels and neighbours; an uncertainty is fitted on them.
+        validation_set: structures held out, likewise; they calibrate an uncertainty.
     """
 
     potential: Potential
@@ -83,9 +82,23 @@ class Fit:
     validation_errors: Errors | None
     solution: Solution | None
     history: tuple[Mapping[str, float], ...]
-    train_frames: Frames
-    validation_frames: Frames
-    label_note: str
+    train_set: LabelledSet
+    validation_set: LabelledSet
+
+    @property
+    def train_frames(self) -> Frames:
+        """Structures that were fitted."""
+        return self.train_set.frames
+
+    @property
+    def validation_frames(self) -> Frames:
+        """Structures held out."""
+        return self.validation_set.frames
+
+    @property
+    def label_note(self) -> str:
+        """Which labels were taken."""
+        return self.train_set.label_note
 
 
 def train(
@@ -180,7 +193,8 @@ def fit_samples(
             force_error_log=force_error_log,
             progress=progress,
         )
-        return replace(inner, potential=SumPotential(inner.potential, baseline))
+        whole = SumPotential(inner.potential, baseline)
+        return replace(inner, potential=whole, train_set=train_set, validation_set=valid_set)
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
     weights = step_settings(config, potential).weights
@@ -218,9 +232,8 @@ def fit_samples(
         validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
         solution=solution,
         history=tuple(history.rows),
-        train_frames=train_set.frames,
-        validation_frames=valid_set.frames,
-        label_note=train_set.label_note,
+        train_set=train_set,
+        validation_set=valid_set,
     )
 
 
