@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, final
 
 from ase import Atoms
 
-from surefield.errors import ConfigError, ExecutionError, explain
+from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.workflow import Workflow
 from surefield.execution.workflows import get_workflow
 from surefield.potentials.potential import Potential
@@ -271,16 +271,14 @@ def _weights(eweight: float, fweight: float, vweight: float) -> Weights:
     for name, value in given.items():
         fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
         if not fine:
-            raise ConfigError(explain(f"unusable {name}", got=repr(value), expected="a finite number >= 0"))
+            raise ConfigError(f"unusable {name}", got=repr(value), expected="a finite number >= 0")
     return Weights(float(eweight), float(fweight), float(vweight))
 
 
 def _checked_name(path_type: Any) -> str:
     path = Path(path_type) if isinstance(path_type, str) else None
     if not path_type or path is None or path.is_absolute() or ".." in path.parts or path == Path():
-        raise ConfigError(
-            explain("unusable path_type", got=repr(path_type), expected="a relative name without '..'")
-        )
+        raise ConfigError("unusable path_type", got=repr(path_type), expected="a relative name without '..'")
     return str(path)
 
 
