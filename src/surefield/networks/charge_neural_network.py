@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike
 from surefield.errors import ConfigError, DataError, explain
 from surefield.networks.fingerprint_derivatives import (
     Image,
+    by_component,
     central_differences,
     vector_gradient,
     vector_jacobian,
@@ -23,17 +23,16 @@ from surefield.networks.fingerprint_derivatives import (
 from surefield.networks.fingerprinter import AtomCentered, Fingerprinter
 from surefield.networks.fingerprints import Gaussian
 from surefield.networks.model import Model
-from surefield.networks.network_dicts import given_range
+from surefield.networks.network_dicts import fprange_of, network_dicts, with_dicts, with_fprange
 from surefield.networks.parameters import ATOM_CENTERED, Parameters
 from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.electrode.charged_potential import ChargedPotential, warn_of_negative_capacitance
 from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.evaluate import composition_energy, species_index
 from surefield.potentials.network_parameters import (
-    Raveler,
+    PARTS,
     check_activation,
     check_weights,
-    get_random_weights,
     hidden_layers,
 )
 from surefield.structures.electrode import grand_canonical_energy
@@ -43,8 +42,6 @@ from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames
 
 __all__ = ["ChargeNeuralNetwork", "calculate_charge_fingerprints_range"]
-
-_PARTS = ("weights", "scalings", "charge_weights", "charge_scalings", "Ei", "Jii")
 
 
 class ChargeNeuralNetwork(Model):
@@ -130,7 +127,7 @@ class ChargeNeuralNetwork(Model):
         dtype: str = "float64",
         descriptor: Fingerprinter | None = None,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__", *_OBJECTS)}
+        arguments = dict(locals())
         check_activation(activation)
         check_activation(charge_activation)
         if order != 1:
@@ -139,18 +136,17 @@ class ChargeNeuralNetwork(Model):
             )
         if response not in ("network", "quadratic"):
             raise ConfigError(f"unknown response {response!r}; it is 'network' or 'quadratic'")
-        given = [name for name in _PARTS if settings[name] is not None]
-        if response == "quadratic" and given:
-            raise ConfigError(f"response='quadratic' has other parameters and cannot take {', '.join(given)}")
-        self._descriptor = descriptor
-        super().__init__(settings, regressor, lossfunction)
+        parts = [name for name in PARTS if arguments[name] is not None]
+        if response == "quadratic" and parts:
+            raise ConfigError(f"response='quadratic' has other parameters and cannot take {', '.join(parts)}")
+        super().__init__(arguments)
 
     @classmethod
     def of_potential(
         cls, potential: ChargedPotential, status: str | None = None, **settings: Any
     ) -> ChargeNeuralNetwork:
         """Model around an existing potential."""
-        config = potential.config()  # type: ignore[attr-defined]
+        config = potential.config()
         symbols = potential.descriptor.symbols
         shared = {
             k: v for k, v in config.items() if k not in ("kind", "descriptor", "hidden", "charge_hidden")
@@ -159,28 +155,18 @@ class ChargeNeuralNetwork(Model):
         if "charge_hidden" in config:
             hidden["charge_hiddenlayers"] = dict(zip(symbols, config["charge_hidden"], strict=True))
         response = "network" if isinstance(potential, ChargeNetwork) else "quadratic"
-        made = cls(**hidden, **shared, response=response, mode=ATOM_CENTERED, **settings)
-        made._potential, made.status = potential, status
-        return made
+        model = cls(**hidden, **shared, response=response, mode=ATOM_CENTERED, **settings)
+        model._potential, model.status = potential, status
+        return model
 
     @property
     def parameters(self) -> Parameters:
         """Copy of all settings and parameters, with attribute and key access."""
-        found = Parameters(self._settings)
-        if isinstance(self._potential, ChargeNetwork):
-            parts = zip(_PARTS, self._raveler.to_dicts(np.asarray(self._potential.vector)), strict=True)
-            found.update(dict(parts))
-            found["fprange"] = self._ranges(self._potential.low, self._potential.high, 0)
-            extra = len(self._potential.interface.etas)
-            found["charge_fprange"] = self._ranges(
-                self._potential.charge_low, self._potential.charge_high, extra
-            )
-        return found
-
-    def _ranges(self, low: Array, high: Array, extra: int) -> dict[str, np.ndarray]:
-        counts, symbols = self._charged.descriptor.n_features, self._charged.descriptor.symbols
-        both = np.stack([np.asarray(low, np.float64), np.asarray(high, np.float64)], axis=2)
-        return {s: both[i, : n + extra] for i, (s, n) in enumerate(zip(symbols, counts, strict=True))}
+        parameters, potential = Parameters(self._settings), self._potential
+        if isinstance(potential, ChargeNetwork):
+            parameters.update(network_dicts(potential))
+            parameters.update({name: fprange_of(potential, name) for name in ("fprange", "charge_fprange")})
+        return parameters
 
     @property
     def _charged(self) -> ChargedPotential:
@@ -188,46 +174,15 @@ class ChargeNeuralNetwork(Model):
         assert isinstance(potential, ChargedPotential)
         return potential
 
-    @property
-    def _raveler(self) -> Raveler:
-        """Shapes of all parts, from the arrays of the potential."""
-        potential = self.potential
-        assert isinstance(potential, ChargeNetwork)
-        config, symbols = potential.config(), potential.descriptor.symbols
-        counts = dict(zip(symbols, potential.descriptor.n_features, strict=True))
-        extra = len(potential.interface.etas)
-        hidden, charge_hidden = (
-            dict(zip(symbols, map(tuple, config[name]), strict=True)) for name in ("hidden", "charge_hidden")
-        )
-        wider = {symbol: n + extra for symbol, n in counts.items()}
-        scalings = {symbol: {"intercept": 0.0, "slope": 0.0} for symbol in symbols}
-        single = dict.fromkeys(symbols, 0.0)
-        return Raveler(
-            get_random_weights(hidden, "tanh", counts, seed=0),
-            scalings,
-            get_random_weights(charge_hidden, "tanh", wider, seed=0),
-            scalings,
-            single,
-            single,
-        )
-
     def _apply(self, name: str, value: Any) -> None:
         if self._potential is None:
             return
         if name == "electrode_potential":
             self._potential = self._charged.at_potential(value)
-        elif name in _PARTS and isinstance(self._potential, ChargeNetwork):
-            self._potential = self._with_parts(self._potential, {name: value})
+        elif name in PARTS and isinstance(self._potential, ChargeNetwork):
+            self._potential = with_dicts(self._potential, **{name: value})
         elif name not in ("checkpoints", "randomseed", "prescale", "fortran", "version"):
             raise ConfigError(f"{name} cannot be changed once the networks exist; make a new model")
-
-    def _with_parts(self, potential: ChargeNetwork, changes: Mapping[str, Any]) -> ChargeNetwork:
-        """Copy with some of the six parts replaced."""
-        known, self._potential = self._potential, potential
-        raveler = self._raveler
-        self._potential = known
-        parts = dict(zip(_PARTS, raveler.to_dicts(np.asarray(potential.vector)), strict=True))
-        return potential.with_vector(jnp.asarray(raveler.to_vector(*(parts | dict(changes)).values())))
 
     def set_up(self, images: HashedImages, descriptor: Fingerprinter) -> None:
         """Make the potential: what is given is kept, the rest comes from the images."""
@@ -245,7 +200,7 @@ class ChargeNeuralNetwork(Model):
             metal = next(iter(images.values())).get_chemical_symbols()[0]
             radius = 1.7 if radius is None else radius
         untrained = self._untrained(atomic, metal, radius)
-        frames = Frames(tuple(images.values()), tuple(images.names[key] for key in images))
+        frames = images.frames
         for i, atoms in enumerate(frames):
             untrained.check_frame(atoms, frames.origin(i))
         labels, _ = resolve_labels(frames, {"forces": None, "stress": None}, require=("energy",))
@@ -255,7 +210,7 @@ class ChargeNeuralNetwork(Model):
         ]
         structures = [untrained.neighborhood(atoms) for atoms in frames]
         offsets = energy_offsets([s.numbers for s in structures], energies)
-        self._potential = self._given(untrained.prepared(structures, energies, offsets))
+        self._potential = self._with_given(untrained.prepared(structures, energies, offsets))
         self.say(f"{len(self._potential.vector)} parameters")
 
     def _untrained(self, atomic: Any, metal: str | None, radius: float | None) -> ChargedPotential:
@@ -289,37 +244,24 @@ class ChargeNeuralNetwork(Model):
             **shared,
         )
 
-    def _given(self, potential: ChargedPotential) -> Any:
+    def _with_given(self, potential: ChargedPotential) -> Any:
         """Copy with all parts that were given."""
         if not isinstance(potential, ChargeNetwork):
             return potential
         s, symbols = self._settings, potential.descriptor.symbols
-        counts = dict(zip(symbols, potential.descriptor.n_features, strict=True))
-        extra = len(potential.interface.etas)
-        wider = {symbol: n + extra for symbol, n in counts.items()}
-        given = {name: s[name] for name in _PARTS if s[name] is not None}
-        for name, sizes, n in (
-            ("weights", hidden_layers(s.hiddenlayers, symbols), counts),
-            ("charge_weights", hidden_layers(s.charge_hiddenlayers, symbols), wider),
-        ):
-            if name in given:
-                layers = {e: {int(k): v for k, v in w.items()} for e, w in given[name].items()}
-                given[name] = check_weights(layers, sizes, n)
-        potential = self._with_parts(potential, given)
-        for name, low, high, n in (
-            ("fprange", "low", "high", counts),
-            ("charge_fprange", "charge_low", "charge_high", wider),
-        ):
-            if s[name] is not None:
-                values = [np.array(getattr(potential, low)), np.array(getattr(potential, high))]
-                for place, symbol in enumerate(symbols):
-                    found = given_range(f"{name}[{symbol!r}]", s[name][symbol], n[symbol])
-                    values[0][place, : n[symbol]], values[1][place, : n[symbol]] = found.T
-                potential = eqx.tree_at(
-                    lambda p, low=low, high=high: (getattr(p, low), getattr(p, high)),
-                    potential,
-                    [jnp.asarray(v) for v in values],
+        parts = {name: s[name] for name in PARTS if s[name] is not None}
+        for networks, prefix in zip(potential.networks, ("", "charge_"), strict=True):
+            name = f"{prefix}weights"
+            if name in parts:
+                layers = {e: {int(k): v for k, v in w.items()} for e, w in parts[name].items()}
+                counts = dict(zip(symbols, networks.n_inputs, strict=True))
+                parts[name] = check_weights(
+                    layers, hidden_layers(s[f"{prefix}hiddenlayers"], symbols), counts
                 )
+        potential = with_dicts(potential, **parts)
+        for name in ("fprange", "charge_fprange"):
+            if s[name] is not None:
+                potential = with_fprange(potential, s[name], name)
         return potential
 
     @classmethod
@@ -335,18 +277,19 @@ class ChargeNeuralNetwork(Model):
             *("charge_hiddenlayers", "charge_activation", "charge_weights", "charge_scalings"),
             *("charge_fprange", "Ei", "Jii", "surface_correction", "slab_metal", "etas"),
         )
-        given = {name: model.pop(name) for name in names if model.get(name) is not None}
+        settings = {name: model.pop(name) for name in names if model.get(name) is not None}
         left = {k: v for k, v in model.items() if v is not None and k not in ("mode", "order", "prescale")}
         if left:
             raise DataError(explain("unknown keys in the model of the file", where=path, got=sorted(left)))
-        missing = {"weights", "scalings", "fprange", "charge_weights", "charge_fprange", "Ei"} - set(given)
+        missing = {"weights", "scalings", "fprange", "charge_weights", "charge_fprange", "Ei"} - set(settings)
         elements = descriptor.elements
         if missing or elements is None:
             raise ConfigError(f"the model in {path} has no {', '.join(sorted(missing) or ['elements'])}")
-        made = cls(**given, scheme="amp", force_convention="exact", output_activation="activation")
+        network = cls(**settings, scheme="amp", force_convention="exact", output_activation="activation")
         atomic = descriptor.for_elements(elements)
-        made._potential = made._given(made._untrained(atomic, made._settings.slab_metal, None))
-        return made
+        untrained = network._untrained(atomic, network._settings.slab_metal, None)
+        network._potential = network._with_given(untrained)
+        return network
 
     def potential_for(self, frames: Frames) -> ChargedPotential:
         """Untrained potential for these structures; what was given is kept."""
@@ -358,9 +301,7 @@ class ChargeNeuralNetwork(Model):
         """Set the model up and minimise the loss; see `Model.fit`. Warns of negative capacitances."""
         converged = super().fit(trainingimages, *args, **options)
         if converged is not None:
-            images = hash_images(trainingimages)
-            names = tuple(images.names[key] for key in images)
-            warn_of_negative_capacitance(self._charged, Frames(tuple(images.values()), names))
+            warn_of_negative_capacitance(self._charged, hash_images(trainingimages).frames)
         return converged
 
     # Energies, charges and their derivatives from fingerprints.
@@ -434,10 +375,10 @@ class ChargeNeuralNetwork(Model):
     ) -> tuple[Float[np.ndarray, " n_parameters"], Float[np.ndarray, " n_parameters"]]:
         """The same by central differences."""
         image = Image(self.potential, fingerprints)
-        found = central_differences(
+        totals = central_differences(
             self.potential, lambda p: jnp.stack(self._gc_totals(p, image, wf, qfp_append)), d
         )
-        return found[:, 0], found[:, 1]
+        return totals[:, 0], totals[:, 1]
 
     def calculate_numerical_dgcForces_dParameters(
         self,
@@ -450,10 +391,11 @@ class ChargeNeuralNetwork(Model):
     ) -> dict[tuple[int, int], Float[np.ndarray, " n_parameters"]]:
         """The same by central differences."""
         image = Image(self.potential, fingerprints, fingerprintprimes)
-        found = central_differences(
-            self.potential, lambda p: self._gc_forces(p, image, wf, qfp_append, qfpprime_append), d
+        return by_component(
+            central_differences(
+                self.potential, lambda p: self._gc_forces(p, image, wf, qfp_append, qfpprime_append), d
+            )
         )
-        return {(m, x): found[:, m, x] for m in range(found.shape[1]) for x in range(3)}
 
     @staticmethod
     def _omega_and_charges(potential: Any, image: Image, wf: float, qfp: ArrayLike) -> tuple[Array, Array]:
@@ -483,9 +425,6 @@ class ChargeNeuralNetwork(Model):
         return image.contracted(by_feature) - along[:, None] * normal
 
 
-_OBJECTS = ("regressor", "lossfunction", "descriptor")
-
-
 def calculate_charge_fingerprints_range(
     fp: AtomCentered, images: Any, qfp_append: Mapping[str, ArrayLike]
 ) -> dict[str, Float[np.ndarray, "n_features 2"]]:
@@ -503,6 +442,6 @@ def calculate_charge_fingerprints_range(
         for (symbol, values), more in zip(fp.fingerprints[key], np.asarray(qfp_append[key]), strict=True):
             rows.setdefault(symbol, []).append(np.concatenate([values, np.atleast_1d(more)]))
     return {
-        symbol: np.stack([np.min(found, axis=0), np.max(found, axis=0)], axis=1)
-        for symbol, found in rows.items()
+        symbol: np.stack([np.min(inputs, axis=0), np.max(inputs, axis=0)], axis=1)
+        for symbol, inputs in rows.items()
     }

@@ -22,7 +22,7 @@ from surefield.potentials.potential import DescriptorPotential, VectorPotential
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["Image", "central_differences", "vector_gradient", "vector_jacobian"]
+__all__ = ["Image", "by_component", "central_differences", "vector_gradient", "vector_jacobian"]
 
 Primes = Mapping[tuple[int, str, int, str, int], Sequence[float]]
 
@@ -132,8 +132,14 @@ def vector_jacobian(
 ) -> dict[tuple[int, int], Float[np.ndarray, " n_parameters"]]:
     """Gradient of every component (atom, direction) with respect to the parameter vector."""
     jacobian = jax.jit(jax.jacrev(lambda v: function(potential.with_vector(v))))
-    found = np.asarray(jacobian(potential.vector))
-    return {(m, x): found[m, x] for m in range(found.shape[0]) for x in range(3)}
+    return by_component(np.moveaxis(np.asarray(jacobian(potential.vector)), -1, 0))
+
+
+def by_component(
+    slopes: Float[np.ndarray, "n_parameters n_atoms 3"],
+) -> dict[tuple[int, int], Float[np.ndarray, " n_parameters"]]:
+    """Slopes of every component by its atom and direction."""
+    return {(m, x): slopes[:, m, x] for m in range(slopes.shape[1]) for x in range(3)}
 
 
 def central_differences(

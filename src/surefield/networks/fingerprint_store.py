@@ -20,7 +20,7 @@ from surefield.errors import ExecutionError, explain
 from surefield.files import atomic_path, json_text
 from surefield.structures.neighbors import neighborhood
 
-__all__ = ["Computed", "Fingerprinted", "LazyMapping", "Request"]
+__all__ = ["Computed", "Fingerprinted", "LazyMapping", "Recipe"]
 
 #: Changes with the meaning of the numbers in a file, so that files of older programs are never read.
 _FORMAT: Final = "surefield fingerprints 1"
@@ -74,7 +74,7 @@ class Fingerprinted(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class Recipe:
     """How fingerprints are to be made.
 
     Attributes:
@@ -98,15 +98,15 @@ class Computed:
 
     Attributes:
         atoms: the image as it was when this was made; the caller may move it later.
-        request: how they are made.
+        recipe: how they are made.
         digest: name for exactly these atoms and all settings of the descriptor.
         content: the digest, and where the numbers come from.
     """
 
-    def __init__(self, atoms: Atoms, request: Request) -> None:
+    def __init__(self, atoms: Atoms, recipe: Recipe) -> None:
         self.atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        self.request = request
-        digest = hashlib.sha256(request.settings)
+        self.recipe = recipe
+        digest = hashlib.sha256(recipe.settings)
         for values, kind in (
             (atoms.numbers, "<i4"),
             (atoms.pbc, "u1"),
@@ -115,7 +115,7 @@ class Computed:
         ):
             digest.update(np.asarray(values, kind).tobytes())
         self.digest = digest.hexdigest()[:40]
-        self.content = (self.digest, request.compiled, request.folder)
+        self.content = (self.digest, recipe.compiled, recipe.folder)
 
     def fingerprints(self) -> list[tuple[str, list[float]]]:
         """Element and functions of each atom."""
@@ -134,7 +134,7 @@ class Computed:
         }
 
     def _count(self, symbol: str) -> int:
-        descriptor = self.request.descriptor
+        descriptor = self.recipe.descriptor
         return descriptor.n_features[descriptor.place(symbol)]
 
     @property
@@ -142,18 +142,18 @@ class Computed:
         return self.atoms.get_chemical_symbols()
 
     def _features(self) -> np.ndarray:
-        structure = neighborhood(self.atoms, self.request.descriptor.cutoff)
-        return atomic_features(self.request.descriptor, [structure], compiled=self.request.compiled)[0]
+        structure = neighborhood(self.atoms, self.recipe.descriptor.cutoff)
+        return atomic_features(self.recipe.descriptor, [structure], compiled=self.recipe.compiled)[0]
 
     def _derivatives(self) -> np.ndarray:
-        structure = neighborhood(self.atoms, self.request.descriptor.cutoff)
-        return dense_derivatives(self.request.descriptor, [structure], compiled=self.request.compiled)[1][0]
+        structure = neighborhood(self.atoms, self.recipe.descriptor.cutoff)
+        return dense_derivatives(self.recipe.descriptor, [structure], compiled=self.recipe.compiled)[1][0]
 
     def _array(self, kind: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Array from the folder, or computed and put there."""
-        if self.request.folder is None:
+        if self.recipe.folder is None:
             return compute()
-        path = self.request.folder / kind / f"{self.digest}.npz"
+        path = self.recipe.folder / kind / f"{self.digest}.npz"
         if path.exists():
             try:
                 # By way of memory: of a damaged file np.load would leave the handle open.

@@ -15,7 +15,7 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor, atomic_num
 from surefield.descriptors.cutoffs import CutoffFunction, cutoff_function
 from surefield.errors import ConfigError, DataError, explain, nearest
 from surefield.files import json_text
-from surefield.networks.fingerprint_store import Computed, Fingerprinted, LazyMapping, Request
+from surefield.networks.fingerprint_store import Computed, Fingerprinted, LazyMapping, Recipe
 from surefield.networks.parameters import ATOM_CENTERED, Parameters, check_version, descriptor_mode
 from surefield.structures.images import HashedImages, Images, hash_images
 
@@ -182,13 +182,13 @@ class AtomCentered(Fingerprinter):
 
     def _items(self, images: HashedImages) -> Mapping[str, Fingerprinted]:
         label = self._settings["dblabel"]
-        request = Request(
+        recipe = Recipe(
             self.for_images(images),
             compiled=self._settings.get("fortran", True),
             folder=None if label is None else Path(label),
         )
-        self._found = tuple(sorted(request.descriptor.symbols))
-        return {key: Computed(atoms, request) for key, atoms in images.items()}
+        self._found = tuple(sorted(recipe.descriptor.symbols))
+        return {key: Computed(atoms, recipe) for key, atoms in images.items()}
 
 
 def check_elements(images: HashedImages, symbols: Sequence[str]) -> set[str]:

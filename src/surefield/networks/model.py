@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from surefield.errors import ConfigError, nearest
 from surefield.networks.fingerprint_derivatives import (
     Image,
+    by_component,
     central_differences,
     vector_gradient,
     vector_jacobian,
@@ -56,21 +57,24 @@ class Model(abc.ABC):
     #: Settings that fix the shape of the networks: not to be changed once there is a potential.
     _shape: ClassVar[tuple[str, ...]] = ("hiddenlayers", "mode", "output_activation", "dtype")
 
-    def __init__(self, settings: Mapping[str, Any], regressor: Any, lossfunction: Any) -> None:
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        objects = ("self", "__class__", "regressor", "lossfunction", "descriptor")
+        settings = {name: value for name, value in arguments.items() if name not in objects}
         check_version(settings["version"])
         if settings["mode"] is not None:
             settings = {**settings, "mode": descriptor_mode(settings["mode"])}
         self._settings = Parameters(settings)
         self._built: VectorPotential | None = None
         self._vector: np.ndarray | None = None
+        self._descriptor: Fingerprinter | None = arguments["descriptor"]
         self._count = 0
         self._images: HashedImages | None = None
         self._log: Log | None = None
-        self.regressor = Regressor() if regressor is None else regressor
+        self.regressor = arguments["regressor"] or Regressor()
         self.label: str | None = None
         self.observer: Callable[[Model, np.ndarray, float], Any] | None = None
         self.status: str | None = None
-        self.lossfunction = LossFunction() if lossfunction is None else lossfunction
+        self.lossfunction = arguments["lossfunction"] or LossFunction()
 
     @abc.abstractmethod
     def set_up(self, images: HashedImages, descriptor: Fingerprinter) -> None:
@@ -131,10 +135,10 @@ class Model(abc.ABC):
 
     @vector.setter
     def vector(self, values: ArrayLike) -> None:
-        found = np.array(values, np.float64)
-        if found.shape != (self._count,):
-            self._potential = self.potential.with_vector(jnp.asarray(found))
-        self._vector = found
+        vector = np.array(values, np.float64)
+        if vector.shape != (self._count,):
+            self._potential = self.potential.with_vector(jnp.asarray(vector))
+        self._vector = vector
 
     def set(self, **changes: Any) -> None:
         """Change settings or parameters.
@@ -237,8 +241,8 @@ class Model(abc.ABC):
             ConvergenceOccurred: all criteria of the loss function are met.
         """
         self.vector = vector
-        found = self.lossfunction.get_loss(vector, lossprime=lossprime)
-        return (found["loss"], found["dloss_dparameters"]) if lossprime else found["loss"]
+        numbers = self.lossfunction.get_loss(vector, lossprime=lossprime)
+        return (numbers["loss"], numbers["dloss_dparameters"]) if lossprime else numbers["loss"]
 
     def _seed(self) -> int:
         """Seed of the start values; one that was not given is drawn, logged and kept."""
@@ -297,8 +301,7 @@ class Model(abc.ABC):
     ) -> dict[tuple[int, int], Float[np.ndarray, " n_parameters"]]:
         """The same by central differences."""
         image = Image(self.potential, fingerprints, fingerprintprimes)
-        found = central_differences(self.potential, image.forces, d)
-        return {(m, x): found[:, m, x] for m in range(found.shape[1]) for x in range(3)}
+        return by_component(central_differences(self.potential, image.forces, d))
 
     def __repr__(self) -> str:
         state = "not set up" if self.vector is None else f"{len(self.vector)} parameters"

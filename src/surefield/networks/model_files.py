@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.errors import DataError, PotentialError, explain
 from surefield.formats.amp import AmpFile, read_amp
 from surefield.networks.charge_neural_network import ChargeNeuralNetwork
@@ -18,6 +17,7 @@ from surefield.networks.fingerprinter import Fingerprinter
 from surefield.networks.fingerprints import Gaussian, ImageCentred, Zernike
 from surefield.networks.model import KIND, Model
 from surefield.networks.neural_network import NeuralNetwork
+from surefield.potentials.potential import DescriptorPotential
 from surefield.potentials.saving import build, load_arrays, unpack
 
 __all__ = ["descriptor_of", "load_model"]
@@ -70,9 +70,10 @@ def _rebuilt(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Mod
 
 def descriptor_of(model: Model) -> Fingerprinter:
     """Descriptor handle with the functions of a model."""
-    descriptor: AtomicDescriptor | None = getattr(model.potential, "descriptor", None)
-    if descriptor is None:
+    potential = model.potential
+    if not isinstance(potential, DescriptorPotential):
         return ImageCentred()
+    descriptor = potential.descriptor
     config = descriptor.config()
     symbols = list(descriptor.symbols)
     if config["kind"] == "gaussian":
@@ -103,12 +104,12 @@ def _imported(file: AmpFile, path: Path) -> Model:
     if kind.endswith("ChargeNeuralNetwork"):
         return ChargeNeuralNetwork.imported(handle, model, path)
     wanted = ("hiddenlayers", "activation", "weights", "scalings", "fprange", "mode", "version")
-    given = {k: model.pop(k, None) for k in wanted}
-    given["activation"] = given["activation"] or "tanh"
+    arguments = {k: model.pop(k, None) for k in wanted}
+    arguments["activation"] = arguments["activation"] or "tanh"
     _refuse_unknown({k: v for k, v in model.items() if v is not None}, "model", path)
-    made = NeuralNetwork(**given, output_activation="activation")
-    made.set_up_without_images(handle)
-    return made
+    network = NeuralNetwork(**arguments, output_activation="activation")
+    network.set_up_without_images(handle)
+    return network
 
 
 def _refuse_unknown(left: Mapping[str, Any], part: str, path: Path) -> None:

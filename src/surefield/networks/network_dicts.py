@@ -2,106 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.data import chemical_symbols
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.electrode.charge_network import ChargeNetwork
+from surefield.potentials.element_networks import ElementNetworks
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.network_parameters import Raveler
 
-__all__ = ["fprange_of", "given_range", "weights_and_scalings", "with_dicts", "with_fprange", "with_static"]
+__all__ = ["fprange_of", "network_dicts", "with_dicts", "with_fprange", "with_static"]
 
-Network = AtomicNetwork | ImageNetwork
+Network = AtomicNetwork | ImageNetwork | ChargeNetwork
 N = TypeVar("N", bound=Network)
 
 
-def weights_and_scalings(network: Network) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Weights `{element: {layer: array}}` and scalings `{element: {'intercept', 'slope'}}`, as copies.
+def network_dicts(network: Network) -> dict[str, Any]:
+    """All parameters as copies, by the names and in the order of the arguments of `Raveler`.
 
-    An image-centred network has no element level. Arrays are (n_in + 1, n_out) with the bias last.
+    Weights are `{element: {layer: array}}`, arrays (n_in + 1, n_out) with the bias last; scalings `{element:
+    {'intercept', 'slope'}}`. An image-centred network has no element level.
     """
     if isinstance(network, ImageNetwork):
-        last = np.append(np.asarray(network.readout[0]), np.asarray(network.bias)).reshape(-1, 1)
         scalings = {"intercept": float(network.intercept), "slope": float(network.slope)}
-        return _numbered([*network.layers, last]), scalings
-    weights, scalings = {}, {}
-    for place in sorted(range(len(network.species)), key=lambda i: network.descriptor.symbols[i]):
-        symbol, layers = network.descriptor.symbols[place], network.layers[place]
-        width = layers[-1].shape[1] if layers else network.descriptor.n_features[place]
-        last = np.append(np.asarray(network.readout[place, :width]), np.asarray(network.bias[place]))
-        weights[symbol] = _numbered([*layers, last.reshape(-1, 1)])
-        scalings[symbol] = {
-            "intercept": float(network.offsets[place]),
-            "slope": float(network.slopes[place]),
-        }
-    return weights, scalings
+        return {"weights": _numbered(network.networks[0], 0), "scalings": scalings}
+    symbols = network.descriptor.symbols
+    places = {symbol: symbols.index(symbol) for symbol in sorted(symbols)}
+
+    def weights(networks: ElementNetworks) -> dict[str, Any]:
+        return {symbol: _numbered(networks, place) for symbol, place in places.items()}
+
+    def numbers(values: Array) -> dict[str, float]:
+        return {symbol: float(values[place]) for symbol, place in places.items()}
+
+    def scalings_of(intercepts: Array, slopes: Array) -> dict[str, dict[str, float]]:
+        low, slope = numbers(intercepts), numbers(slopes)
+        return {symbol: {"intercept": low[symbol], "slope": slope[symbol]} for symbol in places}
+
+    if isinstance(network, AtomicNetwork):
+        scalings = scalings_of(network.offsets, network.slopes)
+        return {"weights": weights(network.networks[0]), "scalings": scalings}
+    chi, q = network.networks
+    return {
+        "weights": weights(chi),
+        "scalings": scalings_of(network.intercepts, network.slopes),
+        "charge_weights": weights(q),
+        "charge_scalings": scalings_of(network.charge_intercepts, network.charge_slopes),
+        "Ei": numbers(network.offsets),
+        "Jii": numbers(network.hardness),
+    }
 
 
-def _numbered(layers: list[Any]) -> dict[int, np.ndarray]:
-    return {i: np.array(layer, dtype=np.float64) for i, layer in enumerate(layers, start=1)}
+def _numbered(networks: ElementNetworks, place: int) -> dict[int, np.ndarray]:
+    return dict(enumerate(networks.matrices(place), start=1))
 
 
 def with_static(network: N, **changes: Any) -> N:
     """Copy with other settings of the same shape, such as `activation` or `keep`."""
-    made = type(network).from_config({**network.config(), **changes})
-    return jax.tree.unflatten(jax.tree.structure(made), jax.tree.leaves(network))
+    other = type(network).from_config({**network.config(), **changes})
+    return jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(network))
 
 
-def with_dicts(network: N, weights: Mapping[Any, Any], scalings: Mapping[Any, Any]) -> N:
-    """Copy with other weights and scalings of the same shapes."""
-    return network.with_vector(jnp.asarray(Raveler(weights, scalings).to_vector(weights, scalings)))
+def with_dicts(network: N, **changes: Any) -> N:
+    """Copy with other weights, scalings, ... of the same shapes; see `network_dicts`."""
+    known = network_dicts(network)
+    vector = Raveler(**known).to_vector(**{**known, **changes})
+    return network.with_vector(jnp.asarray(vector))
 
 
-def fprange_of(network: Network) -> dict[str, np.ndarray] | np.ndarray:
-    """Ranges `{element: (n_features, 2)}`, or (3N, 2) of an image-centred network."""
-    low, high = np.asarray(network.low, np.float64), np.asarray(network.high, np.float64)
+_RANGES: Final[Mapping[str, Callable[[Any], tuple[Array, Array]]]] = {
+    "fprange": lambda network: (network.low, network.high),
+    "charge_fprange": lambda network: (network.charge_low, network.charge_high),
+}
+
+
+def _counts(network: Network, name: str) -> list[int]:
+    """Inputs of each element that ranges are of."""
+    return list(network.networks[list(_RANGES).index(name)].n_inputs)
+
+
+def fprange_of(network: Network, name: str = "fprange") -> dict[str, np.ndarray] | np.ndarray:
+    """Ranges `{element: (n_features, 2)}`, or (3N, 2) of an image-centred network.
+
+    Args:
+        network: potential.
+        name: 'fprange', or 'charge_fprange' of [features, charge fingerprints].
+    """
+    ranges = np.stack([np.asarray(ends, np.float64) for ends in _RANGES[name](network)], axis=-1)
     if isinstance(network, ImageNetwork):
-        return np.stack([low, high], axis=1)
-    counts = network.descriptor.n_features
-    return {
-        chemical_symbols[z]: np.stack([low[i, : counts[i]], high[i, : counts[i]]], axis=1)
-        for i, z in enumerate(network.species)
-    }
+        return ranges
+    pairs = zip(network.descriptor.symbols, _counts(network, name), strict=True)
+    return {symbol: ranges[place, :n] for place, (symbol, n) in enumerate(pairs)}
 
 
-def with_fprange(network: N, fprange: Any) -> N:
+def with_fprange(network: N, fprange: Any, name: str = "fprange") -> N:
     """Copy with other ranges; [low, high] may stand for all features of an element."""
-    low, high = np.array(network.low, np.float64), np.array(network.high, np.float64)
+    known = _RANGES[name](network)
+    counts = _counts(network, name)
+    low, high = (np.array(ends, np.float64).reshape(len(counts), -1) for ends in known)
     if isinstance(network, ImageNetwork):
-        found = given_range("fprange", fprange, len(low))
-        low, high = found[:, 0], found[:, 1]
+        ranges = {name: fprange}
     else:
         symbols = network.descriptor.symbols
         if not isinstance(fprange, Mapping) or set(fprange) != set(symbols):
             got = sorted(fprange) if isinstance(fprange, Mapping) else type(fprange).__name__
-            raise ConfigError(explain("fprange does not fit the elements", got=got, expected=list(symbols)))
-        for place, (symbol, n) in enumerate(zip(symbols, network.descriptor.n_features, strict=True)):
-            found = given_range(f"fprange[{symbol!r}]", fprange[symbol], n)
-            low[place, :n], high[place, :n] = found[:, 0], found[:, 1]
-    values = (jnp.asarray(low, network.low.dtype), jnp.asarray(high, network.high.dtype))
-    return eqx.tree_at(lambda p: (p.low, p.high), network, values)
+            raise ConfigError(f"{name} does not fit the elements", got=got, expected=list(symbols))
+        ranges = {f"{name}[{symbol!r}]": fprange[symbol] for symbol in symbols}
+    for place, (n, (where, values)) in enumerate(zip(counts, ranges.items(), strict=True)):
+        low[place, :n], high[place, :n] = _checked_range(where, values, n).T
+    new = [jnp.asarray(v.reshape(k.shape), k.dtype) for v, k in zip((low, high), known, strict=True)]
+    return eqx.tree_at(_RANGES[name], network, new)
 
 
-def given_range(name: str, values: ArrayLike, n_features: int) -> Float[np.ndarray, "n_features 2"]:
+def _checked_range(name: str, values: ArrayLike, n_features: int) -> Float[np.ndarray, "n_features 2"]:
     """Ranges as an array (n_features, 2); a single [low, high] serves all features."""
-    found = np.asarray(values, np.float64)
-    if found.shape == (2,):
-        found = np.tile(found, (n_features, 1))
-    if found.shape != (n_features, 2) or not np.all(found[:, 1] >= found[:, 0]):
+    ranges = np.asarray(values, np.float64)
+    if ranges.shape == (2,):
+        ranges = np.tile(ranges, (n_features, 1))
+    if ranges.shape != (n_features, 2) or not np.all(ranges[:, 1] >= ranges[:, 0]):
         raise ConfigError(
-            explain(
-                f"{name} must be [low, high], or one such pair for each feature",
-                got=f"shape {found.shape}",
-                expected=f"({n_features}, 2) with low <= high",
-            )
+            f"{name} must be [low, high], or one such pair for each feature",
+            got=f"shape {ranges.shape}",
+            expected=f"({n_features}, 2) with low <= high",
         )
-    return found
+    return ranges

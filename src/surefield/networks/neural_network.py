@@ -20,14 +20,14 @@ from surefield.networks.fingerprints import Gaussian, ImageCentred
 from surefield.networks.model import Model
 from surefield.networks.network_dicts import (
     fprange_of,
-    weights_and_scalings,
+    network_dicts,
     with_dicts,
     with_fprange,
     with_static,
 )
 from surefield.networks.parameters import ATOM_CENTERED, IMAGE_CENTERED, Parameters
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.element_networks import energy_slope
+from surefield.potentials.element_networks import energy_slope, hidden_widths
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.network_parameters import (
     Intercepts,
@@ -102,23 +102,7 @@ class NeuralNetwork(Model):
         _one_of("dtype", dtype, ("float64", "float32"))
         if not isinstance(hiddenlayers, Mapping):
             hidden_sizes(hiddenlayers)
-        settings = {
-            "hiddenlayers": hiddenlayers,
-            "activation": activation,
-            "weights": weights,
-            "scalings": scalings,
-            "fprange": fprange,
-            "mode": mode,
-            "version": version,
-            "fortran": fortran,
-            "checkpoints": checkpoints,
-            "randomseed": randomseed,
-            "prescale": prescale,
-            "output_activation": output_activation,
-            "dtype": dtype,
-        }
-        self._descriptor = descriptor
-        super().__init__(settings, regressor, lossfunction)
+        super().__init__(locals())
 
     @classmethod
     def of_potential(
@@ -126,8 +110,8 @@ class NeuralNetwork(Model):
     ) -> NeuralNetwork:
         """Model around an existing potential."""
         atomic = isinstance(potential, AtomicNetwork)
-        hidden = [_sizes(layers) for layers in potential.layers] if atomic else _sizes(potential.layers)
-        made = cls(
+        hidden = potential.config()["hidden"]
+        model = cls(
             dict(zip(potential.descriptor.symbols, hidden, strict=True)) if atomic else hidden,
             potential.activation,
             mode=ATOM_CENTERED if atomic else IMAGE_CENTERED,
@@ -135,23 +119,18 @@ class NeuralNetwork(Model):
             dtype=str(potential.dtype),
             **settings,
         )
-        made._potential, made.status = potential, status
-        return made
+        model._potential, model.status = potential, status
+        return model
 
     @property
     def parameters(self) -> Parameters:
         """Copy of all settings and parameters, with attribute and key access."""
-        found = Parameters(self._settings)
+        parameters = Parameters(self._settings)
         if self._potential is not None:
-            potential = self._network
-            found["weights"], found["scalings"] = weights_and_scalings(potential)
-            found["fprange"] = fprange_of(potential)
-            if isinstance(potential, AtomicNetwork):
-                hidden = {s: _widths(w) for s, w in found.weights.items()}
-            else:
-                hidden = _widths(found.weights)
-            found["hiddenlayers"] = hidden
-        return found
+            network = self._network
+            parameters.update(network_dicts(network), fprange=fprange_of(network))
+            parameters["hiddenlayers"] = _hidden(network)
+        return parameters
 
     @property
     def _network(self) -> AtomicNetwork | ImageNetwork:
@@ -162,10 +141,8 @@ class NeuralNetwork(Model):
     def _apply(self, name: str, value: Any) -> None:
         if self._potential is None:
             return
-        weights, scalings = weights_and_scalings(self._network)
         if name in ("weights", "scalings"):
-            changed = {"weights": weights, "scalings": scalings} | {name: value}
-            self._potential = with_dicts(self._network, **changed)
+            self._potential = with_dicts(self._network, **{name: value})
         elif name == "fprange":
             self._potential = with_fprange(self._network, value)
         elif name == "activation":
@@ -263,7 +240,7 @@ class NeuralNetwork(Model):
             structures = [neighborhood(atoms, descriptor.cutoff) for atoms in images.values()]
             unseen = {symbol: np.tile([-1.0, 1.0], (n, 1)) for symbol, n in counts.items()}
             fprange = unseen | feature_ranges(descriptor, structures)
-        return with_fprange(with_dicts(network, weights, scalings), fprange)
+        return with_fprange(with_dicts(network, weights=weights, scalings=scalings), fprange)
 
     def _image_centred(self, images: HashedImages) -> ImageNetwork:
         s = self._settings
@@ -284,7 +261,7 @@ class NeuralNetwork(Model):
         if scalings is None:
             energies = self._energies(images)
             scalings = {"intercept": energies.mean(), "slope": max(float(energies.std()), 0.01)}
-        network = with_dicts(network, weights, scalings)
+        network = with_dicts(network, weights=weights, scalings=scalings)
         if s.fprange is not None:
             return with_fprange(network, s.fprange)
         for key, atoms in images.items():
@@ -297,8 +274,8 @@ class NeuralNetwork(Model):
         s = self._settings
         if not s.prescale and s.output_activation == "activation":
             return get_initial_scalings(images, s.activation, symbols)
-        found = self.prescale_intercepts(images)
-        intercepts = {symbol: found.intercepts.get(symbol, 0.0) for symbol in symbols}
+        known = self.prescale_intercepts(images).intercepts
+        intercepts = {symbol: known.get(symbol, 0.0) for symbol in symbols}
         slope = 1.0
         if not s.prescale:
             structures = [neighborhood(atoms, 0.1) for atoms in images.values()]
@@ -309,13 +286,13 @@ class NeuralNetwork(Model):
     def prescale_intercepts(self, trainingimages: Any) -> Intercepts:
         """Exact minimiser of sum_i ((E_i - sum of intercepts)/N_i)^2; logs what is undetermined."""
         images = hash_images(trainingimages)
-        found = least_squares_intercepts(list(images.values()), self._energies(images))
-        if found.undetermined:
+        fit = least_squares_intercepts(list(images.values()), self._energies(images))
+        if fit.undetermined:
             self.say(
-                f"the compositions determine {found.rank} of {len(found.intercepts)} intercepts; free: "
-                + "; ".join(found.undetermined)
+                f"the compositions determine {fit.rank} of {len(fit.intercepts)} intercepts; free: "
+                + "; ".join(fit.undetermined)
             )
-        return found
+        return fit
 
     def _energies(self, images: HashedImages) -> Float[np.ndarray, " n_images"]:
         labels, _ = resolve_labels(list(images.values()), require=("energy",))
@@ -335,23 +312,22 @@ class NeuralNetwork(Model):
         """
         if scalings and trainingimages is None:
             raise ConfigError("new scalings need trainingimages; or give scalings=False")
-        old_weights, old_scalings = weights_and_scalings(self._network)
-        network, s = self._network, self._settings
-        new_scalings, new_weights = old_scalings, old_weights
+        network, activation = self._network, self._settings.activation
+        new: dict[str, Any] = {}
         if isinstance(network, AtomicNetwork):
-            counts = dict(zip(network.descriptor.symbols, network.descriptor.n_features, strict=True))
+            symbols = network.descriptor.symbols
             if weights:
-                hidden = {symbol: _widths(w) for symbol, w in old_weights.items()}
-                new_weights = get_random_weights(hidden, s.activation, counts, seed=seed)
+                counts = dict(zip(symbols, network.descriptor.n_features, strict=True))
+                new["weights"] = get_random_weights(_hidden(network), activation, counts, seed=seed)
             if scalings:
-                new_scalings = self._start_scalings(hash_images(trainingimages), network.descriptor.symbols)
+                new["scalings"] = self._start_scalings(hash_images(trainingimages), symbols)
         else:
             if weights:
                 n = len(network.numbers)
-                new_weights = get_random_weights(_widths(old_weights), s.activation, no_of_atoms=n, seed=seed)
+                new["weights"] = get_random_weights(_hidden(network), activation, no_of_atoms=n, seed=seed)
             if scalings:
-                new_scalings = get_initial_scalings(hash_images(trainingimages), s.activation)
-        self._potential = with_dicts(network, new_weights, new_scalings)
+                new["scalings"] = get_initial_scalings(hash_images(trainingimages), activation)
+        self._potential = with_dicts(network, **new)
 
     def calculate_atomic_energy(self, afp: ArrayLike, index: int | None, symbol: str | None) -> float:
         """Energy of one atom in eV from its features; `index` is a label only."""
@@ -399,14 +375,12 @@ def _one_of(name: str, value: object, known: Sequence[str]) -> None:
         raise ConfigError(f"unknown {name} {value!r}, {nearest(str(value), known)}")
 
 
-def _widths(layers: Mapping[int, np.ndarray]) -> tuple[int, ...]:
-    """Hidden layers from the weights of one network."""
-    return tuple(layers[k].shape[1] for k in sorted(layers)[:-1])
-
-
-def _sizes(layers: Sequence[Any]) -> tuple[int, ...]:
-    """Hidden layers from their arrays."""
-    return tuple(layer.shape[1] for layer in layers)
+def _hidden(network: AtomicNetwork | ImageNetwork) -> Any:
+    """Widths of the hidden layers, by element in the order of symbols where there are elements."""
+    widths = [tuple(own) for own in hidden_widths(network.networks[0].layers)]
+    if isinstance(network, ImageNetwork):
+        return widths[0]
+    return dict(sorted(zip(network.descriptor.symbols, widths, strict=True)))
 
 
 def _layer_numbers(weights: Mapping[Any, Any], symbols: Sequence[str] | None) -> dict[Any, Any]:

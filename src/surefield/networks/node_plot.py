@@ -17,7 +17,7 @@ from jaxtyping import Float
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, DataError, PotentialError, explain
 from surefield.files import atomic_path, write_atomic
-from surefield.networks.network_dicts import fprange_of, weights_and_scalings
+from surefield.networks.network_dicts import fprange_of, network_dicts
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.image_network import ImageNetwork
@@ -210,7 +210,7 @@ def node_outputs(potential: Network, frames: Sequence[Atoms]) -> dict[str, Layer
     if len(frames) == 0:
         raise DataError("there are no images to plot the nodes for")
     check_frames(potential, frames, "image")
-    weights, _ = weights_and_scalings(potential)
+    weights = network_dicts(potential)["weights"]
     ranges = fprange_of(potential)
     if isinstance(potential, ImageNetwork):
         positions = potential.unwrapped(jnp.asarray([atoms.positions for atoms in frames]))

@@ -13,7 +13,6 @@ from surefield.networks.parameters import ATOM_CENTERED, descriptor_mode
 from surefield.structures.electrode import electrode_potential, excess_electrons
 from surefield.structures.images import hash_images
 from surefield.structures.labels import resolve_labels
-from surefield.structures.read import Frames
 
 __all__ = ["RaveledData", "ravel_data"]
 
@@ -78,7 +77,7 @@ def ravel_data(
         DataError: labels, fingerprints or derivatives of an image are missing.
     """
     hashed = hash_images(images)
-    frames = Frames(tuple(hashed.values()), tuple(hashed.names[key] for key in hashed))
+    frames = hashed.frames
     wanted = ("energy", "forces") if train_forces else ("energy",)
     labels, _ = resolve_labels(frames, require=wanted)
     missing = [hashed.names[key] for key in hashed if key not in fingerprints]

@@ -168,24 +168,21 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         return result
 
     @property
-    def _networks(self) -> ElementNetworks:
+    def networks(self) -> tuple[ElementNetworks]:
+        """The one of each element."""
         arrays = (self.layers, self.readout[:, None], self.bias[:, None], self.low, self.high)
-        return ElementNetworks(self.descriptor.n_features, *arrays, self.activation, self.bounded)
+        return (ElementNetworks(self.descriptor.n_features, *arrays, self.activation, self.bounded),)
 
     def ordered(self) -> list[Array]:
         """Weights of each element (sorted by symbol), row by row; then intercept and slope of each."""
         order = alphabetical(self.species)
-        return [*self._networks.ordered(order), *scalings(order, self.offsets, self.slopes)]
-
-    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
-        """Weights of the first layer of each element, without biases."""
-        return self._networks.first_layers()
+        return [*self.networks[0].ordered(order), *scalings(order, self.offsets, self.slopes)]
 
     def feature_energies(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Energy of each atom from its descriptor features, without element offsets; eV."""
-        networks, index = self._networks, species_index(self, graph)
+        (networks,), index = self.networks, species_index(self, graph)
         energies, _ = networks.output(networks.hidden(features, index), index, self.slopes)
         return jnp.where(graph.atom_mask, energies, 0.0)
 
@@ -193,7 +190,7 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's energy with respect to its last weights: slope o_L (times act')."""
-        networks, index = self._networks, species_index(self, graph)
+        (networks,), index = self.networks, species_index(self, graph)
         hidden = networks.hidden(features, index)
         _, factor = networks.output(hidden, index, self.slopes)
         return factor[:, None] * hidden
@@ -211,4 +208,4 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         """One of the features of an atom."""
         place = self.species.index(int(graph.numbers[atom]))
         name = self.descriptor.names(self.descriptor.symbols[place])[column]
-        return self._inputs(graph).one(atom, place, column, name)
+        return SiteInput(name, *self._inputs(graph).one(atom, place, column))

@@ -14,7 +14,6 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.derivatives import feature_ranges as ranges_by_element
 from surefield.potentials.layers import ACTIVATIONS, excess, last_inputs, output_slope, scale_inputs, zero_pad
 from surefield.potentials.network_parameters import random_layers
-from surefield.potentials.potential import SiteInput
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = [
@@ -70,6 +69,12 @@ class ElementNetworks(NamedTuple):
             outputs = self.readout[place, :, : self.widths[place]]
             parts += [*self.layers[place], outputs.T, self.bias[place]]
         return parts
+
+    def matrices(self, place: int) -> list[Float[np.ndarray, "n_in_plus_1 n_out"]]:
+        """Weights of the network of an element as float64 NumPy arrays, biases in the last row."""
+        outputs = self.readout[place, :, : self.widths[place]].T
+        layers = [*self.layers[place], np.concatenate([outputs, self.bias[place][None]])]
+        return [np.array(layer, np.float64) for layer in layers]
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of each element, without biases."""
@@ -223,11 +228,10 @@ class NetworkInputs(NamedTuple):
         low, high = (jnp.take_along_axis(ends[index], place, axis=1) for ends in (self.low, self.high))
         return excess(self.values, low, high, used)
 
-    def one(self, atom: int, place: int, column: int, name: str) -> SiteInput:
-        """The input in a column of an atom, whose element stands in some place."""
+    def one(self, atom: int, place: int, column: int) -> tuple[float, float, float]:
+        """The input in a column of an atom, whose element stands in some place; and its range."""
         entry = column if column < self.width else self.counts[place] + column - self.width
-        value = float(self.values[atom, column])
-        return SiteInput(name, value, float(self.low[place, entry]), float(self.high[place, entry]))
+        return float(self.values[atom, column]), float(self.low[place, entry]), float(self.high[place, entry])
 
 
 def feature_ranges(

@@ -178,18 +178,14 @@ class ImageNetwork(VectorPotential):
         return result
 
     @property
-    def _network(self) -> ElementNetworks:
+    def networks(self) -> tuple[ElementNetworks]:
         """The network as that of a single element."""
         arrays = (self.readout[None], self.bias[None], self.low[None], self.high[None])
-        return ElementNetworks(self.low.shape, [self.layers], *arrays, self.activation, self.bounded)
+        return (ElementNetworks(self.low.shape, [self.layers], *arrays, self.activation, self.bounded),)
 
     def ordered(self) -> list[Array]:
         """Weights layer by layer, row by row; then intercept and slope."""
-        return [*self._network.ordered([0]), self.intercept, self.slope]
-
-    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
-        """Weights of the first layer, without biases."""
-        return self._network.first_layers()
+        return [*self.networks[0].ordered([0]), self.intercept, self.slope]
 
     def unwrapped(self, positions: Float[Array, "n_structures n_atoms 3"]) -> Array:
         """Periodic copy of each atom that is nearest to its place in the reference image."""
@@ -208,9 +204,9 @@ class ImageNetwork(VectorPotential):
 
     def _outputs(self, graph: Graph) -> tuple[Array, Array, Array]:
         """Output of the last hidden layer, scaled output, and its slope by the output node."""
-        index = jnp.zeros(graph.n_structures, jnp.int32)
-        hidden = self._network.hidden(self.coordinates(graph), index)
-        return hidden, *self._network.output(hidden, index, self.slope[None])
+        (network,), index = self.networks, jnp.zeros(graph.n_structures, jnp.int32)
+        hidden = network.hidden(self.coordinates(graph), index)
+        return hidden, *network.output(hidden, index, self.slope[None])
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """The total energy in equal shares, eV; only their sum has a meaning."""

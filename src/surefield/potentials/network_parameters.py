@@ -47,7 +47,8 @@ Images = Mapping[str, Atoms] | Sequence[Atoms]
 CONSTANT = 1e-8
 Layers = dict[int, Float[np.ndarray, "n_in_plus_1 n_out"]]
 Sizes = int | Sequence[int]
-_PARTS = ("weights", "scalings", "charge_weights", "charge_scalings", "Ei", "Jii")
+#: Parts of the parameters of charge networks; the first two are those of all.
+PARTS = ("weights", "scalings", "charge_weights", "charge_scalings", "Ei", "Jii")
 
 
 def check_activation(activation: str) -> str:
@@ -515,8 +516,8 @@ class Raveler:
 
 def _given(values: Sequence[Any]) -> dict[str, Any]:
     """Names of the parameters that are not None."""
-    parts = {name: value for name, value in zip(_PARTS, values, strict=True) if value is not None}
-    if tuple(parts) not in (_PARTS, _PARTS[:2]):
+    parts = {name: value for name, value in zip(PARTS, values, strict=True) if value is not None}
+    if tuple(parts) not in (PARTS, PARTS[:2]):
         expected = "weights and scalings, or with them all four charge parameters"
         raise ConfigError(explain("unusable set of parameters", got=", ".join(parts), expected=expected))
     return parts

@@ -20,6 +20,7 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.build import descriptor_from_config
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.calculator import SurefieldCalculator
+from surefield.potentials.element_networks import ElementNetworks
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.prediction import Prediction
 from surefield.structures.graph import Graph, collate
@@ -354,10 +355,15 @@ class DescriptorPotential(LastLayerPotential):
 
 
 class VectorPotential(LastLayerPotential):
-    """A last-layer potential whose parameters have a documented order in one flat vector.
+    """A last-layer potential of small networks, whose parameters have a documented order in one flat vector.
 
     Full-batch optimisers work on that vector; it holds the energy offsets too.
     """
+
+    @property
+    @abc.abstractmethod
+    def networks(self) -> tuple[ElementNetworks, ...]:
+        """Its networks, as views of its arrays."""
 
     @abc.abstractmethod
     def ordered(self) -> list[Array]:
@@ -366,6 +372,10 @@ class VectorPotential(LastLayerPotential):
         Parts are only cut, reshaped and transposed: `with_vector` finds the places of parameters by cutting
         them out of numbers of places.
         """
+
+    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
+        """Weights of the first layer of every network, without their biases."""
+        return [weights for networks in self.networks for weights in networks.first_layers()]
 
     @property
     def vector(self) -> Float[Array, " n_parameters"]:
@@ -394,10 +404,6 @@ class VectorPotential(LastLayerPotential):
         entries[places] = np.arange(len(places))
         filled = [_filled(leaf, entries[own], vector) for leaf, own in zip(leaves, numbers, strict=True)]
         return jax.tree.unflatten(structure, filled)
-
-    @abc.abstractmethod
-    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
-        """Weights of the first layer of every network, without their biases."""
 
 
 class HasPotential(Protocol):

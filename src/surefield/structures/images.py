@@ -11,7 +11,7 @@ from ase import Atoms
 
 from surefield.errors import DataError
 from surefield.structures.electrode import stated_potential
-from surefield.structures.read import Source, read_frames
+from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = ["HashedImages", "Images", "hash_images", "image_key"]
 
@@ -38,6 +38,11 @@ class HashedImages(dict[str, Atoms]):
         self.counts = dict(counts)
         self.names = dict(names)
         self.sequence = tuple(sequence)
+
+    @property
+    def frames(self) -> Frames:
+        """The images with their names."""
+        return Frames(tuple(self.values()), tuple(self.names[key] for key in self))
 
 
 def hash_images(

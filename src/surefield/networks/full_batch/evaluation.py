@@ -125,8 +125,9 @@ class Evaluation:
     def fingerprint(self) -> dict[str, str]:
         """Hashes of images with labels and weights, and of all of the potential that is not trained."""
         images = hashlib.sha256(b"".join(image.digest() for image in self.images))
-        config = getattr(self.potential, "config", dict)()
-        networks = hashlib.sha256((type(self.potential).__name__ + json_text(config)).encode())
+        networks = hashlib.sha256(
+            (type(self.potential).__name__ + json_text(self.potential.config())).encode()
+        )
         for leaf, trained in zip(jax.tree.leaves(self.potential), self._trained, strict=True):
             networks.update(str(np.shape(leaf)).encode() + (b"" if trained else np.asarray(leaf).tobytes()))
         return {"images": images.hexdigest(), "networks": networks.hexdigest()}

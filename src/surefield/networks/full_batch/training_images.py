@@ -20,7 +20,6 @@ from surefield.structures.images import HashedImages, Images, hash_images, image
 from surefield.structures.label_sources import keys_present
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.neighbors import Neighborhood
-from surefield.structures.read import Frames
 from surefield.training.weights import frame_weights
 
 __all__ = ["Terms", "TrainingImage", "is_charged", "training_images"]
@@ -113,7 +112,7 @@ def training_images(
         PotentialError: an element the potential does not know.
     """
     hashed = hash_images(images)
-    frames = Frames(tuple(hashed.values()), tuple(hashed.names[key] for key in hashed))
+    frames = hashed.frames
     if not frames:
         raise DataError("there are no images to train on")
     check_geometry(frames)

@@ -199,7 +199,7 @@ class ChargeNetwork(ChargedPotential):
         )
 
     @property
-    def _networks(self) -> tuple[ElementNetworks, ElementNetworks]:
+    def networks(self) -> tuple[ElementNetworks, ElementNetworks]:
         """Those of chi and those of q."""
         n, readout, bias = self.n_chi, self.readout[:, None], self.bias[:, :, None]
         chi = (self.layers, readout[..., :n], bias[:, 0], self.low, self.high, self.activation)
@@ -215,7 +215,7 @@ class ChargeNetwork(ChargedPotential):
 
         Weights go layer by layer, row by row, biases last; scalings are intercept and slope.
         """
-        order, (chi, q) = alphabetical(self.species), self._networks
+        order, (chi, q) = alphabetical(self.species), self.networks
         return [
             *chi.ordered(order),
             *scalings(order, self.intercepts, self.slopes),
@@ -225,10 +225,6 @@ class ChargeNetwork(ChargedPotential):
             self.hardness[order],
         ]
 
-    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
-        """Weights of the first layer of each element without biases, of chi, then of q."""
-        return [weights for networks in self._networks for weights in networks.first_layers()]
-
     def _latent(
         self,
         features: Float[Array, "n_atoms width"],
@@ -236,7 +232,7 @@ class ChargeNetwork(ChargedPotential):
         phi: Float[Array, " n_atoms"],
         index: Int[Array, " n_atoms"],
     ) -> _Latent:
-        chi_networks, q_networks = self._networks
+        chi_networks, q_networks = self.networks
         inputs = chi_networks.hidden(features, index)
         charge_inputs = q_networks.hidden(features, index, phi[:, None] * decays)
         chi, chi_slope = chi_networks.output(inputs, index, self.slopes)

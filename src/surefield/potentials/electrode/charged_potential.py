@@ -229,7 +229,7 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
             name = descriptor.names(descriptor.symbols[place])[column]
         else:
             name = self.edge_name(self.interface.etas[column - descriptor.width])
-        return self._inputs(graph).one(atom, place, column, name)
+        return SiteInput(name, *self._inputs(graph).one(atom, place, column))
 
 
 def default_phi(phi: float | None) -> Float[Array, ""]:

@@ -152,23 +152,19 @@ class QuadraticChargeNetwork(ChargedPotential):
         return eqx.tree_at(lambda p: (p.offsets, p.reference_phi, p.slopes, p.low, p.high), self, values)
 
     @property
-    def _networks(self) -> ElementNetworks:
+    def networks(self) -> tuple[ElementNetworks]:
+        """The one of each element, with three output nodes."""
         readout = self.readout.reshape(len(self.species), _OUTPUTS, -1)
-        return ElementNetworks(
-            self._counts, self.layers, readout, self.bias, self.low, self.high, self.activation
-        )
+        arrays = (self.layers, readout, self.bias, self.low, self.high)
+        return (ElementNetworks(self._counts, *arrays, self.activation),)
 
     def ordered(self) -> list[Array]:
         """Weights of each element (sorted by symbol), row by row; then slopes of a, n, c of each; then Ei."""
         order = alphabetical(self.species)
-        return [*self._networks.ordered(order), self.slopes[order], self.offsets[order]]
-
-    def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
-        """Weights of the first layer of each element, without biases."""
-        return self._networks.first_layers()
+        return [*self.networks[0].ordered(order), self.slopes[order], self.offsets[order]]
 
     def _response(self, hidden: Float[Array, "n_atoms width"], index: Int[Array, " n_atoms"]) -> _Response:
-        node = self._networks.nodes(hidden, index)
+        node = self.networks[0].nodes(hidden, index)
         slopes = self.slopes[index]
         # A slope whose sign training has turned must not turn the capacitance.
         width = jnp.abs(slopes[:, 2])
@@ -190,7 +186,7 @@ class QuadraticChargeNetwork(ChargedPotential):
         index: Int[Array, " n_atoms"],
     ) -> Float[Array, " n_atoms"]:
         """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
-        response = self._response(self._networks.hidden(features, index, decays), index)
+        response = self._response(self.networks[0].hidden(features, index, decays), index)
         shift = self._shift(phi)
         return response.a + response.n * shift - 0.5 * response.c * shift**2
 
@@ -199,7 +195,7 @@ class QuadraticChargeNetwork(ChargedPotential):
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of a, n and c."""
         index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
-        hidden = self._networks.hidden(features, index, self.interface.decays(graph))
+        hidden = self.networks[0].hidden(features, index, self.interface.decays(graph))
         shift, slopes = self._shift(phi), self.slopes[index]
         c_slope = self._response(hidden, index).c_slope
         factors = [slopes[:, 0], slopes[:, 1] * shift, -0.5 * c_slope * shift**2]
