@@ -18,7 +18,7 @@ from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_def
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.networks.amp import Amp
 from surefield.networks.fingerprints import Gaussian
-from surefield.networks.network_dicts import fprange_of, weights_and_scalings
+from surefield.networks.network_dicts import fprange_of, network_dicts
 from surefield.networks.network_functions import calculate_nodal_outputs
 from surefield.networks.neural_network import NeuralNetwork
 from surefield.networks.node_plot import NodePlot, NodeSummary, node_outputs

@@ -80,10 +80,10 @@ def chunks(
 
 
 def padded_batches(
-    structures: Sequence[Neighborhood], batch_size: int, dtype: np.typing.DTypeLike
+    structures: Sequence[Neighborhood], batch_size: int, dtype: np.typing.DTypeLike, *, buckets: bool = True
 ) -> Iterator[tuple[list[int], Graph]]:
-    """All structures in padded batches of few shapes, with their indices."""
-    for shape, members in plan_shapes(structures, batch_size, buckets=True):
+    """All structures in padded batches of few shapes, with their indices; `buckets` as in `plan_shapes`."""
+    for shape, members in plan_shapes(structures, batch_size, buckets=buckets):
         for chunk in chunks(structures, members, shape):
             yield (
                 chunk,

@@ -16,9 +16,8 @@ from jaxtyping import Bool, Float
 from surefield.execution.executor import map_ordered
 from surefield.files import json_text
 from surefield.networks.full_batch.criteria import KINDS
-from surefield.networks.full_batch.loss_data import LossBatch, exact_batch, loss_batches
+from surefield.networks.full_batch.loss_data import exact_batch, loss_batches
 from surefield.networks.full_batch.loss_terms import Shard, Sums, add_sums
-from surefield.networks.full_batch.plain_loss import plain_sums
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.potential import VectorPotential
 
@@ -99,8 +98,7 @@ class Evaluation:
 
         def sums(vector: Vector, gradient: bool) -> Sums:
             if plain:
-                arguments = (self._exact_batches, self.potential, self.terms)
-                return plain_sums(*arguments, vector, self.factors, gradient)
+                return self._plain_shard.sums(vector, self.factors, gradient)
             shards = self._own_shards if server is None else self._shards(n_shards)
             if len(shards) == 1 and server is None:
                 return shards[0].sums(vector, self.factors, gradient)
@@ -113,14 +111,14 @@ class Evaluation:
             slopes = np.asarray(total.gradient) + self._penalty_slopes(vector)
         elif gradient:
             slopes = self._central_differences(vector, lambda v: self._value(v, sums(v, False)))
-        found: dict[str, Any] = {"loss": self._value(vector, total), "dloss_dparameters": slopes}
+        results: dict[str, Any] = {"loss": self._value(vector, total), "dloss_dparameters": slopes}
         values = criterion_values(total.terms, total.largest, self.denominators)
         for k, kind in enumerate(KINDS):
-            found[f"{kind}_loss"] = float(total.terms[k])
-            found[f"{kind}_maxresid"] = float(total.largest[k])
-            found[f"{kind}_rmse"] = values[f"{kind}_rmse"]
-            found[f"{kind}_worst"] = total.where[k]
-        return found
+            results[f"{kind}_loss"] = float(total.terms[k])
+            results[f"{kind}_maxresid"] = float(total.largest[k])
+            results[f"{kind}_rmse"] = values[f"{kind}_rmse"]
+            results[f"{kind}_worst"] = total.where[k]
+        return results
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of images with labels and weights, and of all of the potential that is not trained."""
@@ -160,9 +158,11 @@ class Evaluation:
         return np.asarray(jax.grad(squares)(jnp.ones(self.n_parameters))) > 0
 
     @functools.cached_property
-    def _exact_batches(self) -> list[LossBatch]:
+    def _plain_shard(self) -> Shard:
+        """Images one by one without padding; only features and their derivatives are compiled."""
         images = enumerate(self.images)
-        return [exact_batch(number, image, self.potential, self.terms) for number, image in images]
+        batches = [exact_batch(number, image, self.potential, self.terms) for number, image in images]
+        return Shard(self.potential, batches, self.terms, compiled=False)
 
     @functools.cached_property
     def _own_shards(self) -> list[Shard]:

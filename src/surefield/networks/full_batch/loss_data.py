@@ -18,9 +18,10 @@ from surefield.descriptors.derivatives import STORED_BYTES, atomic_features, den
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
-from surefield.structures.batching import Shape, chunks, plan_shapes
+from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.tensors import row_slices
 
 __all__ = ["LossBatch", "LossData", "exact_batch", "loss_batches"]
 
@@ -236,24 +237,12 @@ def _graph_batches(images: _Numbered, potential: VectorPotential, n_atoms: int) 
 
 def _graphs(images: _Numbered, per_batch: int, dtype: np.dtype) -> Iterator[tuple[_Numbered, Graph]]:
     structures = [image.structure for _, image in images]
-    for shape, members in plan_shapes(structures, per_batch):
-        for chunk in chunks(structures, members, shape):
-            yield [images[i] for i in chunk], _collated([structures[i] for i in chunk], shape, dtype)
-
-
-def _collated(structures: Sequence[Neighborhood], shape: Shape, dtype: np.dtype) -> Graph:
-    return collate(
-        structures,
-        n_atoms=shape.n_atoms,
-        n_neighbors=shape.n_neighbors,
-        n_structures=shape.n_structures,
-        dtype=dtype,
-    )
+    for chunk, graph in padded_batches(structures, per_batch, dtype, buckets=False):
+        yield [images[i] for i in chunk], graph
 
 
 def _starts(images: _Numbered) -> list[int]:
-    ends = np.cumsum([image.structure.n_atoms for _, image in images]).tolist()
-    return [0, *ends[:-1]]
+    return [rows.start for rows in row_slices(image.structure.n_atoms for _, image in images)]
 
 
 def _bare_graph(structures: Sequence[Neighborhood], n: int, size: int, dtype: np.dtype) -> Graph:

@@ -1,4 +1,4 @@
-"""The terms of the loss of one batch, compiled: sums of weighted squared residuals, maxima, exact gradient.
+"""The terms of the loss of one batch: sums of weighted squared residuals, maxima, exact gradient.
 
 energy  sum_i w_i wE_i ((E_i - Ê_i)/N_i)^2
 force   sum_i w_i sum_a wF_ia |F_ia - F̂_ia|^2 / (3 sum_a wF_ia)
@@ -26,12 +26,11 @@ from surefield.networks.full_batch.training_images import Terms
 from surefield.potentials.evaluate import composition_energy, evaluate
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
 from surefield.structures.graph import edge_forces, edge_virials, sum_atoms
+from surefield.structures.tensors import to_voigt
 
 __all__ = ["Predictions", "Shard", "Sums", "add_sums", "predictions"]
 
 _N = len(KINDS)
-#: Voigt components of a symmetric tensor.
-_ROWS, _COLUMNS = np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1])
 
 
 class Predictions(NamedTuple):
@@ -78,8 +77,8 @@ def add_sums(parts: Iterable[Sums]) -> Sums:
 
 def predictions(potential: VectorPotential, data: LossData, terms: Terms) -> Predictions:
     """Energies, and what else the loss needs, of a batch (traceable)."""
-    found = _from_features(potential, data, terms) if data.features is not None else None
-    return _from_graph(potential, data, terms) if found is None else found
+    predict = _from_graph if data.features is None else _from_features
+    return predict(potential, data, terms)
 
 
 def _from_graph(potential: VectorPotential, data: LossData, terms: Terms) -> Predictions:
@@ -88,12 +87,12 @@ def _from_graph(potential: VectorPotential, data: LossData, terms: Terms) -> Pre
         energies = jnp.where(graph.atom_mask, potential.site_energies(graph), 0.0)
         charges = potential.outputs(graph)["charges"] if terms.charge else None
         return _gathered(potential, data, energies, None, charges, None)
-    found = evaluate(potential, graph)
+    results = evaluate(potential, graph)
     return Predictions(
-        found.energy,
-        found.forces.astype(jnp.float64),
-        sum_atoms(found.outputs["charges"], graph) if terms.charge else None,
-        _voigt_stress(found.virial, data) if terms.stress else None,
+        results.energy,
+        results.forces.astype(jnp.float64),
+        sum_atoms(results.outputs["charges"], graph) if terms.charge else None,
+        _voigt_stress(results.virial, data) if terms.stress else None,
     )
 
 
@@ -149,21 +148,20 @@ def _gathered(
 
 
 def _voigt_stress(virial: Array, data: LossData) -> Float[Array, "n_structures 6"]:
-    stress = virial.astype(jnp.float64) / data.graph.volume[:, None, None]
-    return stress[:, _ROWS, _COLUMNS]
+    return to_voigt(virial.astype(jnp.float64) / data.graph.volume[:, None, None])
 
 
 def _terms(
     potential: VectorPotential, data: LossData, terms: Terms
 ) -> tuple[Float[Array, " 4"], Float[Array, " 8"]]:
     """Terms of the loss; largest residuals, and where they are."""
-    found = predictions(potential, data, terms)
+    energy, forces, charge, stress = predictions(potential, data, terms)
     n = jnp.maximum(data.graph.n_atoms, 1)
     residuals = (
-        ((found.energy - data.energy) / n, data.energy_weight, 1.0) if terms.energy else None,
-        (found.forces - data.forces, data.force_weight[:, None], 1.0) if found.forces is not None else None,
-        ((found.charge - data.charge) / n, data.charge_weight, 1.0) if found.charge is not None else None,
-        (found.stress - data.stress, data.stress_weight[:, None], 6.0) if found.stress is not None else None,
+        ((energy - data.energy) / n, data.energy_weight, 1.0) if terms.energy else None,
+        (forces - data.forces, data.force_weight[:, None], 1.0) if forces is not None else None,
+        ((charge - data.charge) / n, data.charge_weight, 1.0) if charge is not None else None,
+        (stress - data.stress, data.stress_weight[:, None], 6.0) if stress is not None else None,
     )
     zero = jnp.zeros(())
     sums, largest, where = [], [], []
@@ -182,43 +180,50 @@ def _terms(
     return jnp.stack(sums), jnp.stack(largest + where)
 
 
-@functools.lru_cache(maxsize=256)
-def _program(treedef: Any, terms: Terms, gradient: bool) -> Callable[..., Array]:
-    """Compiled function (vector, coefficients, arrays of potential and batch) -> all results in one array."""
+def _plain_program(treedef: Any, terms: Terms, gradient: bool) -> Callable[..., Array]:
+    """Function (vector, coefficients, arrays of potential and batch) -> all results in one array."""
 
     def loss(vector: Array, coefficients: Array, leaves: Sequence[Array]) -> tuple[Array, Array]:
         potential, data = jax.tree.unflatten(treedef, leaves)
-        found, largest = _terms(potential.with_vector(vector), data, terms)
-        return jnp.dot(coefficients, found), jnp.concatenate([found, largest])
+        sums, largest = _terms(potential.with_vector(vector), data, terms)
+        return jnp.dot(coefficients, sums), jnp.concatenate([sums, largest])
 
     def value(vector: Array, coefficients: Array, leaves: Sequence[Array]) -> Array:
         return loss(vector, coefficients, leaves)[1]
 
     def value_and_gradient(vector: Array, coefficients: Array, leaves: Sequence[Array]) -> Array:
-        slopes, found = jax.grad(loss, has_aux=True)(vector, coefficients, leaves)
-        return jnp.concatenate([found, slopes])
+        slopes, results = jax.grad(loss, has_aux=True)(vector, coefficients, leaves)
+        return jnp.concatenate([results, slopes])
 
-    return jax.jit(value_and_gradient if gradient else value)
+    return value_and_gradient if gradient else value
+
+
+@functools.lru_cache(maxsize=256)
+def _program(treedef: Any, terms: Terms, gradient: bool) -> Callable[..., Array]:
+    """The same, compiled."""
+    return jax.jit(_plain_program(treedef, terms, gradient))
 
 
 @dataclass(eq=False)
 class Shard:
-    """Some batches with the potential; sums of the loss over them, compiled once per shape.
+    """Some batches with the potential; sums of the loss over them.
 
     Attributes:
         potential: of any parameters; the vector of a call takes their place.
         batches: on the device.
         terms: of the loss.
+        compiled: once per shape; False evaluates operation by operation, to check against.
     """
 
     potential: VectorPotential
     batches: Sequence[LossBatch]
     terms: Terms
+    compiled: bool = True
     _prepared: list[tuple[Any, list[Array]]] = field(default_factory=list, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # Programs cannot be sent to other processes; they are made there again.
-        return {"potential": self.potential, "batches": self.batches, "terms": self.terms, "_prepared": []}
+        return self.__dict__ | {"_prepared": []}
 
     def sums(
         self,
@@ -233,23 +238,24 @@ class Shard:
                 leaves, treedef = jax.tree.flatten((self.potential, batch.data))
                 self._prepared.append((treedef, [jnp.asarray(leaf) for leaf in leaves]))
         # All batches are started before the first result is waited for.
+        program = _program if self.compiled else _plain_program
         started = [
-            _program(treedef, self.terms, gradient)(vector, coefficients, leaves)
+            program(treedef, self.terms, gradient)(vector, coefficients, leaves)
             for treedef, leaves in self._prepared
         ]
         return add_sums(
-            self._unpacked(batch, np.asarray(found))
-            for batch, found in zip(self.batches, started, strict=True)
+            self._unpacked(batch, np.asarray(results))
+            for batch, results in zip(self.batches, started, strict=True)
         )
 
-    def _unpacked(self, batch: LossBatch, found: np.ndarray) -> Sums:
-        where = found[2 * _N : 3 * _N].astype(int).tolist()
+    def _unpacked(self, batch: LossBatch, results: np.ndarray) -> Sums:
+        terms, largest, where = results[: 3 * _N].reshape(3, _N)
+        gradient = results[3 * _N :]
         places = []
-        for kind, place in zip(KINDS, where, strict=True):
+        for kind, place in zip(KINDS, where.astype(int).tolist(), strict=True):
             if kind == "force":
                 places.append(batch.image_of_row(place // 3))
             else:
                 row = place // 6 if kind == "stress" else place
                 places.append((batch.images[min(row, len(batch.images) - 1)], -1))
-        gradient = found[3 * _N :] if len(found) > 3 * _N else None
-        return Sums(found[:_N], found[_N : 2 * _N], tuple(places), gradient)
+        return Sums(terms, largest, tuple(places), gradient if gradient.size else None)
