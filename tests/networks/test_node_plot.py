@@ -36,7 +36,7 @@ def alloy_network(frames, hidden=((4, 3), (5,)), **settings) -> AtomicNetwork:
 
 
 def parameters_of(network) -> SimpleNamespace:
-    weights, scalings = weights_and_scalings(network)
+    weights, scalings = network_dicts(network).values()
     return SimpleNamespace(
         weights=weights,
         scalings=scalings,
