@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,14 @@ class AtomicDescriptor(abc.ABC):
         if symbol not in self.symbols:
             raise ConfigError(f"the descriptor has no element {symbol!r}; {nearest(symbol, self.symbols)}")
         return self.symbols.index(symbol)
+
+    def __hash__(self) -> int:
+        # Dataclasses make another one unless they name it.
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self) if field.init))  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
         # Caches stay behind: hashes of texts differ from process to process.

@@ -370,12 +370,7 @@ class Bispectrum(AtomicDescriptor):
     def _tables(self) -> Tables:
         return tables(self.twojmax)
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return hash(tuple(getattr(self, f.name) for f in fields(self) if f.init))
+    __hash__ = AtomicDescriptor.__hash__
 
     @functools.cached_property
     def _plan(self) -> Plan:

@@ -208,12 +208,7 @@ class SymmetryFunctions(AtomicDescriptor):
             parts.append(jnp.where(first == second, part, part + other))
         return self._pick(jnp.concatenate(parts, axis=-1), graph)
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return hash((self.species, self.cutoff_function, self.functions, self.length, self.radii))
+    __hash__ = AtomicDescriptor.__hash__
 
     @functools.cached_property
     def _plan(self) -> _Plan:

@@ -116,12 +116,7 @@ class ZernikeFunctions(AtomicDescriptor):
         vectors, weights = self._neighbors(graph)
         return by_rows(self._spectrum_derivatives, vectors, weights)
 
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return hash((self.species, self.cutoff_function, self.nmax, self.weights))
+    __hash__ = AtomicDescriptor.__hash__
 
     def _orders(self) -> Iterator[tuple[int, int]]:
         for n in range(self.nmax + 1):

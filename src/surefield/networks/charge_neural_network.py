@@ -26,7 +26,11 @@ from surefield.networks.model import Model
 from surefield.networks.network_dicts import fprange_of, network_dicts, with_dicts, with_fprange
 from surefield.networks.parameters import ATOM_CENTERED, Parameters
 from surefield.potentials.electrode.charge_network import ChargeNetwork
-from surefield.potentials.electrode.charged_potential import ChargedPotential, warn_of_negative_capacitance
+from surefield.potentials.electrode.charged_potential import (
+    ChargedPotential,
+    Sites,
+    warn_of_negative_capacitance,
+)
 from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.evaluate import composition_energy, species_index
 from surefield.potentials.network_parameters import (
@@ -320,7 +324,8 @@ class ChargeNeuralNetwork(Model):
             Omega and Q; `atomic_energies` and `atomic_charges` then hold those of the atoms.
         """
         image = Image(self.potential, fingerprints)
-        omega, charges = self._omega_and_charges(self.potential, image, wf, qfp_append)
+        sites = self._sites(self.potential, image, wf, qfp_append)
+        omega, charges = self._charged.site_omega(sites), self._charged.site_charges(sites)
         table = dict(zip(self.potential.species, np.asarray(self.potential.offsets).tolist(), strict=True))
         offsets = [table[z] for z in np.asarray(image.graph.numbers).tolist()]
         self.atomic_energies, self.atomic_charges = np.asarray(omega) + offsets, np.asarray(charges)
@@ -398,29 +403,26 @@ class ChargeNeuralNetwork(Model):
         )
 
     @staticmethod
-    def _omega_and_charges(potential: Any, image: Image, wf: float, qfp: ArrayLike) -> tuple[Array, Array]:
+    def _sites(potential: Any, image: Image, wf: float, qfp: ArrayLike) -> Sites:
         phi = jnp.full(len(image.graph.numbers), float(wf))
         decays = jnp.asarray(qfp) / phi[:, None]
-        index = species_index(potential, image.graph)
-        arguments = (jnp.asarray(image.features), decays, phi, index)
-        return potential.site_omega(*arguments), potential.site_charges(*arguments)
+        return Sites(jnp.asarray(image.features), decays, phi, species_index(potential, image.graph))
 
     def _gc_totals(self, potential: Any, image: Image, wf: float, qfp: ArrayLike) -> tuple[Array, Array]:
-        omega, charges = self._omega_and_charges(potential, image, wf, qfp)
-        return jnp.sum(omega) + jnp.sum(composition_energy(potential, image.graph)), jnp.sum(charges)
+        sites = self._sites(potential, image, wf, qfp)
+        omega = jnp.sum(potential.site_omega(sites)) + jnp.sum(composition_energy(potential, image.graph))
+        return omega, jnp.sum(potential.site_charges(sites))
 
     def _gc_forces(
         self, potential: Any, image: Image, wf: float, qfp: ArrayLike, qfp_prime: ArrayLike
     ) -> Float[Array, "n_atoms 3"]:
-        phi = jnp.full(len(image.graph.numbers), float(wf))
-        index = species_index(potential, image.graph)
+        sites = self._sites(potential, image, wf, qfp)
 
         def total(features: Array, decays: Array) -> Array:
-            return jnp.sum(potential.site_omega(features, decays, phi, index))
+            return jnp.sum(potential.site_omega(sites._replace(features=features, decays=decays)))
 
-        decays = jnp.asarray(qfp) / phi[:, None]
-        by_feature, by_decay = jax.grad(total, argnums=(0, 1))(jnp.asarray(image.features), decays)
-        along = jnp.sum(by_decay * jnp.asarray(qfp_prime) / phi[:, None], axis=1)
+        by_feature, by_decay = jax.grad(total, argnums=(0, 1))(sites.features, sites.decays)
+        along = jnp.sum(by_decay * jnp.asarray(qfp_prime) / sites.phi[:, None], axis=1)
         normal = jnp.asarray(self._charged.interface.normal)
         return image.contracted(by_feature) - along[:, None] * normal
 

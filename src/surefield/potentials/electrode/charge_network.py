@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Self
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.errors import ConfigError, nearest
-from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
-from surefield.potentials.electrode.interface import Interface, decay_ranges, surface_settings
+from surefield.potentials.electrode.charged_potential import ChargedPotential, Sites, default_phi
+from surefield.potentials.electrode.interface import Interface, decay_ranges
 from surefield.potentials.element_networks import (
     ElementNetworks,
     Layers,
@@ -25,7 +25,6 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
-from surefield.potentials.evaluate import species_index
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
@@ -60,19 +59,12 @@ class ChargeNetwork(ChargedPotential):
         charge_hidden: the same of q.
         activation: of chi: 'tanh', 'sigmoid' or 'linear'.
         charge_activation: of q.
-        etas: decay constants of the charge fingerprints, 1/Å.
-        surface_correction: Å; see `Interface`.
-        slab_metal: element whose atoms are the electrode.
         scheme: 'consistent' or 'amp'.
-        force_convention: 'exact', 'fixed-interface' or 'amp-1.1'; see `Interface`. Only 'exact' forces are
-            derivatives of the energy.
-        surface_normal: out of the metal.
-        onset_width: Å.
-        vdw_radius: of the metal, Å; None: ASE's.
         output_activation: 'linear' or 'activation', of both output nodes.
         electrode_potential: of structures that state none, V.
         seed: of the initial weights.
         dtype: of the parameters and the arithmetic; Ei are float64 either way.
+        **surface: of the electrode: `etas`, `slab_metal` and whatever else `Interface.of_surface` takes.
 
     Raises:
         ConfigError: an unknown scheme or convention, or a value out of range.
@@ -107,26 +99,20 @@ class ChargeNetwork(ChargedPotential):
         charge_hidden: Sequence[Sequence[int]],
         activation: str = "tanh",
         charge_activation: str = "tanh",
-        etas: Sequence[float] = (2.0, 1.0, 0.5, 0.1),
-        surface_correction: float = 3.0,
-        slab_metal: str | None = None,
+        *,
         scheme: str = "consistent",
-        force_convention: str = "exact",
-        surface_normal: Sequence[float] = (0.0, 0.0, 1.0),
-        onset_width: float = 0.5,
-        vdw_radius: float | None = None,
         output_activation: str = "linear",
         electrode_potential: float | None = None,
         seed: int = 0,
         dtype: str | np.typing.DTypeLike = "float64",
+        **surface: Any,
     ) -> None:
         if scheme not in SCHEMES:
             raise ConfigError(f"unknown scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
         dtype = np.dtype(dtype)
         self.descriptor, self.scheme, self.output_activation = descriptor, scheme, output_activation
         self.activation, self.charge_activation = activation, charge_activation
-        surface = (slab_metal, vdw_radius, surface_correction, surface_normal, onset_width)
-        self.interface = Interface.of_surface(*surface, etas, force_convention, smooth=scheme == "consistent")
+        self.interface = Interface.of_surface(**surface, smooth=scheme == "consistent")
         self.default_phi = default_phi(electrode_potential)
         n, n_etas = len(descriptor.species), len(self.interface.etas)
         self.offsets, self.hardness = jnp.zeros(n, jnp.float64), jnp.full(n, _HARDNESS, dtype)
@@ -167,7 +153,7 @@ class ChargeNetwork(ChargedPotential):
             "charge_hidden": hidden_widths(self.charge_layers),
             "activation": self.activation,
             "charge_activation": self.charge_activation,
-            **surface_settings(self.interface),
+            **self.interface.surface(),
             "scheme": self.scheme,
             "output_activation": self.output_activation,
             "dtype": str(self.readout.dtype),
@@ -190,12 +176,12 @@ class ChargeNetwork(ChargedPotential):
         n = self.descriptor.n_features
         ranges = (low, high, with_more(low, edges[0], n), with_more(high, edges[1], n))
         values = (
-            jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
             jnp.full_like(self.intercepts, phi),
             *(jnp.asarray(x, self.low.dtype) for x in ranges),
         )
+        plain = super().prepared(structures, energies, offsets)
         return eqx.tree_at(
-            lambda p: (p.offsets, p.intercepts, p.low, p.high, p.charge_low, p.charge_high), self, values
+            lambda p: (p.intercepts, p.low, p.high, p.charge_low, p.charge_high), plain, values
         )
 
     @property
@@ -225,14 +211,8 @@ class ChargeNetwork(ChargedPotential):
             self.hardness[order],
         ]
 
-    def _latent(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> _Latent:
-        chi_networks, q_networks = self.networks
+    def _latent(self, sites: Sites) -> _Latent:
+        (features, decays, phi, index), (chi_networks, q_networks) = sites, self.networks
         inputs = chi_networks.hidden(features, index)
         charge_inputs = q_networks.hidden(features, index, phi[:, None] * decays)
         chi, chi_slope = chi_networks.output(inputs, index, self.slopes)
@@ -248,45 +228,29 @@ class ChargeNetwork(ChargedPotential):
     def _sign(self) -> float:
         return -1.0 if self.scheme == "consistent" else 1.0
 
-    def site_omega(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> Float[Array, " n_atoms"]:
-        """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
-        chi, q, *_ = self._latent(features, decays, phi, index)
-        return (chi + self._sign * phi.astype(q.dtype)) * q + 0.5 * self.hardness[index] * q**2
+    def site_omega(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom without Ei, eV."""
+        chi, q, *_ = self._latent(sites)
+        return (chi + self._sign * sites.phi.astype(q.dtype)) * q + 0.5 * self.hardness[sites.place] * q**2
 
-    def site_charges(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> Float[Array, " n_atoms"]:
+    def site_charges(self, sites: Sites) -> Float[Array, " n_atoms"]:
         """Charge of each atom, e: q_i in scheme 'amp', else -d(omega_i)/dPhi."""
-        if self.scheme == "amp":
-            return self._latent(features, decays, phi, index).q
-        return super().site_charges(features, decays, phi, index)
+        return self._latent(sites).q if self.scheme == "amp" else super().site_charges(sites)
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of chi and of q."""
-        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
-        chi, q, chi_slopes, q_slopes = self._latent(features, self.interface.decays(graph), phi, index)
-        by_q = chi + self._sign * phi.astype(q.dtype) + self.hardness[index] * q
+        sites = self.sites(features, graph)
+        chi, q, chi_slopes, q_slopes = self._latent(sites)
+        by_q = chi + self._sign * sites.phi.astype(q.dtype) + self.hardness[sites.place] * q
         return jnp.concatenate([q[:, None] * chi_slopes, by_q[:, None] * q_slopes], axis=1)
 
     def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
         if self.scheme == "consistent":
             return super().electron_features(graph)
-        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
-        features = self.descriptor.features(graph)
-        latent = self._latent(features, self.interface.decays(graph), phi, index)
+        latent = self._latent(self.sites(self.descriptor.features(graph), graph))
         return jnp.concatenate([jnp.zeros_like(latent.chi_slopes), -latent.q_slopes], axis=1)
 
     def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:

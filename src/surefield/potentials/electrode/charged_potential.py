@@ -6,7 +6,7 @@ import abc
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -33,7 +33,23 @@ from surefield.structures.labels import Labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.read import Frames
 
-__all__ = ["ChargedPotential", "warn_of_negative_capacitance"]
+__all__ = ["ChargedPotential", "Sites", "warn_of_negative_capacitance"]
+
+
+class Sites(NamedTuple):
+    """What the energies of atoms follow from.
+
+    Attributes:
+        features: of the descriptor.
+        decays: g_eta of the height of each atom.
+        phi: electrode potential at each atom, V.
+        place: of its element in `species`.
+    """
+
+    features: Float[Array, "n_atoms width"]
+    decays: Float[Array, "n_atoms n_etas"]
+    phi: Float[Array, " n_atoms"]
+    place: Int[Array, " n_atoms"]
 
 
 class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[misc]
@@ -65,21 +81,8 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         return MECHANICAL | {"charges", "excess_electrons", "electrode_potential", "capacitance"}
 
     @abc.abstractmethod
-    def site_omega(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> Float[Array, " n_atoms"]:
-        """Grand-canonical energy of each atom, without element offsets; eV.
-
-        Args:
-            features: of the descriptor.
-            decays: g_eta of the height of each atom.
-            phi: electrode potential at each atom, V.
-            index: place of its element in `species`.
-        """
+    def site_omega(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom, without element offsets; eV."""
 
     @abc.abstractmethod
     def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
@@ -118,8 +121,8 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         """Neighbours of a structure, its electrode potential and the interface it states."""
         phi = electrode_potential(atoms, "the structure")
         phi = float(self.default_phi) if np.isnan(phi) else phi
-        found = neighborhood(atoms, self.cutoff)
-        return replace(found, inputs={PHI: phi, INTERFACE: stated_interface(atoms, "the structure")})
+        plain = neighborhood(atoms, self.cutoff)
+        return replace(plain, inputs={PHI: phi, INTERFACE: stated_interface(atoms, "the structure")})
 
     def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
         """Labels with the grand-canonical energy, and with the excess electrons that structures state."""
@@ -146,33 +149,29 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
                 )
             )
 
+    def sites(self, features: Float[Array, "n_atoms width"], graph: Graph) -> Sites:
+        """What the energies of atoms follow from."""
+        phi = graph.inputs[PHI][graph.structure]
+        return Sites(features, self.interface.decays(graph), phi, species_index(self, graph))
+
     def feature_energies(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Grand-canonical energy of each atom from its features, without element offsets; eV."""
-        decays, phi = self.interface.decays(graph), graph.inputs[PHI][graph.structure]
-        omega = self.site_omega(features, decays, phi, species_index(self, graph))
+        omega = self.site_omega(self.sites(features, graph))
         return jnp.where(graph.atom_mask, omega, 0.0)
 
-    def site_charges(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> Float[Array, " n_atoms"]:
-        """Charge of each atom, -d(omega_i)/dPhi at fixed positions, e; arguments as `site_omega`."""
-        _, slopes = jax.jvp(
-            lambda phi: self.site_omega(features, decays, phi, index), (phi,), (jnp.ones_like(phi),)
-        )
+    def site_charges(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """Charge of each atom, -d(omega_i)/dPhi at fixed positions, e."""
+        ones = jnp.ones_like(sites.phi)
+        _, slopes = jax.jvp(lambda phi: self.site_omega(sites._replace(phi=phi)), (sites.phi,), (ones,))
         return -slopes
 
     def feature_charges(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, " n_atoms"]:
         """Charge of each atom from its descriptor features, e; zero for padding atoms."""
-        decays, phi = self.interface.decays(graph), graph.inputs[PHI][graph.structure]
-        charges = self.site_charges(features, decays, phi, species_index(self, graph))
+        charges = self.site_charges(self.sites(features, graph))
         return jnp.where(graph.atom_mask, charges, 0.0)
 
     def charges(self, graph: Graph) -> Float[Array, " n_atoms"]:
@@ -250,8 +249,8 @@ def warn_of_negative_capacitance(potential: ChargedPotential, frames: Sequence[A
         Indices of these images.
     """
     origin = getattr(frames, "origin", lambda index: f"frame {index}")
-    found = predict(potential, frames, forces=False, stress=False)
-    values = np.array([prediction.capacitance for prediction in found], np.float64)
+    predictions = predict(potential, frames, forces=False, stress=False)
+    values = np.array([prediction.capacitance for prediction in predictions], np.float64)
     negative = np.flatnonzero(values < 0).tolist()
     if negative:
         worst = int(np.argmin(values))

@@ -21,7 +21,7 @@ from surefield.structures.electrode import INTERFACE, PHI
 from surefield.structures.graph import Graph, sum_atoms
 from surefield.structures.neighbors import Neighborhood
 
-__all__ = ["CONVENTIONS", "Interface", "decay_ranges", "metal_and_radius", "surface_settings"]
+__all__ = ["CONVENTIONS", "Interface", "decay_ranges", "metal_and_radius"]
 
 CONVENTIONS = ("exact", "fixed-interface", "amp-1.1")
 #: Steepness of the softmax that stands for the largest height, 1/Å.
@@ -124,7 +124,7 @@ class Interface:
             warnings.warn(
                 "force_convention='amp-1.1' gives forces that are no derivatives of the energy, as Amp 1.1 "
                 "does; it is there to compare old models",
-                stacklevel=4,
+                stacklevel=5,
             )
         length = np.linalg.norm(normal)
         # A normal that was scaled before stays as it is, bit by bit.
@@ -136,21 +136,45 @@ class Interface:
     @classmethod
     def of_surface(
         cls,
-        slab_metal: str | None,
-        vdw_radius: float | None,
-        surface_correction: float,
-        surface_normal: Sequence[float],
-        onset_width: float,
-        etas: Sequence[float],
-        force_convention: str,
+        etas: Sequence[float] = (2.0, 1.0, 0.5, 0.1),
+        surface_correction: float = 3.0,
+        slab_metal: str | None = None,
+        force_convention: str = "exact",
+        surface_normal: Sequence[float] = (0.0, 0.0, 1.0),
+        onset_width: float = 0.5,
+        vdw_radius: float | None = None,
         *,
         smooth: bool = True,
     ) -> Interface:
-        """From arguments of a potential; those that are not the same here are of `metal_and_radius`."""
+        """From the arguments that potentials of electrodes have in common.
+
+        Args:
+            etas: decay constants of the charge fingerprints, or of g_eta, 1/Å.
+            surface_correction: Å.
+            slab_metal: element whose atoms are the electrode.
+            force_convention: 'exact', 'fixed-interface' or 'amp-1.1'. Only 'exact' forces are derivatives of
+                the energy.
+            surface_normal: out of the metal.
+            onset_width: Å.
+            vdw_radius: of the metal, Å; None: ASE's.
+            smooth: see the class.
+        """
         metal, radius = metal_and_radius(slab_metal, vdw_radius)
         normal: Any = tuple(surface_normal)
         shape = (surface_correction, normal, onset_width, tuple(etas))
         return cls(metal, radius, *shape, smooth, force_convention)
+
+    def surface(self) -> dict[str, Any]:
+        """JSON-able arguments of `of_surface`, but for `smooth`."""
+        return {
+            "etas": list(self.etas),
+            "surface_correction": self.correction,
+            "slab_metal": self.metal,
+            "force_convention": self.convention,
+            "surface_normal": list(self.normal),
+            "onset_width": self.onset_width,
+            "vdw_radius": self.radius,
+        }
 
     @property
     def number(self) -> int:
@@ -208,19 +232,6 @@ def _spurious_derivative(
 ) -> tuple[Array, Array]:
     (s,), (ds,) = primals, tangents
     return jax.jvp(interface.decay, (s,), (s * ds,))
-
-
-def surface_settings(interface: Interface) -> dict[str, Any]:
-    """JSON-able arguments of a potential that describe its interface."""
-    return {
-        "etas": list(interface.etas),
-        "surface_correction": interface.correction,
-        "slab_metal": interface.metal,
-        "force_convention": interface.convention,
-        "surface_normal": list(interface.normal),
-        "onset_width": interface.onset_width,
-        "vdw_radius": interface.radius,
-    }
 
 
 @eqx.filter_jit

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.potentials.electrode.charged_potential import ChargedPotential, default_phi
-from surefield.potentials.electrode.interface import Interface, decay_ranges, surface_settings
+from surefield.potentials.electrode.charged_potential import ChargedPotential, Sites, default_phi
+from surefield.potentials.electrode.interface import Interface, decay_ranges
 from surefield.potentials.element_networks import (
     ElementNetworks,
     Layers,
@@ -25,7 +25,6 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
-from surefield.potentials.evaluate import species_index
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
@@ -58,16 +57,10 @@ class QuadraticChargeNetwork(ChargedPotential):
         descriptor: turns neighbours into features; it knows the elements and the cutoff.
         hidden: widths of the hidden layers of each element, in the order of `descriptor.species`.
         activation: 'tanh', 'sigmoid' or 'linear'.
-        etas: decay constants of g_eta, 1/Å.
-        surface_correction: Å; see `Interface`.
-        slab_metal: element whose atoms are the electrode.
-        force_convention: 'exact', 'fixed-interface' or 'amp-1.1'; see `Interface`.
-        surface_normal: out of the metal.
-        onset_width: Å.
-        vdw_radius: of the metal, Å; None: ASE's.
         electrode_potential: of structures that state none, V.
         seed: of the initial weights.
         dtype: of the parameters and the arithmetic; Ei are float64 either way.
+        **surface: of the electrode: `etas`, `slab_metal` and whatever else `Interface.of_surface` takes.
 
     Raises:
         ConfigError: a value out of range.
@@ -91,21 +84,15 @@ class QuadraticChargeNetwork(ChargedPotential):
         descriptor: AtomicDescriptor,
         hidden: Sequence[Sequence[int]],
         activation: str = "tanh",
-        etas: Sequence[float] = (2.0, 1.0, 0.5, 0.1),
-        surface_correction: float = 3.0,
-        slab_metal: str | None = None,
-        force_convention: str = "exact",
-        surface_normal: Sequence[float] = (0.0, 0.0, 1.0),
-        onset_width: float = 0.5,
-        vdw_radius: float | None = None,
+        *,
         electrode_potential: float | None = None,
         seed: int = 0,
         dtype: str | np.typing.DTypeLike = "float64",
+        **surface: Any,
     ) -> None:
         dtype = np.dtype(dtype)
         self.descriptor, self.activation = descriptor, activation
-        surface = (slab_metal, vdw_radius, surface_correction, surface_normal, onset_width)
-        self.interface = Interface.of_surface(*surface, etas, force_convention)
+        self.interface = Interface.of_surface(**surface)
         self.default_phi, self.reference_phi = default_phi(electrode_potential), jnp.zeros((), jnp.float64)
         n = len(descriptor.species)
         self.offsets = jnp.zeros(n, jnp.float64)
@@ -122,7 +109,7 @@ class QuadraticChargeNetwork(ChargedPotential):
             "descriptor": self.descriptor.config(),
             "hidden": hidden_widths(self.layers),
             "activation": self.activation,
-            **surface_settings(self.interface),
+            **self.interface.surface(),
             "dtype": str(self.readout.dtype),
         }
 
@@ -144,12 +131,12 @@ class QuadraticChargeNetwork(ChargedPotential):
             for ends, more in zip(features, edges, strict=True)
         )
         values = (
-            jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64),
             jnp.asarray(np.mean([s.inputs[PHI] for s in structures]), jnp.float64),
             self.slopes.at[:, 0].set(energy_slope(structures, energies, offsets)),
             *(low, high),
         )
-        return eqx.tree_at(lambda p: (p.offsets, p.reference_phi, p.slopes, p.low, p.high), self, values)
+        plain = super().prepared(structures, energies, offsets)
+        return eqx.tree_at(lambda p: (p.reference_phi, p.slopes, p.low, p.high), plain, values)
 
     @property
     def networks(self) -> tuple[ElementNetworks]:
@@ -162,6 +149,9 @@ class QuadraticChargeNetwork(ChargedPotential):
         """Weights of each element (sorted by symbol), row by row; then slopes of a, n, c of each; then Ei."""
         order = alphabetical(self.species)
         return [*self.networks[0].ordered(order), self.slopes[order], self.offsets[order]]
+
+    def _hidden(self, sites: Sites) -> Float[Array, "n_atoms width"]:
+        return self.networks[0].hidden(sites.features, sites.place, sites.decays)
 
     def _response(self, hidden: Float[Array, "n_atoms width"], index: Int[Array, " n_atoms"]) -> _Response:
         node = self.networks[0].nodes(hidden, index)
@@ -178,26 +168,19 @@ class QuadraticChargeNetwork(ChargedPotential):
     def _shift(self, phi: Float[Array, " n_atoms"]) -> Float[Array, " n_atoms"]:
         return (phi - self.reference_phi.astype(phi.dtype)).astype(self.readout.dtype)
 
-    def site_omega(
-        self,
-        features: Float[Array, "n_atoms width"],
-        decays: Float[Array, "n_atoms n_etas"],
-        phi: Float[Array, " n_atoms"],
-        index: Int[Array, " n_atoms"],
-    ) -> Float[Array, " n_atoms"]:
-        """Grand-canonical energy of each atom without Ei, eV; see `ChargedPotential.site_omega`."""
-        response = self._response(self.networks[0].hidden(features, index, decays), index)
-        shift = self._shift(phi)
+    def site_omega(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """Grand-canonical energy of each atom without Ei, eV."""
+        response = self._response(self._hidden(sites), sites.place)
+        shift = self._shift(sites.phi)
         return response.a + response.n * shift - 0.5 * response.c * shift**2
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Derivative of each atom's omega with respect to its last weights, of a, n and c."""
-        index, phi = species_index(self, graph), graph.inputs[PHI][graph.structure]
-        hidden = self.networks[0].hidden(features, index, self.interface.decays(graph))
-        shift, slopes = self._shift(phi), self.slopes[index]
-        c_slope = self._response(hidden, index).c_slope
+        sites = self.sites(features, graph)
+        hidden, shift, slopes = self._hidden(sites), self._shift(sites.phi), self.slopes[sites.place]
+        c_slope = self._response(hidden, sites.place).c_slope
         factors = [slopes[:, 0], slopes[:, 1] * shift, -0.5 * c_slope * shift**2]
         return jnp.concatenate([factor[:, None] * hidden for factor in factors], axis=1)
 
