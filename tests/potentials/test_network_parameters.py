@@ -11,7 +11,6 @@ from ase.io import read
 
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.network_parameters import (
-    OffsetCalculator,
     Raveler,
     check_weights,
     get_initial_scalings,
@@ -19,8 +18,8 @@ from surefield.potentials.network_parameters import (
     hidden_layers,
     hidden_sizes,
     image_energies,
-    least_squares_intercepts,
 )
+from surefield.structures.offsets import OffsetCalculator, least_squares_intercepts
 
 
 @pytest.fixture(scope="module")

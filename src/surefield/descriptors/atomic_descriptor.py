@@ -14,7 +14,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Array, Float, Int
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.structures.graph import Graph
 
 __all__ = [
@@ -97,7 +97,7 @@ def atomic_number(symbol: object, where: str) -> int:
     if not isinstance(symbol, str) or atomic_numbers.get(symbol, 0) < 1:
         hint = nearest(str(symbol).capitalize(), chemical_symbols[1:]) if isinstance(symbol, str) else ""
         hint = hint if hint.startswith("did") else ""
-        raise ConfigError(explain(f"{symbol!r} is no chemical symbol", where=where, fix=hint))
+        raise ConfigError(f"{symbol!r} is no chemical symbol", where=where, fix=hint)
     return atomic_numbers[symbol]
 
 

@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 from surefield.descriptors.atomic_descriptor import atomic_number
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["CUTOFF_TYPES", "Hyperparams", "behler_functions", "function_lists", "pair_radii"]
 
@@ -56,7 +56,7 @@ def behler_functions(
     """
     if cutoff_type not in CUTOFF_TYPES:
         got = f"unknown cutoff_type {cutoff_type!r}"
-        raise ConfigError(explain(got, expected=" or ".join(map(repr, CUTOFF_TYPES))))
+        raise ConfigError(got, expected=" or ".join(map(repr, CUTOFF_TYPES)))
     numbers = sorted({atomic_number(symbol, "species") for symbol in species})
     symbols = [chemical_symbols[z] for z in numbers]
     lists = function_lists(hyperparams)
@@ -103,7 +103,7 @@ def function_lists(hyperparams: Hyperparams) -> dict[str, list[dict[str, float]]
         return _SETS[hyperparams]()
     if not isinstance(hyperparams, Mapping):
         expected = "'set51', 'set30' or a dict of g2 and g4 lists"
-        raise ConfigError(explain("unusable hyperparams", got=repr(hyperparams), expected=expected))
+        raise ConfigError("unusable hyperparams", got=repr(hyperparams), expected=expected)
     for name in hyperparams:
         if name not in _KEYS:
             raise ConfigError(f"unknown functions {name!r} in hyperparams; {nearest(str(name), _KEYS)}")
@@ -116,7 +116,7 @@ def function_lists(hyperparams: Hyperparams) -> dict[str, list[dict[str, float]]
 def _entry(entry: Mapping[str, float], keys: tuple[str, ...], where: str) -> dict[str, float]:
     if not isinstance(entry, Mapping) or set(entry) != set(keys):
         expected = f"a dict of {', '.join(keys)}"
-        raise ConfigError(explain(f"unusable {where} of hyperparams", got=repr(entry), expected=expected))
+        raise ConfigError(f"unusable {where} of hyperparams", got=repr(entry), expected=expected)
     for key, value in entry.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
             raise ConfigError(f"{key} of {where} in hyperparams must be a finite number, got {value!r}")

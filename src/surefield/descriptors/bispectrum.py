@@ -33,7 +33,7 @@ from surefield.descriptors.bispectrum_tables import (
     tables,
     triples,
 )
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.structures.graph import Graph
 
 __all__ = ["Bispectrum", "Neighbors"]
@@ -130,11 +130,9 @@ class Bispectrum(AtomicDescriptor):
         smallest = 2 * self.rcutfac * min(self.radelem)
         if not (self.rcutfac > 0 and min(self.radelem) > 0 and 0 <= self.rmin0 < smallest):
             raise ConfigError(
-                explain(
-                    "unusable cutoff of the bispectrum",
-                    got=f"rcutfac={self.rcutfac}, radelem={self.radelem}, rmin0={self.rmin0}",
-                    expected="rcutfac and radelem above 0, 0 <= rmin0 < cutoff",
-                )
+                "unusable cutoff of the bispectrum",
+                got=f"rcutfac={self.rcutfac}, radelem={self.radelem}, rmin0={self.rmin0}",
+                expected="rcutfac and radelem above 0, 0 <= rmin0 < cutoff",
             )
         if self.dinner and min(self.dinner) <= 0:
             raise ConfigError(f"dinner must be above 0, got {self.dinner}")

@@ -9,7 +9,7 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.descriptors.zernike import ZernikeFunctions
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["descriptor_from_config"]
 
@@ -28,4 +28,4 @@ def descriptor_from_config(config: Mapping[str, Any]) -> AtomicDescriptor:
         return kinds[kind].from_config(config)
     except (KeyError, TypeError, ValueError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise ConfigError(explain(f"damaged description of a {kind} descriptor", got=cause)) from error
+        raise ConfigError(f"damaged description of a {kind} descriptor", got=cause) from error

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["Cosine", "CutoffFunction", "Polynomial", "cutoff_function"]
 
@@ -139,7 +139,7 @@ def cutoff_function(value: float | Mapping[str, Any] | CutoffFunction) -> Cutoff
         return Cosine(float(value))
     expected = "a radius in Å, Cosine(Rc), Polynomial(Rc, gamma), or what their todict() gives"
     if not isinstance(value, Mapping) or "name" not in value or set(value) - {"name", "kwargs"}:
-        raise ConfigError(explain("unusable cutoff", got=repr(value), expected=expected))
+        raise ConfigError("unusable cutoff", got=repr(value), expected=expected)
     kind = _KINDS.get(value["name"])
     if kind is None:
         raise ConfigError(f"unknown cutoff function {value['name']!r}; {nearest(value['name'], _KINDS)}")

@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from surefield.descriptors.atomic_descriptor import atomic_number
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["Function", "make_default_symmetry_functions", "make_symmetry_functions"]
 
@@ -55,9 +55,7 @@ class Function:
             ConfigError: an unknown type or key, one that is missing, or a value out of range.
         """
         if not isinstance(entry, Mapping):
-            raise ConfigError(
-                explain("not a symmetry function", where=where, got=repr(entry), expected="a dict")
-            )
+            raise ConfigError("not a symmetry function", where=where, got=repr(entry), expected="a dict")
         kind = entry.get("type")
         if not isinstance(kind, str) or kind not in _KEYS:
             raise ConfigError(f"unknown type {kind!r} in {where}; known: G2, G4, G5")
@@ -67,13 +65,11 @@ class Function:
                 raise ConfigError(f"unknown key {key!r} in {where} ({kind}); {nearest(key, known)}")
         for key in known:
             if key not in entry and key != "offset":
-                raise ConfigError(explain(f"{key!r} is missing", where=f"{where} ({kind})", got=dict(entry)))
+                raise ConfigError(f"{key!r} is missing", where=f"{where} ({kind})", got=dict(entry))
         symbols = [entry["element"]] if kind == "G2" else entry["elements"]
         if not isinstance(symbols, list | tuple) or len(symbols) != (1 if kind == "G2" else 2):
             expected = "a list of two, such as ['Cu', 'Pt']"
-            raise ConfigError(
-                explain(f"elements of {kind}", where=where, got=repr(symbols), expected=expected)
-            )
+            raise ConfigError(f"elements of {kind}", where=where, got=repr(symbols), expected=expected)
         elements = tuple(sorted(atomic_number(symbol, where) for symbol in symbols))
         numbers = {key: _number(key, entry.get(key, 0.0), where) for key in known if key not in _SYMBOLS}
         if numbers["eta"] < 0:

@@ -30,7 +30,7 @@ from surefield.descriptors.atomic_descriptor import (
     species_column,
 )
 from surefield.descriptors.cutoffs import CutoffFunction, cutoff_function
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.structures.graph import Graph
 
 __all__ = ["ZernikeFunctions"]
@@ -209,5 +209,5 @@ def _weight(weights: Mapping[str, Mapping[str, float]], center: str, neighbor: s
     value = row.get(neighbor) if isinstance(row, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
         fix = "Gs of Zernike is {element: {neighbour: weight}} for every pair of elements"
-        raise ConfigError(explain("no weight", where=where, got=repr(value), expected="a number", fix=fix))
+        raise ConfigError("no weight", where=where, got=repr(value), expected="a number", fix=fix)
     return float(value)

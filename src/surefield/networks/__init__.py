@@ -28,14 +28,10 @@ from surefield.networks.neural_network import NeuralNetwork
 from surefield.networks.node_plot import NodePlot
 from surefield.networks.ravel_data import ravel_data
 from surefield.potentials.calculator import ExtrapolationWarning
-from surefield.potentials.network_parameters import (
-    OffsetCalculator,
-    Raveler,
-    get_initial_scalings,
-    get_random_weights,
-)
+from surefield.potentials.network_parameters import Raveler, get_initial_scalings, get_random_weights
 from surefield.structures.electrode import from_she
 from surefield.structures.images import hash_images
+from surefield.structures.offsets import OffsetCalculator
 from surefield.testing.gradients import check_gradients
 
 __all__ = [

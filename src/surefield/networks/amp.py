@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from surefield.errors import ConfigError, ExecutionError, explain
+from surefield.errors import ConfigError, ExecutionError
 from surefield.files import append_line
 from surefield.networks.fingerprinter import Fingerprinter
 from surefield.networks.fingerprints import Gaussian, ImageCentred
@@ -67,11 +67,9 @@ class Amp(Calculator):
     ) -> None:
         if envcommand is not None or isinstance(cores, dict):
             raise ConfigError(
-                explain(
-                    "workers on other hosts are not started by the calculator",
-                    got=f"cores={cores!r}, envcommand={envcommand!r}",
-                    fix="give a number of cores, or run the training through an executor",
-                )
+                "workers on other hosts are not started by the calculator",
+                got=f"cores={cores!r}, envcommand={envcommand!r}",
+                fix="give a number of cores, or run the training through an executor",
             )
         super().__init__(atoms=atoms)
         self.descriptor = ImageCentred() if descriptor is None else descriptor

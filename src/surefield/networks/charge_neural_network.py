@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.networks.fingerprint_derivatives import (
     Image,
     by_component,
@@ -284,7 +284,7 @@ class ChargeNeuralNetwork(Model):
         settings = {name: model.pop(name) for name in names if model.get(name) is not None}
         left = {k: v for k, v in model.items() if v is not None and k not in ("mode", "order", "prescale")}
         if left:
-            raise DataError(explain("unknown keys in the model of the file", where=path, got=sorted(left)))
+            raise DataError("unknown keys in the model of the file", where=path, got=sorted(left))
         missing = {"weights", "scalings", "fprange", "charge_weights", "charge_fprange", "Ei"} - set(settings)
         elements = descriptor.elements
         if missing or elements is None:

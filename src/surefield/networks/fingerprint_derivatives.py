@@ -15,7 +15,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Array, Float
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.potentials.evaluate import composition_energy
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
@@ -44,9 +44,7 @@ class Image:
             flat = np.asarray(fingerprints, np.float64)
             n = len(potential.numbers)
             if flat.shape != (3 * n,):
-                raise DataError(
-                    explain("wrong fingerprint of an image", got=flat.shape, expected=f"({3 * n},)")
-                )
+                raise DataError("wrong fingerprint of an image", got=flat.shape, expected=f"({3 * n},)")
             self.graph = _bare_graph(np.array(potential.numbers), flat.reshape(n, 3))
             return
         assert isinstance(potential, DescriptorPotential)

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.derivatives import atomic_features, dense_derivatives
-from surefield.errors import ExecutionError, explain
+from surefield.errors import ExecutionError
 from surefield.files import atomic_path, json_text
 from surefield.structures.neighbors import neighborhood
 
@@ -167,7 +167,7 @@ class Computed:
         except OSError as error:
             fix = "give another dblabel, or None to keep no fingerprints"
             raise ExecutionError(
-                explain("cannot make the folder of fingerprints", where=path.parent, got=error, fix=fix)
+                "cannot make the folder of fingerprints", where=path.parent, got=error, fix=fix
             ) from error
         with atomic_path(path) as temporary:
             np.savez(temporary, values=values)

@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor, atomic_number
 from surefield.descriptors.cutoffs import CutoffFunction, cutoff_function
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.files import json_text
 from surefield.networks.fingerprint_store import Computed, Fingerprinted, LazyMapping, Recipe
 from surefield.networks.parameters import ATOM_CENTERED, Parameters, check_version, descriptor_mode
@@ -113,7 +113,7 @@ class AtomCentered(Fingerprinter):
     def __init__(self, settings: Mapping[str, Any], mode: str) -> None:
         if descriptor_mode(mode) != ATOM_CENTERED:
             fix = "for coordinates of whole images use ImageCentred()"
-            raise ConfigError(explain("wrong mode", got=repr(mode), expected=repr(ATOM_CENTERED), fix=fix))
+            raise ConfigError("wrong mode", got=repr(mode), expected=repr(ATOM_CENTERED), fix=fix)
         self.mode = ATOM_CENTERED
         check_version(settings["version"])
         self._cutoff = cutoff_function(settings["cutoff"])
@@ -148,7 +148,7 @@ class AtomCentered(Fingerprinter):
         if unknown:
             fix = "add it to `elements`, or leave `elements` out"
             raise ConfigError(
-                explain("the descriptor has no such element", got=unknown, expected=list(asked), fix=fix)
+                "the descriptor has no such element", got=unknown, expected=list(asked), fix=fix
             )
         return self._descriptor(asked or tuple(sorted(set(symbols))))
 
@@ -203,11 +203,9 @@ def check_elements(images: HashedImages, symbols: Sequence[str]) -> set[str]:
         unknown = sorted(own - set(symbols))
         if unknown:
             raise DataError(
-                explain(
-                    f"{images.names[key]} has {', '.join(unknown)}",
-                    expected=f"only the elements of the descriptor, {', '.join(symbols)}",
-                    fix="give the descriptor these elements, or leave the image out",
-                )
+                f"{images.names[key]} has {', '.join(unknown)}",
+                expected=f"only the elements of the descriptor, {', '.join(symbols)}",
+                fix="give the descriptor these elements, or leave the image out",
             )
         present |= own
     return present
@@ -223,6 +221,4 @@ def check_parallel(parallel: Parallel) -> None:
     if cores is None or (isinstance(cores, int) and not isinstance(cores, bool) and cores > 0):
         return
     fix = "for several hosts give an executor to the training (docs: executors)"
-    raise ConfigError(
-        explain("unusable number of processes", got=repr(cores), expected="a whole number", fix=fix)
-    )
+    raise ConfigError("unusable number of processes", got=repr(cores), expected="a whole number", fix=fix)

@@ -21,7 +21,7 @@ from surefield.descriptors.derivatives import dense_derivatives, feature_ranges
 from surefield.descriptors.function_lists import Function, make_default_symmetry_functions
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.descriptors.zernike import ZernikeFunctions
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.networks.fingerprint_store import Fingerprinted
 from surefield.networks.fingerprinter import AtomCentered, Fingerprinter, check_elements
 from surefield.networks.parameters import ATOM_CENTERED, IMAGE_CENTERED
@@ -112,7 +112,7 @@ class Zernike(AtomCentered):
     ) -> None:
         if Gs is not None and not isinstance(Gs, Mapping):
             expected = "{element: {neighbour: weight}}"
-            raise ConfigError(explain("unusable Gs of Zernike", got=repr(Gs), expected=expected))
+            raise ConfigError("unusable Gs of Zernike", got=repr(Gs), expected=expected)
         settings = {"kind": "zernike", "cutoff": cutoff, "Gs": Gs, "nmax": nmax, "dblabel": dblabel}
         super().__init__({**settings, "elements": elements, "version": version}, mode)
         ZernikeFunctions.from_weights(["H"], self._cutoff, nmax)  # checks nmax
@@ -195,9 +195,7 @@ def calculate_fingerprints_range(
         descriptor = fp
         check_elements(hashed, descriptor.symbols)
     else:
-        raise ConfigError(
-            explain("no descriptor", got=repr(fp)[:80], expected="Gaussian, Zernike, ImageCentred")
-        )
+        raise ConfigError("no descriptor", got=repr(fp)[:80], expected="Gaussian, Zernike, ImageCentred")
     return feature_ranges(descriptor, [neighborhood(atoms, descriptor.cutoff) for atoms in hashed.values()])
 
 
@@ -234,6 +232,6 @@ def _check_functions(functions: Any) -> None:
     for symbol, entries in lists.items():
         if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
             expected = "a list of dicts, as of make_symmetry_functions"
-            raise ConfigError(explain(f"Gs of {symbol}", got=repr(entries)[:80], expected=expected))
+            raise ConfigError(f"Gs of {symbol}", got=repr(entries)[:80], expected=expected)
         for index, entry in enumerate(entries):
             Function.from_dict(entry, f"function {index} of {symbol}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from surefield.errors import DataError, PotentialError, explain
+from surefield.errors import DataError, PotentialError
 from surefield.formats.amp import AmpFile, read_amp
 from surefield.networks.charge_neural_network import ChargeNeuralNetwork
 from surefield.networks.fingerprinter import Fingerprinter
@@ -114,4 +114,4 @@ def _imported(file: AmpFile, path: Path) -> Model:
 
 def _refuse_unknown(left: Mapping[str, Any], part: str, path: Path) -> None:
     if left:
-        raise DataError(explain(f"unknown keys in the {part} of the file", where=path, got=sorted(left)))
+        raise DataError(f"unknown keys in the {part} of the file", where=path, got=sorted(left))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.network_parameters import CONSTANT, Raveler, check_activation
 
 __all__ = [
@@ -238,9 +238,7 @@ def calculate_charge_fpprime(
         ConfigError: unknown convention.
     """
     if convention not in ("exact", "amp-1.1"):
-        raise ConfigError(
-            explain("unknown convention", got=repr(convention), expected="'exact' or 'amp-1.1'")
-        )
+        raise ConfigError("unknown convention", got=repr(convention), expected="'exact' or 'amp-1.1'")
     found = -np.asarray(image_eta) * calculate_charge_fp(z_position, image_eta, interface, image_potential)
     if convention == "amp-1.1":
         found = found * np.subtract(z_position, interface)
@@ -251,9 +249,7 @@ def _bounded(parameters: NetworkParameters) -> bool:
     """Whether the output node carries the activation; constant features then keep their value."""
     kind = getattr(parameters, "output_activation", "linear")
     if kind not in ("linear", "activation"):
-        raise ConfigError(
-            explain("unknown output_activation", got=repr(kind), expected="'linear' or 'activation'")
-        )
+        raise ConfigError("unknown output_activation", got=repr(kind), expected="'linear' or 'activation'")
     return kind == "activation"
 
 
@@ -285,11 +281,11 @@ def _own(name: str, values: Any, symbol: str | None) -> Any:
     if symbol is None:
         if isinstance(values, Mapping) and not ({1, "slope"} & set(values)):
             fix = "give the element; None is for image-centred models, which have none"
-            raise ConfigError(explain("symbol is None", where=name, expected=" or ".join(values), fix=fix))
+            raise ConfigError("symbol is None", where=name, expected=" or ".join(values), fix=fix)
         return values
     if symbol not in values:
         raise PotentialError(
-            explain("unknown element", where=name, got=symbol, expected=", ".join(sorted(map(str, values))))
+            "unknown element", where=name, got=symbol, expected=", ".join(sorted(map(str, values)))
         )
     return values[symbol]
 
@@ -307,7 +303,7 @@ def _features(name: str, values: ArrayLike, weights: Matrices) -> Float[np.ndarr
     array = np.asarray(values, dtype=np.float64)
     expected = len(weights[1]) - 1
     if array.shape != (expected,):
-        raise DataError(explain(f"wrong number of features in {name}", got=array.shape, expected=(expected,)))
+        raise DataError(f"wrong number of features in {name}", got=array.shape, expected=(expected,))
     return array
 
 
@@ -317,9 +313,7 @@ def _scaling(
     """Lower ends, 2/length and whether a feature varies; one pair [low, high] is for all features."""
     ranges = np.asarray(_own("fprange", parameters.fprange, symbol), dtype=np.float64)
     if ranges.shape not in ((2,), (n_features, 2)):
-        raise DataError(
-            explain("wrong fprange", got=ranges.shape, expected=f"({n_features}, 2) or one pair (2,)")
-        )
+        raise DataError("wrong fprange", got=ranges.shape, expected=f"({n_features}, 2) or one pair (2,)")
     low, high = np.broadcast_to(ranges, (n_features, 2)).T
     varies = high - low > CONSTANT
     return low, 2.0 / np.where(varies, high - low, 1.0), varies

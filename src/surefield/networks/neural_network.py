@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.derivatives import feature_ranges
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.networks import network_functions
 from surefield.networks.fingerprinter import AtomCentered, Fingerprinter
 from surefield.networks.fingerprints import Gaussian, ImageCentred
@@ -30,18 +30,17 @@ from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.element_networks import energy_slope, hidden_widths
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.network_parameters import (
-    Intercepts,
     check_activation,
     check_weights,
     get_initial_scalings,
     get_random_weights,
     hidden_layers,
     hidden_sizes,
-    least_squares_intercepts,
 )
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.labels import resolve_labels
 from surefield.structures.neighbors import neighborhood
+from surefield.structures.offsets import Intercepts, least_squares_intercepts
 from surefield.structures.read import Frames
 
 __all__ = ["NeuralNetwork"]
@@ -196,11 +195,9 @@ class NeuralNetwork(Model):
         mode = self._settings.mode
         if mode is not None and mode != descriptor.mode:
             raise ConfigError(
-                explain(
-                    "mode of the model and the descriptor differ",
-                    got=f"model {mode!r}, descriptor {descriptor.mode!r}",
-                    fix="leave mode out: it follows from the descriptor",
-                )
+                "mode of the model and the descriptor differ",
+                got=f"model {mode!r}, descriptor {descriptor.mode!r}",
+                fix="leave mode out: it follows from the descriptor",
             )
         return descriptor.mode
 
@@ -211,12 +208,10 @@ class NeuralNetwork(Model):
             return
         extra = sorted(set(descriptor.symbols) - set(network.descriptor.symbols))
         raise ConfigError(
-            explain(
-                "the model was set up with another descriptor",
-                got=f"new elements {extra}" if extra else "other functions or another cutoff",
-                expected=f"the same functions for {', '.join(network.descriptor.symbols)}",
-                fix="use that descriptor, or make a new model",
-            )
+            "the model was set up with another descriptor",
+            got=f"new elements {extra}" if extra else "other functions or another cutoff",
+            expected=f"the same functions for {', '.join(network.descriptor.symbols)}",
+            fix="use that descriptor, or make a new model",
         )
 
     def _atomic(self, descriptor: AtomicDescriptor, images: HashedImages) -> AtomicNetwork:
@@ -403,10 +398,8 @@ def _checked_scalings(
     )
     if not complete:
         raise ConfigError(
-            explain(
-                "scalings do not fit the elements",
-                got=dict(scalings),
-                expected=f"'intercept' and 'slope' for each of {', '.join(symbols)}",
-            )
+            "scalings do not fit the elements",
+            got=dict(scalings),
+            expected=f"'intercept' and 'slope' for each of {', '.join(symbols)}",
         )
     return {symbol: {k: float(v) for k, v in scalings[symbol].items()} for symbol in symbols}

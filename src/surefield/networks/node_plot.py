@@ -15,7 +15,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from surefield.descriptors.derivatives import atomic_features
-from surefield.errors import ConfigError, DataError, PotentialError, explain
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.files import atomic_path, write_atomic
 from surefield.networks.network_dicts import fprange_of, network_dicts
 from surefield.potentials.atomic_network import AtomicNetwork
@@ -106,11 +106,9 @@ class NodePlot:
         found = as_potential(getattr(self.calc, "model", self.calc))
         if not isinstance(found, Network):
             raise PotentialError(
-                explain(
-                    "there are no nodes to plot",
-                    got=type(found).__name__,
-                    expected="a NeuralNetwork, or the potential of one",
-                )
+                "there are no nodes to plot",
+                got=type(found).__name__,
+                expected="a NeuralNetwork, or the potential of one",
             )
         return found
 
@@ -135,7 +133,7 @@ class NodePlot:
         path = Path(filename)
         draw = _DRAWN.get(path.suffix.lower())
         if draw is None:
-            raise ConfigError(explain("unknown kind of figure", got=path.name, expected=".pdf or .html"))
+            raise ConfigError("unknown kind of figure", got=path.name, expected=".pdf or .html")
         potential, hashed = self.potential, hash_images(images)
         frames = [atoms for key, atoms in hashed.items() for _ in range(hashed.counts[key])]
         pages = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["ATOM_CENTERED", "IMAGE_CENTERED", "Parameters", "check_version", "descriptor_mode"]
 
@@ -37,4 +37,4 @@ def descriptor_mode(mode: object) -> str:
 def check_version(version: object) -> None:
     """Raise `ConfigError` unless the version of a descriptor or model is None or '2015.12'."""
     if version not in (None, _VERSION):
-        raise ConfigError(explain("unknown version", got=repr(version), expected=f"None or {_VERSION!r}"))
+        raise ConfigError("unknown version", got=repr(version), expected=f"None or {_VERSION!r}")

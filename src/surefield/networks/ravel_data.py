@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.networks.parameters import ATOM_CENTERED, descriptor_mode
 from surefield.structures.electrode import electrode_potential, excess_electrons
 from surefield.structures.images import hash_images
@@ -113,7 +113,7 @@ def _derivatives(images: Mapping[str, Any], primes: Mapping[str, Any]) -> tuple[
     for number, key in enumerate(images):
         if key not in primes:
             fix = "call calculate_fingerprints(images, calculate_derivatives=True)"
-            raise DataError(explain("no derivatives of an image", got=key, fix=fix))
+            raise DataError("no derivatives of an image", got=key, fix=fix)
         for (m, _, n, _, x), row in primes[key].items():
             index.append((number, m, n, x))
             values.append(row)

@@ -19,7 +19,7 @@ from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.derivatives import atomic_features
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
 from surefield.potentials.potential import DescriptorPotential, species_numbers
@@ -187,7 +187,7 @@ class DropoutNetwork(DescriptorPotential):
         """
         if isinstance(member, bool) or not isinstance(member, int) or not MEAN <= member <= self.n_members:
             expected = f"-1 (mean), 0 (without dropout) or 1 to {self.n_members}"
-            raise PotentialError(explain("no such member", got=member, expected=expected))
+            raise PotentialError("no such member", got=member, expected=expected)
         return eqx.tree_at(lambda p: p.member, self, jnp.asarray(member, jnp.int32))
 
     def with_masks(self, masks: Sequence[np.ndarray | Array], dropout: float) -> DropoutNetwork:
@@ -206,9 +206,7 @@ class DropoutNetwork(DescriptorPotential):
         widths, shapes = self.neurons, [mask.shape for mask in found]
         n_members = shapes[0][0] if shapes and len(shapes[0]) == 2 else 0
         if shapes != [(n_members, width) for width in widths]:
-            raise PotentialError(
-                explain("masks do not fit", got=shapes, expected=[("n_members", w) for w in widths])
-            )
+            raise PotentialError("masks do not fit", got=shapes, expected=[("n_members", w) for w in widths])
         made = DropoutNetwork.from_config(self.config() | {"dropout": rate, "n_members": n_members})
         names = ("offsets", "mean", "scale", "layers", "readout", "bias", "fitted")
         places = lambda p: [getattr(p, name) for name in names]  # noqa: E731

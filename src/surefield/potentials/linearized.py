@@ -13,7 +13,7 @@ from ase import Atoms
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.potential import (
     MECHANICAL,
     ClosedRows,
@@ -58,12 +58,10 @@ class Linearized(LastLayerPotential):
         present = np.asarray(base.vector, np.float64)
         if not 0 < len(present) <= LARGEST:
             raise PotentialError(
-                explain(
-                    f"{type(base).__name__} cannot be made linear in its parameters",
-                    got=f"{len(present)} free parameters",
-                    expected=f"1 to {LARGEST}",
-                    fix="choose fewer with `with_free`, or shorter tables with `resampled`",
-                )
+                f"{type(base).__name__} cannot be made linear in its parameters",
+                got=f"{len(present)} free parameters",
+                expected=f"1 to {LARGEST}",
+                fix="choose fewer with `with_free`, or shorter tables with `resampled`",
             )
         if scale is None:
             units = np.where(present == 0, 1.0, np.abs(present))

@@ -11,24 +11,18 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
-from surefield.structures.offsets import energy_offsets
+from surefield.errors import ConfigError, DataError
 
 __all__ = [
     "ACTIVATION_NAMES",
-    "Intercepts",
-    "OffsetCalculator",
     "Raveler",
     "check_activation",
     "check_weights",
@@ -37,7 +31,6 @@ __all__ = [
     "hidden_layers",
     "hidden_sizes",
     "image_energies",
-    "least_squares_intercepts",
     "random_layers",
 ]
 
@@ -59,7 +52,7 @@ def check_activation(activation: str) -> str:
     """
     if activation not in ACTIVATION_NAMES:
         raise ConfigError(
-            explain("unknown activation", got=repr(activation), expected="'tanh', 'sigmoid' or 'linear'")
+            "unknown activation", got=repr(activation), expected="'tanh', 'sigmoid' or 'linear'"
         )
     return activation
 
@@ -81,11 +74,9 @@ def hidden_sizes(hiddenlayers: Sizes, where: str = "hiddenlayers") -> tuple[int,
         one = np.ndim(hiddenlayers) == 0  # type: ignore[arg-type]
         sizes = tuple(operator.index(n) for n in ([hiddenlayers] if one else hiddenlayers))  # type: ignore[union-attr]
     except (TypeError, ValueError):
-        raise ConfigError(
-            explain("unusable layers", where=where, got=hiddenlayers, expected=expected)
-        ) from None
+        raise ConfigError("unusable layers", where=where, got=hiddenlayers, expected=expected) from None
     if min(sizes, default=1) < 1:
-        raise ConfigError(explain("a layer without nodes", where=where, got=sizes, expected=expected))
+        raise ConfigError("a layer without nodes", where=where, got=sizes, expected=expected)
     return sizes
 
 
@@ -154,16 +145,14 @@ def get_random_weights(
     if (len_of_fps is None) == (no_of_atoms is None):
         got = "neither" if len_of_fps is None else "both"
         fix = "len_of_fps is for atom-centred networks, no_of_atoms for image-centred ones"
-        raise ConfigError(
-            explain("number of inputs unclear", got=got, expected="len_of_fps or no_of_atoms", fix=fix)
-        )
+        raise ConfigError("number of inputs unclear", got=got, expected="len_of_fps or no_of_atoms", fix=fix)
     rng = np.random.RandomState(seed)
     if no_of_atoms is not None:
         return _numbered(random_layers(rng, 3 * no_of_atoms, hidden_sizes(hiddenlayers)))  # type: ignore[arg-type]
     per_element = next((d for d in (hiddenlayers, len_of_fps) if isinstance(d, Mapping)), None)
     if per_element is None:
         fix = "give hiddenlayers or len_of_fps as a dict of elements"
-        raise ConfigError(explain("the elements are unknown", got=f"hiddenlayers={hiddenlayers!r}", fix=fix))
+        raise ConfigError("the elements are unknown", got=f"hiddenlayers={hiddenlayers!r}", fix=fix)
     layers = hidden_layers(hiddenlayers, per_element)
     widths = _per_element("len_of_fps", len_of_fps, list(layers))
     return {
@@ -188,7 +177,7 @@ def _same_elements(name: str, given: Any, elements: Iterable[str]) -> None:
         groups = {"missing": sorted(wanted - found), "too many": sorted(map(str, found - wanted))}
         got = " and ".join(f"{', '.join(names)} {what}" for what, names in groups.items() if names)
         expected = f"an entry for each of {', '.join(sorted(wanted)) or 'no element'}"
-        raise ConfigError(explain(f"{name} does not fit the elements", got=got, expected=expected))
+        raise ConfigError(f"{name} does not fit the elements", got=got, expected=expected)
 
 
 def check_weights(
@@ -224,14 +213,14 @@ def _checked_layers(name: str, layers: Mapping[int, Any], sizes: tuple[int, ...]
     shapes = {k: (nodes[k - 1] + 1, nodes[k]) for k in range(1, len(nodes))}
     if not isinstance(layers, Mapping) or set(layers) != set(shapes):
         got = list(layers) if isinstance(layers, Mapping) else type(layers).__name__
-        raise ConfigError(explain("wrong layers", where=name, got=got, expected=list(shapes)))
+        raise ConfigError("wrong layers", where=name, got=got, expected=list(shapes))
     checked = {}
     for k, shape in shapes.items():
         checked[k] = _numbers(layers[k], f"{name}[{k}]")
         if checked[k].shape != shape:
             fix = "rows are inputs and, last, the bias; columns are nodes"
             raise ConfigError(
-                explain("wrong shape", where=f"{name}[{k}]", got=checked[k].shape, expected=shape, fix=fix)
+                "wrong shape", where=f"{name}[{k}]", got=checked[k].shape, expected=shape, fix=fix
             )
         if not np.isfinite(checked[k]).all():
             raise ConfigError(f"{name}[{k}] has values that are not finite")
@@ -243,9 +232,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     try:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(
-            explain("not an array of numbers", where=where, got=type(values).__name__)
-        ) from None
+        raise ConfigError("not an array of numbers", where=where, got=type(values).__name__) from None
 
 
 def _named(images: Images | Atoms) -> Iterator[tuple[str, Atoms]]:
@@ -267,9 +254,9 @@ def image_energies(images: Images | Atoms) -> Float[np.ndarray, " n_structures"]
             energy = float(atoms.get_potential_energy(apply_constraint=False))
         except (RuntimeError, NotImplementedError) as error:
             fix = "attach a calculator that holds it (ASE's SinglePointCalculator)"
-            raise DataError(explain(f"{name} has no energy", got=error or None, fix=fix)) from None
+            raise DataError(f"{name} has no energy", got=error or None, fix=fix) from None
         if not math.isfinite(energy):
-            raise DataError(explain("energy is not finite", where=name, got=energy))
+            raise DataError("energy is not finite", where=name, got=energy)
         energies.append(energy)
     return np.array(energies)
 
@@ -314,125 +301,6 @@ def get_initial_scalings(
     if elements is None:
         return {"intercept": intercept, "slope": slope}
     return {element: {"intercept": intercept, "slope": slope} for element in elements}
-
-
-class OffsetCalculator:
-    """Energy of a structure as a sum over its atoms of one number per element.
-
-    Args:
-        scalings: element to energy in eV.
-    """
-
-    def __init__(self, scalings: Mapping[str, float]) -> None:
-        self.scalings = {element: float(energy) for element, energy in scalings.items()}
-
-    def get_potential_energy(self, atoms: Atoms) -> float:
-        """Sum of scalings over the atoms, eV.
-
-        Raises:
-            PotentialError: an element of the structure has no scaling.
-        """
-        symbols = atoms.get_chemical_symbols()
-        unknown = sorted(set(symbols) - set(self.scalings))
-        if unknown:
-            known = ", ".join(sorted(self.scalings)) or "none"
-            raise PotentialError(
-                explain("no offset", where="scalings", got=", ".join(unknown), expected=known)
-            )
-        return math.fsum(self.scalings[symbol] for symbol in symbols)
-
-
-class Intercepts(NamedTuple):
-    """Energy per element from a fit, and what the compositions leave open.
-
-    Attributes:
-        intercepts: element to energy in eV.
-        rank: number of independent compositions, at most the number of elements.
-        undetermined: combinations along which the intercepts could move without changing any energy, as
-            "4 Cu - Pt" (add 4 x to Cu's and subtract x from Pt's); empty at full rank.
-    """
-
-    intercepts: dict[str, float]
-    rank: int
-    undetermined: tuple[str, ...]
-
-
-def least_squares_intercepts(images: Images | Sequence[Mapping[str, int]], energies: ArrayLike) -> Intercepts:
-    """Minimise sum_i ((E_i - E_off,i)/N_i)^2 over one energy per element, exactly.
-
-    If the compositions do not determine the energies, they are the mean energy per atom plus the least-norm
-    correction, so that images of one composition give equal intercepts.
-
-    Args:
-        images: structures, or compositions as element to number of atoms.
-        energies: (n_structures,) total energies in eV.
-
-    Raises:
-        DataError: no images, numbers of images and energies differ, energies not finite, unknown element.
-    """
-    values = images.values() if isinstance(images, Mapping) else images
-    counts = [
-        Counter(image.get_chemical_symbols()) if isinstance(image, Atoms) else Counter(image)
-        for image in values
-    ]
-    if not counts:
-        raise DataError("intercepts need at least one image, got none")
-    unknown = sorted({name for count in counts for name in count} - set(chemical_symbols[1:]))
-    if unknown:
-        raise DataError(f"unknown element {unknown[0]!r}; {nearest(unknown[0], chemical_symbols[1:])}")
-    compositions = [{atomic_numbers[name]: n for name, n in count.items()} for count in counts]
-    offsets = energy_offsets(compositions, energies)
-    elements = sorted({name for count in counts for name, n in count.items() if n})
-    rows = _reduced_rows({tuple(count[name] for name in elements) for count in counts}, len(elements))
-    return Intercepts(
-        {name: offsets[atomic_numbers[name]] for name in elements},
-        len(rows),
-        tuple(_combination(vector, elements) for vector in _null_vectors(rows, len(elements))),
-    )
-
-
-def _reduced_rows(compositions: Iterable[Sequence[int]], width: int) -> list[list[Fraction]]:
-    """Reduced row echelon form in exact arithmetic, so that the rank needs no tolerance."""
-    rows: list[list[Fraction]] = []
-    for composition in compositions:
-        if len(rows) == width:
-            break
-        row = [Fraction(n) for n in composition]
-        for known in rows:
-            factor = row[_pivot(known)]
-            row = [a - factor * b for a, b in zip(row, known, strict=True)]
-        if any(row):
-            pivot = _pivot(row)
-            row = [a / row[pivot] for a in row]
-            rows = [[a - known[pivot] * b for a, b in zip(known, row, strict=True)] for known in rows]
-            rows.append(row)
-    return rows
-
-
-def _pivot(row: Sequence[Fraction]) -> int:
-    return next(place for place, value in enumerate(row) if value)
-
-
-def _null_vectors(rows: Sequence[Sequence[Fraction]], width: int) -> list[list[int]]:
-    """Smallest integers that every reduced row takes to zero, one vector per column without a pivot."""
-    pivots = {_pivot(row): row for row in rows}
-    vectors = []
-    for free in sorted(set(range(width)) - set(pivots)):
-        vector = [-pivots[k][free] if k in pivots else Fraction(k == free) for k in range(width)]
-        scale = math.lcm(*(value.denominator for value in vector))
-        sign = 1 if vector[_pivot(vector)] > 0 else -1
-        vectors.append([int(sign * scale * value) for value in vector])
-    return vectors
-
-
-def _combination(vector: Sequence[int], elements: Sequence[str]) -> str:
-    """Write (4, -1) as "4 Cu - Pt"."""
-    text = ""
-    for n, element in zip(vector, elements, strict=True):
-        if n:
-            text += (" - " if n < 0 else " + ") if text else ""
-            text += (f"{abs(n)} " if abs(n) > 1 else "") + element
-    return text
 
 
 class Raveler:
@@ -509,7 +377,7 @@ class Raveler:
         vector = np.array(vector, dtype=np.float64)
         if vector.shape != (self.count,):
             got = f"length {len(vector)}" if vector.ndim == 1 else f"shape {vector.shape}"
-            raise ConfigError(explain("wrong parameter vector", got=got, expected=f"length {self.count}"))
+            raise ConfigError("wrong parameter vector", got=got, expected=f"length {self.count}")
         pieces = np.split(vector, np.cumsum(self._sizes)[:-1])
         return tuple(_filled(self._shapes, iter(pieces)).values())
 
@@ -519,7 +387,7 @@ def _given(values: Sequence[Any]) -> dict[str, Any]:
     parts = {name: value for name, value in zip(PARTS, values, strict=True) if value is not None}
     if tuple(parts) not in (PARTS, PARTS[:2]):
         expected = "weights and scalings, or with them all four charge parameters"
-        raise ConfigError(explain("unusable set of parameters", got=", ".join(parts), expected=expected))
+        raise ConfigError("unusable set of parameters", got=", ".join(parts), expected=expected)
     return parts
 
 
@@ -537,7 +405,7 @@ def _check_part(name: str, part: Any) -> None:
         fits = fits and set(part) == {"intercept", "slope"} and not any(np.ndim(v) for v in part.values())
     if not fits:
         got = list(part) if isinstance(part, Mapping) else part
-        raise ConfigError(explain("unusable parameters", where=name, got=got, expected=expected))
+        raise ConfigError("unusable parameters", where=name, got=got, expected=expected)
 
 
 def _shapes(tree: Any) -> Any:
@@ -550,12 +418,12 @@ def _leaves(tree: Any, shapes: Any, where: str) -> Iterator[Float[np.ndarray, " 
     if not isinstance(shapes, Mapping):
         values = _numbers(tree, where)
         if values.shape != shapes:
-            raise ConfigError(explain("wrong shape", where=where, got=values.shape, expected=shapes))
+            raise ConfigError("wrong shape", where=where, got=values.shape, expected=shapes)
         yield values.reshape(-1)
         return
     if not isinstance(tree, Mapping) or set(tree) != set(shapes):
         got = list(tree) if isinstance(tree, Mapping) else type(tree).__name__
-        raise ConfigError(explain("wrong keys", where=where or "parameters", got=got, expected=list(shapes)))
+        raise ConfigError("wrong keys", where=where or "parameters", got=got, expected=list(shapes))
     for key, shape in shapes.items():
         yield from _leaves(tree[key], shape, f"{where}[{key!r}]" if where else str(key))
 

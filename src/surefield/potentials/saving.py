@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from surefield.errors import PotentialError, explain
+from surefield.errors import PotentialError
 from surefield.files import write_atomic
 from surefield.potentials.potential import Potential
 
@@ -129,12 +129,10 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
         raise PotentialError(f"{path} is cut short or not a saved {kind}: {error}") from None
     if header.get("format", 0) > FORMAT:
         raise PotentialError(
-            explain(
-                f"{path} was written by a newer version",
-                got=f"format {header['format']}",
-                expected=f"at most {FORMAT}",
-                fix="update surefield",
-            )
+            f"{path} was written by a newer version",
+            got=f"format {header['format']}",
+            expected=f"at most {FORMAT}",
+            fix="update surefield",
         )
     if header.get("kind") != kind:
         raise PotentialError(f"{path} holds a {header.get('kind')}, not a {kind}")

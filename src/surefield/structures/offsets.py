@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -10,11 +14,18 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import ArrayLike
 
 from surefield import keys
-from surefield.errors import DataError, nearest
+from surefield.errors import DataError, PotentialError, nearest
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
 
-__all__ = ["energy_offsets", "is_isolated_atom", "isolated_atom_energies"]
+__all__ = [
+    "Intercepts",
+    "OffsetCalculator",
+    "energy_offsets",
+    "is_isolated_atom",
+    "isolated_atom_energies",
+    "least_squares_intercepts",
+]
 
 _MARKS = {"isolatedatom", "isolatedatoms", "isoatom", "isoatoms", "freeatom", "freeatoms", "e0", "e0s"}
 
@@ -136,3 +147,122 @@ def _number(element: str | int) -> int:
             raise DataError(f"unknown element {element!r}; {nearest(element, chemical_symbols[1:])}")
         return atomic_numbers[element]
     return int(element)
+
+
+class OffsetCalculator:
+    """Energy of a structure as a sum over its atoms of one number per element.
+
+    Args:
+        scalings: element to energy in eV.
+    """
+
+    def __init__(self, scalings: Mapping[str, float]) -> None:
+        self.scalings = {element: float(energy) for element, energy in scalings.items()}
+
+    def get_potential_energy(self, atoms: Atoms) -> float:
+        """Sum of scalings over the atoms, eV.
+
+        Raises:
+            PotentialError: an element of the structure has no scaling.
+        """
+        symbols = atoms.get_chemical_symbols()
+        unknown = sorted(set(symbols) - set(self.scalings))
+        if unknown:
+            known = ", ".join(sorted(self.scalings)) or "none"
+            raise PotentialError("no offset", where="scalings", got=", ".join(unknown), expected=known)
+        return math.fsum(self.scalings[symbol] for symbol in symbols)
+
+
+class Intercepts(NamedTuple):
+    """Energy per element from a fit, and what the compositions leave open.
+
+    Attributes:
+        intercepts: element to energy in eV.
+        rank: number of independent compositions, at most the number of elements.
+        undetermined: combinations along which the intercepts could move without changing any energy, as
+            "4 Cu - Pt" (add 4 x to Cu's and subtract x from Pt's); empty at full rank.
+    """
+
+    intercepts: dict[str, float]
+    rank: int
+    undetermined: tuple[str, ...]
+
+
+def least_squares_intercepts(
+    images: Mapping[str, Atoms] | Sequence[Atoms] | Sequence[Mapping[str, int]], energies: ArrayLike
+) -> Intercepts:
+    """Minimise sum_i ((E_i - E_off,i)/N_i)^2 over one energy per element, exactly.
+
+    If the compositions do not determine the energies, they are the mean energy per atom plus the least-norm
+    correction, so that images of one composition give equal intercepts.
+
+    Args:
+        images: structures, or compositions as element to number of atoms.
+        energies: (n_structures,) total energies in eV.
+
+    Raises:
+        DataError: no images, numbers of images and energies differ, energies not finite, unknown element.
+    """
+    values = images.values() if isinstance(images, Mapping) else images
+    counts = [
+        Counter(image.get_chemical_symbols()) if isinstance(image, Atoms) else Counter(image)
+        for image in values
+    ]
+    if not counts:
+        raise DataError("intercepts need at least one image, got none")
+    unknown = sorted({name for count in counts for name in count} - set(chemical_symbols[1:]))
+    if unknown:
+        raise DataError(f"unknown element {unknown[0]!r}; {nearest(unknown[0], chemical_symbols[1:])}")
+    compositions = [{atomic_numbers[name]: n for name, n in count.items()} for count in counts]
+    offsets = energy_offsets(compositions, energies)
+    elements = sorted({name for count in counts for name, n in count.items() if n})
+    rows = _reduced_rows({tuple(count[name] for name in elements) for count in counts}, len(elements))
+    return Intercepts(
+        {name: offsets[atomic_numbers[name]] for name in elements},
+        len(rows),
+        tuple(_combination(vector, elements) for vector in _null_vectors(rows, len(elements))),
+    )
+
+
+def _reduced_rows(compositions: Iterable[Sequence[int]], width: int) -> list[list[Fraction]]:
+    """Reduced row echelon form in exact arithmetic, so that the rank needs no tolerance."""
+    rows: list[list[Fraction]] = []
+    for composition in compositions:
+        if len(rows) == width:
+            break
+        row = [Fraction(n) for n in composition]
+        for known in rows:
+            factor = row[_pivot(known)]
+            row = [a - factor * b for a, b in zip(row, known, strict=True)]
+        if any(row):
+            pivot = _pivot(row)
+            row = [a / row[pivot] for a in row]
+            rows = [[a - known[pivot] * b for a, b in zip(known, row, strict=True)] for known in rows]
+            rows.append(row)
+    return rows
+
+
+def _pivot(row: Sequence[Fraction]) -> int:
+    return next(place for place, value in enumerate(row) if value)
+
+
+def _null_vectors(rows: Sequence[Sequence[Fraction]], width: int) -> list[list[int]]:
+    """Smallest integers that every reduced row takes to zero, one vector per column without a pivot."""
+    pivots = {_pivot(row): row for row in rows}
+    vectors = []
+    for free in sorted(set(range(width)) - set(pivots)):
+        vector = [-pivots[k][free] if k in pivots else Fraction(k == free) for k in range(width)]
+        scale = math.lcm(*(value.denominator for value in vector))
+        sign = 1 if vector[_pivot(vector)] > 0 else -1
+        vectors.append([int(sign * scale * value) for value in vector])
+    return vectors
+
+
+def _combination(vector: Sequence[int], elements: Sequence[str]) -> str:
+    """Write (4, -1) as "4 Cu - Pt"."""
+    text = ""
+    for n, element in zip(vector, elements, strict=True):
+        if n:
+            text += (" - " if n < 0 else " + ") if text else ""
+            text += (f"{abs(n)} " if abs(n) > 1 else "") + element
+    return text

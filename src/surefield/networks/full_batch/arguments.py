@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.networks.full_batch.criteria import KINDS
 
 __all__ = ["at_least_one", "new_names", "positive", "shard_count"]
@@ -47,7 +47,7 @@ def positive(name: str, value: Any) -> float:
     """
     number = _number(value)
     if not (math.isfinite(number) and number > 0):
-        raise ConfigError(explain("unusable number", where=name, got=repr(value), expected="a number > 0"))
+        raise ConfigError("unusable number", where=name, got=repr(value), expected="a number > 0")
     return number
 
 
@@ -59,7 +59,7 @@ def at_least_one(name: str, value: Any) -> int:
     """
     number = _number(value)
     if not (number.is_integer() and number >= 1):
-        raise ConfigError(explain("unusable number", where=name, got=repr(value), expected="an integer >= 1"))
+        raise ConfigError("unusable number", where=name, got=repr(value), expected="an integer >= 1")
     return int(number)
 
 
@@ -82,13 +82,11 @@ def shard_count(parallel: Any) -> int:
     cores = parallel.get("cores", 1)
     if extra or isinstance(cores, Mapping):
         raise ConfigError(
-            explain(
-                "workers on other machines",
-                where="parallel",
-                got=repr(extra[0]) if extra else f"cores={cores!r}",
-                expected="an integer, or {'cores': n}",
-                fix="other machines are reached through an executor: "
-                "LossFunction.process_parallels(vector, executor, n)",
-            )
+            "workers on other machines",
+            where="parallel",
+            got=repr(extra[0]) if extra else f"cores={cores!r}",
+            expected="an integer, or {'cores': n}",
+            fix="other machines are reached through an executor: "
+            "LossFunction.process_parallels(vector, executor, n)",
         )
     return at_least_one("parallel['cores']", cores)

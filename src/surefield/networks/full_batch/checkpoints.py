@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.networks.full_batch.outcome import Progress
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_arrays, save_arrays, save_potential
@@ -57,9 +57,7 @@ class Checkpoints:
     def __init__(self, label: str | Path, every: int | None = 100) -> None:
         if every is not None and (isinstance(every, bool) or not isinstance(every, int | np.integer)):
             expected = "an integer (negative: keep all), or None"
-            raise ConfigError(
-                explain("unusable number", where="checkpoints", got=repr(every), expected=expected)
-            )
+            raise ConfigError("unusable number", where="checkpoints", got=repr(every), expected=expected)
         self.label, self.every = str(label), int(every or 0)
 
     def due(self, step: int) -> bool:
@@ -114,11 +112,9 @@ class Checkpoints:
         if changed:
             details = "; ".join(_change(name, known.get(name), fingerprint.get(name)) for name in changed)
             raise ConfigError(
-                explain(
-                    f"{path} is the checkpoint of another training",
-                    got=f"changed: {details}",
-                    fix="restore that, use another label, or remove the checkpoint",
-                )
+                f"{path} is the checkpoint of another training",
+                got=f"changed: {details}",
+                fix="restore that, use another label, or remove the checkpoint",
             )
         return state
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["CRITERIA", "DEFAULT_CONVERGENCE", "KINDS", "Coefficients", "Criteria", "checked_coefficient"]
 
@@ -54,7 +54,7 @@ def checked_coefficient(name: str, value: Any) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise ConfigError(explain("unusable number", where=name, got=repr(value), expected="None, or >= 0"))
+        raise ConfigError("unusable number", where=name, got=repr(value), expected="None, or >= 0")
     return number
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from surefield.errors import ConfigError, DataError, explain
+from surefield.errors import ConfigError, DataError
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
@@ -54,9 +54,7 @@ def _with_coordinates(image: TrainingImage, coordinates: Sequence[float]) -> Tra
     positions = np.array(coordinates, np.float64)
     if positions.size != image.structure.positions.size:
         expected = f"{image.structure.positions.size} coordinates"
-        raise DataError(
-            explain("fingerprint does not fit", where=image.name, got=positions.size, expected=expected)
-        )
+        raise DataError("fingerprint does not fit", where=image.name, got=positions.size, expected=expected)
     return replace(image, structure=replace(image.structure, positions=positions.reshape(-1, 3)))
 
 
@@ -72,12 +70,10 @@ def _with_fingerprints(
     rows = fingerprints[image.key]
     if len(rows) != n or any(len(row) > width for _, row in rows):
         raise DataError(
-            explain(
-                "fingerprints do not fit",
-                where=image.name,
-                got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
-                expected=f"{n} atoms, at most {width} features",
-            )
+            "fingerprints do not fit",
+            where=image.name,
+            got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
+            expected=f"{n} atoms, at most {width} features",
         )
     features = np.zeros((n, width))
     for atom, (_, row) in enumerate(rows):

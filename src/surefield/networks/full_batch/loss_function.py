@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.files import json_text
 from surefield.networks.full_batch.arguments import at_least_one, new_names, positive, shard_count
 from surefield.networks.full_batch.criteria import (
@@ -416,6 +416,6 @@ def _checked(values: ArrayLike, evaluation: Evaluation) -> Vector:
     vector = np.array(values, np.float64)
     if vector.shape != (evaluation.n_parameters,):
         raise ConfigError(
-            explain("parameter vector of wrong shape", got=vector.shape, expected=(evaluation.n_parameters,))
+            "parameter vector of wrong shape", got=vector.shape, expected=(evaluation.n_parameters,)
         )
     return vector

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.potential import Potential
 from surefield.structures.electrode import INTERFACE, PHI, excess_electrons, grand_canonical_energy
@@ -139,11 +139,9 @@ def training_images(
     ]
     if not any(_has_term(image) for image in found):
         raise DataError(
-            explain(
-                "no image has a term of the loss",
-                got=f"{len(found)} images, terms {', '.join(k for k, on in terms._asdict().items() if on)}",
-                fix="give weights or labels other than zero, or switch on another term",
-            )
+            "no image has a term of the loss",
+            got=f"{len(found)} images, terms {', '.join(k for k, on in terms._asdict().items() if on)}",
+            fix="give weights or labels other than zero, or switch on another term",
         )
     return found
 
@@ -194,12 +192,10 @@ def _key_of(images: HashedImages, name: str | int) -> str:
         if name in images:
             return name
         raise DataError(
-            explain(
-                "nft_ids names an unknown image",
-                got=repr(name),
-                expected="a key of hash_images, or the number of an image",
-                fix="keys change with positions, cell, elements and pbc",
-            )
+            "nft_ids names an unknown image",
+            got=repr(name),
+            expected="a key of hash_images, or the number of an image",
+            fix="keys change with positions, cell, elements and pbc",
         )
     if not 0 <= int(name) < len(images.sequence):
         raise DataError(f"nft_ids names image {name}; there are images 0 to {len(images.sequence) - 1}")
@@ -277,10 +273,8 @@ def _image(
 
 def _missing(what: str, atoms: Atoms, name: str) -> DataError:
     return DataError(
-        explain(
-            f"no {what}",
-            where=name,
-            got=f"keys {keys_present(atoms)}",
-            fix="label the image, give it a weight of 0 there, or switch that term of the loss off",
-        )
+        f"no {what}",
+        where=name,
+        got=f"keys {keys_present(atoms)}",
+        fix="label the image, give it a weight of 0 there, or switch that term of the loss off",
     )

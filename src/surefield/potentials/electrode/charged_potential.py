@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Float, Int
 
-from surefield.errors import DataError, explain
+from surefield.errors import DataError
 from surefield.potentials.electrode.interface import Interface
 from surefield.potentials.element_networks import NetworkInputs
 from surefield.potentials.evaluate import predict, species_index
@@ -132,21 +132,17 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         """Raise `DataError` unless a structure has an electrode potential (V) and a metal surface."""
         if np.isnan(electrode_potential(atoms, where)) and not self.default_phi:
             raise DataError(
-                explain(
-                    "no electrode potential",
-                    where=where,
-                    expected="V on the absolute scale in info['electrode_potential']",
-                    fix="or give the potential one for all structures: electrode_potential=4.4",
-                )
+                "no electrode potential",
+                where=where,
+                expected="V on the absolute scale in info['electrode_potential']",
+                fix="or give the potential one for all structures: electrode_potential=4.4",
             )
         if np.isnan(stated_interface(atoms, where)) and self.interface.number not in atoms.numbers:
             raise DataError(
-                explain(
-                    f"no {self.interface.metal}, whose atoms are the electrode",
-                    where=where,
-                    got=atoms.get_chemical_formula(),
-                    fix="set slab_metal=, or state the height of the surface in info['interface'] (Å)",
-                )
+                f"no {self.interface.metal}, whose atoms are the electrode",
+                where=where,
+                got=atoms.get_chemical_formula(),
+                fix="set slab_metal=, or state the height of the surface in info['interface'] (Å)",
             )
 
     def sites(self, features: Float[Array, "n_atoms width"], graph: Graph) -> Sites:

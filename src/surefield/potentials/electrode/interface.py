@@ -15,7 +15,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, vdw_radii
 from jaxtyping import Array, Float
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 from surefield.structures.batching import padded_batches
 from surefield.structures.electrode import INTERFACE, PHI
 from surefield.structures.graph import Graph, sum_atoms
@@ -57,10 +57,8 @@ def metal_and_radius(
     radius = float(vdw_radii[number]) if number < len(vdw_radii) else np.nan
     if not np.isfinite(radius):
         raise ConfigError(
-            explain(
-                f"no van der Waals radius of {slab_metal} is known",
-                fix="give vdw_radius=, in Å (about 1.7 to 2.2)",
-            )
+            f"no van der Waals radius of {slab_metal} is known",
+            fix="give vdw_radius=, in Å (about 1.7 to 2.2)",
         )
     return slab_metal, radius
 
