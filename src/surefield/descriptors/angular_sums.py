@@ -114,7 +114,7 @@ def angular_derivatives(
     n, k, n_elements = elements.shape
     length = jnp.sqrt(pairs.square)
     unit = pairs.unit[..., None]
-    found: list[Array] = [jnp.zeros(0)] * len(forms)
+    slopes: list[Array] = [jnp.zeros(0)] * len(forms)
     for (eta, closed), members in _families(forms).items():
         radial = _radial(pairs.square, eta, cutoff, pairs.stretch)
         # a'/r is twice the slope by the square
@@ -134,8 +134,8 @@ def angular_derivatives(
             if between_slope is not None:
                 stretched = 2 * product(angular * between_slope, by_vector).reshape(n, k, 4, n_elements)
                 inner += vectors[..., None] * stretched[:, :, :1] - stretched[:, :, 1:]
-            found[index] = unit * radial_slope[..., None, None] * total + radial[..., None, None] * inner
-    return jnp.stack(found, axis=3)
+            slopes[index] = unit * radial_slope[..., None, None] * total + radial[..., None, None] * inner
+    return jnp.stack(slopes, axis=3)
 
 
 def by_rows(
@@ -163,8 +163,8 @@ def by_rows(
     one = jnp.array([1.0, 0.0, 0.0], vectors.dtype)
     ones = (split(x, jnp.ones((), x.dtype)) for x in others)
     parts = split(vectors, one), split(elements, jnp.zeros((), elements.dtype)), *ones
-    found = jax.lax.map(jax.checkpoint(lambda block: function(*block)), parts)
-    return found.reshape(blocks * rows, *found.shape[2:])[:n]
+    results = jax.lax.map(jax.checkpoint(lambda block: function(*block)), parts)
+    return results.reshape(blocks * rows, *results.shape[2:])[:n]
 
 
 def _pairs(

@@ -133,18 +133,18 @@ def pair_radii(symbols: Sequence[str], cutoff: Mapping[str, float] | float) -> t
         radius = _radius("cutoff", cutoff)
         return tuple(tuple(radius for _ in symbols) for _ in symbols)
     pairs = {frozenset(pair): "-".join(pair) for pair in itertools.combinations_with_replacement(symbols, 2)}
-    found: dict[frozenset[str], float] = {}
+    radii: dict[frozenset[str], float] = {}
     for name, value in cutoff.items():
         pair = frozenset(str(name).split("-"))
         if pair not in pairs or str(name).count("-") != 1:
             raise ConfigError(f"unknown pair {name!r} in cutoff; {nearest(str(name), pairs.values())}")
-        if found.get(pair, value) != value:
-            raise ConfigError(f"cutoff gives two radii for {pairs[pair]}: {found[pair]} and {value}")
-        found[pair] = _radius(f"cutoff of {name}", value)
-    missing = [name for pair, name in pairs.items() if pair not in found]
+        if radii.get(pair, value) != value:
+            raise ConfigError(f"cutoff gives two radii for {pairs[pair]}: {radii[pair]} and {value}")
+        radii[pair] = _radius(f"cutoff of {name}", value)
+    missing = [name for pair, name in pairs.items() if pair not in radii]
     if missing:
         raise ConfigError(f"cutoff has no radius for {', '.join(missing)}; got {dict(cutoff)}")
-    return tuple(tuple(found[frozenset((a, b))] for b in symbols) for a in symbols)
+    return tuple(tuple(radii[frozenset((a, b))] for b in symbols) for a in symbols)
 
 
 def _radius(what: str, value: object) -> float:

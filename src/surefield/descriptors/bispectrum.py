@@ -149,9 +149,9 @@ class Bispectrum(AtomicDescriptor):
 
     def config(self) -> dict[str, Any]:
         """JSON-able description."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        found = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
-        return {"kind": "bispectrum", **found, "species": list(self.symbols)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {"kind": "bispectrum", **values, "species": list(self.symbols)}
 
     @property
     def n_channels(self) -> int:
@@ -167,17 +167,17 @@ class Bispectrum(AtomicDescriptor):
         """What each component is: "B 3 1 2" (doubled indices), with `chemflag` "B Ta W W 3 1 2"."""
         self.place(symbol)
         levels = self.twojmax + 1
-        found = []
+        names = []
         for items in self._plan.triples.tolist():
             channels, indices = zip(*(divmod(item, levels) for item in items), strict=True)
             elements = [self.symbols[e] for e in channels] if self.chemflag else []
-            found.append(" ".join(["B", *elements, *map(str, indices)]))
-        return found
+            names.append(" ".join(["B", *elements, *map(str, indices)]))
+        return names
 
     def features(self, graph: Graph) -> Float[Array, "n_atoms width"]:
         """Components of each atom, zero for padding atoms."""
-        found = self._by_blocks(self.components, graph)
-        return jnp.where(graph.atom_mask[:, None], found, 0.0)
+        components = self._by_blocks(self.components, graph)
+        return jnp.where(graph.atom_mask[:, None], components, 0.0)
 
     def jacobian(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors 3 width"]:
         """Derivatives of the components of atom i by `graph.vectors[i, k]`, in closed form, per Å."""
@@ -198,12 +198,12 @@ class Bispectrum(AtomicDescriptor):
         slopes = self._slopes(self._at_nodes(coefficients))
         n_atoms, width, _, size = slopes.shape
         # The components are cubic in the coefficients.
-        found = jnp.einsum("akc,ac->ak", slopes[:, :, 0], coefficients) / 3
+        components = jnp.einsum("akc,ac->ak", slopes[:, :, 0], coefficients) / 3
         flat = jnp.swapaxes(slopes, 1, 2).reshape(n_atoms, 4 * width, size)
         along = product(edges.values, jnp.swapaxes(flat, 1, 2)).reshape(*edges.weight.shape, 4, width)
         parts = (edges.motion[:, :, s, :, None] * along[:, :, s, None, :] for s in range(4))
         derivatives = sum(parts, start=jnp.zeros((), along.dtype))
-        return self._minus_zero(found, neighbors.centre), derivatives
+        return self._minus_zero(components, neighbors.centre), derivatives
 
     def _edges(self, neighbors: Neighbors) -> _Edges:
         vectors, near, centre, element = neighbors
@@ -266,12 +266,12 @@ class Bispectrum(AtomicDescriptor):
 
     def _sums(self, edges: _Edges, centre: Array) -> Float[Array, "n_atoms n_coefficients"]:
         """u: the atom itself, and the sum over its neighbours."""
-        found = jnp.einsum("ak,akc->ac", edges.weight, edges.values)
+        sums = jnp.einsum("ak,akc->ac", edges.weight, edges.values)
         pole = hyperspherical(np.eye(4), self.twojmax)[:, 0]
         own = np.eye(len(self.species))[:, : self.n_channels]
         own = np.ones_like(own) if self._everywhere else own
         itself = (own[:, :, None] * pole).reshape(len(self.species), -1)
-        return found + jnp.asarray(itself, found.dtype)[centre]
+        return sums + jnp.asarray(itself, sums.dtype)[centre]
 
     def _at_nodes(self, coefficients: Array) -> Float[Array, "n_atoms n_items n_nodes"]:
         """h of every item at the nodes."""
@@ -287,8 +287,8 @@ class Bispectrum(AtomicDescriptor):
         """Change of the coefficients by motions along the three tangents."""
         turns = self._tables.generators.astype(moved.dtype)
         split = moved.reshape(len(moved), 3, self.n_channels, -1)
-        found = jnp.einsum("asec,dsc->aed", split, turns)
-        return found.reshape(len(moved), -1)
+        turned = jnp.einsum("asec,dsc->aed", split, turns)
+        return turned.reshape(len(moved), -1)
 
     def _along(self, items: Array, change: Array) -> Float[Array, "n_atoms width"]:
         """Change of the components when h changes."""
@@ -298,8 +298,8 @@ class Bispectrum(AtomicDescriptor):
         for parity in (0, 1):
             first, second = plan.pairs[parity].T
             pairs = items[:, first] * items[:, second] * weights
-            found = product(pairs, jnp.swapaxes(change[:, levels % 2 == parity], 1, 2))
-            means.append(found.reshape(len(items), -1))
+            changes = product(pairs, jnp.swapaxes(change[:, levels % 2 == parity], 1, 2))
+            means.append(changes.reshape(len(items), -1))
         flat = jnp.concatenate(means, axis=1)
         scale = jnp.asarray(plan.scale, items.dtype)
         return sum((flat[:, place] for place in plan.means.T), start=jnp.zeros((), items.dtype)) * scale
@@ -316,9 +316,9 @@ class Bispectrum(AtomicDescriptor):
             values = (table.values[:, columns] * table.weights[:, None]).astype(dtype)
             turned = table.generators[columns][:, :, columns].reshape(len(columns), -1).astype(dtype)
             first, second = plan.pairs[parity].T
-            found = product(items[:, first] * items[:, second], values)
-            all_four = jnp.concatenate([found, product(found, turned)], axis=-1)
-            projected.append(all_four.reshape(*found.shape[:2], 4, len(columns)))
+            slopes = product(items[:, first] * items[:, second], values)
+            all_four = jnp.concatenate([slopes, product(slopes, turned)], axis=-1)
+            projected.append(all_four.reshape(*slopes.shape[:2], 4, len(columns)))
         parts = []
         for item in range(self.n_channels * levels):
             level = item % levels
@@ -329,13 +329,13 @@ class Bispectrum(AtomicDescriptor):
             parts.append(part * plan.factors[:, item, None, None].astype(dtype))
         return jnp.concatenate(parts, axis=-1)
 
-    def _minus_zero(self, found: Array, centre: Array) -> Array:
+    def _minus_zero(self, components: Array, centre: Array) -> Array:
         if not self.bzeroflag:
-            return found
+            return components
         channels = self._plan.triples // (self.twojmax + 1)
         own = (channels == np.arange(len(self.species))[:, None, None]).all(axis=-1)
         zero = (own | self._everywhere) * self._plan.scale
-        return found - jnp.asarray(zero, found.dtype)[centre]
+        return components - jnp.asarray(zero, components.dtype)[centre]
 
     def _by_blocks(self, function: Any, graph: Graph) -> Array:
         """A function of the neighbours of all atoms, a block of atoms at a time if there are many."""
@@ -353,8 +353,8 @@ class Bispectrum(AtomicDescriptor):
         def split(x: Array) -> Array:
             return jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, rows, *x.shape[1:])
 
-        found = jax.lax.map(jax.checkpoint(function), Neighbors(*map(split, everything)))
-        return found.reshape(-1, *found.shape[2:])[:n]
+        blocks = jax.lax.map(jax.checkpoint(function), Neighbors(*map(split, everything)))
+        return blocks.reshape(-1, *blocks.shape[2:])[:n]
 
     def block_size(self, n_neighbors: int) -> int:
         """Atoms that are best computed together."""

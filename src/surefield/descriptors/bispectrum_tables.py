@@ -111,13 +111,13 @@ def _step(j: int) -> Float[np.ndarray, "n_coordinates n_products"]:
     parts = []
     for n0, n1, n2, n3 in np.eye(4):
         a, b = n0 - 1j * n3, n2 - 1j * n1
-        found = np.zeros((rows, j + 1, j**2), complex)
+        step = np.zeros((rows, j + 1, j**2), complex)
         down, up = np.sqrt((j - column) / j)[:, None], np.sqrt(column / j)[:, None]
-        found[0] = down * np.conj(a) * before[0] - up * np.conj(b) * shifted[0]
+        step[0] = down * np.conj(a) * before[0] - up * np.conj(b) * shifted[0]
         for m in range(1, rows):
             factor = np.sqrt(j / m)
-            found[m] = factor * (up * a * shifted[m - 1] + down * b * before[m - 1])
-        parts.append(_coordinates(found, j))
+            step[m] = factor * (up * a * shifted[m - 1] + down * b * before[m - 1])
+        parts.append(_coordinates(step, j))
     return np.stack(parts, axis=1).reshape((j + 1) ** 2, -1)
 
 
@@ -154,13 +154,13 @@ def plan(twojmax: int, n_channels: int, *, normed: bool) -> Plan:
     """
     levels, n_items = twojmax + 1, (twojmax + 1) * n_channels
     channels = itertools.product(range(n_channels), repeat=3)
-    found = np.array(
+    entries = np.array(
         [[levels * e + j for e, j in zip(es, js, strict=True)] for es in channels for js in triples(twojmax)]
     )
-    scale = np.ones(len(found)) if normed else found[:, 2] % levels + 1.0
-    rows, factors = np.full((len(found), n_items), -1), np.zeros((len(found), n_items))
+    scale = np.ones(len(entries)) if normed else entries[:, 2] % levels + 1.0
+    rows, factors = np.full((len(entries), n_items), -1), np.zeros((len(entries), n_items))
     known: tuple[dict[tuple[int, int], int], ...] = ({}, {})
-    for k, items in enumerate(found.tolist()):
+    for k, items in enumerate(entries.tolist()):
         for place, item in enumerate(items):
             first, second = sorted(items[:place] + items[place + 1 :])
             pairs = known[item % levels % 2]
@@ -171,9 +171,9 @@ def plan(twojmax: int, n_channels: int, *, normed: bool) -> Plan:
     order = np.where(parity == 0, np.cumsum(parity == 0), np.cumsum(parity)) - 1
     counts = np.array([np.sum(parity == 0), np.sum(parity)])
     start = np.array([0, len(known[0]) * counts[0]])[parity]
-    means = np.take_along_axis(rows, found, axis=1) * counts[parity[found]] + (start + order)[found]
+    means = np.take_along_axis(rows, entries, axis=1) * counts[parity[entries]] + (start + order)[entries]
     even, odd = (np.array(list(pairs), int).reshape(-1, 2) for pairs in known)
-    return Plan(found, scale, (even, odd), rows, factors, means)
+    return Plan(entries, scale, (even, odd), rows, factors, means)
 
 
 @functools.lru_cache(maxsize=8)
@@ -191,8 +191,8 @@ def tables(twojmax: int) -> Tables:
         slopes = hyperspherical(nodes + 1j * step * np.stack(tangent), twojmax).imag / step
         for j, block in enumerate(blocks(twojmax)):
             # The mean of x_c x_c' is 1/(j + 1) for c = c' and else 0.
-            found = (j + 1) * (slopes[block] * weights) @ values[:, block]
-            generators[block, axis, block] = np.where(np.abs(found) < _ZERO, 0.0, found)
+            slope = (j + 1) * (slopes[block] * weights) @ values[:, block]
+            generators[block, axis, block] = np.where(np.abs(slope) < _ZERO, 0.0, slope)
     return Tables(values, weights, generators)
 
 

@@ -60,15 +60,15 @@ def atomic_features(
     descriptor: AtomicDescriptor, structures: Sequence[Neighborhood], *, compiled: bool = True
 ) -> list[Float[np.ndarray, "n_atoms width"]]:
     """Features of each structure, from padded batches of few shapes; float64."""
-    found: list[np.ndarray] = [np.zeros((0, descriptor.width))] * len(structures)
+    features: list[np.ndarray] = [np.zeros((0, descriptor.width))] * len(structures)
     evaluate = _features_jit if compiled else _features
     for chunk, graph in padded_batches(structures, _BATCH, np.float64):
         values = np.asarray(evaluate(descriptor, graph))
         start = 0
         for index in chunk:
-            found[index] = values[start : start + structures[index].n_atoms]
+            features[index] = values[start : start + structures[index].n_atoms]
             start += structures[index].n_atoms
-    return found
+    return features
 
 
 def feature_ranges(

@@ -153,13 +153,13 @@ class SymmetryFunctions(AtomicDescriptor):
             symbol: [function.todict() for function in functions]
             for symbol, functions in zip(self.symbols, self.functions, strict=True)
         }
-        found: dict[str, Any] = {"kind": "gaussian", "cutoff": self.cutoff_function.todict()}
-        found["functions"] = functions
+        config: dict[str, Any] = {"kind": "gaussian", "cutoff": self.cutoff_function.todict()}
+        config["functions"] = functions
         if self.length is not None:
-            found["length"] = self.length
+            config["length"] = self.length
         if self.radii is not None:
-            found["radii"] = [list(row) for row in self.radii]
-        return found
+            config["radii"] = [list(row) for row in self.radii]
+        return config
 
     def names(self, symbol: str) -> list[str]:
         """What each function of an element is, such as "G4 Cu-Pt eta=0.005 gamma=1 zeta=4"."""
@@ -198,13 +198,13 @@ class SymmetryFunctions(AtomicDescriptor):
             slopes = elements[..., element] * slopes[..., radial]
             parts.append(unit[..., None] * slopes[:, :, None])
         if plan.forms:
-            found = by_rows(
+            slopes_by_form = by_rows(
                 lambda v, e, *s: angular_derivatives(v, e, plan.forms, self.cutoff_function, self._table(*s)),
                 *(vectors, elements, *stretch),
             )
             form, first, second = plan.angular_columns
-            part = elements[:, :, None, first] * found[..., form, second]
-            other = elements[:, :, None, second] * found[..., form, first]
+            part = elements[:, :, None, first] * slopes_by_form[..., form, second]
+            other = elements[:, :, None, second] * slopes_by_form[..., form, first]
             parts.append(jnp.where(first == second, part, part + other))
         return self._pick(jnp.concatenate(parts, axis=-1), graph)
 
@@ -267,8 +267,8 @@ class SymmetryFunctions(AtomicDescriptor):
         if self._plan.stretch is None:
             return ()
         own = jnp.asarray(self._plan.stretch, elements.dtype)[species_column(self.species, graph.numbers)]
-        found = jnp.sum(elements * own[:, None], axis=-1)
-        return (jnp.where(found > 0, found, 1.0),)
+        stretch = jnp.sum(elements * own[:, None], axis=-1)
+        return (jnp.where(stretch > 0, stretch, 1.0),)
 
     def _table(self, *edges: Array) -> Stretch | None:
         table = self._plan.stretch_neighbors

@@ -127,7 +127,7 @@ class ZernikeFunctions(AtomicDescriptor):
     def _columns(self) -> list[list[int]]:
         """Columns of the features of each l."""
         angular = [angular for _, angular in self._orders()]
-        return [[i for i, found in enumerate(angular) if found == degree] for degree in range(self.nmax + 1)]
+        return [[i for i, value in enumerate(angular) if value == degree] for degree in range(self.nmax + 1)]
 
     def _neighbors(self, graph: Graph) -> tuple[Array, Array]:
         """Vectors, and the weight of each neighbour, 0 beyond the cutoff: (n, k, 1)."""
@@ -164,13 +164,13 @@ class ZernikeFunctions(AtomicDescriptor):
         unit = vectors / jnp.sqrt(square)[..., None]
         amplitudes, _ = self._amplitudes(square, weights)
         legendre, _ = _legendre(product(unit, jnp.swapaxes(unit, 1, 2)), self.nmax)
-        found: list[Array] = [jnp.zeros(0)] * self.width
+        spectrum: list[Array] = [jnp.zeros(0)] * self.width
         for degree, columns in enumerate(self._columns):
             part = amplitudes[..., np.array(columns)]
             sums = (2 * degree + 1) / (4 * math.pi) * jnp.sum(part * product(legendre[degree], part), axis=1)
             for place, column in enumerate(columns):
-                found[column] = sums[:, place]
-        return jnp.stack(found, axis=-1)
+                spectrum[column] = sums[:, place]
+        return jnp.stack(spectrum, axis=-1)
 
     def _spectrum_derivatives(self, vectors: Array, weights: Array) -> Array:
         """dG/dv_j = (2l+1)/(2 pi) [A_j' u_j sum_k A_k P_l + A_j sum_k A_k P_l' (u_k - c u_j)/r_j]."""
@@ -180,7 +180,7 @@ class ZernikeFunctions(AtomicDescriptor):
         unit = vectors / length
         amplitudes, slopes = self._amplitudes(square, weights)
         legendre, legendre_slopes = _legendre(product(unit, jnp.swapaxes(unit, 1, 2)), self.nmax)
-        found: list[Array] = [jnp.zeros(0)] * self.width
+        derivatives: list[Array] = [jnp.zeros(0)] * self.width
         for degree, columns in enumerate(self._columns):
             part, slope = (x[..., np.array(columns)] for x in (amplitudes, slopes))
             total = slope * product(legendre[degree], part)
@@ -190,8 +190,8 @@ class ZernikeFunctions(AtomicDescriptor):
             whole = unit[..., None] * total[:, :, None] + (part / length)[:, :, None] * turned
             whole *= (2 * degree + 1) / (2 * math.pi)
             for place, column in enumerate(columns):
-                found[column] = whole[..., place]
-        return jnp.stack(found, axis=-1)
+                derivatives[column] = whole[..., place]
+        return jnp.stack(derivatives, axis=-1)
 
 
 def _legendre(x: Array, order: int) -> tuple[list[Array], list[Array]]:

@@ -5,7 +5,7 @@ The documented interface for inspection, one image at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Array, Float
 
 from surefield.errors import DataError
+from surefield.networks.fingerprint_arrays import Primes, dense_primes, padded_rows
 from surefield.potentials.evaluate import composition_energy
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
@@ -24,8 +25,6 @@ from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["Image", "by_component", "central_differences", "vector_gradient", "vector_jacobian"]
 
-Primes = Mapping[tuple[int, str, int, str, int], Sequence[float]]
-
 
 class Image:
     """One image as arrays: a `Graph` without neighbours, features, and their derivatives if known.
@@ -33,9 +32,7 @@ class Image:
     Attributes:
         graph: elements (and coordinates of an image-centred model).
         features: (n_atoms, width), zero-padded; None for an image-centred model.
-        moved: (n_rows, 2) moved atom and direction of each derivative.
-        centre: (n_rows,) whose features are differentiated.
-        primes: (n_rows, width) dG_centre/dR_moved,direction.
+        primes: (n_atoms, 3, n_atoms, width) dG_n/dR_m,x of centre n by moved atom m and direction x.
     """
 
     def __init__(self, potential: VectorPotential, fingerprints: Any, primes: Primes | None = None) -> None:
@@ -50,19 +47,13 @@ class Image:
         assert isinstance(potential, DescriptorPotential)
         symbols = [symbol for symbol, _ in fingerprints]
         self.graph = _bare_graph(np.array([atomic_numbers[s] for s in symbols]), np.zeros((len(symbols), 3)))
-        width = potential.descriptor.width
-        self.features = np.zeros((len(symbols), width))
-        for row, (symbol, values) in zip(self.features, fingerprints, strict=True):
+        for symbol, values in fingerprints:
             n = potential.descriptor.n_features[potential.descriptor.place(symbol)]
             if len(values) != n:
                 raise DataError(f"an atom of {symbol} has {len(values)} features, the model needs {n}")
-            row[:n] = values
-        entries = dict(primes or {})
-        self.moved = np.array([(m, x) for m, _, _, _, x in entries], int).reshape(-1, 2)
-        self.centre = np.array([n for _, _, n, _, _ in entries], int)
-        self.primes = np.zeros((len(entries), width))
-        for row, values in zip(self.primes, entries.values(), strict=True):
-            row[: len(values)] = values
+        width = potential.descriptor.width
+        self.features = padded_rows([values for _, values in fingerprints], width)
+        self.primes = dense_primes(primes or {}, len(symbols), width)
 
     def site_energies(self, potential: VectorPotential) -> Float[Array, " n_atoms"]:
         """Energies of the atoms without offsets, eV; of an image-centred model equal shares."""
@@ -95,9 +86,7 @@ class Image:
 
     def contracted(self, by_feature: Float[Array, "n_atoms width"]) -> Float[Array, "n_atoms 3"]:
         """Forces from dE/dG: minus its sum with the derivatives of the features."""
-        rows = jnp.sum(by_feature[self.centre] * self.primes, axis=1)
-        zero = jnp.zeros((len(self.graph.numbers), 3))
-        return zero.at[self.moved[:, 0], self.moved[:, 1]].add(-rows)
+        return -jnp.einsum("mxng,ng->mx", self.primes, by_feature)
 
 
 def _bare_graph(numbers: np.ndarray, positions: np.ndarray) -> Graph:

@@ -214,8 +214,8 @@ def calculate_charge_fp(
     height = np.subtract(z_position, interface, dtype=np.float64)
     # Clipped, so that the exponential of an atom deep in the slab does not overflow.
     decay = np.exp(-np.asarray(image_eta) * np.maximum(height, 0.0))
-    found = np.where(height >= 0, np.asarray(image_potential) * decay, 0.0)
-    return float(found) if found.ndim == 0 else found
+    values = np.where(height >= 0, np.asarray(image_potential) * decay, 0.0)
+    return float(values) if values.ndim == 0 else values
 
 
 def calculate_charge_fpprime(
@@ -239,10 +239,10 @@ def calculate_charge_fpprime(
     """
     if convention not in ("exact", "amp-1.1"):
         raise ConfigError("unknown convention", got=repr(convention), expected="'exact' or 'amp-1.1'")
-    found = -np.asarray(image_eta) * calculate_charge_fp(z_position, image_eta, interface, image_potential)
+    slopes = -np.asarray(image_eta) * calculate_charge_fp(z_position, image_eta, interface, image_potential)
     if convention == "amp-1.1":
-        found = found * np.subtract(z_position, interface)
-    return float(found) if np.ndim(found) == 0 else found
+        slopes = slopes * np.subtract(z_position, interface)
+    return float(slopes) if np.ndim(slopes) == 0 else slopes
 
 
 def _bounded(parameters: NetworkParameters) -> bool:

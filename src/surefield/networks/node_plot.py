@@ -103,14 +103,14 @@ class NodePlot:
             ConfigError: a model that has not been set up.
             PotentialError: a potential without element networks.
         """
-        found = as_potential(getattr(self.calc, "model", self.calc))
-        if not isinstance(found, Network):
+        potential = as_potential(getattr(self.calc, "model", self.calc))
+        if not isinstance(potential, Network):
             raise PotentialError(
                 "there are no nodes to plot",
-                got=type(found).__name__,
+                got=type(potential).__name__,
                 expected="a NeuralNetwork, or the potential of one",
             )
-        return found
+        return potential
 
     def plot(self, images: Images, filename: str | Path = "nodeplot.pdf") -> list[NodeSummary]:
         """Draw the distribution of every node's output, a page per element and an axis per layer.

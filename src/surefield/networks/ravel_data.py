@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.errors import DataError
+from surefield.networks.fingerprint_arrays import padded_rows
 from surefield.networks.parameters import ATOM_CENTERED, descriptor_mode
 from surefield.structures.electrode import electrode_potential, excess_electrons
 from surefield.structures.images import hash_images
@@ -99,7 +100,7 @@ def ravel_data(
         potentials=phi,
         n_atoms=np.array([len(atoms) for atoms in frames]),
         numbers=np.concatenate([atoms.numbers for atoms in frames]),
-        fingerprints=_padded([row for image in rows for row in image]),
+        fingerprints=padded_rows([row for image in rows for row in image]),
         neighbor_index=index,
         primes=primes,
         charge_fingerprints=_joined(hashed, qfp_append),
@@ -117,15 +118,7 @@ def _derivatives(images: Mapping[str, Any], primes: Mapping[str, Any]) -> tuple[
         for (m, _, n, _, x), row in primes[key].items():
             index.append((number, m, n, x))
             values.append(row)
-    return np.array(index, int).reshape(-1, 4), _padded(values)
-
-
-def _padded(rows: list[Any]) -> np.ndarray:
-    width = max((len(row) for row in rows), default=0)
-    result = np.zeros((len(rows), width))
-    for target, row in zip(result, rows, strict=True):
-        target[: len(row)] = row
-    return result
+    return np.array(index, int).reshape(-1, 4), padded_rows(values)
 
 
 def _joined(images: Mapping[str, Any], by_key: Mapping[str, Any] | None) -> np.ndarray | None:

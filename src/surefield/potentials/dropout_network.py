@@ -202,16 +202,16 @@ class DropoutNetwork(DescriptorPotential):
             ConfigError: a rate outside (0, 1), or a network without hidden layers.
         """
         rate = check_rate(dropout, "dropout", len(self.layers))
-        found = [jnp.asarray(mask, bool) for mask in masks]
-        widths, shapes = self.neurons, [mask.shape for mask in found]
+        arrays = [jnp.asarray(mask, bool) for mask in masks]
+        widths, shapes = self.neurons, [mask.shape for mask in arrays]
         n_members = shapes[0][0] if shapes and len(shapes[0]) == 2 else 0
         if shapes != [(n_members, width) for width in widths]:
             raise PotentialError("masks do not fit", got=shapes, expected=[("n_members", w) for w in widths])
-        made = DropoutNetwork.from_config(self.config() | {"dropout": rate, "n_members": n_members})
+        network = DropoutNetwork.from_config(self.config() | {"dropout": rate, "n_members": n_members})
         names = ("offsets", "mean", "scale", "layers", "readout", "bias", "fitted")
         places = lambda p: [getattr(p, name) for name in names]  # noqa: E731
-        made = eqx.tree_at(places, made, places(self))
-        return eqx.tree_at(lambda p: p.masks, made, found)
+        network = eqx.tree_at(places, network, places(self))
+        return eqx.tree_at(lambda p: p.masks, network, arrays)
 
     def prepared(
         self,
@@ -226,14 +226,14 @@ class DropoutNetwork(DescriptorPotential):
         if self.fitted:
             return self
         values = [jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64), jnp.ones((), bool)]
-        found = eqx.tree_at(lambda p: (p.offsets, p.fitted), self, values)
+        plain = eqx.tree_at(lambda p: (p.offsets, p.fitted), self, values)
         if not self.norm:
-            return found
+            return plain
         features = np.concatenate(atomic_features(self.descriptor, structures))
         mean, scale = features.mean(axis=0), features.std(axis=0)
         constant = scale <= CONSTANT * np.maximum(1.0, np.abs(mean))
         mean, scale = np.where(constant, 0.0, mean), np.where(constant, 1.0, scale)
-        return eqx.tree_at(lambda p: (p.mean, p.scale), found, (jnp.asarray(mean), jnp.asarray(scale)))
+        return eqx.tree_at(lambda p: (p.mean, p.scale), plain, (jnp.asarray(mean), jnp.asarray(scale)))
 
     def inputs(self, features: Float[Array, "*n width"]) -> Float[Array, "*n width"]:
         """Standardised features, the inputs of the first layer."""
@@ -264,10 +264,10 @@ class DropoutNetwork(DescriptorPotential):
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Last-layer inputs of each atom from its descriptor features, with given factors of hidden units."""
         inputs, index = self.inputs(features), species_index(self, graph)
-        found = self.hidden(inputs, 0, masks)
+        outputs = self.hidden(inputs, 0, masks)
         for place in range(1, len(self.species)):
-            found = jnp.where((index == place)[:, None], self.hidden(inputs, place, masks), found)
-        return found
+            outputs = jnp.where((index == place)[:, None], self.hidden(inputs, place, masks), outputs)
+        return outputs
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph
@@ -328,13 +328,13 @@ def member_results(
     factors = [mask / network.keep for mask in network.masks]
 
     def energies(features: Array, factors: list[Array]) -> tuple[Array, Array]:
-        found = network.member_energies(features, graph, factors)
-        return jnp.sum(found), found
+        per_atom = network.member_energies(features, graph, factors)
+        return jnp.sum(per_atom), per_atom
 
     if not derivatives:
-        found = jax.lax.map(lambda own: energies(features, own)[1], factors, batch_size=MEMBERS_AT_ONCE)
-        return found, None, None
-    slopes, found = jax.lax.map(
+        per_atom = jax.lax.map(lambda own: energies(features, own)[1], factors, batch_size=MEMBERS_AT_ONCE)
+        return per_atom, None, None
+    slopes, per_atom = jax.lax.map(
         lambda own: jax.grad(energies, has_aux=True)(features, own), factors, batch_size=MEMBERS_AT_ONCE
     )
     jacobian = network.descriptor.jacobian(graph)
@@ -348,7 +348,7 @@ def member_results(
     forces, virials = jax.lax.map(results, slopes)
     forces = jnp.moveaxis(forces, -1, 1).reshape(-1, *forces.shape[1:3])[:n_members]
     virials = jnp.moveaxis(virials, -1, 1).reshape(-1, *virials.shape[1:4])[:n_members]
-    return found, forces, virials
+    return per_atom, forces, virials
 
 
 def check_rate(rate: object, what: str, n_hidden: int) -> float:
@@ -388,12 +388,12 @@ def _start_values(
 ) -> list[tuple[Float[np.ndarray, "n_species n_in n_out"], Float[np.ndarray, "n_species n_out"]]]:
     """Weights and biases of each layer, uniform within 1/sqrt(n_in)."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    found = []
+    layers = []
     for n_in, n_out in itertools.pairwise(widths):
         limit = 1 / np.sqrt(n_in)
         weights = rng.uniform(-limit, limit, (n_species, n_in, n_out))
-        found.append((weights, rng.uniform(-limit, limit, (n_species, n_out))))
-    return found
+        layers.append((weights, rng.uniform(-limit, limit, (n_species, n_out))))
+    return layers
 
 
 def _checked_widths(neurons: Sequence[int]) -> tuple[int, ...]:

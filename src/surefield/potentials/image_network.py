@@ -225,11 +225,11 @@ class ImageNetwork(VectorPotential):
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms 3"]:
         """How far each coordinate lies outside the range of training, in units of that range."""
         x = self.coordinates(graph)
-        found = excess(x, self.low[None], self.high[None], jnp.ones(x.shape, bool))
+        distances = excess(x, self.low[None], self.high[None], jnp.ones(x.shape, bool))
         n = len(self.numbers)
         start = jnp.cumsum(graph.n_atoms) - graph.n_atoms
         place = jnp.clip(jnp.arange(graph.numbers.shape[0]) - start[graph.structure], 0, n - 1)
-        return found.reshape(-1, n, 3)[graph.structure, place]
+        return distances.reshape(-1, n, 3)[graph.structure, place]
 
     def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the coordinates of an atom of the first structure."""

@@ -171,10 +171,10 @@ def _per_element(name: str, value: Any, elements: Sequence[str]) -> dict[str, in
     return {element: int(value[element]) for element in elements}
 
 
-def _same_elements(name: str, given: Any, elements: Iterable[str]) -> None:
-    found, wanted = set(given) if isinstance(given, Mapping) else set(), set(elements)
-    if found != wanted:
-        groups = {"missing": sorted(wanted - found), "too many": sorted(map(str, found - wanted))}
+def _same_elements(name: str, entries: Any, elements: Iterable[str]) -> None:
+    present, wanted = set(entries) if isinstance(entries, Mapping) else set(), set(elements)
+    if present != wanted:
+        groups = {"missing": sorted(wanted - present), "too many": sorted(map(str, present - wanted))}
         got = " and ".join(f"{', '.join(names)} {what}" for what, names in groups.items() if names)
         expected = f"an entry for each of {', '.join(sorted(wanted)) or 'no element'}"
         raise ConfigError(f"{name} does not fit the elements", got=got, expected=expected)

@@ -163,11 +163,11 @@ def unpack(tree: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any
         if not eqx.is_array(leaf):
             return leaf
         name = prefix + jax.tree_util.keystr(place)
-        found = arrays.get(name)
-        if found is None or found.shape != leaf.shape:
-            got = "nothing" if found is None else found.shape
+        array = arrays.get(name)
+        if array is None or array.shape != leaf.shape:
+            got = "nothing" if array is None else array.shape
             raise PotentialError(f"the file does not fit: {name} must be {leaf.shape}, got {got}")
-        return jnp.asarray(found, leaf.dtype)
+        return jnp.asarray(array, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(replace, tree)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from surefield.errors import ConfigError, nearest
-from surefield.networks.full_batch.criteria import KINDS
+from surefield.networks.full_batch.criteria import KINDS, as_number
 
 __all__ = ["at_least_one", "new_names", "positive", "shard_count"]
 
@@ -45,7 +45,7 @@ def positive(name: str, value: Any) -> float:
     Raises:
         ConfigError: anything else.
     """
-    number = _number(value)
+    number = as_number(value)
     if not (math.isfinite(number) and number > 0):
         raise ConfigError("unusable number", where=name, got=repr(value), expected="a number > 0")
     return number
@@ -57,17 +57,10 @@ def at_least_one(name: str, value: Any) -> int:
     Raises:
         ConfigError: anything else.
     """
-    number = _number(value)
+    number = as_number(value)
     if not (number.is_integer() and number >= 1):
         raise ConfigError("unusable number", where=name, got=repr(value), expected="an integer >= 1")
     return int(number)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def shard_count(parallel: Any) -> int:

@@ -10,7 +10,15 @@ from typing import Any, Final, NamedTuple
 
 from surefield.errors import ConfigError, nearest
 
-__all__ = ["CRITERIA", "DEFAULT_CONVERGENCE", "KINDS", "Coefficients", "Criteria", "checked_coefficient"]
+__all__ = [
+    "CRITERIA",
+    "DEFAULT_CONVERGENCE",
+    "KINDS",
+    "Coefficients",
+    "Criteria",
+    "as_number",
+    "checked_coefficient",
+]
 
 #: Terms of the loss, in the order of all arrays.
 KINDS: Final = ("energy", "force", "charge", "stress")
@@ -41,6 +49,14 @@ class Coefficients(NamedTuple):
     stress: float | None
 
 
+def as_number(value: Any) -> float:
+    """A number, or nan for what is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def checked_coefficient(name: str, value: Any) -> float | None:
     """A factor that is None, or finite and not negative.
 
@@ -49,10 +65,7 @@ def checked_coefficient(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = as_number(value)
     if not (math.isfinite(number) and number >= 0):
         raise ConfigError("unusable number", where=name, got=repr(value), expected="None, or >= 0")
     return number
@@ -94,8 +107,8 @@ class Criteria:
 
     def held(self, values: Mapping[str, float | None]) -> dict[str, bool]:
         """Which criteria hold; one without a value (no image has such a label) is left out."""
-        found = {name: (values[name], limit) for name, limit in self.active.items()}
-        return {name: value <= limit for name, (value, limit) in found.items() if value is not None}
+        pairs = {name: (values[name], limit) for name, limit in self.active.items()}
+        return {name: value <= limit for name, (value, limit) in pairs.items() if value is not None}
 
     def header(self) -> str:
         """Two lines above the lines of the log."""
@@ -106,9 +119,9 @@ class Criteria:
     def line(self, step: int, loss: float, values: Mapping[str, float | None], mark: str = "") -> str:
         """One line of the log: step, time, loss, each criterion with C where it holds, - where not."""
         held = self.held(values)
-        found = [
+        columns = [
             f"  {values[name]:10.4e} {'C' if held[name] else '-'}" if name in held else f"  {'none':>10}  "
             for name in self.active
         ]
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{step:5d}  {now} {loss:12.5e}{''.join(found)}{mark}"
+        return f"{step:5d}  {now} {loss:12.5e}{''.join(columns)}{mark}"

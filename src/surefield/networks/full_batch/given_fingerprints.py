@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from surefield.errors import ConfigError, DataError
+from surefield.networks.fingerprint_arrays import dense_primes, padded_rows
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
@@ -75,12 +76,7 @@ def _with_fingerprints(
             got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
             expected=f"{n} atoms, at most {width} features",
         )
-    features = np.zeros((n, width))
-    for atom, (_, row) in enumerate(rows):
-        features[atom, : len(row)] = row
+    features = padded_rows([row for _, row in rows], width)
     if primes is None:
         return replace(image, features=features)
-    dense = np.zeros((n, 3, n, width))
-    for (moved, _, centre, _, direction), row in primes[image.key].items():
-        dense[moved, direction, centre, : len(row)] = row
-    return replace(image, features=features, primes=dense)
+    return replace(image, features=features, primes=dense_primes(primes[image.key], n, width))

@@ -105,25 +105,25 @@ def loss_batches(
         whole = isinstance(potential, ImageNetwork)
         return list(_graph_batches(numbered, potential, _ATOMS_PLAIN if whole else _ATOMS_REMADE))
     derivatives = terms.force or terms.stress
-    found: list[LossBatch] = []
+    batches: list[LossBatch] = []
     left = STORED_BYTES
     for n, members in _size_groups(numbered):
         neighbors = max(image.structure.n_neighbors for _, image in members)
-        given = members[0][1].features is not None
+        has_features = members[0][1].features is not None
         # With few atoms several neighbours are copies of one atom; with many most pairs are far apart.
-        folded = not terms.stress and (given or n <= neighbors)
+        folded = not terms.stress and (has_features or n <= neighbors)
         per_image = (3 * n * n if folded else 3 * n * neighbors) * potential.descriptor.width * derivatives
         size = _FLOAT * per_image * len(members)
-        if size > left and not given:
-            found += _graph_batches(members, potential, _ATOMS_REMADE)
+        if size > left and not has_features:
+            batches += _graph_batches(members, potential, _ATOMS_REMADE)
             continue
         left -= size
         per_batch = max(1, _BATCH_NUMBERS // max(per_image, 4 * n * potential.descriptor.width))
         if folded or not derivatives:
-            found += _folded_batches(members, potential, n, per_batch, derivatives=derivatives)
+            batches += _folded_batches(members, potential, n, per_batch, derivatives=derivatives)
         else:
-            found += _edge_batches(members, potential, per_batch)
-    return found
+            batches += _edge_batches(members, potential, per_batch)
+    return batches
 
 
 def exact_batch(number: int, image: TrainingImage, potential: VectorPotential, terms: Terms) -> LossBatch:

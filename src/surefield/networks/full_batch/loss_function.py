@@ -107,16 +107,16 @@ class LossFunction:
         renamed = new_names(old, list(inspect.signature(LossFunction).parameters)[:-1])
         criteria = Criteria.over_defaults({**renamed, **(convergence or {})})
         values = (energy_coefficient, force_coefficient, charge_coefficient, stress_coefficient)
-        given = {
+        coefficients = {
             kind: checked_coefficient(f"{kind}_coefficient", value)
             for kind, value in zip(KINDS, values, strict=True)
         }
         for kind in KINDS:
             if kind in ("force", "charge") and not criteria.uses(kind):
-                given[kind] = None
-            if given[kind] is None:
+                coefficients[kind] = None
+            if coefficients[kind] is None:
                 criteria = criteria.without(kind)
-        self.coefficients, self.criteria = Coefficients(**given), criteria
+        self.coefficients, self.criteria = Coefficients(**coefficients), criteria
         self.parallel = parallel
         self.overfit = checked_coefficient("overfit", overfit) or 0.0
         self.raise_ConvergenceOccurred = bool(raise_ConvergenceOccurred)
@@ -224,22 +224,22 @@ class LossFunction:
         """
         evaluation = self._evaluation("training")
         vector = _checked(parametervector, evaluation)
-        found = evaluation.loss(vector, lossprime, plain=self._plain)
-        compared = found["loss"]
+        results = evaluation.loss(vector, lossprime, plain=self._plain)
+        compared = results["loss"]
         if self.validation is not None:
             compared = self._evaluation("validation").loss(vector, False, plain=self._plain)["loss"]
-            found["validation_loss"] = compared
-        converged = self.check_convergence(**{name: found[name] for name in _CHECKED if name in found})
-        self.progress = self.progress.after(vector, found["loss"], compared, converged)
+            results["validation_loss"] = compared
+        converged = self.check_convergence(**{name: results[name] for name in _CHECKED if name in results})
+        self.progress = self.progress.after(vector, results["loss"], compared, converged)
         observer = getattr(self._model, "observer", None)
         if observer is not None:
-            observer(self._model, vector, found["loss"])
+            observer(self._model, vector, results["loss"])
         end = self._end(converged)
         if self.on_evaluation is not None:
             self.on_evaluation()
         if end is not None:
             raise end
-        return found
+        return results
 
     def calculate_loss(self, parametervector: ArrayLike, lossprime: bool) -> dict[str, Any]:
         """The same numbers as `get_loss` from plain operations, image by image; no step is counted."""
@@ -301,27 +301,27 @@ class LossFunction:
     def report(self, vector: ArrayLike) -> str:
         """Errors of a parameter vector and where the largest residuals are, one line per term."""
         evaluation = self._evaluation("training")
-        found = evaluation.loss(_checked(vector, evaluation), False, plain=self._plain)
+        results = evaluation.loss(_checked(vector, evaluation), False, plain=self._plain)
         lines = []
         for kind in KINDS:
-            if found[f"{kind}_rmse"] is None:
+            if results[f"{kind}_rmse"] is None:
                 continue
-            image, atom = found[f"{kind}_worst"]
+            image, atom = results[f"{kind}_worst"]
             place = evaluation.images[image].name + ("" if atom < 0 else f", atom {atom}")
             lines.append(
-                f"{kind}: RMSE {found[f'{kind}_rmse']:.4g} {_UNITS[kind]}, largest residual "
-                f"{found[f'{kind}_maxresid']:.4g} {_UNITS[kind]} ({place})"
+                f"{kind}: RMSE {results[f'{kind}_rmse']:.4g} {_UNITS[kind]}, largest residual "
+                f"{results[f'{kind}_maxresid']:.4g} {_UNITS[kind]} ({place})"
             )
         return "\n".join(lines)
 
     def fingerprint(self) -> dict[str, str]:
         """Texts and hashes of all data and settings on which the path of a training depends."""
-        found = self._evaluation("training").fingerprint()
+        hashes = self._evaluation("training").fingerprint()
         settings = [*self.coefficients, self.overfit, self.d]
         validation = "none"
         if self.validation is not None:
             validation = self._evaluation("validation").fingerprint()["images"]
-        return {**found, "loss function": json_text(settings), "validation images": validation}
+        return {**hashes, "loss function": json_text(settings), "validation images": validation}
 
     @property
     def _plain(self) -> bool:
@@ -349,7 +349,7 @@ class LossFunction:
         )
         if training and self._given is not None:
             images = with_given_fingerprints(images, potential, terms, *self._given)
-        made = Evaluation(
+        evaluation = Evaluation(
             potential,
             images,
             terms,
@@ -358,8 +358,8 @@ class LossFunction:
             self.d,
             shard_count(getattr(self._model, "parallel", None) if self.parallel is None else self.parallel),
         )
-        self._evaluations[which] = made
-        return made
+        self._evaluations[which] = evaluation
+        return evaluation
 
     def _end(self, converged: bool) -> Exception | None:
         """What the latest evaluation means for the training."""

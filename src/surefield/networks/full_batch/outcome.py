@@ -86,8 +86,8 @@ class Progress:
         """As arrays with names that start with the prefix."""
         numbers = [self.step, self.loss, self.best_loss, self.best_step, self.best_converged]
         vectors = {"vector": self.vector, "best_vector": self.best_vector}
-        found = {prefix + name: vector for name, vector in vectors.items() if vector is not None}
-        return {**found, prefix + "numbers": np.array(numbers, np.float64)}
+        arrays = {prefix + name: vector for name, vector in vectors.items() if vector is not None}
+        return {**arrays, prefix + "numbers": np.array(numbers, np.float64)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> Self:

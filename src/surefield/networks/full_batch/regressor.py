@@ -244,19 +244,19 @@ class _Run:
         )
 
     def _resume(self) -> None:
-        found = self.files.load(self.fingerprint)
-        if found is None:
+        checkpoint = self.files.load(self.fingerprint)
+        if checkpoint is None:
             return
-        step, self.resumed = found.progress.step, True
-        if self.optimizer is not None and found.optimizer:
-            self.state = self.optimizer.restored(found.optimizer)
-            self.loss.progress = self.boundary = found.boundary
-            self._say(f"resumed from the checkpoint of step {step}, at step {found.boundary.step}")
+        step, self.resumed = checkpoint.progress.step, True
+        if self.optimizer is not None and checkpoint.optimizer:
+            self.state = self.optimizer.restored(checkpoint.optimizer)
+            self.loss.progress = self.boundary = checkpoint.boundary
+            self._say(f"resumed from the checkpoint of step {step}, at step {checkpoint.boundary.step}")
             return
-        self.loss.progress = self.boundary = found.progress
-        if found.progress.best_vector is not None:
-            self.start = found.progress.best_vector
-        _set_random_state(found.random_state)
+        self.loss.progress = self.boundary = checkpoint.progress
+        if checkpoint.progress.best_vector is not None:
+            self.start = checkpoint.progress.best_vector
+        _set_random_state(checkpoint.random_state)
         name = _text(self.regressor.optimizer)
         self._say(
             f"resumed from the checkpoint of step {step}: {name} cannot go on in the middle and starts again "

@@ -74,14 +74,14 @@ class TrainingImage:
 
     def digest(self) -> bytes:
         """Hash of all of it but the name."""
-        found = hashlib.sha256(self.key.encode())
+        digest = hashlib.sha256(self.key.encode())
         s = self.structure
         numbers = (self.weight, self.energy, self.energy_weight, self.charge, self.charge_weight)
         electrode = (self.stress_weight, s.inputs.get(PHI, np.nan), s.inputs.get(INTERFACE, np.nan))
         arrays = (s.numbers, s.positions, s.cell, self.forces, self.force_weights, self.stress)
         for array in (*arrays, self.features, self.primes, np.array(numbers + electrode)):
-            found.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return found.digest()
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.digest()
 
 
 class _Weights(NamedTuple):
@@ -123,7 +123,7 @@ def training_images(
         labels, _ = resolve_labels(frames, _wanted_labels(terms), require=())
     else:
         labels = [Labels()] * len(frames)
-    found = [
+    labelled = [
         _image(
             potential,
             atoms,
@@ -137,13 +137,13 @@ def training_images(
         for i, (key, atoms) in enumerate(hashed.items())
         if key in counts
     ]
-    if not any(_has_term(image) for image in found):
+    if not any(_has_term(image) for image in labelled):
         raise DataError(
             "no image has a term of the loss",
-            got=f"{len(found)} images, terms {', '.join(k for k, on in terms._asdict().items() if on)}",
+            got=f"{len(labelled)} images, terms {', '.join(k for k, on in terms._asdict().items() if on)}",
             fix="give weights or labels other than zero, or switch on another term",
         )
-    return found
+    return labelled
 
 
 def is_charged(potential: Potential) -> bool:
@@ -177,14 +177,14 @@ def _merged_counts(images: HashedImages, *, by_potential: bool) -> dict[str, int
 
 def _nft_atoms(images: HashedImages, ids: Sequence[tuple[str | int, int]]) -> dict[str, set[int]]:
     """Atoms of each image that is trained on the forces of some atoms only."""
-    found: dict[str, set[int]] = {}
+    chosen: dict[str, set[int]] = {}
     for name, atom in ids:
         key = _key_of(images, name)
         n = len(images[key])
         if not 0 <= int(atom) < n:
             raise DataError(f"nft_ids names atom {atom} of {images.names[key]}, which has atoms 0 to {n - 1}")
-        found.setdefault(key, set()).add(int(atom))
-    return found
+        chosen.setdefault(key, set()).add(int(atom))
+    return chosen
 
 
 def _key_of(images: HashedImages, name: str | int) -> str:
@@ -204,18 +204,18 @@ def _key_of(images: HashedImages, name: str | int) -> str:
 
 def _weights(atoms: Atoms, name: str, copies: int, only_atoms: set[int] | None) -> _Weights:
     """Weights of the squared residuals: w_i, wE_i, and the factors of the |ΔF|^2 without w_i."""
-    found, n = frame_weights(atoms, name), len(atoms)
-    force = np.ones(n) if found.atoms is None else found.atoms
-    if found.relative or found.atoms is None:
+    weights, n = frame_weights(atoms, name), len(atoms)
+    force = np.ones(n) if weights.atoms is None else weights.atoms
+    if weights.relative or weights.atoms is None:
         force = force / (3 * force.sum()) if force.any() else force
     else:
         force = force / (3 * n)
-    energy = found.energy
+    energy = weights.energy
     if only_atoms is not None:
         chosen = sorted(only_atoms)
         energy, force = 0.0, np.zeros(n)
         force[chosen] = 1 / (3 * len(chosen))
-    return _Weights(copies * found.structure, energy, force)
+    return _Weights(copies * weights.structure, energy, force)
 
 
 def _image(

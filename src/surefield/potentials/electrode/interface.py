@@ -193,8 +193,8 @@ class Interface:
         weight = jnp.where(metal, weight, 0.0)
         total = sum_atoms(weight, graph)
         mean = sum_atoms(weight * below, graph) / jnp.where(total > 0, total, 1.0)
-        found = top + mean - 2.5 * self.radius + self.correction
-        z0 = jnp.where(jnp.isnan(graph.inputs[INTERFACE]), found, graph.inputs[INTERFACE])
+        surface = top + mean - 2.5 * self.radius + self.correction
+        z0 = jnp.where(jnp.isnan(graph.inputs[INTERFACE]), surface, graph.inputs[INTERFACE])
         return z, z0 if self.convention == "exact" else jax.lax.stop_gradient(z0)
 
     def decays(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
