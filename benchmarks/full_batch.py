@@ -33,7 +33,8 @@ from ase.io import read
 from surefield.networks.fingerprints import Gaussian
 from surefield.execution.cache import enable_compilation_cache
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.network_parameters import Raveler, get_initial_scalings, get_random_weights
+from surefield.networks.raveler import Raveler
+from surefield.potentials.network_parameters import get_initial_scalings, get_random_weights
 from surefield.networks.full_batch import LossFunction, Regressor
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "reference" / "networks" / "speed"

@@ -19,7 +19,8 @@ from surefield.networks.network_functions import (
     force_gradient,
 )
 from surefield.networks.parameters import Parameters
-from surefield.potentials.network_parameters import Raveler, get_random_weights
+from surefield.networks.raveler import Raveler
+from surefield.potentials.network_parameters import get_random_weights
 
 
 def layers(weights):

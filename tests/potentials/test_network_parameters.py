@@ -10,8 +10,8 @@ from ase.constraints import Hookean
 from ase.io import read
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.networks.raveler import Raveler
 from surefield.potentials.network_parameters import (
-    Raveler,
     check_weights,
     get_initial_scalings,
     get_random_weights,

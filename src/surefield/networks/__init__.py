@@ -27,8 +27,9 @@ from surefield.networks.network_functions import (
 from surefield.networks.neural_network import NeuralNetwork
 from surefield.networks.node_plot import NodePlot
 from surefield.networks.ravel_data import ravel_data
+from surefield.networks.raveler import Raveler
 from surefield.potentials.calculator import ExtrapolationWarning
-from surefield.potentials.network_parameters import Raveler, get_initial_scalings, get_random_weights
+from surefield.potentials.network_parameters import get_initial_scalings, get_random_weights
 from surefield.structures.electrode import from_she
 from surefield.structures.images import hash_images
 from surefield.structures.offsets import OffsetCalculator

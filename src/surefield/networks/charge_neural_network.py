@@ -25,6 +25,7 @@ from surefield.networks.fingerprints import Gaussian
 from surefield.networks.model import Model
 from surefield.networks.network_dicts import fprange_of, network_dicts, with_dicts, with_fprange
 from surefield.networks.parameters import ATOM_CENTERED, Parameters
+from surefield.networks.raveler import PARTS
 from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.electrode.charged_potential import (
     ChargedPotential,
@@ -33,12 +34,7 @@ from surefield.potentials.electrode.charged_potential import (
 )
 from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.evaluate import composition_energy, species_index
-from surefield.potentials.network_parameters import (
-    PARTS,
-    check_activation,
-    check_weights,
-    hidden_layers,
-)
+from surefield.potentials.network_parameters import check_activation, check_weights, hidden_layers
 from surefield.structures.electrode import grand_canonical_energy
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.labels import resolve_labels

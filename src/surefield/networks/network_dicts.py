@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError
+from surefield.networks.raveler import Raveler
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.element_networks import ElementNetworks
 from surefield.potentials.image_network import ImageNetwork
-from surefield.potentials.network_parameters import Raveler
 
 __all__ = ["fprange_of", "network_dicts", "with_dicts", "with_fprange", "with_static"]
 

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError
-from surefield.potentials.network_parameters import CONSTANT, Raveler, check_activation
+from surefield.networks.raveler import Raveler
+from surefield.potentials.network_parameters import CONSTANT, check_activation
 
 __all__ = [
     "atomic_energy",

@@ -1,4 +1,4 @@
-"""Parameters of the element networks: start values, energy offsets, and their order in one flat vector.
+"""Start values of element networks: sizes of layers, weights, scalings; and checks of those that are given.
 
 Everything is float64 NumPy. One network is `weights = {1: array, 2: array, ...}`, each (n_in + 1, n_out) with
 the bias in the last row, and `scalings = {'intercept': eV, 'slope': eV}`. Atom-centred models have one per
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError
 
 __all__ = [
     "ACTIVATION_NAMES",
-    "Raveler",
     "check_activation",
+    "check_elements_of",
     "check_weights",
+    "float_array",
     "get_initial_scalings",
     "get_random_weights",
     "hidden_layers",
@@ -40,8 +40,6 @@ Images = Mapping[str, Atoms] | Sequence[Atoms]
 CONSTANT = 1e-8
 Layers = dict[int, Float[np.ndarray, "n_in_plus_1 n_out"]]
 Sizes = int | Sequence[int]
-#: Parts of the parameters of charge networks; the first two are those of all.
-PARTS = ("weights", "scalings", "charge_weights", "charge_scalings", "Ei", "Jii")
 
 
 def check_activation(activation: str) -> str:
@@ -99,7 +97,7 @@ def hidden_layers(
     names = sorted(set(elements))
     if not isinstance(hiddenlayers, Mapping):
         return dict.fromkeys(names, hidden_sizes(hiddenlayers))
-    _same_elements("hiddenlayers", hiddenlayers, names)
+    check_elements_of("hiddenlayers", hiddenlayers, names)
     return {name: hidden_sizes(hiddenlayers[name], f"hiddenlayers[{name!r}]") for name in names}
 
 
@@ -167,11 +165,12 @@ def _numbered(layers: Sequence[np.ndarray]) -> Layers:
 def _per_element(name: str, value: Any, elements: Sequence[str]) -> dict[str, int]:
     if not isinstance(value, Mapping):
         return dict.fromkeys(elements, int(value))
-    _same_elements(name, value, elements)
+    check_elements_of(name, value, elements)
     return {element: int(value[element]) for element in elements}
 
 
-def _same_elements(name: str, entries: Any, elements: Iterable[str]) -> None:
+def check_elements_of(name: str, entries: Any, elements: Iterable[str]) -> None:
+    """Raise `ConfigError` unless a dictionary has an entry for each of the elements and no other."""
     present, wanted = set(entries) if isinstance(entries, Mapping) else set(), set(elements)
     if present != wanted:
         groups = {"missing": sorted(wanted - present), "too many": sorted(map(str, present - wanted))}
@@ -200,7 +199,7 @@ def check_weights(
     """
     if not isinstance(hiddenlayers, Mapping):
         return _checked_layers("weights", weights, hidden_sizes(hiddenlayers), int(n_inputs))  # type: ignore[arg-type]
-    _same_elements("weights", weights, hiddenlayers)
+    check_elements_of("weights", weights, hiddenlayers)
     widths = _per_element("the number of features", n_inputs, list(hiddenlayers))
     return {
         element: _checked_layers(f"weights[{element!r}]", weights[element], tuple(sizes), widths[element])
@@ -216,7 +215,7 @@ def _checked_layers(name: str, layers: Mapping[int, Any], sizes: tuple[int, ...]
         raise ConfigError("wrong layers", where=name, got=got, expected=list(shapes))
     checked = {}
     for k, shape in shapes.items():
-        checked[k] = _numbers(layers[k], f"{name}[{k}]")
+        checked[k] = float_array(layers[k], f"{name}[{k}]")
         if checked[k].shape != shape:
             fix = "rows are inputs and, last, the bias; columns are nodes"
             raise ConfigError(
@@ -227,7 +226,7 @@ def _checked_layers(name: str, layers: Mapping[int, Any], sizes: tuple[int, ...]
     return checked
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
+def float_array(values: Any, where: str) -> np.ndarray:
     """Copy as a float64 array."""
     try:
         return np.array(values, dtype=np.float64)
@@ -301,136 +300,3 @@ def get_initial_scalings(
     if elements is None:
         return {"intercept": intercept, "slope": slope}
     return {element: {"intercept": intercept, "slope": slope} for element in elements}
-
-
-class Raveler:
-    """Order of all parameters in one vector; it keeps shapes, no values.
-
-    For element in sorted order, for layer 1, 2, ...: the weights row by row; then for element in sorted
-    order: intercept, slope. Charge models append the same for the charge network, then Ei and Jii by sorted
-    element. Image-centred models have no element level.
-
-    Args:
-        weights: element to {layer: (n_in + 1, n_out)}, or {layer: array}.
-        scalings: element to {'intercept', 'slope'}, or one such dict.
-        charge_weights: the same for the charge network; all four charge arguments or none.
-        charge_scalings: the same for the charge network.
-        Ei: element to energy in eV (a number without the element level).
-        Jii: element to hardness in eV/e^2 (a number without the element level).
-
-    Raises:
-        ConfigError: elements or layers do not fit together, or some charge arguments are missing.
-    """
-
-    def __init__(
-        self,
-        weights: Mapping[Any, Any],
-        scalings: Mapping[str, Any],
-        charge_weights: Mapping[Any, Any] | None = None,
-        charge_scalings: Mapping[str, Any] | None = None,
-        Ei: Mapping[str, float] | float | None = None,
-        Jii: Mapping[str, float] | float | None = None,
-    ) -> None:
-        parts = _given((weights, scalings, charge_weights, charge_scalings, Ei, Jii))
-        elements = None if all(isinstance(key, int) for key in weights) else set(weights)
-        for name, part in parts.items():
-            if elements is None:
-                _check_part(name, part)
-                continue
-            _same_elements(name, part, elements)
-            for element in elements:
-                _check_part(name, part[element])
-        self._shapes = {name: _shapes(part) for name, part in parts.items()}
-        self._sizes = [len(leaf) for leaf in _leaves(parts, self._shapes, "")]
-
-    @property
-    def count(self) -> int:
-        """Length of the vector."""
-        return sum(self._sizes)
-
-    def to_vector(
-        self,
-        weights: Mapping[Any, Any],
-        scalings: Mapping[str, Any],
-        charge_weights: Mapping[Any, Any] | None = None,
-        charge_scalings: Mapping[str, Any] | None = None,
-        Ei: Mapping[str, float] | float | None = None,
-        Jii: Mapping[str, float] | float | None = None,
-    ) -> Float[np.ndarray, " n_parameters"]:
-        """Put parameters into one float64 vector.
-
-        Raises:
-            ConfigError: elements, layers or shapes are not those of the constructor's arguments.
-        """
-        parts = _given((weights, scalings, charge_weights, charge_scalings, Ei, Jii))
-        return np.concatenate(list(_leaves(parts, self._shapes, "")))
-
-    def to_dicts(self, vector: ArrayLike) -> tuple[Any, ...]:
-        """Take a vector apart, exactly.
-
-        Returns:
-            (weights, scalings), for charge models all six in the order of the constructor's arguments.
-
-        Raises:
-            ConfigError: the vector has another length.
-        """
-        vector = np.array(vector, dtype=np.float64)
-        if vector.shape != (self.count,):
-            got = f"length {len(vector)}" if vector.ndim == 1 else f"shape {vector.shape}"
-            raise ConfigError("wrong parameter vector", got=got, expected=f"length {self.count}")
-        pieces = np.split(vector, np.cumsum(self._sizes)[:-1])
-        return tuple(_filled(self._shapes, iter(pieces)).values())
-
-
-def _given(values: Sequence[Any]) -> dict[str, Any]:
-    """Names of the parameters that are not None."""
-    parts = {name: value for name, value in zip(PARTS, values, strict=True) if value is not None}
-    if tuple(parts) not in (PARTS, PARTS[:2]):
-        expected = "weights and scalings, or with them all four charge parameters"
-        raise ConfigError("unusable set of parameters", got=", ".join(parts), expected=expected)
-    return parts
-
-
-def _check_part(name: str, part: Any) -> None:
-    """Check the parameters of one network: layers numbered from 1, both scalings, or one number."""
-    if name in ("Ei", "Jii"):
-        fits, expected = np.ndim(part) == 0 and not isinstance(part, Mapping), "one number per element"
-    elif name.endswith("weights"):
-        fits, expected = isinstance(part, Mapping), "{1: array, 2: array, ...}, each (n_in + 1, n_out)"
-        fits = (
-            fits and set(part) == set(range(1, len(part) + 1)) and all(np.ndim(w) == 2 for w in part.values())
-        )
-    else:
-        fits, expected = isinstance(part, Mapping), "{'intercept': number, 'slope': number}"
-        fits = fits and set(part) == {"intercept", "slope"} and not any(np.ndim(v) for v in part.values())
-    if not fits:
-        got = list(part) if isinstance(part, Mapping) else part
-        raise ConfigError("unusable parameters", where=name, got=got, expected=expected)
-
-
-def _shapes(tree: Any) -> Any:
-    """The same nested dict in sorted order, shapes in place of the values."""
-    return {key: _shapes(tree[key]) for key in sorted(tree)} if isinstance(tree, Mapping) else np.shape(tree)
-
-
-def _leaves(tree: Any, shapes: Any, where: str) -> Iterator[Float[np.ndarray, " n"]]:
-    """Flattened arrays of a nested dict, in the order of its shapes."""
-    if not isinstance(shapes, Mapping):
-        values = _numbers(tree, where)
-        if values.shape != shapes:
-            raise ConfigError("wrong shape", where=where, got=values.shape, expected=shapes)
-        yield values.reshape(-1)
-        return
-    if not isinstance(tree, Mapping) or set(tree) != set(shapes):
-        got = list(tree) if isinstance(tree, Mapping) else type(tree).__name__
-        raise ConfigError("wrong keys", where=where or "parameters", got=got, expected=list(shapes))
-    for key, shape in shapes.items():
-        yield from _leaves(tree[key], shape, f"{where}[{key!r}]" if where else str(key))
-
-
-def _filled(shapes: Any, pieces: Iterator[Float[np.ndarray, " n"]]) -> Any:
-    """Nested dict of arrays and floats of these shapes, from one flat piece after the other."""
-    if isinstance(shapes, Mapping):
-        return {key: _filled(shape, pieces) for key, shape in shapes.items()}
-    values = next(pieces).reshape(shapes)
-    return values if shapes else float(values)

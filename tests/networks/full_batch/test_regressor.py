@@ -16,8 +16,9 @@ from scipy.optimize import fmin_bfgs, minimize
 from surefield.errors import ConfigError
 from surefield.networks.fingerprints import Gaussian
 from surefield.networks.full_batch import Checkpoints, LossFunction, Regressor
+from surefield.networks.raveler import Raveler
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.network_parameters import Raveler, get_initial_scalings, get_random_weights
+from surefield.potentials.network_parameters import get_initial_scalings, get_random_weights
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.structures.read import write_frames
 
