@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self, TypeVar
@@ -45,6 +46,10 @@ P = TypeVar("P", bound="Potential")
 
 #: What follows from energies of atoms alone.
 MECHANICAL: Final = frozenset({"energy", "energies", "forces", "stress"})
+
+
+#: Runs of neighbouring entries, beyond which an array is put together entry by entry.
+_MOST_RUNS: Final = 32
 
 
 class Potential(eqx.Module):
@@ -428,14 +433,20 @@ def trainable(potential: P) -> P:
 
 def _filled(leaf: Array, entries: Int[np.ndarray, "*shape"], vector: Float[Array, " n"]) -> Array:
     """Array with the given entries of a vector; where they are -1 it stays as it is."""
-    known = entries >= 0
-    if not known.any():
+    if not np.any(entries >= 0):
         return leaf
-    start, flat = int(entries.flat[0]), entries.ravel()
-    if np.array_equal(flat, np.arange(start, start + len(flat))):
-        return vector[start : start + len(flat)].reshape(leaf.shape).astype(leaf.dtype)
-    values = vector[np.maximum(entries, 0)].astype(leaf.dtype)
-    return values if known.all() else jnp.where(known, values, leaf)
+    flat, known = entries.ravel(), leaf.ravel()
+    steps = np.diff(flat)
+    breaks = np.flatnonzero(~((steps == 1) & (flat[1:] > 0) | (steps == 0))) + 1
+    if len(breaks) > _MOST_RUNS:
+        values = vector[np.maximum(flat, 0)].astype(leaf.dtype)
+        return jnp.where(flat >= 0, values, known).reshape(leaf.shape)
+    # Slices of a vector have cheaper derivatives than picked entries.
+    ends = itertools.pairwise([0, *breaks.tolist(), len(flat)])
+    parts = [
+        known[i:k] if flat[i] < 0 else vector[flat[i] : flat[i] + k - i].astype(leaf.dtype) for i, k in ends
+    ]
+    return jnp.concatenate(parts).reshape(leaf.shape)
 
 
 def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
