@@ -12,14 +12,13 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, PotentialError, explain, nearest
+from surefield.errors import ConfigError, DataError, explain, nearest
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.potentials.potential import Potential, SumPotential
-from surefield.potentials.saving import load_potential
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
 from surefield.training.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
@@ -87,7 +86,7 @@ class ChIMESPotential(PotentialHandle):
         if self._start is None:
             assert fresh is not None
             return fresh
-        start = _read_start(Path(self._start))
+        start = self.read(Path(self._start))
         self._check_species(start)
         if fresh is None:
             return start
@@ -103,6 +102,14 @@ class ChIMESPotential(PotentialHandle):
             )
         return fresh.with_coefficients(start.coefficients)
 
+    def read(self, path: Path) -> Chimes:
+        """The potential of a saved file, of `params.txt`, or of a folder with one of them."""
+        if path.is_dir() and not (path / POTENTIAL_FILE).exists():
+            path = path / PARAMS
+        if path.is_dir() or path.suffix == ".npz":
+            return saved_model(path, Chimes, "not a Chimes potential")
+        return read_params(path)
+
     def _check_species(self, potential: Chimes) -> None:
         own = sorted(atomic_numbers[s] for s in self.species)
         if own != list(potential.species):
@@ -116,17 +123,6 @@ class ChIMESPotential(PotentialHandle):
             return []
         write_params(folder / PARAMS, model)
         return [folder / PARAMS]
-
-
-def _read_start(path: Path) -> Chimes:
-    if path.is_dir():
-        path = path / (POTENTIAL_FILE if (path / POTENTIAL_FILE).exists() else PARAMS)
-    if path.suffix != ".npz":
-        return read_params(path)
-    found = load_potential(path)
-    if not isinstance(found, Chimes):
-        raise PotentialError(f"{path} holds a {type(found).__name__}, not a Chimes potential")
-    return found
 
 
 @final
@@ -281,10 +277,10 @@ class ChIMESTrainer(Trainer):
     def _own_weights(self, taken: int, n: int) -> Float[np.ndarray, " n_rows"]:
         """The next n row weights; ones where they have run out, which `_check_counts` finds."""
         assert self.row_weights is not None
-        found = np.ones(n)
+        weights = np.ones(n)
         part = self.row_weights[taken : taken + n]
-        found[: len(part)] = part
-        return found
+        weights[: len(part)] = part
+        return weights
 
     def _check_counts(self, n_rows: int, n_columns: int) -> None:
         if self.row_weights is not None and len(self.row_weights) != n_rows:

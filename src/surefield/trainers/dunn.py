@@ -14,13 +14,12 @@ import jax
 import numpy as np
 
 from surefield.descriptors.behler import Hyperparams, behler_functions
-from surefield.errors import ConfigError, PotentialError, explain
+from surefield.errors import ConfigError, explain
 from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
 from surefield.potentials.potential import Potential, SumPotential
-from surefield.potentials.saving import load_potential
 from surefield.structures.offsets import energy_offsets
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
+from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.gradient_steps import OPTIMIZERS, DropoutStep, FitSettings, fit_steps
@@ -94,7 +93,6 @@ class KliffBPPotential(PotentialHandle):
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
         lists = self.hyperparams
-        lists = self.hyperparams
         plain = lists if isinstance(lists, str) else {k: list(v) for k, v in lists.items()}
         path = None if self.parameter_path is None else Path(self.parameter_path)
         return arguments_of(self, hyperparams=plain, neurons=tuple(self.neurons), parameter_path=path)
@@ -108,18 +106,15 @@ class KliffBPPotential(PotentialHandle):
         """
         if self.parameter_path is None:
             return self._from_settings()
-        found = _read(Path(self.parameter_path))
-        self._check_agreement(found)
-        return found
+        network = self.read(Path(self.parameter_path))
+        self._check_agreement(network)
+        return network
 
-    def load_potential(self, path: str | Path) -> None:
-        """Take the network from a saved file, or from a folder with one or with KIM's files.
-
-        Raises:
-            PotentialError: nothing there, damaged, or no dropout network.
-        """
-        self._model = _read(Path(path))
-        self.parameter_path = str(Path(path).resolve())
+    def read(self, path: Path) -> DropoutNetwork:
+        """The network of a saved file, or of a folder with one or with KIM's files."""
+        if path.is_dir() and not (path / POTENTIAL_FILE).is_file() and (path / FILES[0]).is_file():
+            return read_dropout_files(path)
+        return saved_model(path, DropoutNetwork, "not a dropout network")
 
     def export_files(self, folder: Path) -> list[Path]:
         """KIM's files, with which the folder installs as a KIM model; none for several elements."""
@@ -135,14 +130,14 @@ class KliffBPPotential(PotentialHandle):
             raise ConfigError(f"norm must be True or False, got {self.norm!r}")
         return DropoutNetwork(descriptor, self.neurons, self.dropout, self.norm)
 
-    def _check_agreement(self, found: DropoutNetwork) -> None:
-        if sorted(found.descriptor.symbols) != sorted(set(self.species)):
+    def _check_agreement(self, network: DropoutNetwork) -> None:
+        if sorted(network.descriptor.symbols) != sorted(set(self.species)):
             raise ConfigError(
                 explain(
                     "species do not agree with the file",
                     where=self.parameter_path,
                     got=self.species,
-                    expected=list(found.descriptor.symbols),
+                    expected=list(network.descriptor.symbols),
                 )
             )
         defaults = inspect.signature(type(self)).parameters
@@ -152,7 +147,7 @@ class KliffBPPotential(PotentialHandle):
             if getattr(self, name) != defaults[name].default
         }
         for name, value in given.items():
-            own = getattr(found, name)
+            own = getattr(network, name)
             if (tuple(value) if name == "neurons" else value) != own:
                 where = self.parameter_path
                 raise ConfigError(
@@ -160,9 +155,9 @@ class KliffBPPotential(PotentialHandle):
                 )
         names = ("hyperparams", "cutoff", "cutoff_type")
         if any(getattr(self, name) != defaults[name].default for name in names):
-            radii = self.cutoff if self.cutoff != dict(_SILICON) else found.cutoff
+            radii = self.cutoff if self.cutoff != dict(_SILICON) else network.cutoff
             own = behler_functions(self.species, self.hyperparams, radii, self.cutoff_type)
-            if own != found.descriptor:
+            if own != network.descriptor:
                 raise ConfigError(
                     explain(
                         "hyperparams and cutoff do not agree with the file",
@@ -170,15 +165,6 @@ class KliffBPPotential(PotentialHandle):
                         fix="leave them out: the file says them",
                     )
                 )
-
-
-def _read(path: Path) -> DropoutNetwork:
-    if path.is_dir() and not (path / POTENTIAL_FILE).is_file() and (path / FILES[0]).is_file():
-        return read_dropout_files(path)
-    found = load_potential(path / POTENTIAL_FILE if path.is_dir() else path)
-    if not isinstance(found, DropoutNetwork):
-        raise PotentialError(f"{path} holds a {type(found).__name__}, not a dropout network")
-    return found
 
 
 @final
@@ -266,8 +252,8 @@ class DUNNTrainer(Trainer):
             settings = FitSettings(
                 step, self.learning_rate, self.epochs, self.batch_size, self.log_per_atom_pred
             )
-            found = fit_steps(start, problem, settings, baseline)
-        trained = jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), found.network)
+            end = fit_steps(start, problem, settings, baseline)
+        trained = jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), end.network)
         if trained.dropout:
             masks = draw_masks(trained.neurons, N_MEMBERS, trained.dropout, problem.seed)
             trained = trained.with_masks(masks, trained.dropout)
@@ -275,11 +261,11 @@ class DUNNTrainer(Trainer):
             trained = eqx.tree_at(lambda p: p.learned, model, trained)
         return FitResult(
             model=trained,
-            success=found.success,
-            message=found.message,
-            history=tuple(found.history),
-            n_evals=found.n_steps,
-            notes={"best_epoch": found.best_epoch, "steps": found.n_steps},
+            success=end.success,
+            message=end.message,
+            history=tuple(end.history),
+            n_evals=end.n_steps,
+            notes={"best_epoch": end.best_epoch, "steps": end.n_steps},
         )
 
     def _device(self) -> Any:
@@ -305,8 +291,8 @@ def _log_options(value: bool | Mapping[str, Any]) -> bool | dict[str, Any]:
         expected = f"True, False or a dict with {', '.join(_LOG_OPTIONS)}"
         raise ConfigError(explain("unusable log_per_atom_pred", got=repr(value), expected=expected))
     edges = value.get("histogram_edges")
-    found = {name: value[name] for name in ("every", "dtype") if name in value}
-    return found | ({} if edges is None else {"histogram_edges": np.asarray(edges, float).tolist()})
+    options = {name: value[name] for name in ("every", "dtype") if name in value}
+    return options | ({} if edges is None else {"histogram_edges": np.asarray(edges, float).tolist()})
 
 
 def prepared(network: DropoutNetwork, problem: Problem) -> DropoutNetwork:

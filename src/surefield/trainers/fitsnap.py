@@ -87,7 +87,7 @@ class FitSnapPotential(PotentialHandle):
         made = snap if own.reference is None else SumPotential(snap, own.reference)
         if self._start is None:
             return made
-        start = self._read(self._start)
+        start = self.read(Path(self._start))
         if self.sections and start.config() != made.config():
             raise PotentialError(
                 explain(
@@ -102,28 +102,23 @@ class FitSnapPotential(PotentialHandle):
         """Write the files for LAMMPS: .snapcoeff, .snapparam, .mod."""
         return write_snap(folder / PREFIX, self.model, self.fit_settings.types)  # type: ignore[arg-type]
 
-    def load_potential(self, path: str | Path) -> None:
-        """Take the potential from files for LAMMPS (path without suffix), or from what was saved.
+    def read(self, path: Path) -> Snap | SumPotential:
+        """The potential of files for LAMMPS (path without suffix), or of what was saved.
 
         Raises:
             PotentialError: nothing there, damaged, no SNAP potential, or one of other elements.
         """
-        self.set_model(self._read(path))
-        self.parameter_path = str(Path(path).resolve())
-
-    def _read(self, path: str | Path) -> Snap | SumPotential:
-        path = Path(path)
         if path.is_dir():
             path = path / (POTENTIAL_FILE if (path / POTENTIAL_FILE).exists() else PREFIX)
-        found = load_potential(path) if path.suffix == ".npz" else read_snap(path)
-        if not isinstance(found.learned if isinstance(found, SumPotential) else found, Snap):
-            raise PotentialError(f"{path} holds a {type(found).__name__}, not a SNAP potential")
-        symbols = [chemical_symbols[z] for z in found.species]
+        model = load_potential(path) if path.suffix == ".npz" else read_snap(path)
+        if not isinstance(model.learned if isinstance(model, SumPotential) else model, Snap):
+            raise PotentialError(f"{path} holds a {type(model).__name__}, not a SNAP potential")
+        symbols = [chemical_symbols[z] for z in model.species]
         if sorted(symbols) != sorted(self.species):
             raise PotentialError(
                 explain("the file has other elements", where=path, got=symbols, expected=self.species)
             )
-        return found  # type: ignore[return-value]
+        return model  # type: ignore[return-value]
 
 
 @final
@@ -212,7 +207,7 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
     """
     if not settings.groups:
         return [None] * len(configurations)
-    found = []
+    groups = []
     for c in configurations:
         info = c.atoms.info
         name = next((str(info[key]) for key in GROUP_KEYS if key in info), None)
@@ -223,17 +218,17 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
             raise DataError(
                 f"configuration {c.id}: [GROUPS] has no group {name!r}; {nearest(name, settings.groups)}"
             )
-        found.append(name)
-    return found
+        groups.append(name)
+    return groups
 
 
 def _members(names: Sequence[str | None]) -> dict[str, list[int]]:
     """Indices of the configurations of each group."""
-    found: dict[str, list[int]] = defaultdict(list)
+    members: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
         if name is not None:
-            found[name].append(index)
-    return found
+            members[name].append(index)
+    return members
 
 
 def _fitted(members: Sequence[int], name: str, settings: FitSnapSettings, seed: int) -> list[int]:

@@ -134,8 +134,8 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
     Raises:
         ConfigError: unknown sections or entries, values that make no sense, or what is not supported.
     """
-    found = _checked(sections)
-    bispectrum, types = found["BISPECTRUM"], list(species)
+    known = _checked(sections)
+    bispectrum, types = known["BISPECTRUM"], list(species)
     if "type" in bispectrum.entries:
         types = bispectrum.entries["type"].split()
         if sorted(types) != sorted(species):
@@ -144,10 +144,10 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
             )
     if bispectrum.number("numTypes", len(types), int) != len(types):
         raise ConfigError(f"[BISPECTRUM] numTypes is {bispectrum.entries['numTypes']}, types are {types}")
-    calculator = found["CALCULATOR"]
+    calculator = known["CALCULATOR"]
     if (name := calculator.entries.get("calculator", "LAMMPSSNAP")) != "LAMMPSSNAP":
         raise ConfigError(f"[CALCULATOR] calculator {name!r} is not supported; use LAMMPSSNAP")
-    solver, ridge = found["SOLVER"].entries.get("solver", "SVD"), found["RIDGE"]
+    solver, ridge = known["SOLVER"].entries.get("solver", "SVD"), known["RIDGE"]
     if solver not in _SOLVERS:
         fix = nearest(solver, _SOLVERS)
         raise ConfigError(f"[SOLVER] solver {solver!r} is not supported; {fix}")
@@ -160,10 +160,10 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
         types=tuple(types),
         used=(used[0], used[1], used[2]),
         solver=_SOLVERS[solver],
-        alpha=found[solver].number("alpha", _ALPHAS[solver], float) if solver in _ALPHAS else 0.0,
-        reference=_reference(found["REFERENCE"], types),
-        groups=_groups(found["GROUPS"]),
-        smartweights=found["GROUPS"].flag("smartweights", default=False),
+        alpha=known[solver].number("alpha", _ALPHAS[solver], float) if solver in _ALPHAS else 0.0,
+        reference=_reference(known["REFERENCE"], types),
+        groups=_groups(known["GROUPS"]),
+        smartweights=known["GROUPS"].flag("smartweights", default=False),
     )
 
 
@@ -174,22 +174,22 @@ class _Section(NamedTuple):
     entries: Mapping[str, str]
 
     def number(self, key: str, default: Any, kind: type) -> Any:
-        found = self.numbers(key, [default], kind)
-        if len(found) != 1:
+        numbers = self.numbers(key, [default], kind)
+        if len(numbers) != 1:
             raise ConfigError(f"[{self.name}] {key} must be one number, got {self.entries[key]!r}")
-        return found[0]
+        return numbers[0]
 
     def numbers(self, key: str, default: list[Any], kind: type) -> list[Any]:
         if key not in self.entries:
             return default
         try:
-            found = [kind(word) for word in self.entries[key].split()]
+            numbers = [kind(word) for word in self.entries[key].split()]
         except ValueError:
-            found = []
-        if not found or not np.isfinite(found).all():
+            numbers = []
+        if not numbers or not np.isfinite(numbers).all():
             what = "whole numbers" if kind is int else "numbers"
             raise ConfigError(f"[{self.name}] {key} must be {what}, got {self.entries[key]!r}")
-        return found
+        return numbers
 
     def flag(self, key: str, *, default: bool) -> bool:
         text = self.entries.get(key, str(int(default))).lower()
@@ -262,7 +262,7 @@ def _groups(section: _Section) -> dict[str, Group]:
         raise ConfigError(
             "[GROUPS] group_sections is not supported", got=columns, expected=", ".join(_COLUMNS)
         )
-    found = {}
+    groups = {}
     for name, text in section.entries.items():
         if name in _GROUP_SETTINGS:
             continue
@@ -281,5 +281,5 @@ def _groups(section: _Section) -> dict[str, Group]:
                 got=text,
                 expected="0 < training_size <= 1, 0 <= testing_size <= 1, weights of 0 or more",
             )
-        found[name] = group
-    return found
+        groups[name] = group
+    return groups

@@ -6,7 +6,7 @@ import abc
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from ase import Atoms
@@ -19,10 +19,12 @@ from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_potential, save_potential
 
-__all__ = ["BareHandle", "PotentialHandle", "arguments_of"]
+__all__ = ["BareHandle", "PotentialHandle", "arguments_of", "saved_model"]
 
 #: Name of the saved potential in a folder of potential files.
 POTENTIAL_FILE = "potential.npz"
+
+P = TypeVar("P", bound=Potential)
 
 
 def arguments_of(made: object, **instead: Any) -> dict[str, Any]:
@@ -40,6 +42,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | tuple):
         return np.asarray(value).tolist()
     return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def saved_model(path: Path, kind: type[P], otherwise: str) -> P:
+    """The potential of a file of `save_potential`, or of a folder that holds one.
+
+    Args:
+        path: of the file or folder.
+        kind: class it must have.
+        otherwise: what is said of another class.
+
+    Raises:
+        PotentialError: nothing there, damaged, or of another class.
+    """
+    model = load_potential(path / POTENTIAL_FILE if path.is_dir() else path)
+    if not isinstance(model, kind):
+        raise PotentialError(f"{path} holds a {type(model).__name__}, {otherwise}")
+    return model
 
 
 class PotentialHandle(abc.ABC):
@@ -84,6 +103,14 @@ class PotentialHandle(abc.ABC):
     def make(self) -> Potential:
         """The potential of the settings, with start parameters (or those of `parameter_path`)."""
 
+    @abc.abstractmethod
+    def read(self, path: Path) -> Potential:
+        """The potential in a file of `save_potential`, in a folder with one, or in files of other programs.
+
+        Raises:
+            PotentialError: nothing there, damaged, or of another kind.
+        """
+
     def export_files(self, folder: Path) -> list[Path]:
         """Write the files that this class of potentials has for other programs; here none."""
         return []
@@ -110,9 +137,8 @@ class PotentialHandle(abc.ABC):
 
     def evaluate(self, atoms: Atoms) -> tuple[float, Float[np.ndarray, "n_atoms 3"], np.ndarray | None]:
         """Energy (eV), forces (eV/Å) and stress (6,) (eV/Å^3; None unless periodic) of one structure."""
-        (found,) = predict(self.model, [atoms])
-        assert found.forces is not None
-        return float(found.energy), found.forces, found.stress
+        (prediction,) = predict(self.model, [atoms])
+        return float(prediction.energy), prediction.forces, prediction.stress
 
     def calculator(self, **options: Any) -> SurefieldCalculator:
         """ASE calculator at the present parameters."""
@@ -125,20 +151,15 @@ class PotentialHandle(abc.ABC):
         save_potential(folder / POTENTIAL_FILE, self.model)
         return [folder / POTENTIAL_FILE, *self.export_files(folder)]
 
+    @final
     def load_potential(self, path: str | Path) -> None:
-        """Take the potential from a file of `save_potential`, or from a folder that holds one.
+        """Take the potential from whatever `read` reads.
 
         Raises:
             PotentialError: nothing there, damaged, or of another kind.
         """
-        path = Path(path)
-        found = load_potential(path / POTENTIAL_FILE if path.is_dir() else path)
-        if self._model is not None and type(found) is not type(self._model):
-            raise PotentialError(
-                f"{path} holds a {type(found).__name__}, not a {type(self._model).__name__} as before"
-            )
-        self._model = found
-        self.parameter_path = str(path.resolve())
+        self._model = self.read(Path(path))
+        self.parameter_path = str(Path(path).resolve())
 
 
 @final
@@ -156,3 +177,7 @@ class BareHandle(PotentialHandle):
     def make(self) -> Potential:
         """The potential."""
         return self.model
+
+    def read(self, path: Path) -> Potential:
+        """A saved potential of the same class."""
+        return saved_model(path, type(self.model), f"not a {type(self.model).__name__} as before")

@@ -67,24 +67,24 @@ def gather(
         DataError: no configurations, or weights that do not fit them.
     """
     if isinstance(storage, Storage):
-        found, datasets, url = _stored(storage, dataset_list)
+        frames, datasets, url = _stored(storage, dataset_list)
     else:
-        found, datasets, url = _plain(storage, dataset_list)
-    if not found:
+        frames, datasets, url = _plain(storage, dataset_list)
+    if not frames:
         raise DataError("there are no configurations to train on")
-    ids = _unique([str(atoms.info.get(CONFIGURATION_ID, f"{i:06d}")) for i, atoms in enumerate(found)])
-    weights = read_atom_weights(per_atom_weights, ids, found)
+    ids = _unique([str(atoms.info.get(CONFIGURATION_ID, f"{i:06d}")) for i, atoms in enumerate(frames)])
+    weights = read_atom_weights(per_atom_weights, ids, frames)
     by_id = None if weights is None else dict(zip(ids, weights, strict=True))
-    return Inputs(tuple(found), tuple(ids), by_id, tuple(datasets), url)
+    return Inputs(tuple(frames), tuple(ids), by_id, tuple(datasets), url)
 
 
 def _stored(storage: Storage, dataset_list: Any) -> tuple[list[Atoms], list[dict[str, Any]], str]:
     names = [dataset_list] if isinstance(dataset_list, str) else list(dataset_list or ())
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"dataset_list must name datasets of the storage, got {dataset_list!r}")
-    found = [storage.describe(name) for name in names]
-    datasets = [{"id": dataset.handle, "hash": dataset.hash} for dataset in found]
-    return [a for dataset in found for a in storage.get_data(dataset.handle)], datasets, storage.url
+    chosen = [storage.describe(name) for name in names]
+    datasets = [{"id": dataset.handle, "hash": dataset.hash} for dataset in chosen]
+    return [a for dataset in chosen for a in storage.get_data(dataset.handle)], datasets, storage.url
 
 
 def _plain(storage: Any, dataset_list: Any) -> tuple[list[Atoms], list[dict[str, Any]], None]:
@@ -111,11 +111,11 @@ def content_hash(frames: Sequence[Atoms]) -> str:
 def _unique(names: list[str]) -> list[str]:
     """The ids themselves; a configuration that is there again gets a number behind its id."""
     seen: dict[str, int] = {}
-    found = []
+    unique = []
     for name in names:
         seen[name] = seen.get(name, -1) + 1
-        found.append(name if seen[name] == 0 else f"{name}#{seen[name]}")
-    return found
+        unique.append(name if seen[name] == 0 else f"{name}#{seen[name]}")
+    return unique
 
 
 def make_configurations(model: Potential, inputs: Inputs, weights: Weights) -> list[Sample]:
@@ -155,7 +155,7 @@ def _check_something_to_fit(labels: Sequence[Labels], weights: Weights) -> None:
     wanted = [kind for kind, weight in zip(has, weights, strict=True) if weight > 0]
     absent = [kind for kind in wanted if not has[kind]]
     if absent == wanted:
-        present = ", ".join(kind for kind, found in has.items() if found) or "none"
+        present = ", ".join(kind for kind, there in has.items() if there) or "none"
         raise DataError(
             f"nothing is left to fit: weights are positive for {', '.join(wanted) or 'nothing'}, labels that "
             f"are present: {present}"

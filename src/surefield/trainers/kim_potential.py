@@ -19,8 +19,8 @@ from surefield.potentials.parametric.kim_ids import (
     suggestion,
 )
 from surefield.potentials.parametric.parameters import ParametricPotential
-from surefield.potentials.saving import load_potential
-from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
+from surefield.potentials.potential import Potential
+from surefield.trainers.handle import PotentialHandle, arguments_of, saved_model
 
 __all__ = ["KIMPotential", "read_parameters"]
 
@@ -101,11 +101,11 @@ class KIMPotential(PotentialHandle):
 
     def get_params(self) -> dict[str, list[list[Any]]]:
         """All parameters as `{name: [[extent, ...], [value, ...]]}`."""
-        found = {}
+        parameters = {}
         for name, value in self._parametric().values.items():
             numbers = np.asarray(value).reshape(-1).tolist()
-            found[name] = [list(range(len(numbers))), numbers]
-        return found
+            parameters[name] = [list(range(len(numbers))), numbers]
+        return parameters
 
     def set_params(self, parameters: Mapping[str, Sequence[Sequence[Any]]]) -> None:
         """Change parameters, given as `{name: [[extent, ...], [value, ...]]}`.
@@ -123,17 +123,9 @@ class KIMPotential(PotentialHandle):
             changed[name] = values
         self.set_model(model.with_values(changed))
 
-    def load_potential(self, path: str | Path) -> None:
-        """Take parameters from a saved potential, a folder with one, or a `.params` file.
-
-        Raises:
-            PotentialError: nothing there, damaged, or parameters of another model.
-        """
-        found = read_parameters(Path(path), self._driver())
-        if type(found) is not type(self.model):
-            raise PotentialError(f"{path} holds a {type(found).__name__}, not a {type(self.model).__name__}")
-        self.set_model(found)
-        self.parameter_path = str(Path(path).resolve())
+    def read(self, path: Path) -> ParametricPotential:
+        """Parameters of the same model, of a saved potential, a folder with one, or a `.params` file."""
+        return read_parameters(path, self._driver(), self.model)
 
     def export_files(self, folder: Path) -> list[Path]:
         """A KIM model folder with the present parameters; none where no driver of KIM computes them."""
@@ -175,17 +167,27 @@ def _from_kim(kim_id: str, species: Sequence[str] | None, backend: str | None) -
         ) from error
 
 
-def read_parameters(path: Path, driver: Driver | None) -> ParametricPotential:
-    """Parameters of a `.params` file, of a folder that holds one, or of a saved potential."""
+def read_parameters(path: Path, driver: Driver | None, like: Potential | None = None) -> ParametricPotential:
+    """Parameters of a `.params` file, of a folder that holds one, or of a saved potential.
+
+    Args:
+        path: of the file or folder.
+        driver: of KIM's file.
+        like: potential whose class they must have; None: any.
+
+    Raises:
+        PotentialError: nothing there, damaged, or parameters of another model.
+    """
     inside = sorted(path.glob("*.params")) if path.is_dir() and not list(path.glob("*.npz")) else []
     if path.suffix == ".params" or inside:
         if driver is None:
             raise PotentialError(f"{path} holds parameters of a KIM driver, but the driver is not known")
-        return read_params(inside[0] if inside else path, driver)
-    found = load_potential(path / POTENTIAL_FILE if path.is_dir() else path)
-    if not isinstance(found, ParametricPotential):
-        raise PotentialError(f"{path} holds a {type(found).__name__}, which has no named parameters")
-    return found
+        model = read_params(inside[0] if inside else path, driver)
+    else:
+        model = saved_model(path, ParametricPotential, "which has no named parameters")
+    if like is not None and type(model) is not type(like):
+        raise PotentialError(f"{path} holds a {type(model).__name__}, not a {type(like).__name__}")
+    return model
 
 
 def _check_species(kim_id: str, given: Sequence[str] | None, known: Sequence[str]) -> None:

@@ -140,7 +140,7 @@ def _with_labels(frames: Sequence[Atoms], keys: Mapping[str, str]) -> list[Atoms
     """Copies with the labels of these keys, and no others of the same kinds."""
     named = Frames(tuple(frames), tuple(f"frame {i}" for i in range(len(frames))))
     labels, _ = resolve_labels(named, keys, require=())  # type: ignore[arg-type]
-    found = []
+    copies = []
     for atoms, label in zip(frames, labels, strict=True):
         copy = atoms.copy()
         for kind in labelled():
@@ -149,8 +149,8 @@ def _with_labels(frames: Sequence[Atoms], keys: Mapping[str, str]) -> list[Atoms
                 copy.arrays.pop(name, None)
         values = {kind: label.get(kind) for kind in labelled()}
         copy.calc = SinglePointCalculator(copy, **{k: v for k, v in values.items() if v is not None})
-        found.append(copy)
-    return found
+        copies.append(copy)
+    return copies
 
 
 def read_manifest(source: Mapping[str, Any] | str | Path) -> tuple[Manifest, dict[str, Any]]:
@@ -288,13 +288,13 @@ def _export(document: _Document) -> Export | None:
     if document.get("export") is None:
         return None
     given = {key: document.get(f"export.{key}") for key in _KEYS["export"]}
-    found = replace(Export(), **{key: value for key, value in given.items() if value is not None})
-    path = Path(found.model_path)
+    export = replace(Export(), **{key: value for key, value in given.items() if value is not None})
+    path = Path(export.model_path)
     if path.is_absolute() or ".." in path.parts:
         raise ConfigError(
-            f"manifest: export.model_path is a folder below the run's, got {found.model_path!r}"
+            f"manifest: export.model_path is a folder below the run's, got {export.model_path!r}"
         )
-    return found
+    return export
 
 
 def weighted_by_file(path: str | Path, configurations: Sequence[Sample]) -> tuple[list[Sample], bool]:

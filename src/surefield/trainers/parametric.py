@@ -108,8 +108,8 @@ class ParametricModelTrainer(Trainer):
         """Why this potential cannot be fitted, or with these weights."""
         model = handle.model
         if not _is_called(model, handle, self.model_name):
-            found = handle.kim_id or type(model).__name__
-            return f"the trainer was made for model_name {self.model_name!r}, the potential is {found}"
+            name = handle.kim_id or type(model).__name__
+            return f"the trainer was made for model_name {self.model_name!r}, the potential is {name}"
         if not isinstance(model, BondPotential):
             if METHODS[self.optimization_method].needs == "rows":
                 return f"{self.optimization_method} needs derivatives that {handle.kim_id} does not have"
@@ -156,7 +156,7 @@ class ParametricModelTrainer(Trainer):
         what = f"{type(model).__name__}, free: {', '.join(names)}; {self.optimization_method}"
         problem.run.log(title + what)
         record = _Record(self, loss, problem, names)
-        found = minimize(
+        minimum = minimize(
             loss,
             free.coordinates(free.start),
             free.bounds(),
@@ -165,13 +165,14 @@ class ParametricModelTrainer(Trainer):
             options=self.manifest.options,
             accepted=record.accepted,
         )
-        best = loss.model(found.x)
+        best = loss.model(minimum.x)
         record.finish(best)
         values = dict(zip(names, np.asarray(best.vector).tolist(), strict=True))
-        problem.run.log(f"loss {found.loss!r} at {values}")
+        problem.run.log(f"loss {minimum.loss!r} at {values}")
         _export(self.manifest, best, problem)
-        notes = {"parameters": values, "loss": found.loss}
-        return FitResult(best, found.success, found.message, found.history, len(found.history), notes)
+        notes = {"parameters": values, "loss": minimum.loss}
+        history = minimum.history
+        return FitResult(best, minimum.success, minimum.message, history, len(history), notes)
 
     def _agreed(self, name: str, given: Any, default: Any) -> Any:
         """The value of the call or of the manifest, which must not differ."""
@@ -203,12 +204,7 @@ def _started(model: ParametricPotential, manifest: Manifest) -> ParametricPotent
     """The model, at the parameters of the manifest's file if it names one."""
     if manifest.model_path is None:
         return model
-    found = read_parameters(Path(manifest.model_path), driver_of(model))
-    if type(found) is not type(model):
-        raise PotentialError(
-            f"{manifest.model_path} holds a {type(found).__name__}, not {type(model).__name__}"
-        )
-    return found
+    return read_parameters(Path(manifest.model_path), driver_of(model), model)
 
 
 def _is_called(model: Potential, handle: PotentialHandle, name: str) -> bool:

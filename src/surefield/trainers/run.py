@@ -70,8 +70,8 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
         if log is not None:
             finish_log(log, fit.model, train)
     run.log(f"{'converged' if fit.success else 'not converged'}: {fit.message}")
-    found = breakdown(fit.model, train, call.weights, _form(trainer))
-    entries = dict(found.errors)
+    fitted_loss = breakdown(fit.model, train, call.weights, _form(trainer))
+    entries = dict(fitted_loss.errors)
     if validation:
         entries |= breakdown(fit.model, validation, call.weights, _form(trainer), "validation").errors
     errors = ErrorTable(entries)
@@ -79,13 +79,13 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
     trained = copy.copy(handle)
     trained.set_model(fit.model)
     files = trained.save_potential_files(run.path("potential"))
-    _write_metrics(run, errors, found, call)
+    _write_metrics(run, errors, fitted_loss, call)
     write_atomic(run.path(HISTORY), json_text(list(fit.history)) + "\n")
     result = {
         "success": fit.success,
         "message": fit.message,
-        "loss": found.total,
-        "loss_parts": {"energy": found.energy, "forces": found.forces, "stress": found.stress},
+        "loss": fitted_loss.total,
+        "loss_parts": {kind: getattr(fitted_loss, kind) for kind in Weights._fields},
         "errors": errors.records(),
         "rows": _rows(train),
         "n_evals": fit.n_evals,
@@ -221,11 +221,11 @@ def _weights_table(configurations: Sequence[Sample]) -> str:
     return buffer.getvalue()
 
 
-def _write_metrics(run: TrainingRun, errors: ErrorTable, found: LossBreakdown, call: Call) -> None:
+def _write_metrics(run: TrainingRun, errors: ErrorTable, loss: LossBreakdown, call: Call) -> None:
     weights = f"eweight {call.eweight}, fweight {call.fweight}, vweight {call.vweight}"
     text = (
-        f"Weights: {weights} (eV/atom, eV/Å, eV/Å^3). Loss {found.total!r}: energy {found.energy!r}, "
-        f"forces {found.forces!r}, stress {found.stress!r}.\n\n{errors}\n"
+        f"Weights: {weights} (eV/atom, eV/Å, eV/Å^3). Loss {loss.total!r}: energy {loss.energy!r}, "
+        f"forces {loss.forces!r}, stress {loss.stress!r}.\n\n{errors}\n"
     )
     write_atomic(run.path("metrics.md"), text)
     if not run.path("metrics.csv").exists():

@@ -40,9 +40,9 @@ class FitRows(NamedTuple):
 
 def learned_part(model: Potential) -> Chimes:
     """The ChIMES part of a potential or of a sum."""
-    found = model.learned if isinstance(model, SumPotential) else model
-    assert isinstance(found, Chimes)
-    return found
+    learned = model.learned if isinstance(model, SumPotential) else model
+    assert isinstance(learned, Chimes)
+    return learned
 
 
 def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -> Iterator[FitRows]:
@@ -68,14 +68,14 @@ def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -
 def row_kinds(linear: Chimes, c: Sample, weights: ResidualWeights, compat: str | None) -> frozenset[str]:
     """Kinds of rows of a configuration: 'F', 's', '+1'."""
     s = linear.settings
-    found = set()
+    kinds = set()
     if "forces" in c.labels and np.any(weights.forces > 0):
-        found.add("F")
+        kinds.add("F")
     if "stress" in c.labels and weights.stress > 0 and not (compat and s.fit_stress == "false"):
-        found.add("s")
+        kinds.add("s")
     if "energy" in c.labels and weights.energy > 0 and not (compat and s.fit_energy == "false"):
-        found.add("+1")
-    return frozenset(found)
+        kinds.add("+1")
+    return frozenset(kinds)
 
 
 class _Fixed(NamedTuple):
@@ -124,10 +124,10 @@ def _native_rows(
         label = np.array([c.labels.energy - fixed.energy]) / c.n_atoms
         yield FitRows(rows.energy[None] / c.n_atoms, label, np.array([w.energy]), ("+1",))
     if "F" in kinds:
-        found = _force_rows(c, rows, w.forces, fixed)
-        used = found.w > 0
-        labels = tuple(label for label, u in zip(found.labels, used, strict=True) if u)
-        yield FitRows(found.a[used], found.b[used], found.w[used], labels)
+        every = _force_rows(c, rows, w.forces, fixed)
+        used = every.w > 0
+        labels = tuple(label for label, u in zip(every.labels, used, strict=True) if u)
+        yield FitRows(every.a[used], every.b[used], every.w[used], labels)
     if "s" in kinds and "stress" in c.labels:
         n = 3 if c.atoms.info.get(DIAGONAL_STRESS) else 6
         matrix = _stress_rows(rows, c)[VOIGT_ROWS[:n], VOIGT_COLUMNS[:n]]

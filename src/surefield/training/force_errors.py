@@ -200,13 +200,13 @@ class ForceErrorLog:
         if not path.exists():
             write_atomic(path, self._header(0))
             return 0
-        found = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size > _HEADER else None
-        if found is None:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size > _HEADER else None
+        if rows is None:
             return 0
-        if found.dtype != self.dtype or found.shape[1:] != (len(self.index),):
+        if rows.dtype != self.dtype or rows.shape[1:] != (len(self.index),):
             expected = f"{self.dtype} (T, {len(self.index)})"
-            raise DataError("another log", where=path, got=f"{found.dtype} {found.shape}", expected=expected)
-        return len(found)
+            raise DataError("another log", where=path, got=f"{rows.dtype} {rows.shape}", expected=expected)
+        return len(rows)
 
     def _write_row(self, row: int, values: Float64[np.ndarray, " n_atoms"]) -> None:
         """Rows first, the header that counts them last."""
@@ -259,7 +259,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _checked_edges(edges: ArrayLike) -> Float64[np.ndarray, " n_edges"]:
-    found = np.asarray(edges, np.float64)
-    if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all() or (np.diff(found) <= 0).any():
+    values = np.asarray(edges, np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
         raise ConfigError("histogram_edges must be at least two finite numbers in rising order, in eV/Å")
-    return found
+    return values

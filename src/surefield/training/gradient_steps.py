@@ -266,7 +266,7 @@ class _Plan:
         decks = [rng.permutation(count) for count in self.counts]
         used = [0] * len(decks)
         for step in range(self.n_steps):
-            found = []
+            parts = []
             for g, deck in enumerate(decks):
                 size = self.sizes[g][step]
                 block = self.blocks[g]
@@ -274,8 +274,8 @@ class _Plan:
                 rows[:size] = deck[used[g] : used[g] + size]
                 used[g] += size
                 valid = np.arange(len(rows)) < size
-                found.append(_Batch(rows.reshape(-1, block), valid.reshape(-1, block)))
-            yield tuple(found)
+                parts.append(_Batch(rows.reshape(-1, block), valid.reshape(-1, block)))
+            yield tuple(parts)
 
 
 class _Evaluated(NamedTuple):

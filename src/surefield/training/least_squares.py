@@ -236,16 +236,16 @@ def solve(
     if name in ("svd", "fast_svd"):
         return _cut(rows, eps, _normal_values if name == "fast_svd" else _singular_values)
     if name == "ard":
-        found = ard(rows.R, rows.q, rows.rest, rows.n_rows, ard_settings or ArdSettings())
-        return _regularised(rows, found.x, None, found.problem)
+        sparse = ard(rows.R, rows.q, rows.rest, rows.n_rows, ard_settings or ArdSettings())
+        return _regularised(rows, sparse.x, None, sparse.problem)
     if name == "ridgecv":
         return _cross_validated(rows, folds)
     if not (math.isfinite(alpha) and (alpha > 0 or (alpha == 0 and name == "ridge"))):
         raise ConfigError(f"alpha of {algorithm!r} out of range", got=alpha, expected="alpha > 0")
     if name == "ridge":
         return _regularised(rows, _ridge(rows, [alpha])[0], alpha)
-    found = (lars if name == "lars" else lasso)(rows.R, rows.q, alpha * rows.n_rows)
-    return _regularised(rows, found.x, alpha, found.problem)
+    sparse = (lars if name == "lars" else lasso)(rows.R, rows.q, alpha * rows.n_rows)
+    return _regularised(rows, sparse.x, alpha, sparse.problem)
 
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -295,12 +295,12 @@ def _regularised(rows: Reduced, x: np.ndarray, alpha: float | None, problem: str
 def _ridge(rows: Reduced, alphas: Sequence[float]) -> list[np.ndarray]:
     """Coefficients for several penalties from one factorisation."""
     vt, s, target = _singular_values(rows)
-    found = []
+    solutions = []
     for alpha in alphas:
         bottom = s**2 + alpha
         shrunk = np.where(bottom > 0, s / np.where(bottom > 0, bottom, 1.0), 0.0)
-        found.append(vt.T @ (shrunk * target))
-    return found
+        solutions.append(vt.T @ (shrunk * target))
+    return solutions
 
 
 def _cross_validated(rows: Reduced, folds: Sequence[tuple[Reduced, Reduced]]) -> LinearSolution:

@@ -90,7 +90,7 @@ def prepare_blocks(
     stress = any(_has_stress(c) and weights(c).stress > 0 for c in configurations)
     mean = float(np.mean([s.n_atoms for s in structures]))
     size = max(1, round(_ATOMS / mean))
-    found = []
+    blocks = []
     for shape, members in plan_shapes(structures, size):
         for chunk in chunks(structures, members, shape):
             graph = collate(
@@ -115,8 +115,8 @@ def prepare_blocks(
                 labels,
                 factors,
             )
-            found.append((chunk, jax.tree.map(jnp.asarray, block)))
-    return found
+            blocks.append((chunk, jax.tree.map(jnp.asarray, block)))
+    return blocks
 
 
 _edges = jax.jit(edges_of, static_argnums=1)
@@ -158,11 +158,11 @@ def _each(call: Callable[[BondBlock], T], blocks: Sequence[BondBlock]) -> list[T
 
     if workers <= 1:
         return share(0)
-    found: list[Any] = [None] * len(blocks)
+    results: list[Any] = [None] * len(blocks)
     with ThreadPoolExecutor(workers) as pool:
         for first, part in enumerate(pool.map(share, range(workers))):
-            found[first::workers] = part
-    return found
+            results[first::workers] = part
+    return results
 
 
 def _results(model: BondPotential, block: BondBlock) -> BondRows:
@@ -206,8 +206,8 @@ def _moved(edges: Edges, r: Array, log_r: Array, directions: tuple[Array, ...]) 
 
 def _residuals(model: BondPotential, block: BondBlock) -> BondRows:
     """Weighted residuals."""
-    found = _results(model, block)
-    return jax.tree.map(lambda f, t, w: (f - t) * w, found, block.labels, block.factors)
+    results = _results(model, block)
+    return jax.tree.map(lambda f, t, w: (f - t) * w, results, block.labels, block.factors)
 
 
 _weighted_rows = jax.jit(_residuals)

@@ -78,10 +78,10 @@ def _number(atoms: Atoms, key: str, where: object) -> float:
 
 
 def _per_atom(atoms: Atoms, key: str, where: object) -> Float[np.ndarray, " n_atoms"] | None:
-    found = atoms.arrays.get(key, atoms.info.get(key))
-    if found is None:
+    weights = atoms.arrays.get(key, atoms.info.get(key))
+    if weights is None:
         return None
-    values = np.asarray(found)
+    values = np.asarray(weights)
     fine = values.shape == (len(atoms),) and values.dtype.kind in "iuf"
     if not fine or not np.all(np.isfinite(values)) or np.any(values < 0):
         expected = f"one finite number >= 0 for each of {len(atoms)} atoms"
@@ -162,12 +162,12 @@ def _cut(values: Float[np.ndarray, " n"], frames: Sequence[Atoms], where: str) -
 
 
 def _stored(atoms: Atoms, name: str) -> Float[np.ndarray, " n_atoms"]:
-    found = atoms.arrays.get(ATOMIC_WEIGHTS, atoms.info.get(ATOMIC_WEIGHTS))
-    if found is None:
+    weights = atoms.arrays.get(ATOMIC_WEIGHTS, atoms.info.get(ATOMIC_WEIGHTS))
+    if weights is None:
         raise DataError(
             f"per_atom_weights=True, but configuration {name} has no {ATOMIC_WEIGHTS!r} in arrays or info"
         )
-    return _checked(found, atoms, name)
+    return _checked(weights, atoms, name)
 
 
 def _by_id(given: Mapping[Any, Any], ids: Sequence[str], frames: Sequence[Atoms]) -> list[np.ndarray]:
@@ -179,8 +179,8 @@ def _by_id(given: Mapping[Any, Any], ids: Sequence[str], frames: Sequence[Atoms]
     return [_checked(given[name], atoms, name) for name, atoms in zip(ids, frames, strict=True)]
 
 
-def _checked(found: Any, atoms: Atoms, name: str) -> Float[np.ndarray, " n_atoms"]:
-    values = _flat(found, f"configuration {name}")
+def _checked(weights: Any, atoms: Atoms, name: str) -> Float[np.ndarray, " n_atoms"]:
+    values = _flat(weights, f"configuration {name}")
     if len(values) != len(atoms):
         raise DataError(
             f"configuration {name}: {len(values)} atomic weights given, it has {len(atoms)} atoms"

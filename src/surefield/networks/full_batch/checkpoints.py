@@ -102,10 +102,10 @@ class Checkpoints:
         kept = self._folder.iterdir() if self._folder.is_dir() else ()
         paths = [path for path in kept if path.name.isdigit()]
         newest = max(paths, key=lambda path: int(path.name), default=None)
-        found = [_read(path) for path in (self._last, newest) if path is not None and path.is_file()]
-        if not found:
+        written = [_read(path) for path in (self._last, newest) if path is not None and path.is_file()]
+        if not written:
             return None
-        path, state = max(found, key=lambda entry: entry[1].progress.step)
+        path, state = max(written, key=lambda entry: entry[1].progress.step)
         # Files of version 0.1 do not state the version.
         known = {"version": fingerprint.get("version"), **state.fingerprint}
         changed = [name for name in {**known, **fingerprint} if known.get(name) != fingerprint.get(name)]

@@ -119,21 +119,21 @@ class _QuasiNewton(SteppableOptimizer):
                 raise OptimizerEnd("non-finite loss at the start vector")
             return replace(state, value=value, slopes=slopes)
         self._check_end(state)
-        before, found = state.slopes, None
+        before, point = state.slopes, None
         if state.memory is not None:
-            found = self._search(state, self._direction(state.memory, before), evaluate)
-        if found is None:
+            point = self._search(state, self._direction(state.memory, before), evaluate)
+        if point is None:
             state = replace(state, memory=None)
-            found = self._search(state, -before, evaluate)
-        if found is None:
+            point = self._search(state, -before, evaluate)
+        if point is None:
             raise OptimizerEnd("the line search found no lower loss, not even along the gradient")
-        x, slopes = found.payload
+        x, slopes = point.payload
         s, y = x - state.x, slopes - before
         product = float(s @ y)
         memory = state.memory
         if product > _FLAT * float(np.linalg.norm(s) * np.linalg.norm(y)):
             memory = self._updated(memory, s, y, product)
-        return _Curve(x, found.value, slopes, state.value, memory)
+        return _Curve(x, point.value, slopes, state.value, memory)
 
     def _check_end(self, state: _Curve) -> None:
         assert state.value is not None
@@ -170,11 +170,11 @@ class _QuasiNewton(SteppableOptimizer):
 
     def arrays(self, state: _Curve) -> dict[str, np.ndarray]:
         """A state as arrays."""
-        found = {"x": state.x, **self._memory_arrays(state.memory)}
+        arrays = {"x": state.x, **self._memory_arrays(state.memory)}
         for name in ("value", "slopes", "before"):
             content = getattr(state, name)
-            found |= {} if content is None else {name: np.asarray(content)}
-        return found
+            arrays |= {} if content is None else {name: np.asarray(content)}
+        return arrays
 
     def restored(self, arrays: Mapping[str, np.ndarray]) -> _Curve:
         """State from what `arrays` gave."""
