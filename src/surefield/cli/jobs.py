@@ -71,8 +71,8 @@ def run_verb(
         summary = VERBS[verb](config, folder)
         folder.write_json("summary.json", {"verb": verb, **summary})
         report = write_report(folder.folder)
-    found = cache_statistics()
-    print(f"compiled programs: {found.hits} reused from earlier runs, {found.misses} new")
+    programs = cache_statistics()
+    print(f"compiled programs: {programs.hits} reused from earlier runs, {programs.misses} new")
     print(f"report: {report.resolve()}")
     return report
 
@@ -114,10 +114,12 @@ def _species(*sources: Sequence[Any]) -> list[int]:
 
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     path = _need(config.data.train, "train", "doctor")
-    found = doctor(read_frames(path), reference=read_frames(config.data.test) if config.data.test else None)
-    print(found.to_text())
-    folder.write_json("doctor.json", found.to_dict())
-    return {"verdict": f"{len(found.findings)} findings; the worst is: {found.worst or 'none'}"}
+    reference = read_frames(config.data.test) if config.data.test else None
+    examination = doctor(read_frames(path), reference=reference)
+    print(examination.to_text())
+    folder.write_json("doctor.json", examination.to_dict())
+    n, worst = len(examination.findings), examination.worst or "none"
+    return {"verdict": f"{n} findings; the worst is: {worst}"}
 
 
 def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
@@ -139,9 +141,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     if fit.validation_errors is None:
         return summary
     write_frames(folder.path("validation.xyz"), list(fit.validation_frames))
-    uncertainty = fit_uncertainty(
-        config.uncertainty, fit.potential, fit.train_frames, fit.validation_frames, labels=data.labels
-    )
+    uncertainty = fit_uncertainty(config.uncertainty, fit.potential, fit.train_set, fit.validation_set)
     uncertainty.save(folder.path(_uncertainty_file(config)))
     summary["validation"] = fit.validation_errors.as_dict()
     if data.test is not None:

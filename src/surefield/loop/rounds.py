@@ -274,15 +274,15 @@ def labels_to_reach(labels: np.ndarray, error: np.ndarray, target: float) -> flo
     return float(labels[i - 1] + share * (labels[i] - labels[i - 1]))
 
 
-def verdict(method: str, found: dict[str, Any]) -> str:
+def verdict(method: str, shares: dict[str, Any]) -> str:
     """One honest sentence about a method against random selection."""
-    n, missed = len(found["per_seed"]), sum(share is None for share in found["per_seed"])
+    n, missed = len(shares["per_seed"]), sum(share is None for share in shares["per_seed"])
     goal = "the final force error of random selection"
     curves = f"mean curves of {n} repetitions" if n > 1 else "one repetition"
     alone = f"; {missed} of {n} alone did not reach it" if missed and n > 1 else ""
-    if found["fraction"] is None:
+    if shares["fraction"] is None:
         return f"{method} did not reach {goal} ({curves})."
-    percent = f"{100 * found['fraction']:.0f} %"
-    if found["fraction"] < 1:
+    percent = f"{100 * shares['fraction']:.0f} %"
+    if shares["fraction"] < 1:
         return f"{method} reaches {goal} with {percent} of its labels ({curves}{alone})."
     return f"{method} shows no saving over random selection: it needs {percent} of the labels ({curves})."

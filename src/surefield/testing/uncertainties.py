@@ -77,14 +77,14 @@ def check_uncertainty(
 
 def _available(uncertainty: Uncertainty, frames: list[Atoms]) -> dict[str, bool]:
     """Options of `predict` that this uncertainty was fitted for; it must refuse the others."""
-    found = {"per_atom": True}
+    options = {"per_atom": True}
     for name in ("forces", "stress"):
         try:
             uncertainty.predict(frames[:1], **{name: True})
         except ConfigError:
             continue
-        found[name] = True
-    return found
+        options[name] = True
+    return options
 
 
 def _sigmas(prediction: Prediction) -> dict[str, np.ndarray]:

@@ -7,12 +7,14 @@ from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.metrics import uq_metrics
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = [
     "LLPR",
     "DropoutEnsemble",
     "LLPRPosterior",
     "RowCovariance",
+    "Uncertainty",
     "calibrate_alpha",
     "ensemble_loss",
     "ensemble_predict",

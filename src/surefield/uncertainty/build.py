@@ -9,7 +9,6 @@ from typing import Final
 from surefield.errors import PotentialError
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import kind_of
-from surefield.structures.labels import Mapped
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
@@ -30,7 +29,6 @@ def fit_uncertainty(
     calibration: Source | LabelledSet,
     *,
     shared_alpha: float = 0.0,
-    labels: Mapped | None = None,
     progress: bool | None = None,
 ) -> Uncertainty:
     """The uncertainty of a configuration around a trained potential.
@@ -41,14 +39,14 @@ def fit_uncertainty(
         train: structures it was trained on.
         calibration: labelled structures it has not seen.
         shared_alpha: see `LLPR.fit`; other estimators have no use for it.
-        labels: explicit keys of the labels.
         progress: show a progress bar.
     """
     settings = config.model_dump(exclude={"kind"})
     if isinstance(config, LLPRConfig):
-        options = {"shared_alpha": shared_alpha, "labels": labels, "progress": progress}
-        return LLPR.fit(potential, train, calibration, **options, **settings)
-    return DropoutEnsemble.fit(potential, calibration, labels=labels, **settings)
+        return LLPR.fit(
+            potential, train, calibration, shared_alpha=shared_alpha, progress=progress, **settings
+        )
+    return DropoutEnsemble.fit(potential, calibration, **settings)
 
 
 def load_uncertainty(path: str | os.PathLike[str]) -> Uncertainty:

@@ -218,11 +218,11 @@ def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map
     grid = np.linspace(-reach, reach, FLOOR_GRID)
     best = int(np.argmin([nll(*at(x)) for x in grid]))
     bounds = (grid[max(best - 1, 0)], grid[min(best + 1, FLOOR_GRID - 1)])
-    found: Any = minimize_scalar(
+    minimum: Any = minimize_scalar(
         lambda x: nll(*at(x)), bounds=bounds, method="bounded", options={"xatol": 1e-7}
     )
     # the ends, no floor and floor alone, win ties: they are exact where the search only comes near
-    candidates = [(1.0, 0.0), (0.0, 1.0), at(float(found.x))]
+    candidates = [(1.0, 0.0), (0.0, 1.0), at(float(minimum.x))]
     losses = [nll(*c) for c in candidates]
     share, rest = candidates[next(i for i, loss in enumerate(losses) if loss <= min(losses) + 1e-12)]
     scale = float(np.mean(r2 / (share * v + rest)))
