@@ -12,9 +12,10 @@ from ase.io import read
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
 from surefield.errors import ConfigError, PotentialError
-from surefield.potentials import predict
-from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials import ZBL, predict
+from surefield.potentials.atomic_network import AtomicNetwork, AtomicNetworkConfig
 from surefield.potentials.calculator import ExtrapolationWarning
+from surefield.potentials.saving import build
 from surefield.sensitivity import structure_rows
 from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_potential
@@ -137,6 +138,18 @@ def test_extrapolation_is_reported(alloy):
         squeezed.get_forces()
     with pytest.raises(ConfigError, match="warn"):
         ready.calculator(extrapolation="wran")
+    text = ready.describe_extrapolation(squeezed)
+    assert (ready + ZBL(ready.species)).describe_extrapolation(squeezed) == text
+
+
+def test_kind_has_the_same_names_in_runs_and_in_files():
+    network = alloy_network([(3,), (3,)])
+    kinds = ("atomic_network", "neural_network")
+    assert [AtomicNetworkConfig(kind=kind).kind for kind in kinds] == list(kinds)
+    for kind in kinds:
+        assert build(network.config() | {"kind": kind}).config() == network.config()
+    whole = network + ZBL(network.species)
+    assert build(whole.config()).config() == whole.config()
 
 
 def test_linear_model_is_solved_exactly(copper):
