@@ -9,9 +9,10 @@ import pytest
 
 from surefield.potentials import LastLayerPotential, predict
 from surefield.sensitivity import atom_features, energy_features, structure_rows
-from surefield.sensitivity.rows import VOIGT, vector_jacobian
+from surefield.sensitivity.rows import mixed_derivatives, vector_jacobian
 from surefield.structures.graph import collate
 from surefield.structures.neighbors import neighborhood
+from surefield.structures.tensors import VOIGT_COLUMNS, VOIGT_ROWS
 
 STEP = 5e-4
 
@@ -47,7 +48,7 @@ def test_force_rows_are_differences_of_energy_rows(network, crystal):
 def test_stress_rows_are_differences_of_energy_rows(network, crystal):
     atoms, _, rows = crystal
     scale = np.abs(rows.stress).max()
-    for component, (a, b) in enumerate(VOIGT):
+    for component, (a, b) in enumerate(zip(VOIGT_ROWS, VOIGT_COLUMNS, strict=True)):
 
         def moved(amount, a=a, b=b):
             strain = np.zeros((3, 3))
@@ -79,8 +80,9 @@ def test_rows_times_weights_are_the_predictions(network, alloy):
 
 
 class General(LastLayerPotential):
-    """The same features without the structure of a density, so that rows take the general route."""
+    """The same features without the structure of a density, known to be local or not even that."""
 
+    local_features = True
     inner: LastLayerPotential
     species: Any = eqx.field(static=True)
     cutoff: Any = eqx.field(static=True)
@@ -92,11 +94,11 @@ class General(LastLayerPotential):
         return self.inner.site_features(graph)
 
     def site_energies(self, graph):
-        return self.inner.site_energies(graph)
+        return jnp.sum(self.site_features(graph) * self.readout[self.feature_block(graph)], axis=1)
 
 
-def test_general_route_gives_the_same(network, crystal):
-    _, structure, _ = crystal
+def test_general_routes_give_the_same(network, crystal):
+    _, structure, rows = crystal
     graph = collate([structure])
     names = ("species", "cutoff", "offsets", "readout", "bias")
     general = General(inner=network, **{name: getattr(network, name) for name in names})
@@ -104,6 +106,26 @@ def test_general_route_gives_the_same(network, crystal):
     fast, slow = (np.asarray(eqx.filter_jit(vector_jacobian)(p, graph)) * mask for p in (network, general))
     assert np.abs(slow).max() > 1e-2
     np.testing.assert_allclose(fast, slow, atol=1e-11 * np.abs(slow).max())
+    forces = np.asarray(eqx.filter_jit(mixed_derivatives)(general, graph)[0])[:3].reshape(9, -1)
+    np.testing.assert_allclose(forces, rows.forces, atol=1e-11 * np.abs(forces).max())
+
+
+def test_many_structures_at_once_in_order(network, alloy, monkeypatch):
+    """Batches that hold two structures, and one for a structure that is larger than they are."""
+    frames = [alloy[0], alloy[1], alloy[0].repeat((1, 2, 2)), alloy[2], alloy[1], alloy[0]]
+    structures = [neighborhood(atoms, network.cutoff) for atoms in frames]
+    names = ("energy", "forces", "stress")
+    single = [next(structure_rows(network, [s], names)) for s in structures]
+    monkeypatch.setattr("surefield.sensitivity.rows.ATOMS_AT_ONCE", 7)
+    for one, other, s in zip(single, structure_rows(network, structures, names), structures, strict=True):
+        assert other.n_atoms == s.n_atoms
+        assert (
+            set(one.values)
+            == set(other.values)
+            == {"energy", "forces", "stress"} - (set() if s.periodic else {"stress"})
+        )
+        for name in one.values:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-9, atol=1e-11)
 
 
 def test_energy_row_is_the_sum_of_the_atoms(network, alloy, crystal):

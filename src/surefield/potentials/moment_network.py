@@ -19,7 +19,8 @@ from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.potential import DensityPotential, species_numbers
-from surefield.structures.graph import Graph, collate
+from surefield.structures.batching import padded_batches
+from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
@@ -157,10 +158,10 @@ class MomentNetwork(DensityPotential):
         plain = super().prepared(structures, energies, offsets)
         n, width = self.shift.shape
         count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
-        for structure in structures:
-            values, index = _invariants(self, collate([structure], dtype=self.dtype))
-            values = np.asarray(values, np.float64)[: structure.n_atoms]
-            index = np.asarray(index)[: structure.n_atoms]
+        for _, graph in padded_batches(structures, 16, self.dtype):
+            real = np.asarray(graph.atom_mask)
+            values, index = (np.asarray(x)[real] for x in _invariants(self, graph))
+            values = values.astype(np.float64)
             np.add.at(count, index, 1.0)
             np.add.at(first, index, values)
             np.add.at(second, index, values**2)

@@ -248,7 +248,16 @@ class ClosedRows(NamedTuple):
 
 
 class LastLayerPotential(Potential):
-    """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants."""
+    """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants.
+
+    Attributes:
+        readout: w.
+        bias: constant of each block, eV.
+        local_features: f_i depends, of `Graph.vectors`, on the row of atom i alone, which makes rows cheap;
+            where nothing is known it may depend on everything.
+    """
+
+    local_features: ClassVar[bool] = False
 
     readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
     bias: eqx.AbstractVar[Float[Array, " n_blocks"]]
@@ -301,6 +310,8 @@ class DensityPotential(LastLayerPotential):
     Its feature derivatives follow from those of phi and a, at a fraction of the general cost.
     """
 
+    local_features: ClassVar[bool] = True
+
     @abc.abstractmethod
     def edge_terms(self, graph: Graph) -> Float[Array, "n_atoms n_neighbors n_terms"]:
         """Contribution a(r_ij) of every neighbour, zero where padded."""
@@ -326,6 +337,7 @@ class DescriptorPotential(LastLayerPotential):
     What is known of G alone (its derivatives, stored over a training set) then serves every quantity.
     """
 
+    local_features: ClassVar[bool] = True
     descriptor: eqx.AbstractVar[AtomicDescriptor]
 
     @property

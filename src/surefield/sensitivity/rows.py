@@ -1,13 +1,17 @@
-"""Rows J = d(energy, forces, stress)/d(last-layer weights): the one place where they are computed.
+"""Rows J = d(quantity)/d(last-layer weights): the one place where they are computed.
 
 Definitions: Bigi et al., Mach. Learn.: Sci. Technol. 5, 045018 (2024) for energies; forces and stress are
-their derivatives with respect to positions and strain.
+their derivatives with respect to positions and strain. A potential may have a closed form of them; features
+of an atom's own neighbours are differentiated for all atoms at once; all others by the shorter of two ways,
+see `mixed_derivatives`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final, Literal
 
 import equinox as eqx
 import jax
@@ -23,37 +27,63 @@ from surefield.potentials.potential import (
     DescriptorPotential,
     LastLayerPotential,
 )
+from surefield.quantities import quantity
+from surefield.structures.batching import streamed_batches
 from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.tensors import from_voigt, row_slices, to_voigt, volume
 
 __all__ = [
     "StructureRows",
     "atom_features",
     "electron_rows",
     "energy_features",
+    "mixed_derivatives",
     "structure_rows",
     "vector_jacobian",
 ]
 
-#: Voigt order xx yy zz yz xz xy.
-VOIGT = np.array([[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]])
+#: Atoms of small structures that share a batch: one program serves structures of all sizes up to this.
+ATOMS_AT_ONCE: Final = 128
+#: Directions in which derivatives are taken at once.
+_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True)
 class StructureRows:
-    """Rows of one structure, float64; n_features counts all blocks (elements) of the last layer.
+    """Rows of one structure, float64, by the names of quantities; the usual ones also as attributes.
+
+    Rows of one number are (n_features,), of others (n_values, n_features), atom by atom and component by
+    component; n_features counts all blocks (elements) of the last layer.
 
     Attributes:
-        energy: (n_features,) dE/dw of the total energy, that is the sum of the atoms' features.
-        forces: (3 n_atoms, n_features) dF/dw, order atom, xyz; None if not asked for.
-        stress: (6, n_features) d(stress)/dw in Voigt order, 1/Å^3; None if not asked for or not periodic.
+        values: rows of each quantity that was asked for and that the structure has.
         n_atoms: number of atoms.
     """
 
-    energy: Float[np.ndarray, " n_features"]
-    forces: Float[np.ndarray, "n_components n_features"] | None
-    stress: Float[np.ndarray, "6 n_features"] | None
+    values: Mapping[str, Float[np.ndarray, "*n_values n_features"]]
     n_atoms: int
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, "*n_values n_features"]:
+        return self.values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    @property
+    def energy(self) -> Float[np.ndarray, " n_features"]:
+        """dE/dw of the total energy: for features of atoms their sum."""
+        return self.values["energy"]
+
+    @property
+    def forces(self) -> Float[np.ndarray, "n_components n_features"] | None:
+        """(3 n_atoms, n_features) dF/dw, order atom, xyz; None if not asked for."""
+        return self.values.get("forces")
+
+    @property
+    def stress(self) -> Float[np.ndarray, "6 n_features"] | None:
+        """d(stress)/dw in Voigt order, 1/Å^3; None if not asked for or not periodic."""
+        return self.values.get("stress")
 
 
 def vector_jacobian(
@@ -69,14 +99,24 @@ def vector_jacobian(
     def features(vectors: Array) -> Array:
         return potential.site_features(eqx.tree_at(lambda g: g.vectors, graph, vectors))
 
-    def column(index: Array) -> Array:
-        # Atoms do not share vectors, so one direction serves all atoms at once.
-        direction = jnp.zeros(n_neighbors * 3, graph.vectors.dtype).at[index].set(1.0)
-        tangent = jnp.broadcast_to(direction.reshape(n_neighbors, 3), graph.vectors.shape)
-        return jax.jvp(features, (graph.vectors,), (tangent,))[1]
+    # Atoms do not share vectors, so one direction serves all atoms at once.
+    _, along = jax.linearize(features, jnp.asarray(graph.vectors))
+    columns = _along_units(
+        lambda d: along(jnp.broadcast_to(d.reshape(n_neighbors, 3), graph.vectors.shape)),
+        n_neighbors * 3,
+        graph.vectors.dtype,
+    )
+    return jnp.moveaxis(columns, -1, 1).reshape(n_atoms, n_neighbors, 3, -1)
 
-    columns = jax.lax.map(column, jnp.arange(n_neighbors * 3), batch_size=12)
-    return jnp.moveaxis(columns, 0, 1).reshape(n_atoms, n_neighbors, 3, -1)
+
+def _along_units(of: Any, n: int, dtype: Any, then: Any = lambda columns: columns) -> Any:
+    """A linear function of each of n unit vectors on a new last axis, block by block; then another one."""
+    # Whole blocks: the rest would be compiled as a program of its own.
+    n_blocks = -(-n // _AT_ONCE)
+    size = -(-n // n_blocks)
+    units = jnp.eye(n, n_blocks * size, dtype=dtype).T.reshape(n_blocks, size, n)
+    blocks = jax.lax.map(lambda block: then(jax.vmap(of, out_axes=-1)(block)), units)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :n], blocks)
 
 
 def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
@@ -118,22 +158,68 @@ def _descriptor_jacobian(potential: DescriptorPotential, graph: Graph) -> Array:
     return product.reshape(*by_vector.shape[:3], -1)
 
 
-def _by_positions(potential: LastLayerPotential, graph: Graph) -> Array:
-    """d(sum of features of each block)/d(positions at fixed vectors), (n_atoms, 3, n_features)."""
+def mixed_derivatives(
+    potential: LastLayerPotential,
+    graph: Graph,
+    *,
+    vectors: bool = True,
+    by: Literal["weights", "coordinates"] | None = None,
+) -> tuple[Array, Array]:
+    """Force rows (n_atoms, 3, n_features) and virial rows (3, 3, n_features) of a graph of one structure.
 
-    def total(positions: Array) -> Array:
-        moved = eqx.tree_at(lambda g: g.positions, graph, positions)
-        features = jnp.where(graph.atom_mask[:, None], potential.site_features(moved), 0.0)
-        n_blocks = potential.readout.shape[0]
-        return jax.ops.segment_sum(features, potential.feature_block(graph), n_blocks).reshape(-1)
+    Nothing is assumed of the features: they may depend on all atoms. Both are second derivatives of the
+    energy by weights and coordinates. By weights: every weight is one pass back through the features to the
+    coordinates (reverse mode). By coordinates: every displacement and strain is one pass forward to all
+    features.
 
-    n_atoms = graph.positions.shape[0]
+    Args:
+        potential: any.
+        graph: of one structure.
+        vectors: False: only what `Graph.positions` contributes at fixed vectors.
+        by: which way; None: that of fewer passes.
+    """
+    geometry = jnp.asarray(graph.vectors), jnp.asarray(graph.positions)
+    weights, n_atoms = jnp.asarray(potential.readout), graph.positions.shape[0]
 
-    def column(index: Array) -> Array:
-        tangent = jnp.zeros(n_atoms * 3, graph.positions.dtype).at[index].set(1.0)
-        return jax.jvp(total, (graph.positions,), (tangent.reshape(n_atoms, 3),))[1]
+    def energy(readout: Array, edges: Array, positions: Array) -> Array:
+        moved = eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (edges, positions))
+        return _energy(potential, moved, readout)
 
-    return jax.lax.map(column, jnp.arange(n_atoms * 3), batch_size=32).reshape(n_atoms, 3, -1)
+    def rows(gradients: tuple[Array, Array]) -> tuple[Array, Array]:
+        by_vectors, by_positions = gradients
+        moment = jnp.einsum("na,nbf->abf", graph.positions, by_positions)
+        forces, virial = -by_positions, 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
+        if vectors:
+            forces += edge_forces(by_vectors, graph)
+            virial += edge_virials(by_vectors, graph)[0]
+        return forces, virial
+
+    def pushed(direction: Array) -> Array:
+        shifts, strain = direction[:-6].reshape(n_atoms, 3), 0.5 * from_voigt(direction[-6:])
+        strain = strain + jnp.diag(jnp.diag(strain))
+        moved = shifts[graph.neighbors] - shifts[:, None] + geometry[0] @ strain
+        edges = jnp.where(graph.mask[..., None], moved, 0.0) if vectors else jnp.zeros_like(moved)
+        return along(edges, shifts + geometry[1] @ strain).reshape(-1)
+
+    if by is None:
+        by = "weights" if weights.size <= 3 * n_atoms + 6 else "coordinates"
+    if by == "weights":
+        _, along = jax.linearize(lambda w: jax.grad(energy, argnums=(1, 2))(w, *geometry), weights)
+        return _along_units(lambda d: along(d.reshape(weights.shape)), weights.size, weights.dtype, rows)
+    _, along = jax.linearize(lambda v, x: jax.grad(energy)(weights, v, x), *geometry)
+    columns = _along_units(pushed, 3 * n_atoms + 6, geometry[0].dtype)
+    return -columns[:, :-6].T.reshape(n_atoms, 3, -1), jnp.moveaxis(from_voigt(columns[:, -6:]), 0, -1)
+
+
+def _energy(potential: LastLayerPotential, graph: Graph, readout: Array) -> Array:
+    """Energy of a graph with other last-layer weights, without offsets."""
+    energies = eqx.tree_at(lambda p: p.readout, potential, readout).site_energies(graph)
+    return jnp.sum(jnp.where(graph.atom_mask, energies, 0.0))
+
+
+@eqx.filter_jit
+def _energy_row(potential: LastLayerPotential, graph: Graph) -> Array:
+    return jax.grad(lambda readout: _energy(potential, graph, readout))(jnp.asarray(potential.readout))
 
 
 @eqx.filter_jit
@@ -142,58 +228,139 @@ def _site_features(potential: LastLayerPotential, graph: Graph) -> tuple[Array, 
 
 
 @eqx.filter_jit
-def _derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array]:
-    """Force rows (n_atoms, 3, n_features) and virial rows (3, 3, n_features) of a graph of one structure."""
-    jacobian = vector_jacobian(potential, graph)
-    n_blocks = potential.readout.shape[0]
-    block = jax.nn.one_hot(potential.feature_block(graph), n_blocks, dtype=jacobian.dtype)
-    full = (block[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
-    forces, virials = edge_forces(full, graph), edge_virials(full, graph)[0]
+def _local_derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array, Array, Array]:
+    """Features and blocks of atoms, force rows (n_atoms, 3, .), virial rows (n_structures, 3, 3, .)."""
+    jacobian, block = vector_jacobian(potential, graph), potential.feature_block(graph)
+    place = jax.nn.one_hot(block, potential.readout.shape[0], dtype=jacobian.dtype)
+    full = (place[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
+    forces, virials = edge_forces(full, graph), edge_virials(full, graph)
     if potential.reads_positions:
-        direct = _by_positions(potential, graph)
-        moment = jnp.einsum("na,nbf->abf", graph.positions, direct)
-        forces, virials = forces - direct, virials + 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
-    return forces, virials
+        direct, strained = mixed_derivatives(potential, graph, vectors=False)
+        forces, virials = forces + direct, virials + strained
+    return potential.site_features(graph), block, forces, virials
+
+
+_mixed_derivatives = eqx.filter_jit(mixed_derivatives)
 
 
 def structure_rows(
     potential: LastLayerPotential,
     structures: Sequence[Neighborhood],
+    quantities: Iterable[str] = ("energy", "forces"),
     *,
-    forces: bool = True,
-    stress: bool = False,
+    forces: bool | None = None,
+    stress: bool | None = None,
 ) -> Iterator[StructureRows]:
-    """Yield the rows of each structure in turn; never more than one structure's rows are held."""
-    stress = stress and "stress" in potential.supplies
-    closed = potential.closed_rows(structures, forces=forces, strain=stress)
-    if closed is None:
-        closed = _differentiated(potential, structures, forces, stress)
-    for structure, rows in zip(structures, closed, strict=True):
-        stress_rows = None
-        if rows.virial is not None and structure.periodic:
-            stress_rows = rows.virial[VOIGT[:, 0], VOIGT[:, 1]] / abs(np.linalg.det(structure.cell))
-        yield StructureRows(rows.energy, rows.forces, stress_rows, structure.n_atoms)
+    """Yield the rows of each structure in turn; never more than those of a few small structures are held.
+
+    Args:
+        potential: whose last layer is meant.
+        structures: as `Potential.neighborhood` gives them.
+        quantities: names of the table `surefield.quantities`. A stress is left out where there is none.
+        forces: adds the forces, or takes them away.
+        stress: adds the stress, or takes it away.
+
+    Raises:
+        ConfigError: a name that is not in the table.
+        PotentialError: a quantity that the potential does not give.
+    """
+    names = list(quantities)
+    for name, asked in (("forces", forces), ("stress", stress)):
+        names = [n for n in names if n != name or asked is not False] + [name] * (asked is True)
+    wanted = {name: quantity(name) for name in dict.fromkeys(names)}
+    outputs = [name for name, entry in wanted.items() if entry.source == "output"]
+    for name in outputs:
+        if name not in potential.supplies:
+            raise PotentialError(f"{type(potential).__name__} has no {name.replace('_', ' ')}")
+    strain = "stress" in wanted and "stress" in potential.supplies
+    derived: Iterator[ClosedRows | None] = repeat(None, len(structures))
+    if len(outputs) < len(wanted):
+        derived = _derived(potential, structures, "forces" in wanted, strain)
+    for structure, rows in zip(structures, derived, strict=True):
+        values: dict[str, np.ndarray | None] = {}
+        if rows is not None:
+            values["energy"] = rows.energy
+            values["forces"] = rows.forces
+            if rows.virial is not None and structure.periodic:
+                voigt = to_voigt(np.moveaxis(rows.virial, -1, 0)).T
+                values["stress"] = voigt / volume(structure.cell)
+        if "energies" in wanted:
+            values["energies"] = atom_features(potential, structure)
+        for name in outputs:
+            values[name] = _output_rows(potential, structure, name)
+        yield StructureRows({n: v for n, v in values.items() if v is not None}, structure.n_atoms)
 
 
-def _differentiated(
+def _derived(
     potential: LastLayerPotential, structures: Sequence[Neighborhood], forces: bool, strain: bool
 ) -> Iterator[ClosedRows]:
-    n_blocks, width = potential.readout.shape
-    for structure in structures:
-        graph = collate([structure], dtype=potential.dtype)
-        features, block = _site_features(potential, graph)
-        n = structure.n_atoms
-        total = np.zeros((n_blocks, width))
-        np.add.at(total, np.asarray(block)[:n], np.asarray(features, np.float64)[:n])
-        force_rows = virial_rows = None
-        wants_virial = strain and structure.periodic
-        if forces or wants_virial:
-            by_position, by_strain = _derivatives(potential, graph)
+    """Rows of all that follows from the energy."""
+    closed = potential.closed_rows(structures, forces=forces, strain=strain)
+    if closed is not None:
+        return iter(closed)
+    if potential.local_features:
+        return _local_rows(potential, structures, forces, strain)
+    return (_general_rows(potential, structure, forces, strain) for structure in structures)
+
+
+def _local_rows(
+    potential: LastLayerPotential, structures: Sequence[Neighborhood], forces: bool, strain: bool
+) -> Iterator[ClosedRows]:
+    """Rows of structures in turn, computed for several small ones at once."""
+    derivatives = forces or (strain and any(s.periodic for s in structures))
+    batches = streamed_batches(structures, ATOMS_AT_ONCE, potential.dtype)
+    if derivatives and potential.reads_positions:  # their part needs graphs of one structure
+        batches = (([i], collate([s], dtype=potential.dtype)) for i, s in enumerate(structures))
+    ready: dict[int, ClosedRows] = {}
+    following = 0
+    for members, graph in batches:
+        of_batch = _local_derivatives(potential, graph) if derivatives else _site_features(potential, graph)
+        features, block, *by_geometry = (np.asarray(values) for values in of_batch)
+        for place, (index, atoms) in enumerate(
+            zip(members, row_slices(structures[i].n_atoms for i in members), strict=True)
+        ):
+            energy = _in_blocks(potential, features[atoms], block[atoms]).sum(axis=0)
+            by_position = by_strain = None
             if forces:
-                force_rows = np.asarray(by_position[:n], np.float64).reshape(3 * n, -1)
-            if wants_virial:
-                virial_rows = np.asarray(by_strain, np.float64)
-        yield ClosedRows(total.reshape(-1), force_rows, virial_rows)
+                by_position = by_geometry[0][atoms].astype(np.float64).reshape(-1, len(energy))
+            if strain and structures[index].periodic:
+                by_strain = by_geometry[1][place].astype(np.float64)
+            ready[index] = ClosedRows(energy, by_position, by_strain)
+        while following in ready:
+            yield ready.pop(following)
+            following += 1
+
+
+def _general_rows(
+    potential: LastLayerPotential, structure: Neighborhood, forces: bool, strain: bool
+) -> ClosedRows:
+    """Rows of one structure with features that may depend on all of its atoms."""
+    graph = collate([structure], dtype=potential.dtype)
+    energy = np.asarray(_energy_row(potential, graph), np.float64).reshape(-1)
+    if not forces and not (strain and structure.periodic):
+        return ClosedRows(energy, None, None)
+    by_position, by_strain = (np.asarray(x, np.float64) for x in _mixed_derivatives(potential, graph))
+    by_position = by_position[: structure.n_atoms].reshape(-1, len(energy))
+    return ClosedRows(energy, by_position if forces else None, by_strain if strain else None)
+
+
+@eqx.filter_jit
+def _output_rows_of(potential: LastLayerPotential, graph: Graph, name: str) -> Array:
+    def output(readout: Array) -> Array:
+        return eqx.tree_at(lambda p: p.readout, potential, readout).outputs(graph)[name]
+
+    values, back = jax.vjp(output, jnp.asarray(potential.readout))
+    rows = _along_units(lambda d: back(d.reshape(values.shape))[0].reshape(-1), values.size, values.dtype)
+    return rows.T.reshape(*values.shape, -1)
+
+
+def _output_rows(potential: LastLayerPotential, structure: Neighborhood, name: str) -> np.ndarray:
+    """Rows of a quantity of `Potential.outputs`, in reverse mode: one pass for each of its values."""
+    graph = collate([structure], dtype=potential.dtype)
+    rows = np.asarray(_output_rows_of(potential, graph, name), np.float64)
+    per_atom = quantity(name).per == "atom"
+    rows = rows[: structure.n_atoms] if per_atom else rows[0]
+    return rows if rows.ndim == 1 else rows.reshape(-1, rows.shape[-1])
 
 
 @eqx.filter_jit
@@ -221,7 +388,7 @@ def energy_features(
     potential: LastLayerPotential, structures: Sequence[Neighborhood]
 ) -> Float[np.ndarray, "n_structures n_features"]:
     """Summed last-layer features of each structure: rows of the total energy (`ll_grad` without the bias)."""
-    rows = [row.energy for row in structure_rows(potential, structures, forces=False)]
+    rows = [row.energy for row in structure_rows(potential, structures, ("energy",))]
     return np.stack(rows) if rows else np.zeros((0, potential.n_features))
 
 
@@ -230,7 +397,14 @@ def atom_features(
 ) -> Float[np.ndarray, "n_atoms n_features"]:
     """Last-layer features of each atom, in the block of its element."""
     features, block = _site_features(potential, collate([structure], dtype=potential.dtype))
-    n, (n_blocks, width) = structure.n_atoms, potential.readout.shape
-    full = np.zeros((n, n_blocks, width))
-    full[np.arange(n), np.asarray(block)[:n]] = np.asarray(features, np.float64)[:n]
-    return full.reshape(n, -1)
+    n = structure.n_atoms
+    return _in_blocks(potential, np.asarray(features)[:n], np.asarray(block)[:n])
+
+
+def _in_blocks(
+    potential: LastLayerPotential, features: np.ndarray, block: np.ndarray
+) -> Float[np.ndarray, "n_atoms n_features"]:
+    n_blocks, width = potential.readout.shape
+    full = np.zeros((len(features), n_blocks, width))
+    full[np.arange(len(features)), block] = features
+    return full.reshape(len(features), -1)

@@ -134,10 +134,19 @@ def _accumulate(
     n_energy = sum(s.trained_energy for s in samples)
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
-    for sample, use, turn in zip(samples, taken, turns.tolist(), strict=True):
+    with_forces = [bool(t) and s.labels.forces is not None for s, t in zip(samples, taken, strict=True)]
+    # Rows of many structures at once need few programs; both kinds are drawn from in the samples' order.
+    sources = {
+        use: structure_rows(
+            potential,
+            [s.structure for s, w in zip(samples, with_forces, strict=True) if w == use],
+            ("energy", "forces") if use else ("energy",),
+        )
+        for use in (True, False)
+    }
+    for sample, use, turn in zip(samples, with_forces, turns.tolist(), strict=True):
         covariance = folds[turn % n_folds]
-        with_forces = bool(use) and sample.labels.forces is not None
-        (rows,) = structure_rows(potential, [sample.structure], forces=with_forces)
+        rows = next(sources[use])
         numbers = sample.structure.numbers
         if sample.trained_energy and sample.labels.energy is not None:
             target = sample.labels.energy - potential.constant_energy(numbers)
