@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from ase.build import bulk
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.evaluate import predict
 from surefield.potentials.linearized import Linearized
+from surefield.potentials.parametric import opaque_kim
 from surefield.potentials.parametric.kim_ids import find_model
-from surefield.potentials.potential import trainable
+from surefield.potentials.potential import Potential, trainable
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential
 
@@ -97,3 +100,47 @@ def test_around_a_network(copper_network):
     assert found.energy == pytest.approx(expected.energy, rel=1e-12)
     assert linear.readout.shape[1] > 50
     assert bool(jnp.isfinite(linear.readout).all())
+
+
+class Springs(Potential):
+    """Harmonic bonds, computed outside JAX as KIM's models are: derivatives by k and r0 are differences."""
+
+    species: tuple[int, ...] = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True)
+    offsets: Any
+    values: dict[str, Any]
+
+    def site_energies(self, graph):
+        energies = opaque_kim._energies(
+            "springs", dict(self.values), graph.vectors, opaque_kim._geometry(graph)
+        )
+        return jnp.where(graph.atom_mask, (energies / graph.n_atoms)[graph.structure], 0.0)
+
+
+def _springs(model_id, values, vectors, geometry):
+    r = np.linalg.norm(vectors, axis=-1)
+    stretch = np.where(geometry["mask"], r - values["r0"], 0.0)
+    slopes = 2 * values["k"] * stretch[..., None] * vectors / r[..., None]
+    return np.array([np.sum(values["k"] * stretch**2)]), slopes
+
+
+def test_around_a_model_that_others_compute(silicon, monkeypatch):
+    """Rows of such models are taken forwards only: differences have no way back."""
+    monkeypatch.setattr(opaque_kim, "_compute", _springs)
+    springs = Springs((14,), 2.6, jnp.zeros(1), {"k": jnp.array(0.7), "r0": jnp.array(2.3)})
+    linear = Linearized(springs)
+    structure = linear.neighborhood(silicon)
+    (rows,) = structure_rows(linear, [structure], ("energy", "forces", "stress"))
+    r = np.linalg.norm(structure.vectors, axis=-1)
+    stretch = np.where(np.arange(structure.n_neighbors) < structure.counts[:, None], r - 2.3, 0.0)
+    expected = [0.7 * np.sum(stretch**2), -2 * 0.7 * 2.3 * np.sum(stretch)]
+    np.testing.assert_allclose(rows.energy, expected, rtol=1e-9)
+    (alone,) = structure_rows(linear, [structure], ("energy",))
+    np.testing.assert_allclose(alone.energy, rows.energy, rtol=1e-12)
+    (moved,), (start,) = (
+        predict(eqx.tree_at(lambda p: p.values["k"], springs, k), [silicon]) for k in (1.4, 0.7)
+    )
+    np.testing.assert_allclose(
+        rows.forces[:, 0], (moved.forces - start.forces).ravel(), rtol=1e-8, atol=1e-10
+    )
+    np.testing.assert_allclose(rows.stress[:, 0], moved.stress - start.stress, rtol=1e-8, atol=1e-12)

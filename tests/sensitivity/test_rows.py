@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from surefield.errors import PotentialError
 from surefield.potentials import LastLayerPotential, predict
 from surefield.sensitivity import atom_features, energy_features, structure_rows
 from surefield.sensitivity.rows import mixed_derivatives, vector_jacobian
@@ -106,7 +107,7 @@ def test_general_routes_give_the_same(network, crystal):
     fast, slow = (np.asarray(eqx.filter_jit(vector_jacobian)(p, graph)) * mask for p in (network, general))
     assert np.abs(slow).max() > 1e-2
     np.testing.assert_allclose(fast, slow, atol=1e-11 * np.abs(slow).max())
-    forces = np.asarray(eqx.filter_jit(mixed_derivatives)(general, graph)[0])[:3].reshape(9, -1)
+    forces = np.asarray(eqx.filter_jit(mixed_derivatives)(general, graph)[1])[:3].reshape(9, -1)
     np.testing.assert_allclose(forces, rows.forces, atol=1e-11 * np.abs(forces).max())
 
 
@@ -140,10 +141,15 @@ def test_energy_row_is_the_sum_of_the_atoms(network, alloy, crystal):
 
 
 def test_no_rows_that_were_not_asked_for(network, crystal):
-    _, structure, _ = crystal
-    (rows,) = structure_rows(network, [structure], forces=False)
+    _, structure, all_rows = crystal
+    (rows,) = structure_rows(network, [structure], ("energies", "stress"))
+    assert set(rows.values) == {"energies", "stress"}
     assert rows.forces is None
-    assert rows.stress is None
+    assert "energy" not in rows
+    np.testing.assert_allclose(rows.stress, all_rows.stress, rtol=1e-12)
+    np.testing.assert_allclose(rows["energies"], atom_features(network, structure), rtol=1e-12)
+    with pytest.raises(PotentialError, match="MomentNetwork has no excess electrons"):
+        next(structure_rows(network, [structure], ("excess_electrons",)))
     assert energy_features(network, []).shape == (0, network.n_features)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, NoReturn, Self
 
 import equinox as eqx
 import jax
@@ -16,11 +16,10 @@ from numpy.typing import ArrayLike
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.potential import (
     MECHANICAL,
-    ClosedRows,
     LastLayerPotential,
     Potential,
 )
-from surefield.structures.graph import Graph, collate, edge_forces, edge_virials
+from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["Linearized"]
@@ -47,6 +46,9 @@ class Linearized(LastLayerPotential):
         PotentialError: no free parameter, or more than 5000.
         ConfigError: a scale of the wrong length or not positive.
     """
+
+    #: Potentials that others compute know derivatives by parameters as differences only.
+    forward_only: ClassVar[bool] = True
 
     base: Potential
     readout: Float[Array, "1 n_parameters"]
@@ -148,53 +150,14 @@ class Linearized(LastLayerPotential):
         columns = jax.lax.map(lambda d: self._along(graph, d)[1], directions, batch_size=_AT_ONCE)
         return columns.T
 
-    def closed_rows(
-        self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
-    ) -> Iterator[ClosedRows]:
-        """Rows of each structure, forward through energy, forces and virial: few parameters, many atoms."""
-        for structure in structures:
-            graph = collate([structure], dtype=self.dtype)
-            rows = jax.tree.map(lambda x: np.asarray(x, np.float64), _rows(self, graph, forces, strain))
-            energy, by_position, by_strain = rows
-            n = structure.n_atoms
-            yield ClosedRows(
-                energy,
-                by_position[:n].reshape(3 * n, -1) if forces else None,
-                by_strain if strain and structure.periodic else None,
-            )
+    def with_readout(self, readout: Float[Array, "1 n_parameters"]) -> Potential:
+        """The potential it was made from, to which it is tangent."""
+        start = self.base.vector
+        moved = (self.reference + readout[0] - jax.lax.stop_gradient(self.readout[0])) * self.scale
+        return self.base.with_vector(moved.astype(start.dtype))
 
     def _along(self, graph: Graph, weights: Float[Array, " n_parameters"]) -> tuple[Array, Array]:
         """Energies of atoms, and their derivative along a direction of the weights."""
-        return self.derivative(lambda base: base.site_energies(graph), weights)
-
-    def derivative(self, of: Any, weights: Float[Array, " n_parameters"]) -> Any:
-        """Value of a function of the potential, and its derivative along a direction of the weights."""
         start = self.base.vector
         tangent = (weights * self.scale).astype(start.dtype)
-        return jax.jvp(lambda vector: of(self.base.with_vector(vector)), (start,), (tangent,))
-
-
-@eqx.filter_jit
-def _rows(
-    linearized: Linearized, graph: Graph, forces: bool, strain: bool
-) -> tuple[Array, Array | None, Array | None]:
-    """Energy, force and virial rows of a graph of one structure, parameters on the last axis."""
-
-    def total(base: Potential, moved: Graph) -> Array:
-        return jnp.sum(jnp.where(graph.atom_mask, base.site_energies(moved), 0.0))
-
-    def gradients(base: Potential) -> tuple[Array, tuple[Array, Array]]:
-        def of(vectors: Array, positions: Array) -> Array:
-            return total(base, eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (vectors, positions)))
-
-        return jax.value_and_grad(of, argnums=(0, 1))(graph.vectors, graph.positions)
-
-    directions = jnp.eye(len(linearized.reference))
-    if not forces and not strain:
-        one = lambda d: linearized.derivative(lambda base: total(base, graph), d)[1]  # noqa: E731
-        return jax.lax.map(one, directions, batch_size=_AT_ONCE), None, None
-    both = jax.lax.map(lambda d: linearized.derivative(gradients, d)[1], directions, batch_size=_AT_ONCE)
-    energy, (by_vectors, by_positions) = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), both)
-    moment = jnp.einsum("na,nbf->abf", graph.positions, by_positions)
-    virial = edge_virials(by_vectors, graph)[0] + 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
-    return energy, edge_forces(by_vectors, graph) - by_positions, virial
+        return jax.jvp(lambda v: self.base.with_vector(v).site_energies(graph), (start,), (tangent,))

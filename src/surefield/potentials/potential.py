@@ -255,9 +255,11 @@ class LastLayerPotential(Potential):
         bias: constant of each block, eV.
         local_features: f_i depends, of `Graph.vectors`, on the row of atom i alone, which makes rows cheap;
             where nothing is known it may depend on everything.
+        forward_only: no derivatives are taken back from the energy to the weights: they may be differences.
     """
 
     local_features: ClassVar[bool] = False
+    forward_only: ClassVar[bool] = False
 
     readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
     bias: eqx.AbstractVar[Float[Array, " n_blocks"]]
@@ -293,6 +295,10 @@ class LastLayerPotential(Potential):
     ) -> Iterator[ClosedRows] | None:
         """Rows of each structure by a way of the potential's own; None: they follow by differentiation."""
         return None
+
+    def with_readout(self, readout: Float[Array, "n_blocks n_site_features"]) -> Potential:
+        """Potential with other last weights, of which the first derivatives at the present ones are asked."""
+        return eqx.tree_at(lambda p: p.readout, self, readout)
 
     def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
         """Row of `readout` that serves an atom; by default its element."""

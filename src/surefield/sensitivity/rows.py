@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
-from surefield.potentials.electrode.charged_potential import ChargedPotential
 from surefield.potentials.potential import (
     ClosedRows,
     DensityPotential,
@@ -36,7 +35,6 @@ from surefield.structures.tensors import from_voigt, row_slices, to_voigt, volum
 __all__ = [
     "StructureRows",
     "atom_features",
-    "electron_rows",
     "energy_features",
     "mixed_derivatives",
     "structure_rows",
@@ -164,13 +162,13 @@ def mixed_derivatives(
     *,
     vectors: bool = True,
     by: Literal["weights", "coordinates"] | None = None,
-) -> tuple[Array, Array]:
-    """Force rows (n_atoms, 3, n_features) and virial rows (3, 3, n_features) of a graph of one structure.
+) -> tuple[Array, Array, Array]:
+    """Energy row (n_features,), force rows (n_atoms, 3, .) and virial rows (3, 3, .) of one structure.
 
-    Nothing is assumed of the features: they may depend on all atoms. Both are second derivatives of the
-    energy by weights and coordinates. By weights: every weight is one pass back through the features to the
-    coordinates (reverse mode). By coordinates: every displacement and strain is one pass forward to all
-    features.
+    Nothing is assumed of the features: they may depend on all atoms. Forces and virial are second derivatives
+    of the energy by weights and coordinates. By weights: every weight is one pass back through the features
+    to the coordinates (reverse mode). By coordinates: every displacement and strain is one pass forward to
+    all features.
 
     Args:
         potential: any.
@@ -178,21 +176,21 @@ def mixed_derivatives(
         vectors: False: only what `Graph.positions` contributes at fixed vectors.
         by: which way; None: that of fewer passes.
     """
-    geometry = jnp.asarray(graph.vectors), jnp.asarray(graph.positions)
     weights, n_atoms = jnp.asarray(potential.readout), graph.positions.shape[0]
+    geometry = jnp.asarray(graph.vectors), jnp.asarray(graph.positions)
 
     def energy(readout: Array, edges: Array, positions: Array) -> Array:
         moved = eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (edges, positions))
         return _energy(potential, moved, readout)
 
-    def rows(gradients: tuple[Array, Array]) -> tuple[Array, Array]:
-        by_vectors, by_positions = gradients
+    def rows(columns: tuple[Array, tuple[Array, Array]]) -> tuple[Array, Array, Array]:
+        by_weights, (by_vectors, by_positions) = columns
         moment = jnp.einsum("na,nbf->abf", graph.positions, by_positions)
         forces, virial = -by_positions, 0.5 * (moment + jnp.swapaxes(moment, 0, 1))
         if vectors:
             forces += edge_forces(by_vectors, graph)
             virial += edge_virials(by_vectors, graph)[0]
-        return forces, virial
+        return by_weights, forces, virial
 
     def pushed(direction: Array) -> Array:
         shifts, strain = direction[:-6].reshape(n_atoms, 3), 0.5 * from_voigt(direction[-6:])
@@ -202,24 +200,30 @@ def mixed_derivatives(
         return along(edges, shifts + geometry[1] @ strain).reshape(-1)
 
     if by is None:
-        by = "weights" if weights.size <= 3 * n_atoms + 6 else "coordinates"
+        by = "weights" if potential.forward_only or weights.size <= 3 * n_atoms + 6 else "coordinates"
     if by == "weights":
-        _, along = jax.linearize(lambda w: jax.grad(energy, argnums=(1, 2))(w, *geometry), weights)
+        gradient = jax.value_and_grad(energy, argnums=(1, 2))
+        _, along = jax.linearize(lambda w: gradient(w, *geometry), weights)
         return _along_units(lambda d: along(d.reshape(weights.shape)), weights.size, weights.dtype, rows)
-    _, along = jax.linearize(lambda v, x: jax.grad(energy)(weights, v, x), *geometry)
+    row, along = jax.linearize(lambda v, x: jax.grad(energy)(weights, v, x), *geometry)
     columns = _along_units(pushed, 3 * n_atoms + 6, geometry[0].dtype)
-    return -columns[:, :-6].T.reshape(n_atoms, 3, -1), jnp.moveaxis(from_voigt(columns[:, -6:]), 0, -1)
+    virial = jnp.moveaxis(from_voigt(columns[:, -6:]), 0, -1)
+    return row.reshape(-1), -columns[:, :-6].T.reshape(n_atoms, 3, -1), virial
 
 
 def _energy(potential: LastLayerPotential, graph: Graph, readout: Array) -> Array:
     """Energy of a graph with other last-layer weights, without offsets."""
-    energies = eqx.tree_at(lambda p: p.readout, potential, readout).site_energies(graph)
+    energies = potential.with_readout(readout).site_energies(graph)
     return jnp.sum(jnp.where(graph.atom_mask, energies, 0.0))
 
 
 @eqx.filter_jit
 def _energy_row(potential: LastLayerPotential, graph: Graph) -> Array:
-    return jax.grad(lambda readout: _energy(potential, graph, readout))(jnp.asarray(potential.readout))
+    weights = jnp.asarray(potential.readout)
+    if not potential.forward_only:
+        return jax.grad(lambda readout: _energy(potential, graph, readout))(weights)
+    _, along = jax.linearize(lambda readout: _energy(potential, graph, readout), weights)
+    return _along_units(lambda d: along(d.reshape(weights.shape)), weights.size, weights.dtype)
 
 
 @eqx.filter_jit
@@ -235,7 +239,7 @@ def _local_derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Arr
     full = (place[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
     forces, virials = edge_forces(full, graph), edge_virials(full, graph)
     if potential.reads_positions:
-        direct, strained = mixed_derivatives(potential, graph, vectors=False)
+        _, direct, strained = mixed_derivatives(potential, graph, vectors=False)
         forces, virials = forces + direct, virials + strained
     return potential.site_features(graph), block, forces, virials
 
@@ -274,13 +278,12 @@ def structure_rows(
             raise PotentialError(f"{type(potential).__name__} has no {name.replace('_', ' ')}")
     strain = "stress" in wanted and "stress" in potential.supplies
     derived: Iterator[ClosedRows | None] = repeat(None, len(structures))
-    if len(outputs) < len(wanted):
+    if wanted.keys() & {"energy", "forces", "stress"}:
         derived = _derived(potential, structures, "forces" in wanted, strain)
     for structure, rows in zip(structures, derived, strict=True):
         values: dict[str, np.ndarray | None] = {}
         if rows is not None:
-            values["energy"] = rows.energy
-            values["forces"] = rows.forces
+            values |= {"energy": rows.energy, "forces": rows.forces}
             if rows.virial is not None and structure.periodic:
                 voigt = to_voigt(np.moveaxis(rows.virial, -1, 0)).T
                 values["stress"] = voigt / volume(structure.cell)
@@ -288,7 +291,8 @@ def structure_rows(
             values["energies"] = atom_features(potential, structure)
         for name in outputs:
             values[name] = _output_rows(potential, structure, name)
-        yield StructureRows({n: v for n, v in values.items() if v is not None}, structure.n_atoms)
+        kept = {name: values[name] for name in wanted if values.get(name) is not None}
+        yield StructureRows(kept, structure.n_atoms)
 
 
 def _derived(
@@ -336,10 +340,10 @@ def _general_rows(
 ) -> ClosedRows:
     """Rows of one structure with features that may depend on all of its atoms."""
     graph = collate([structure], dtype=potential.dtype)
-    energy = np.asarray(_energy_row(potential, graph), np.float64).reshape(-1)
     if not forces and not (strain and structure.periodic):
-        return ClosedRows(energy, None, None)
-    by_position, by_strain = (np.asarray(x, np.float64) for x in _mixed_derivatives(potential, graph))
+        return ClosedRows(np.asarray(_energy_row(potential, graph), np.float64).reshape(-1), None, None)
+    of_graph = _mixed_derivatives(potential, graph)
+    energy, by_position, by_strain = (np.asarray(values, np.float64) for values in of_graph)
     by_position = by_position[: structure.n_atoms].reshape(-1, len(energy))
     return ClosedRows(energy, by_position if forces else None, by_strain if strain else None)
 
@@ -347,7 +351,7 @@ def _general_rows(
 @eqx.filter_jit
 def _output_rows_of(potential: LastLayerPotential, graph: Graph, name: str) -> Array:
     def output(readout: Array) -> Array:
-        return eqx.tree_at(lambda p: p.readout, potential, readout).outputs(graph)[name]
+        return potential.with_readout(readout).outputs(graph)[name]
 
     values, back = jax.vjp(output, jnp.asarray(potential.readout))
     rows = _along_units(lambda d: back(d.reshape(values.shape))[0].reshape(-1), values.size, values.dtype)
@@ -361,27 +365,6 @@ def _output_rows(potential: LastLayerPotential, structure: Neighborhood, name: s
     per_atom = quantity(name).per == "atom"
     rows = rows[: structure.n_atoms] if per_atom else rows[0]
     return rows if rows.ndim == 1 else rows.reshape(-1, rows.shape[-1])
-
-
-@eqx.filter_jit
-def _electron_features(potential: ChargedPotential, graph: Graph) -> Array:
-    return potential.electron_features(graph)
-
-
-def electron_rows(
-    potential: LastLayerPotential, structures: Sequence[Neighborhood]
-) -> Float[np.ndarray, "n_structures n_features"]:
-    """dN_e/dw of each structure, the sum of what its atoms' last layers add to the excess electrons."""
-    if not isinstance(potential, ChargedPotential):
-        raise PotentialError(f"{type(potential).__name__} has no excess electrons")
-    n_blocks, width = potential.readout.shape
-    rows = np.zeros((len(structures), n_blocks, width))
-    for row, structure in zip(rows, structures, strict=True):
-        graph = collate([structure], dtype=potential.dtype)
-        block = np.asarray(potential.feature_block(graph))[: structure.n_atoms]
-        found = np.asarray(_electron_features(potential, graph), np.float64)[: structure.n_atoms]
-        np.add.at(row, block, found)
-    return rows.reshape(len(structures), -1)
 
 
 def energy_features(

@@ -19,7 +19,7 @@ from surefield.potentials.potential import HasPotential, LastLayerPotential, Pot
 from surefield.quantities import labelled, quantity, uncertain
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
-from surefield.sensitivity.rows import atom_features, electron_rows, structure_rows
+from surefield.sensitivity.rows import structure_rows
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
@@ -191,14 +191,11 @@ def _quantity_rows(
     layer: LastLayerPotential, structures: Sequence[Neighborhood], names: Collection[str]
 ) -> Iterator[dict[str, Rows]]:
     """Rows of each structure by quantity, one per component; of means over the atoms where it is per atom."""
-    every = structure_rows(layer, structures, forces="forces" in names, stress="stress" in names)
-    for structure, rows in zip(structures, every, strict=True):
-        own = {"energy": rows.energy[None] / rows.n_atoms, "forces": rows.forces, "stress": rows.stress}
-        if "energies" in names:
-            own["energies"] = atom_features(layer, structure)
-        if "excess_electrons" in names:
-            own["excess_electrons"] = electron_rows(layer, [structure])
-        yield {name: g for name, g in own.items() if g is not None and name in names}
+    for rows in structure_rows(layer, structures, names):
+        yield {
+            name: np.atleast_2d(g) / (rows.n_atoms if quantity(name).per_atom else 1)
+            for name, g in rows.values.items()
+        }
 
 
 def _labelled_rows(

@@ -334,19 +334,16 @@ def test_features_are_derivatives_by_the_last_weights(network, made_up):
 
 
 @pytest.mark.parametrize("scheme", ["consistent", "amp", "quadratic"])
-def test_electron_features_are_derivatives_by_the_last_weights(made_up, scheme):
+def test_rows_of_excess_electrons_are_differences_by_the_last_weights(made_up, scheme):
     plain = quadratic_network() if scheme == "quadratic" else charge_network(scheme=scheme)
     network = ready(plain, made_up)
-    graph = collate([network.neighborhood(made_up[0])])
-
-    @jax.jit
-    def row(readout):
-        moved = _with(network, readout)
-        features = jnp.where(graph.atom_mask[:, None], moved.electron_features(graph), 0.0)
-        blocks = jax.ops.segment_sum(features, moved.feature_block(graph), len(moved.species))
-        return blocks, jax.grad(lambda w: -jnp.sum(_with(network, w).charges(graph)))(readout)
-
-    np.testing.assert_allclose(*row(network.readout), rtol=1e-9, atol=1e-12)
+    (rows,) = structure_rows(network, [network.neighborhood(made_up[0])], ("excess_electrons", "charges"))
+    assert set(rows.values) == {"excess_electrons", "charges"}
+    np.testing.assert_allclose(-rows["charges"].sum(axis=0), rows["excess_electrons"], atol=1e-12)
+    step = 1e-5 * np.random.default_rng(4).normal(size=network.readout.shape)
+    (minus,), (plus,) = (predict(_with(network, network.readout + k * step), made_up[:1]) for k in (-1, 1))
+    slope = (plus.excess_electrons - minus.excess_electrons) / 2
+    assert rows["excess_electrons"] @ step.ravel() == pytest.approx(slope, rel=1e-7)
 
 
 def _with(network, readout):

@@ -16,6 +16,7 @@ from surefield.formats.setfl import write_setfl
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber
 from surefield.potentials.parametric.kim_ids import find_model
+from surefield.sensitivity import structure_rows
 from surefield.testing import check_potential
 
 
@@ -77,7 +78,7 @@ def test_pairs_of_two_species_and_contract(carbide):
 def test_derivative_by_an_exponent_of_zero(silicon):
     """d/dq at q = 0 of the forces, where some frameworks give zero; against differences."""
     potential = model("SW_StillingerWeber_1985_Si").with_free([("q", 0)])
-    (row,) = potential.last_layer().closed_rows([potential.neighborhood(silicon)], forces=True, strain=False)
+    (row,) = structure_rows(potential.last_layer(), [potential.neighborhood(silicon)])
     step = 1e-4
     moved = [potential.with_vector(jnp.array([k * step])) for k in (-1, 1)]
     (minus,), (plus,) = (predict(p, [silicon]) for p in moved)

@@ -246,13 +246,6 @@ class ChargeNetwork(ChargedPotential):
         by_q = chi + self._sign * sites.phi.astype(q.dtype) + self.hardness[sites.place] * q
         return jnp.concatenate([q[:, None] * chi_slopes, by_q[:, None] * q_slopes], axis=1)
 
-    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
-        """Derivative of each atom's excess electrons with respect to its last weights; see the parent."""
-        if self.scheme == "consistent":
-            return super().electron_features(graph)
-        latent = self._latent(self.sites(self.descriptor.features(graph), graph))
-        return jnp.concatenate([jnp.zeros_like(latent.chi_slopes), -latent.q_slopes], axis=1)
-
     def edge_inputs(self, graph: Graph) -> Float[Array, "n_atoms n_etas"]:
         """Charge fingerprints Phi g_eta, V."""
         return self.interface.fingerprints(graph)

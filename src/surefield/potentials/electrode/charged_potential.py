@@ -188,20 +188,6 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
             "capacitance": sum_atoms(slopes, graph),
         }
 
-    def electron_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
-        """Derivative of each atom's excess electrons with respect to its last weights.
-
-        Summed over atoms they are the row of N_e, as `site_features` are that of the energy.
-        """
-        features = self.descriptor.features(graph)
-
-        def by_weights(phi: Array) -> Array:
-            moved = eqx.tree_at(lambda g: g.inputs[PHI], graph, phi)
-            return self.last_layer_features(features, moved)
-
-        phi = jnp.asarray(graph.inputs[PHI])
-        return jax.jvp(by_weights, (phi,), (jnp.ones_like(phi),))[1]
-
     def interface_height(self, atoms: Atoms) -> float:
         """Height z0 of the metal surface of a structure along the normal, Å; stated or found."""
         graph = collate([self.neighborhood(atoms)])
