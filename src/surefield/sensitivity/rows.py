@@ -281,9 +281,11 @@ def structure_rows(
     if wanted.keys() & {"energy", "forces", "stress"}:
         derived = _derived(potential, structures, "forces" in wanted, strain)
     for structure, rows in zip(structures, derived, strict=True):
-        values: dict[str, np.ndarray | None] = {}
+        values: dict[str, np.ndarray] = {}
         if rows is not None:
-            values |= {"energy": rows.energy, "forces": rows.forces}
+            values["energy"] = rows.energy
+            if rows.forces is not None:
+                values["forces"] = rows.forces
             if rows.virial is not None and structure.periodic:
                 voigt = to_voigt(np.moveaxis(rows.virial, -1, 0)).T
                 values["stress"] = voigt / volume(structure.cell)
@@ -291,8 +293,7 @@ def structure_rows(
             values["energies"] = atom_features(potential, structure)
         for name in outputs:
             values[name] = _output_rows(potential, structure, name)
-        kept = {name: values[name] for name in wanted if values.get(name) is not None}
-        yield StructureRows(kept, structure.n_atoms)
+        yield StructureRows({name: values[name] for name in wanted if name in values}, structure.n_atoms)
 
 
 def _derived(
