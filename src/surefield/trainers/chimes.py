@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, explain, nearest
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
@@ -92,13 +92,11 @@ class ChIMESPotential(PotentialHandle):
             return start
         if fresh.settings.names != start.settings.names:
             raise ConfigError(
-                explain(
-                    "the parameters do not fit the settings",
-                    where=self._start,
-                    got=f"{start.n_features} columns",
-                    expected=f"the {fresh.n_features} columns of the settings",
-                    fix="give the settings the file was fitted with, or leave one of the two out",
-                )
+                "the parameters do not fit the settings",
+                where=self._start,
+                got=f"{start.n_features} columns",
+                expected=f"the {fresh.n_features} columns of the settings",
+                fix="give the settings the file was fitted with, or leave one of the two out",
             )
         return fresh.with_coefficients(start.coefficients)
 
@@ -114,7 +112,7 @@ class ChIMESPotential(PotentialHandle):
         own = sorted(atomic_numbers[s] for s in self.species)
         if own != list(potential.species):
             got, expected = list(self.species), list(potential.settings.types)
-            raise ConfigError(explain("species are not the types of the file", got=got, expected=expected))
+            raise ConfigError("species are not the types of the file", got=got, expected=expected)
 
     def export_files(self, folder: Path) -> list[Path]:
         """Write `params.txt` for the public calculator; nothing for transformations that it does not read."""
@@ -171,11 +169,9 @@ class ChIMESTrainer(Trainer):
             raise ConfigError(f"unknown algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
         if not (0 <= eps < 1 and 0 <= alpha < float("inf") and folds >= 2):
             got = f"eps {eps}, alpha {alpha}, folds {folds}"
-            raise ConfigError(
-                explain("out of range", got=got, expected="0 <= eps < 1, alpha >= 0, folds >= 2")
-            )
+            raise ConfigError("out of range", got=got, expected="0 <= eps < 1, alpha >= 0, folds >= 2")
         if compat not in (None, "chimes_lsq"):
-            raise ConfigError(explain("unknown compat", got=repr(compat), expected="'chimes_lsq' or None"))
+            raise ConfigError("unknown compat", got=repr(compat), expected="'chimes_lsq' or None")
         if row_weights is not None and compat is None:
             raise ConfigError("row_weights needs compat='chimes_lsq': only there a row has a fixed place")
         self.algorithm, self.eps, self.alpha, self.folds = algorithm, float(eps), float(alpha), int(folds)
@@ -272,7 +268,7 @@ class ChIMESTrainer(Trainer):
                 f"weights of configuration {uneven[0]}" if uneven else "a validation set"
             )
             fix = "leave them at 1, fit all configurations, or leave row_weights out"
-            raise ConfigError(explain("row_weights replaces all other weights", got=got, fix=fix))
+            raise ConfigError("row_weights replaces all other weights", got=got, fix=fix)
 
     def _own_weights(self, taken: int, n: int) -> Float[np.ndarray, " n_rows"]:
         """The next n row weights; ones where they have run out, which `_check_counts` finds."""
@@ -287,11 +283,9 @@ class ChIMESTrainer(Trainer):
             raise DataError(f"{len(self.row_weights)} row weights given, the data have {n_rows} rows")
         if n_rows < n_columns and self.algorithm not in _REGULARISED:
             raise DataError(
-                explain(
-                    f"{self.algorithm!r} cannot fit more columns than rows",
-                    got=f"{n_columns} columns, {n_rows} rows",
-                    fix="add configurations, lower the orders, or use a penalty (ridge, lasso, lars)",
-                )
+                f"{self.algorithm!r} cannot fit more columns than rows",
+                got=f"{n_columns} columns, {n_rows} rows",
+                fix="add configurations, lower the orders, or use a penalty (ridge, lasso, lars)",
             )
 
 
@@ -330,9 +324,7 @@ def _read_row_weights(given: Any) -> Float[np.ndarray, " n_rows"]:
     wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(wrong):
         got = values[wrong[0]]
-        raise DataError(
-            explain("unusable row weight", where=f"row {wrong[0]}", got=got, expected=">= 0, finite")
-        )
+        raise DataError("unusable row weight", where=f"row {wrong[0]}", got=got, expected=">= 0, finite")
     return values
 
 

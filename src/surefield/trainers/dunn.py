@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from surefield.descriptors.behler import Hyperparams, behler_functions
-from surefield.errors import ConfigError, explain
+from surefield.errors import ConfigError
 from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
 from surefield.potentials.potential import Potential, SumPotential
@@ -133,12 +133,10 @@ class KliffBPPotential(PotentialHandle):
     def _check_agreement(self, network: DropoutNetwork) -> None:
         if sorted(network.descriptor.symbols) != sorted(set(self.species)):
             raise ConfigError(
-                explain(
-                    "species do not agree with the file",
-                    where=self.parameter_path,
-                    got=self.species,
-                    expected=list(network.descriptor.symbols),
-                )
+                "species do not agree with the file",
+                where=self.parameter_path,
+                got=self.species,
+                expected=list(network.descriptor.symbols),
             )
         defaults = inspect.signature(type(self)).parameters
         given = {
@@ -151,7 +149,7 @@ class KliffBPPotential(PotentialHandle):
             if (tuple(value) if name == "neurons" else value) != own:
                 where = self.parameter_path
                 raise ConfigError(
-                    explain(f"{name} does not agree with the file", where=where, got=value, expected=own)
+                    f"{name} does not agree with the file", where=where, got=value, expected=own
                 )
         names = ("hyperparams", "cutoff", "cutoff_type")
         if any(getattr(self, name) != defaults[name].default for name in names):
@@ -159,11 +157,9 @@ class KliffBPPotential(PotentialHandle):
             own = behler_functions(self.species, self.hyperparams, radii, self.cutoff_type)
             if own != network.descriptor:
                 raise ConfigError(
-                    explain(
-                        "hyperparams and cutoff do not agree with the file",
-                        where=self.parameter_path,
-                        fix="leave them out: the file says them",
-                    )
+                    "hyperparams and cutoff do not agree with the file",
+                    where=self.parameter_path,
+                    fix="leave them out: the file says them",
                 )
 
 
@@ -276,7 +272,7 @@ class DUNNTrainer(Trainer):
         except RuntimeError:
             fix = "leave use_gpu=False, or install jax for the device: pip install 'jax[cuda12]'"
             raise ConfigError(
-                explain("use_gpu=True, but there is no graphics processor", got=_platforms(), fix=fix)
+                "use_gpu=True, but there is no graphics processor", got=_platforms(), fix=fix
             ) from None
 
 
@@ -289,7 +285,7 @@ def _log_options(value: bool | Mapping[str, Any]) -> bool | dict[str, Any]:
         return value
     if not isinstance(value, Mapping) or set(value) - set(_LOG_OPTIONS):
         expected = f"True, False or a dict with {', '.join(_LOG_OPTIONS)}"
-        raise ConfigError(explain("unusable log_per_atom_pred", got=repr(value), expected=expected))
+        raise ConfigError("unusable log_per_atom_pred", got=repr(value), expected=expected)
     edges = value.get("histogram_edges")
     options = {name: value[name] for name in ("every", "dtype") if name in value}
     return options | ({} if edges is None else {"histogram_edges": np.asarray(edges, float).tolist()})

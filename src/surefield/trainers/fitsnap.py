@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 
-from surefield.errors import DataError, PotentialError, explain, nearest
+from surefield.errors import DataError, PotentialError, nearest
 from surefield.formats.snap import read_snap, write_snap
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
@@ -90,11 +90,9 @@ class FitSnapPotential(PotentialHandle):
         start = self.read(Path(self._start))
         if self.sections and start.config() != made.config():
             raise PotentialError(
-                explain(
-                    "the start parameters do not fit the settings",
-                    where=self._start,
-                    fix="give the settings they were fitted with, or none",
-                )
+                "the start parameters do not fit the settings",
+                where=self._start,
+                fix="give the settings they were fitted with, or none",
             )
         return start
 
@@ -116,7 +114,7 @@ class FitSnapPotential(PotentialHandle):
         symbols = [chemical_symbols[z] for z in model.species]
         if sorted(symbols) != sorted(self.species):
             raise PotentialError(
-                explain("the file has other elements", where=path, got=symbols, expected=self.species)
+                "the file has other elements", where=path, got=symbols, expected=self.species
             )
         return model  # type: ignore[return-value]
 
@@ -213,7 +211,7 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
         name = next((str(info[key]) for key in GROUP_KEYS if key in info), None)
         if name is None:
             fix = f"give it info[{GROUP_KEYS[0]!r}], or leave [GROUPS] out"
-            raise DataError(explain(f"configuration {c.id} has no group", got=list(info), fix=fix))
+            raise DataError(f"configuration {c.id} has no group", got=list(info), fix=fix)
         if name not in settings.groups:
             raise DataError(
                 f"configuration {c.id}: [GROUPS] has no group {name!r}; {nearest(name, settings.groups)}"
