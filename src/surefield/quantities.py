@@ -146,8 +146,10 @@ def labelled(supplies: Iterable[str] | None = None) -> tuple[str, ...]:
 
     Without `supplies` these are the ones that every potential has: those that follow from its energy.
     """
-    found = (q for q in _TABLE.values() if q.fitted and q.aliases is not None)
-    return tuple(q.name for q in found if (q.source != "output" if supplies is None else q.name in supplies))
+    entries = (q for q in _TABLE.values() if q.fitted and q.aliases is not None)
+    if supplies is None:
+        return tuple(q.name for q in entries if q.source != "output")
+    return tuple(q.name for q in entries if q.name in supplies)
 
 
 def fitted(supplies: Iterable[str]) -> tuple[str, ...]:

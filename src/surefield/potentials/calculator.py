@@ -93,8 +93,8 @@ class SurefieldCalculator(Calculator):
             raise PropertyNotImplementedError(f"{missing[0]} is not defined for {self.atoms}")
 
     def _check_range(self, prediction: Prediction) -> None:
-        found = prediction.extrapolation
-        if self.extrapolation == "ignore" or found is None or found.max(initial=0.0) <= MARGIN:
+        excess = prediction.extrapolation
+        if self.extrapolation == "ignore" or excess is None or excess.max(initial=0.0) <= MARGIN:
             return
         assert self.atoms is not None
         text = self.model.potential.describe_extrapolation(self.atoms)

@@ -425,7 +425,8 @@ class VectorPotential(LastLayerPotential):
             raise ConfigError(f"the parameter vector has {counts}")
         entries = np.full(ends[-1], -1)
         entries[places] = np.arange(len(places))
-        filled = [_filled(leaf, entries[own], vector) for leaf, own in zip(leaves, numbers, strict=True)]
+        pairs = zip(leaves, numbers, strict=True)
+        filled = [_filled(leaf, entries[places], vector) for leaf, places in pairs]
         return jax.tree.unflatten(structure, filled)
 
 
@@ -525,8 +526,8 @@ class SumPotential(Potential):
 
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """What the learned part reads of a structure, with neighbours up to the larger cutoff."""
-        found, own = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
-        return replace(found, inputs=own.inputs)
+        around, learned = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
+        return replace(around, inputs=learned.inputs)
 
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless the learned part can serve a structure."""

@@ -60,16 +60,16 @@ def from_she(u: float, reference: float = SHE) -> float:
     return u + reference
 
 
-def electrode_potential(atoms: Atoms, where: object, given: float | None = None) -> float:
+def electrode_potential(atoms: Atoms, where: object, stated: float | None = None) -> float:
     """Electrode potential of a structure in V on the absolute scale; NaN where it has none.
 
-    Read in this order: `given`; `info` under electrode_potential, work_function or workfunction; the
+    Read in this order: `stated`; `info` under electrode_potential, work_function or workfunction; the
     calculator's results and parameters under electrode_potential.
 
     Args:
         atoms: the structure; it is not changed.
         where: for messages, such as "frame 7 of train.xyz".
-        given: potential of the call, V.
+        stated: potential of the call, V.
 
     Raises:
         DataError: two sources differ by more than 1e-6 V, no number, or outside 1 to 9 V.
@@ -78,7 +78,7 @@ def electrode_potential(atoms: Atoms, where: object, given: float | None = None)
     phi = _agreed(
         "electrode potential",
         "V",
-        itertools.chain([("electrode_potential=", given, 1.0)], _potential_sources(atoms)),
+        itertools.chain([("electrode_potential=", stated, 1.0)], _potential_sources(atoms)),
         where,
     )
     if not np.isnan(phi):
@@ -183,7 +183,7 @@ def grand_canonical_labels(
     Raises:
         DataError: see `grand_canonical_energy` and `excess_electrons`.
     """
-    found = []
+    grand = []
     for i, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
         where = frames.origin(i)
         electrons = excess_electrons(atoms, where)
@@ -191,7 +191,7 @@ def grand_canonical_labels(
         if omega is not None:
             omega = grand_canonical_energy(atoms, omega, where, default)
         electrons = None if np.isnan(electrons) else electrons
-        found.append(label.replace(energy=omega, excess_electrons=electrons))
+        grand.append(label.replace(energy=omega, excess_electrons=electrons))
     energies = Counter(
         _says_omega(atoms) for atoms, label in zip(frames, labels, strict=True) if label.energy is not None
     )
@@ -201,8 +201,8 @@ def grand_canonical_labels(
         None: "{} do not say (info['grand_canonical']) and are taken as Omega",
     }
     parts = [meaning[key].format(energies[key]) for key in meaning if energies[key]]
-    known = sum(label.excess_electrons is not None for label in found)
-    return found, f"energies: {', '.join(parts) or 'none'}; excess electrons of {known} structures"
+    known = sum(label.excess_electrons is not None for label in grand)
+    return grand, f"energies: {', '.join(parts) or 'none'}; excess electrons of {known} structures"
 
 
 def stated_interface(atoms: Atoms, where: object) -> float:
@@ -221,19 +221,19 @@ def _says_omega(atoms: Atoms) -> bool | None:
 
 
 def _parameters(atoms: Atoms) -> Mapping[str, Any]:
-    found = getattr(atoms.calc, "parameters", None)
-    return found if isinstance(found, Mapping) else {}
+    parameters = getattr(atoms.calc, "parameters", None)
+    return parameters if isinstance(parameters, Mapping) else {}
 
 
 def _result(atoms: Atoms, key: str) -> tuple[str, Any, float]:
     # What a potential has predicted before must not become what it is asked for.
-    own = getattr(atoms.calc, "is_potential", False)
-    return f"calc.results[{key!r}]", None if own else results_of(atoms).get(key), 1.0
+    potential = getattr(atoms.calc, "is_potential", False)
+    return f"calc.results[{key!r}]", None if potential else results_of(atoms).get(key), 1.0
 
 
 def _agreed(what: str, unit: str, sources: Iterator[tuple[str, Any, float]], where: object) -> float:
     """First of several sources (name, value, sign), all of which must agree; NaN where there is none."""
-    found: list[tuple[str, float]] = []
+    values: list[tuple[str, float]] = []
     for name, value, sign in sources:
         if value is None:
             continue
@@ -246,13 +246,13 @@ def _agreed(what: str, unit: str, sources: Iterator[tuple[str, Any, float]], whe
                 f"{what} is no finite number", where=where, got=f"{name} {value!r}", expected=unit
             )
         if not np.isnan(number):
-            found.append((name, number))
-    for name, number in found[1:]:
-        if abs(number - found[0][1]) > _AGREE:
+            values.append((name, number))
+    for name, number in values[1:]:
+        if abs(number - values[0][1]) > _AGREE:
             raise DataError(
                 f"two sources of the {what} disagree",
                 where=where,
-                got=f"{found[0][0]} {found[0][1]:.9g} {unit} and {name} {number:.9g} {unit}",
+                got=f"{values[0][0]} {values[0][1]:.9g} {unit} and {name} {number:.9g} {unit}",
                 fix="keep one of them",
             )
-    return found[0][1] if found else np.nan
+    return values[0][1] if values else np.nan

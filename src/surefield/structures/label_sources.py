@@ -45,7 +45,7 @@ def look_up(atoms: Atoms, kind: str, candidates: Sequence[str], *, anywhere: boo
         Key to value, in the order of the candidates.
     """
     results = results_of(atoms)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key in candidates:
         if key.startswith(CALCULATOR):
             value = results.get(key.removeprefix(CALCULATOR))
@@ -53,16 +53,16 @@ def look_up(atoms: Atoms, kind: str, candidates: Sequence[str], *, anywhere: boo
             value = atoms.arrays.get(key) if quantity(kind).per == "atom" else None
             value = atoms.info.get(key) if value is None else value
             value = results.get(key) if value is None and anywhere else value
-        if value is not None and not (FREE_ENERGY in key and found and not anywhere):
-            found[key] = value
-    return found
+        if value is not None and not (FREE_ENERGY in key and values and not anywhere):
+            values[key] = value
+    return values
 
 
 def keys_present(atoms: Atoms) -> str:
     """Text for messages: all keys of a structure under which a label could be."""
-    found = [*(CALCULATOR + k for k in results_of(atoms)), *map(str, atoms.info)]
-    found += [k for k in atoms.arrays if k not in ("numbers", "positions")]
-    return ", ".join(found) or "none"
+    present = [*(CALCULATOR + k for k in results_of(atoms)), *map(str, atoms.info)]
+    present += [k for k in atoms.arrays if k not in ("numbers", "positions")]
+    return ", ".join(present) or "none"
 
 
 def has_stale_results(atoms: Atoms) -> bool:

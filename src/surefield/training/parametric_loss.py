@@ -28,8 +28,6 @@ T = TypeVar("T")
 
 #: Atoms a block is filled up to, about: its arrays stay in the cache of a processor core.
 _ATOMS: Final = 1000
-#: BondRows of the strain that Voigt components count: xx yy zz yz xz xy.
-_VOIGT: Final = np.array([[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]])
 
 
 class BondRows(NamedTuple):
