@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -153,7 +152,7 @@ def test_leakage_of_symmetry_copies(shared: Path, name: str, copies: int):
 def test_kinetic_energy_in_the_label(shared: Path):
     frames, labels = load(shared / "data/Si_SW/nvt.xyz.xz")
     frames = frames[:200]  # 300 K
-    raw = [replace(b, energy=float(a.info["energy_in_file"])) for a, b in zip(frames, labels, strict=False)]
+    raw = [b.replace(energy=float(a.info["energy_in_file"])) for a, b in zip(frames, labels, strict=False)]
     report = doctor(frames, raw)
     assert faults(report) == {"kinetic energy in label"}
     # rms difference of two canonical kinetic energies of 64 atoms at 300 K is about 0.35 eV.
@@ -207,7 +206,7 @@ def test_energy_and_force_units(energy: float, forces: float, check: str, word: 
 def test_shuffled_energies_do_not_follow_the_forces():
     frames = rattled_copper()
     labels = energy_labels(frames)
-    wrong = [replace(b, energy=labels[(5 * i + 1) % 12].energy) for i, b in enumerate(labels)]
+    wrong = [b.replace(energy=labels[(5 * i + 1) % 12].energy) for i, b in enumerate(labels)]
     assert faults(doctor(frames, wrong)) == {"force work"}
 
 

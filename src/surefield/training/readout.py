@@ -1,7 +1,8 @@
-"""Exact solution of the last layer: ridge regression on energies and forces."""
+"""Exact solution of the last layer: ridge regression on energies, forces and outputs that have labels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from surefield.potentials.potential import LastLayerPotential
+from surefield.quantities import quantity
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.rows import structure_rows
 from surefield.training.dataset import Sample
@@ -117,7 +119,7 @@ def _accumulate(
     progress: Callable[[], None],
     n_folds: int = 1,
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
-    """Gram matrices of [rows, target]: features, biases, label without the energy of a zero last layer.
+    """Gram matrices of [rows, target]: features, biases, label without what a zero last layer gives.
 
     Structures go to the matrices in turn, those whose forces are used and the others each for themselves:
     thinning must not leave all forces in one matrix. The sum of the matrices is that of all structures.
@@ -132,6 +134,15 @@ def _accumulate(
         if t and s.labels.forces is not None
     )
     n_energy = sum(s.trained_energy for s in samples)
+    # Outputs of a potential with a solvable layer are linear in it, like the energy.
+    counts = {
+        name: sum(
+            int(np.sum(s.residual_weight(name) > 0)) * math.prod(quantity(name).components) for s in samples
+        )
+        for name in weights
+        if quantity(name).source == "output" and name in potential.supplies
+    }
+    outputs = tuple(name for name, count in counts.items() if count)
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     with_forces = [bool(t) and s.labels.forces is not None for s, t in zip(samples, taken, strict=True)]
@@ -140,7 +151,7 @@ def _accumulate(
         use: structure_rows(
             potential,
             [s.structure for s, w in zip(samples, with_forces, strict=True) if w == use],
-            ("energy", "forces") if use else ("energy",),
+            ("energy", "forces", *outputs) if use else ("energy", *outputs),
         )
         for use in (True, False)
     }
@@ -159,5 +170,14 @@ def _accumulate(
             if sample.atom_weights is not None:
                 full *= np.repeat(sample.atom_weights, 3)[:, None]
             covariance.add(full, "forces", weights["forces"] * sample.weight**2 / n_force)
+        for name in outputs:
+            weight = np.ravel(sample.residual_weight(name))
+            if np.any(weight > 0):
+                target = np.reshape(sample.labels[name], (-1, 1))
+                values = rows[name].reshape(len(target), -1)
+                full = np.hstack([values, np.zeros((len(target), n_blocks)), target])
+                full *= np.repeat(weight, len(target) // len(weight))[:, None]
+                full /= len(numbers) if quantity(name).extensive else 1
+                covariance.add(full, name, weights[name] / counts[name])
         progress()
     return [fold.matrix for fold in folds]
