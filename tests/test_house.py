@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from tests.house_map import house_map, written_map
 
 LINES_OF_A_PACKAGE, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 8000, 600, 100
 #: How many functions may be longer.
@@ -87,6 +88,15 @@ def test_imports_make_no_circle(house: Sources) -> None:
     assert circle(house) == []
 
 
+def test_a_class_name_has_one_meaning(house: Sources) -> None:
+    assert classes_twice(house) == {}
+
+
+def test_no_package_is_too_large(house: Sources) -> None:
+    sizes = package_sizes(house)
+    assert {name: n for name, n in sizes.items() if n >= LINES_OF_A_PACKAGE} == {}
+
+
 def test_no_file_is_too_long(house: Sources) -> None:
     lines = {str(path): n_lines(path) for path, _ in house.values()}
     assert {path: n for path, n in lines.items() if n > LINES_OF_A_FILE} == {}
@@ -95,6 +105,11 @@ def test_no_file_is_too_long(house: Sources) -> None:
 def test_no_function_is_too_long(house: Sources) -> None:
     functions = long_functions(house, LINES_OF_A_FUNCTION)
     assert len(functions) <= LONG_FUNCTIONS, functions
+
+
+def test_map_follows_the_modules(project: Path) -> None:
+    section = written_map((project / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert section == house_map(project), "`make map` writes it anew"
 
 
 def test_faults_of_a_small_house_are_seen(tmp_path: Path) -> None:

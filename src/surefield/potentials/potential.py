@@ -426,7 +426,7 @@ class VectorPotential(LastLayerPotential):
         entries = np.full(ends[-1], -1)
         entries[places] = np.arange(len(places))
         pairs = zip(leaves, numbers, strict=True)
-        filled = [_filled(leaf, entries[places], vector) for leaf, places in pairs]
+        filled = [_filled(leaf, entries[part], vector) for leaf, part in pairs]
         return jax.tree.unflatten(structure, filled)
 
 
