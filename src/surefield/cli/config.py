@@ -89,18 +89,11 @@ class RunConfig(Config):
 def located(config: RunConfig, folder: Path) -> RunConfig:
     """Copy of a configuration whose data paths do not depend on the current folder."""
 
-    def place(path: str | None) -> str | None:
-        return None if path is None else str((folder / path).resolve())
+    def place(path: Any) -> Any:
+        if isinstance(path, tuple):
+            return tuple(map(place, path))
+        return str((folder / path).resolve()) if isinstance(path, str) else path
 
-    data = config.data
-    train = tuple(map(place, data.train)) if isinstance(data.train, tuple) else place(data.train)
-    validation = place(data.validation) if isinstance(data.validation, str) else data.validation
-    moved = data.model_copy(
-        update={
-            "train": train,
-            "validation": validation,
-            "test": place(data.test),
-            "pool": place(data.pool),
-        }
-    )
-    return config.model_copy(update={"data": moved})
+    paths = ("train", "validation", "test", "pool")
+    data = {name: place(value) for name, value in config.data if name in paths}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
