@@ -11,7 +11,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from surefield.errors import ConfigError, DataError, ExecutionError
-from surefield.exploration.sampling import molecular_dynamics_pool
+from surefield.exploration.sampling import molecular_dynamics_pool, pool_and_test, start_structure
 
 SHORT: dict[str, Any] = {"steps_between": 5, "timestep_fs": 2.0, "equilibration_steps": 10, "seed": 3}
 
@@ -106,3 +106,19 @@ def test_numbers_out_of_range(arguments: dict[str, Any], message: str) -> None:
 def test_no_atoms() -> None:
     with pytest.raises(DataError, match="at least one atom"):
         molecular_dynamics_pool(Atoms(), EMT, [300], 1, **SHORT)
+
+
+def test_pool_and_test_come_from_other_trajectories_and_are_made_once(tmp_path) -> None:
+    options = {k: v for k, v in SHORT.items() if k != "seed"}
+    path = tmp_path / "structures.xyz"
+    pool, test = pool_and_test(path, start(), EMT, [300.0], 2, 1, seed=1, **options)
+    expected = molecular_dynamics_pool(start(), EMT, [300.0], 2, **{**SHORT, "seed": 2})
+    np.testing.assert_allclose(pool[0].positions, expected[0].positions, atol=1e-7)
+    assert (len(pool), len(test)) == (2, 1)
+    assert np.abs(test[0].positions - pool[0].positions).max() > 1e-3
+    again, _ = pool_and_test(path, start(), lambda: None, [300.0], 2, 1, seed=1, **options)
+    np.testing.assert_array_equal(again[1].positions, pool[1].positions)
+
+
+def test_start_structures() -> None:
+    assert start_structure("CH4").get_chemical_formula() == "CH4"

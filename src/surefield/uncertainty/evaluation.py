@@ -15,11 +15,11 @@ from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.metrics import uq_metrics
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Evaluation", "compare", "evaluate_uncertainty", "sigmas_of"]
+__all__ = ["Comparison", "compare", "evaluate_uncertainty", "sigmas_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Comparison:
     """Labels, predictions and uncertainties of a labelled set, flat: the content of `predictions.npz`."""
 
     arrays: dict[str, np.ndarray]
@@ -72,7 +72,7 @@ class Evaluation:
             np.savez_compressed(file, **self.arrays)  # pyright: ignore[reportArgumentType]
 
 
-def compare(predictions: Sequence[Prediction], data: LabelledSet, names: Iterable[str]) -> Evaluation:
+def compare(predictions: Sequence[Prediction], data: LabelledSet, names: Iterable[str]) -> Comparison:
     """Predictions beside labels, of those of the named quantities that all structures have both of."""
     samples = data.samples
     arrays = {"n_atoms": np.array([sample.structure.n_atoms for sample in samples])}
@@ -90,7 +90,7 @@ def compare(predictions: Sequence[Prediction], data: LabelledSet, names: Iterabl
         if {name, f"{name}_reference"} <= whole.keys():
             arrays |= whole
     arrays["species"] = np.concatenate([sample.structure.numbers for sample in samples])
-    return Evaluation(arrays)
+    return Comparison(arrays)
 
 
 def evaluate_uncertainty(
@@ -98,7 +98,7 @@ def evaluate_uncertainty(
     data: LabelledSet,
     names: Iterable[str],
     predictions: Sequence[Prediction] | None = None,
-) -> Evaluation:
+) -> Comparison:
     """Predict a labelled set with the sigmas of the named quantities, unless `predictions` holds them."""
     names = tuple(names)
     if predictions is None:

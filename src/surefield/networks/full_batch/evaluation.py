@@ -21,12 +21,12 @@ from surefield.networks.full_batch.loss_terms import Shard, Sums, add_sums
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.potential import VectorPotential
 
-__all__ = ["Evaluation", "criterion_values"]
+__all__ = ["ImageLoss", "criterion_values"]
 
 Vector = Float[np.ndarray, " n_parameters"]
 
 
-class Evaluation:
+class ImageLoss:
     """The loss of some images as a function of the parameters of a potential.
 
     Args:

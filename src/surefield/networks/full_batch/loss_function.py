@@ -21,7 +21,7 @@ from surefield.networks.full_batch.criteria import (
     Criteria,
     checked_coefficient,
 )
-from surefield.networks.full_batch.evaluation import Evaluation, criterion_values
+from surefield.networks.full_batch.evaluation import ImageLoss, criterion_values
 from surefield.networks.full_batch.given_fingerprints import with_given_fingerprints
 from surefield.networks.full_batch.outcome import ConvergenceOccurred, Progress, Status, TrainingStopped
 from surefield.networks.full_batch.training_images import (
@@ -132,7 +132,7 @@ class LossFunction:
         self._log: Callable[[str], Any] | None = None
         self._images: Images | None = None
         self._given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
-        self._evaluations: dict[str, Evaluation] = {}
+        self._evaluations: dict[str, ImageLoss] = {}
         self.on_evaluation: Callable[[], Any] | None = None
         self.stop_request: str | None = None
         self.reset()
@@ -327,7 +327,7 @@ class LossFunction:
     def _plain(self) -> bool:
         return getattr(self._model, "fortran", True) is False
 
-    def _evaluation(self, which: str) -> Evaluation:
+    def _evaluation(self, which: str) -> ImageLoss:
         """That of the training or the validation images; made anew when more than the vector has changed."""
         if self._model is None or self._images is None:
             raise ConfigError("no model or no images are attached: call attach_model(model, images=...)")
@@ -349,7 +349,7 @@ class LossFunction:
         )
         if training and self._given is not None:
             images = with_given_fingerprints(images, potential, terms, *self._given)
-        evaluation = Evaluation(
+        evaluation = ImageLoss(
             potential,
             images,
             terms,
@@ -407,7 +407,7 @@ _CHECKED = (
 )
 
 
-def _checked(values: ArrayLike, evaluation: Evaluation) -> Vector:
+def _checked(values: ArrayLike, evaluation: ImageLoss) -> Vector:
     """Copy of a parameter vector as float64.
 
     Raises:

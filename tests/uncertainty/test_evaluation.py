@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from surefield.errors import PotentialError
+from surefield.potentials import Prediction, save_potential
+from surefield.training.dataset import prepare
+from surefield.uncertainty import DropoutEnsemble
+from surefield.uncertainty.build import load_uncertainty
+from surefield.uncertainty.calibration_maps import AlphaMap
+from surefield.uncertainty.evaluation import compare
+
+
+@pytest.fixture(scope="module")
+def data(copper):
+    return prepare(copper[:2], 3.0)
+
+
+@pytest.fixture(scope="module")
+def predictions(data):
+    """Energies too high by 0.2 eV, forces by 0.1 eV/Å with a sigma of 0.2, and right by symmetry in x."""
+    forces = np.array([[0.0, 0.1, 0.1], [0.0, 0.1, 0.1]])
+    return [
+        Prediction(
+            energy=s.labels.energy + 0.2,
+            energy_uncertainty=0.4,
+            forces=s.labels.forces + forces,
+            forces_uncertainty=2 * forces,
+            stress=s.labels.stress,
+        )
+        for s in data.samples
+    ]
+
+
+def test_errors_are_per_atom_and_symmetry_says_nothing(data, predictions, tmp_path):
+    comparison = compare(predictions, data, ("energy", "forces"))
+    assert comparison.quantities == ["energy", "forces"]
+    assert comparison.test() == pytest.approx(
+        {"energy_mae": 0.1, "energy_rmse": 0.1, "forces_mae": 0.2 / 3, "forces_rmse": np.sqrt(0.02 / 3)}
+    )
+    residuals, sigma = comparison.residuals("forces")
+    np.testing.assert_allclose(residuals, np.full(8, 0.1))
+    np.testing.assert_allclose(sigma, np.full(8, 0.2))
+    np.testing.assert_allclose(comparison.residuals("energy")[1], [0.2, 0.2])
+    comparison.save(tmp_path / "predictions.npz")
+    with np.load(tmp_path / "predictions.npz") as file:
+        names = {f"{k}{s}" for k in ("energy", "forces") for s in ("", "_reference", "_uncertainty")}
+        assert set(file.files) == {"n_atoms", "species", *names}
+
+
+def test_calibration_beside_a_constant_sigma(data, predictions):
+    maps = {"energy": AlphaMap(2.0), "forces": AlphaMap(3.0)}
+    uncertainty = DropoutEnsemble._of(potential=None, maps=maps, thresholds={}, statistics={})
+    scores = compare(predictions, data, ("energy", "forces", "stress")).calibration(uncertainty)
+    assert set(scores) == {"energy", "forces"}
+    assert scores["forces"]["coverage_68"] == 1.0
+    assert scores["energy"]["alpha"] == 2.0
+    # all residuals are 0.1 and all sigmas 0.2
+    assert scores["energy"]["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * 0.2**2) + 0.125)
+    assert scores["energy"]["nll_constant"] == pytest.approx(0.5 * np.log(2 * np.pi * 0.1**2) + 0.5)
+
+
+def test_a_quantity_that_a_structure_lacks_is_left_out(data, predictions):
+    bare = [predictions[0], predictions[1].replace(forces=None)]
+    assert compare(bare, data, ("energy", "forces")).quantities == ["energy"]
+    unlabelled = replace(data.samples[0], labels=data.samples[0].labels.replace(energy=None))
+    less = replace(data, samples=(unlabelled, data.samples[1]))
+    assert compare(predictions, less, ("energy", "forces")).quantities == ["forces"]
+
+
+def test_a_potential_is_no_uncertainty(tmp_path, copper_network):
+    save_potential(tmp_path / "potential.npz", copper_network)
+    with pytest.raises(PotentialError, match="holds no uncertainty; got potential; expected llpr or dropout"):
+        load_uncertainty(tmp_path / "potential.npz")
