@@ -101,6 +101,11 @@ class Potential(eqx.Module):
         """Whether the energy depends on `Graph.positions`, not on vectors alone."""
         return False
 
+    @property
+    def conjugate_charges(self) -> bool:
+        """Whether excess electrons, where it gives them, are the slope of its energy in the potential."""
+        return True
+
     @abc.abstractmethod
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets; zero for padding atoms."""

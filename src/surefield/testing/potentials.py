@@ -65,7 +65,7 @@ def check_potential(
     potential: Potential = model if hasattr(model, "supplies") else model.potential  # type: ignore[assignment]
     tolerance = tolerance if potential.dtype == np.float64 else max(tolerance, SINGLE_TOLERANCE)
     frames = list(frames)
-    invariances = getattr(potential, "invariances", ("permutation", "rotation", "translation"))
+    invariances = potential.invariances
     snapshot = Snapshot(frames)
     plain = potential.predict(frames)
     changed = snapshot.changed()
@@ -229,7 +229,7 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
                 moved += [strained(atoms, component, k * _STEP) for k, _ in _STENCIL]
                 what = f"stress {VOIGT[component]} of frame {index}"
                 expected.append((what, value * volume, size * volume))
-        if prediction.excess_electrons is not None and getattr(potential, "conjugate_charges", True):
+        if prediction.excess_electrons is not None and potential.conjugate_charges:
             assert prediction.electrode_potential is not None
             electrons, size = prediction.excess_electrons, _floor("excess_electrons")
             moved += [_charged(atoms, prediction.electrode_potential + k * _STEP) for k, _ in _STENCIL]

@@ -66,7 +66,7 @@ def check_uncertainty(
         _compare("batch independence", index, full[index], alone, tolerance)
     _check_members(uncertainty, frames, bare, options, tolerance)
     rng = np.random.default_rng(seed)
-    invariances = getattr(uncertainty.potential, "invariances", ("permutation", "rotation"))
+    invariances = uncertainty.potential.invariances
     if "permutation" in invariances:
         _check_permutation(uncertainty, frames, full, options, tolerance, rng)
     if "rotation" in invariances:

@@ -104,11 +104,6 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         return [n + len(self.interface.etas) for n in self.descriptor.n_features]
 
     @property
-    def conjugate_charges(self) -> bool:
-        """Whether N_e is the derivative of the energy with respect to the electrode potential."""
-        return True
-
-    @property
     def electrode_potential(self) -> float | None:
         """Potential of structures that state none, V."""
         return float(self.default_phi) or None
