@@ -141,5 +141,5 @@ def test_one_geometry_at_two_potentials_is_two_images(network, images, handle):
 
 def test_force_only_images_have_no_charge_term(network, images, handle):
     found = _model(network, images, handle, nft_ids=[(1, 3)]).lossfunction
-    weights = [image.charge_weight for image in found._evaluation("training").images]
+    weights = [image.weights["excess_electrons"] for image in found._evaluation("training").images]
     assert weights == [1, 0, 1]

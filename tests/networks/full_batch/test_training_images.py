@@ -37,10 +37,10 @@ def _copy(atoms):
 def test_labels_and_default_weights(frames, network):
     found = training_images(frames, network, ALL)
     for image, atoms in zip(found, frames, strict=True):
-        assert image.energy == atoms.get_potential_energy()
-        np.testing.assert_array_equal(image.forces, atoms.get_forces())
-        assert image.weight == image.energy_weight == 1
-        np.testing.assert_allclose(image.force_weights, 1 / (3 * len(atoms)))
+        assert image.sample.labels.energy == atoms.get_potential_energy()
+        np.testing.assert_array_equal(image.sample.labels.forces, atoms.get_forces())
+        assert image.weight == image.weights["energy"] == 1
+        np.testing.assert_allclose(image.weights["forces"], 1 / (3 * len(atoms)))
 
 
 def test_only_needed_labels_are_asked_for(frames, network):
@@ -70,16 +70,16 @@ def test_weights_survive_a_file(frames, network, tmp_path):
     frames[1].arrays["force_weight"] = np.array([0.0, 3.0])
     write_frames(tmp_path / "set.extxyz", frames)
     (image,) = training_images(read_frames(tmp_path / "set.extxyz", "1"), network, ALL)
-    assert (image.weight, image.energy_weight) == (2.0, 1.0)
-    np.testing.assert_allclose(image.force_weights, [0, 2 / 3])
+    assert (image.weight, image.weights["energy"]) == (2.0, 1.0)
+    np.testing.assert_allclose(image.weights["forces"], [0, 2 / 3])
 
 
 def test_weights_of_residuals_are_converted(frames, network):
     frames[0].info["structure_weight"] = 3.0
     frames[0].arrays["atomic_weights"] = np.array([2.0, 0.5])
     image = training_images(frames, network, ALL)[0]
-    assert image.weight == image.energy_weight == 9.0
-    np.testing.assert_allclose(image.force_weights, 9 * np.array([4.0, 0.25]) / 6)
+    assert image.weight == image.weights["energy"] == 9.0
+    np.testing.assert_allclose(image.weights["forces"], 9 * np.array([4.0, 0.25]) / 6)
 
 
 def test_both_kinds_of_weights(frames, network):
@@ -110,7 +110,7 @@ def test_copies(frames, network):
     assert [image.weight for image in once] == [1, 1, 1, 1]
     counted = training_images(many, network, ALL, weight_duplicates=True)
     assert [image.weight for image in counted] == [1, 3, 1, 1]
-    np.testing.assert_allclose(counted[1].force_weights, 3 * once[1].force_weights)
+    np.testing.assert_allclose(counted[1].weights["forces"], 3 * once[1].weights["forces"])
     # Counts belong to the set, not to the process: another one is not counted in.
     assert training_images(frames, network, ALL, weight_duplicates=True)[1].weight == 1
     hashed = hash_images(many)
@@ -128,9 +128,9 @@ def test_the_electrode_potential_makes_no_difference_without_charges(frames, net
 def test_forces_of_single_atoms(frames, network):
     key = image_key(frames[3])
     found = training_images(frames, network, ALL, nft_ids=[(key, 1), (0, 1), (0, 0)])
-    assert [image.energy_weight for image in found] == [0, 1, 1, 0]
-    np.testing.assert_allclose(found[0].force_weights, 1 / 6)
-    np.testing.assert_allclose(found[3].force_weights, [0, 1 / 3])
+    assert [image.weights["energy"] for image in found] == [0, 1, 1, 0]
+    np.testing.assert_allclose(found[0].weights["forces"], 1 / 6)
+    np.testing.assert_allclose(found[3].weights["forces"], [0, 1 / 3])
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ class ImageLoss:
         #: Sums of the weights of each term, to which its root mean square refers.
         self.denominators = np.array(
             [
-                sum(image.energy_weight for image in images),
-                sum(image.weight for image in images if image.force_weights.any()),
-                sum(image.charge_weight for image in images),
-                sum(image.stress_weight for image in images),
+                sum(image.weights["energy"] for image in images),
+                sum(image.weight for image in images if image.weights["forces"].any()),
+                sum(image.weights["excess_electrons"] for image in images),
+                sum(image.weights["stress"] for image in images),
             ]
         )
 

@@ -39,7 +39,7 @@ def with_given_fingerprints(
     """
     missing = [image for image in images if image.key not in fingerprints]
     if missing:
-        raise DataError(f"no fingerprints were given for {missing[0].name} (key {missing[0].key})")
+        raise DataError(f"no fingerprints were given for {missing[0].sample.id} (key {missing[0].key})")
     if isinstance(potential, ImageNetwork):
         return [_with_coordinates(image, fingerprints[image.key]) for image in images]
     assert isinstance(potential, DescriptorPotential)
@@ -53,10 +53,14 @@ def with_given_fingerprints(
 
 def _with_coordinates(image: TrainingImage, coordinates: Sequence[float]) -> TrainingImage:
     positions = np.array(coordinates, np.float64)
-    if positions.size != image.structure.positions.size:
-        expected = f"{image.structure.positions.size} coordinates"
-        raise DataError("fingerprint does not fit", where=image.name, got=positions.size, expected=expected)
-    return replace(image, structure=replace(image.structure, positions=positions.reshape(-1, 3)))
+    structure = image.sample.structure
+    if positions.size != structure.positions.size:
+        expected = f"{structure.positions.size} coordinates"
+        raise DataError(
+            "fingerprint does not fit", where=image.sample.id, got=positions.size, expected=expected
+        )
+    moved = replace(structure, positions=positions.reshape(-1, 3))
+    return replace(image, sample=replace(image.sample, structure=moved))
 
 
 def _with_fingerprints(
@@ -65,14 +69,14 @@ def _with_fingerprints(
     primes: Mapping[str, Mapping[tuple[int, str, int, str, int], Sequence[float]]] | None,
     width: int,
 ) -> TrainingImage:
-    n = image.structure.n_atoms
+    n = image.sample.n_atoms
     if primes is not None and image.key not in primes:
-        raise DataError(f"no fingerprintprimes were given for {image.name} (key {image.key})")
+        raise DataError(f"no fingerprintprimes were given for {image.sample.id} (key {image.key})")
     rows = fingerprints[image.key]
     if len(rows) != n or any(len(row) > width for _, row in rows):
         raise DataError(
             "fingerprints do not fit",
-            where=image.name,
+            where=image.sample.id,
             got=f"{len(rows)} atoms, {max((len(row) for _, row in rows), default=0)} features",
             expected=f"{n} atoms, at most {width} features",
         )

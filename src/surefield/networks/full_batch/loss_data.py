@@ -18,6 +18,7 @@ from surefield.descriptors.derivatives import STORED_BYTES, atomic_features, den
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import DescriptorPotential, VectorPotential
+from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
@@ -42,28 +43,16 @@ class LossData(eqx.Module):
         features: of the descriptor; None: made from the graph at every evaluation.
         primes: -dF/d(dE/dG), (n_structures, 3 n, n width), periodic copies folded; None.
         jacobian: derivatives of the features by the vectors of the graph; None.
-        energy: labels, eV.
-        energy_weight: of squared residuals, as all weights.
-        forces: labels, eV/Å.
-        force_weight: of |ΔF|^2 of each atom.
-        charge: labels, e.
-        charge_weight: of images.
-        stress: labels, Voigt, eV/Å^3.
-        stress_weight: of images.
+        labels: by quantity, (n_structures or n_atoms, *components).
+        weights: of squared residuals by quantity, (n_structures,); of |ΔF|^2 of each atom (n_atoms,).
     """
 
     graph: Graph
     features: Float[Array, "n_atoms width"] | None
     primes: Float[Array, "n_structures n_coordinates n_inputs"] | None
     jacobian: Float[Array, "n_atoms n_neighbors 3 width"] | None
-    energy: Float[Array, " n_structures"]
-    energy_weight: Float[Array, " n_structures"]
-    forces: Float[Array, "n_atoms 3"]
-    force_weight: Float[Array, " n_atoms"]
-    charge: Float[Array, " n_structures"]
-    charge_weight: Float[Array, " n_structures"]
-    stress: Float[Array, "n_structures 6"]
-    stress_weight: Float[Array, " n_structures"]
+    labels: dict[str, Float[Array, ...]]
+    weights: dict[str, Float[Array, " n_rows"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +97,7 @@ def loss_batches(
     batches: list[LossBatch] = []
     left = STORED_BYTES
     for n, members in _size_groups(numbered):
-        neighbors = max(image.structure.n_neighbors for _, image in members)
+        neighbors = max(image.sample.structure.n_neighbors for _, image in members)
         has_features = members[0][1].features is not None
         # With few atoms several neighbours are copies of one atom; with many most pairs are far apart.
         folded = not terms.stress and (has_features or n <= neighbors)
@@ -128,7 +117,7 @@ def loss_batches(
 
 def exact_batch(number: int, image: TrainingImage, potential: VectorPotential, terms: Terms) -> LossBatch:
     """One image without padding; descriptor features are made here, the only compiled part."""
-    s = image.structure
+    s = image.sample.structure
     if image.features is not None:
         graph = _bare_graph([s], s.n_atoms, 1, potential.dtype)
         primes = None if image.primes is None else image.primes.reshape(1, 3 * s.n_atoms, -1)
@@ -146,8 +135,8 @@ _Numbered = Sequence[tuple[int, TrainingImage]]
 
 def _size_groups(images: _Numbered) -> Iterator[tuple[int, list[tuple[int, TrainingImage]]]]:
     """Images by number of atoms, the small ones first; few sizes, to which the others are padded."""
-    sizes = sorted({image.structure.n_atoms for _, image in images})
-    counts = {n: sum(image.structure.n_atoms == n for _, image in images) for n in sizes}
+    sizes = sorted({image.sample.n_atoms for _, image in images})
+    counts = {n: sum(image.sample.n_atoms == n for _, image in images) for n in sizes}
     least = total = sum(counts[n] * n * n for n in sizes)
     while len(sizes) > 1:
         costs = [counts[a] * (b * b - a * a) for a, b in itertools.pairwise(sizes)]
@@ -159,7 +148,7 @@ def _size_groups(images: _Numbered) -> Iterator[tuple[int, list[tuple[int, Train
         del sizes[place]
     low = 0
     for n in sizes:
-        yield n, [(i, image) for i, image in images if low < image.structure.n_atoms <= n]
+        yield n, [(i, image) for i, image in images if low < image.sample.n_atoms <= n]
         low = n
 
 
@@ -180,7 +169,7 @@ def _folded_batches(
         features = np.zeros((size, n, width), dtype)
         primes = np.zeros((size, n, 3, n, width), dtype) if derivatives else None
         _fill(features, primes, [image for _, image in part], potential.descriptor)
-        graph = _bare_graph([image.structure for _, image in part], n, size, dtype)
+        graph = _bare_graph([image.sample.structure for _, image in part], n, size, dtype)
         yield _batch(
             part,
             graph,
@@ -197,7 +186,7 @@ def _fill(
     descriptor: AtomicDescriptor,
 ) -> None:
     own = [place for place, image in enumerate(images) if image.features is None]
-    structures = [images[place].structure for place in own]
+    structures = [images[place].sample.structure for place in own]
     if primes is None:
         for place, values in zip(own, atomic_features(descriptor, structures), strict=True):
             features[place, : len(values)] = values
@@ -230,19 +219,19 @@ def _with_jacobian(
 
 def _graph_batches(images: _Numbered, potential: VectorPotential, n_atoms: int) -> Iterator[LossBatch]:
     """Padded graphs, from which everything is made at every evaluation."""
-    mean = sum(image.structure.n_atoms for _, image in images) / len(images)
+    mean = sum(image.sample.n_atoms for _, image in images) / len(images)
     for part, graph in _graphs(images, max(1, int(n_atoms / mean)), potential.dtype):
         yield _batch(part, graph, _starts(part))
 
 
 def _graphs(images: _Numbered, per_batch: int, dtype: np.dtype) -> Iterator[tuple[_Numbered, Graph]]:
-    structures = [image.structure for _, image in images]
+    structures = [image.sample.structure for _, image in images]
     for chunk, graph in padded_batches(structures, per_batch, dtype, buckets=False):
         yield [images[i] for i in chunk], graph
 
 
 def _starts(images: _Numbered) -> list[int]:
-    return [rows.start for rows in row_slices(image.structure.n_atoms for _, image in images)]
+    return [rows.start for rows in row_slices(image.sample.n_atoms for _, image in images)]
 
 
 def _bare_graph(structures: Sequence[Neighborhood], n: int, size: int, dtype: np.dtype) -> Graph:
@@ -283,25 +272,16 @@ def _batch(
     jacobian: Array | None = None,
 ) -> LossBatch:
     """Labels and weights beside a graph, all of it on the device."""
-    size, rows = graph.n_structures, graph.numbers.shape[0]
-    per_image = {name: np.zeros(size) for name in ("energy", "energy_weight", "charge", "charge_weight")}
-    stress, stress_weight = np.zeros((size, 6)), np.zeros(size)
-    forces, force_weight = np.zeros((rows, 3)), np.zeros(rows)
-    for place, ((_, image), start) in enumerate(zip(images, starts, strict=True)):
-        for name, values in per_image.items():
-            values[place] = getattr(image, name)
-        stress[place], stress_weight[place] = image.stress, image.stress_weight
-        own = slice(start, start + image.structure.n_atoms)
-        forces[own], force_weight[own] = image.forces, image.force_weights
-    data = LossData(
-        graph=graph,
-        features=features,  # type: ignore[arg-type]
-        primes=primes,  # type: ignore[arg-type]
-        jacobian=jacobian,
-        forces=forces,  # type: ignore[arg-type]
-        force_weight=force_weight,  # type: ignore[arg-type]
-        stress=stress,  # type: ignore[arg-type]
-        stress_weight=stress_weight,  # type: ignore[arg-type]
-        **per_image,  # type: ignore[arg-type]
-    )
+    labels: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
+    for name in images[0][1].weights:
+        entry = quantity(name)
+        n_rows = graph.numbers.shape[0] if entry.per == "atom" else graph.n_structures
+        labels[name], weights[name] = np.zeros((n_rows, *entry.components)), np.zeros(n_rows)
+        for place, ((_, image), start) in enumerate(zip(images, starts, strict=True)):
+            rows = slice(start, start + image.sample.n_atoms) if entry.per == "atom" else place
+            weights[name][rows] = image.weights[name]
+            if name in image.sample.labels:
+                labels[name][rows] = image.sample.labels[name]
+    data = LossData(graph, features, primes, jacobian, labels, weights)  # type: ignore[arg-type]
     return LossBatch(jax.device_put(data), tuple(i for i, _ in images), tuple(starts))

@@ -307,7 +307,7 @@ class LossFunction:
             if results[f"{kind}_rmse"] is None:
                 continue
             image, atom = results[f"{kind}_worst"]
-            place = evaluation.images[image].name + ("" if atom < 0 else f", atom {atom}")
+            place = evaluation.images[image].sample.id + ("" if atom < 0 else f", atom {atom}")
             lines.append(
                 f"{kind}: RMSE {results[f'{kind}_rmse']:.4g} {_UNITS[kind]}, largest residual "
                 f"{results[f'{kind}_maxresid']:.4g} {_UNITS[kind]} ({place})"

@@ -156,12 +156,14 @@ def _terms(
 ) -> tuple[Float[Array, " 4"], Float[Array, " 8"]]:
     """Terms of the loss; largest residuals, and where they are."""
     energy, forces, charge, stress = predictions(potential, data, terms)
-    n = jnp.maximum(data.graph.n_atoms, 1)
+    n, labels, weights = jnp.maximum(data.graph.n_atoms, 1), data.labels, data.weights
     residuals = (
-        ((energy - data.energy) / n, data.energy_weight, 1.0) if terms.energy else None,
-        (forces - data.forces, data.force_weight[:, None], 1.0) if forces is not None else None,
-        ((charge - data.charge) / n, data.charge_weight, 1.0) if charge is not None else None,
-        (stress - data.stress, data.stress_weight[:, None], 6.0) if stress is not None else None,
+        ((energy - labels["energy"]) / n, weights["energy"], 1.0) if terms.energy else None,
+        (forces - labels["forces"], weights["forces"][:, None], 1.0) if forces is not None else None,
+        ((charge + labels["excess_electrons"]) / n, weights["excess_electrons"], 1.0)
+        if charge is not None
+        else None,
+        (stress - labels["stress"], weights["stress"][:, None], 6.0) if stress is not None else None,
     )
     zero = jnp.zeros(())
     sums, largest, where = [], [], []

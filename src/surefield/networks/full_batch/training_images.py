@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -19,10 +19,12 @@ from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, Images, hash_images, image_key
 from surefield.structures.label_sources import keys_present
 from surefield.structures.labels import Labels, resolve_labels
-from surefield.structures.neighbors import Neighborhood
-from surefield.training.weights import frame_weights
+from surefield.training.dataset import Sample, make_samples
+from surefield.training.weights import FrameWeights, frame_weights
 
 __all__ = ["Terms", "TrainingImage", "is_charged", "training_images"]
+
+_WORDS: Final = {"excess_electrons": "number of excess electrons"}
 
 
 class Terms(NamedTuple):
@@ -42,52 +44,35 @@ class TrainingImage:
 
     Attributes:
         key: of `hash_images`.
-        name: for messages.
-        structure: neighbours.
+        sample: structure, its name, and the labels that count; energies of potentials with charges are Omega.
         weight: w_i, times the number of copies where these count.
-        energy: label, eV.
-        energy_weight: w_i wE_i.
-        forces: label, (n_atoms, 3), eV/Å.
-        force_weights: factor of each |ΔF|^2, w_i wF_ia/(3 sum_a wF_ia).
-        charge: label Q = -N_e, e.
-        charge_weight: w_i, or 0.
-        stress: label, (6,), eV/Å^3.
-        stress_weight: w_i, or 0.
+        weights: by quantity: of energy w_i wE_i, of each |ΔF|^2 w_i wF_ia/(3 sum_a wF_ia), of others w_i.
         features: given ones, (n_atoms, width); None: those of the potential's descriptor.
         primes: given derivatives, (n_atoms, 3, n_atoms, width); None likewise.
     """
 
     key: str
-    name: str
-    structure: Neighborhood
+    sample: Sample
     weight: float
-    energy: float
-    energy_weight: float
-    forces: Float[np.ndarray, "n_atoms 3"]
-    force_weights: Float[np.ndarray, " n_atoms"]
-    charge: float
-    charge_weight: float
-    stress: Float[np.ndarray, " 6"]
-    stress_weight: float
+    weights: Mapping[str, Any]
     features: Float[np.ndarray, "n_atoms width"] | None = None
     primes: Float[np.ndarray, "n_atoms 3 n_atoms width"] | None = None
 
     def digest(self) -> bytes:
         """Hash of all of it but the name."""
         digest = hashlib.sha256(self.key.encode())
-        s = self.structure
-        numbers = (self.weight, self.energy, self.energy_weight, self.charge, self.charge_weight)
-        electrode = (self.stress_weight, s.inputs.get(PHI, np.nan), s.inputs.get(INTERFACE, np.nan))
-        arrays = (s.numbers, s.positions, s.cell, self.forces, self.force_weights, self.stress)
+        s, labels, weights = self.sample.structure, self.sample.labels, self.weights
+        # As version 0.1 did: zeros for labels that do not count, and charges for electrons.
+        energy = labels.energy if "energy" in labels else 0.0
+        charge = -labels.excess_electrons if "excess_electrons" in labels else 0.0
+        forces = labels.forces if "forces" in labels else np.zeros((s.n_atoms, 3))
+        stress = labels.stress if "stress" in labels else np.zeros(6)
+        numbers = (self.weight, energy, weights["energy"], charge, weights["excess_electrons"])
+        electrode = (weights["stress"], s.inputs.get(PHI, np.nan), s.inputs.get(INTERFACE, np.nan))
+        arrays = (s.numbers, s.positions, s.cell, forces, weights["forces"], stress)
         for array in (*arrays, self.features, self.primes, np.array(numbers + electrode)):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.digest()
-
-
-class _Weights(NamedTuple):
-    image: float
-    energy: float
-    force: Float[np.ndarray, " n_atoms"]
 
 
 def training_images(
@@ -123,21 +108,14 @@ def training_images(
         labels, _ = resolve_labels(frames, _wanted_labels(terms), require=())
     else:
         labels = [Labels()] * len(frames)
+    places = {key: i for i, key in enumerate(hashed) if key in counts}
+    chosen = list(places.values())
+    samples = make_samples(frames[chosen], [labels[i] for i in chosen], potential.neighborhood)
     labelled = [
-        _image(
-            potential,
-            atoms,
-            key,
-            frames.origin(i),
-            labels[i],
-            _weights(atoms, frames.origin(i), counts[key] if weight_duplicates else 1, only_atoms.get(key)),
-            terms,
-            key in only_atoms,
-        )
-        for i, (key, atoms) in enumerate(hashed.items())
-        if key in counts
+        _image(sample, key, counts[key] if weight_duplicates else 1, potential, terms, only_atoms.get(key))
+        for key, sample in zip(places, samples, strict=True)
     ]
-    if not any(_has_term(image) for image in labelled):
+    if not any(np.any(weight) for image in labelled for weight in image.weights.values()):
         raise DataError(
             "no image has a term of the loss",
             got=f"{len(labelled)} images, terms {', '.join(k for k, on in terms._asdict().items() if on)}",
@@ -149,11 +127,6 @@ def training_images(
 def is_charged(potential: Potential) -> bool:
     """Whether a potential has charges, so that its energy is grand-canonical."""
     return "charges" in potential.supplies
-
-
-def _has_term(image: TrainingImage) -> bool:
-    weights = (image.energy_weight, image.force_weights.sum(), image.charge_weight, image.stress_weight)
-    return any(weight > 0 for weight in weights)
 
 
 def _wanted_labels(terms: Terms) -> dict[Any, Any]:
@@ -202,73 +175,57 @@ def _key_of(images: HashedImages, name: str | int) -> str:
     return images.sequence[int(name)]
 
 
-def _weights(atoms: Atoms, name: str, copies: int, only_atoms: set[int] | None) -> _Weights:
-    """Weights of the squared residuals: w_i, wE_i, and the factors of the |ΔF|^2 without w_i."""
-    weights, n = frame_weights(atoms, name), len(atoms)
-    force = np.ones(n) if weights.atoms is None else weights.atoms
-    if weights.relative or weights.atoms is None:
-        force = force / (3 * force.sum()) if force.any() else force
-    else:
-        force = force / (3 * n)
-    energy = weights.energy
-    if only_atoms is not None:
-        chosen = sorted(only_atoms)
-        energy, force = 0.0, np.zeros(n)
-        force[chosen] = 1 / (3 * len(chosen))
-    return _Weights(copies * weights.structure, energy, force)
-
-
 def _image(
-    potential: Potential,
-    atoms: Atoms,
+    sample: Sample,
     key: str,
-    name: str,
-    labels: Labels,
-    weights: _Weights,
+    copies: int,
+    potential: Potential,
     terms: Terms,
-    forces_only: bool,
+    only_atoms: set[int] | None,
 ) -> TrainingImage:
-    structure = potential.neighborhood(atoms)
-    energy_weight = weights.image * weights.energy if terms.energy else 0.0
-    force_weights = weights.image * weights.force * terms.force
-    has_stress = terms.stress and all(atoms.pbc) and not forces_only
-    stress_weight = weights.image if has_stress else 0.0
-    for needed, label, what in (
-        (energy_weight, labels.energy, "energy"),
-        (force_weights.any(), labels.forces, "forces"),
-        (stress_weight, labels.stress, "stress"),
-    ):
-        if needed and label is None:
-            raise _missing(what, atoms, name)
-    energy = 0.0
-    if energy_weight and labels.energy is not None:
-        phi = structure.inputs.get(PHI)
-        charged = is_charged(potential)
-        energy = grand_canonical_energy(atoms, labels.energy, name, phi) if charged else labels.energy
-    charge, charge_weight = 0.0, 0.0
-    if terms.charge and weights.image and not forces_only:
+    """A sample with the labels that count, and the weights of the terms it has."""
+    atoms, name, labels = sample.atoms, sample.id, dict(sample.labels.results())
+    stated = frame_weights(atoms, name)
+    # Roots of weights, which samples have, do not give back the same numbers.
+    weight = copies * stated.structure
+    energy, force = _shares(stated, len(atoms), only_atoms)
+    whole = weight if only_atoms is None else 0.0
+    weights: dict[str, Any] = {
+        "energy": weight * energy if terms.energy else 0.0,
+        "forces": weight * force * terms.force,
+        "stress": whole if terms.stress and all(atoms.pbc) else 0.0,
+        "excess_electrons": whole if terms.charge else 0.0,
+    }
+    if weights["excess_electrons"]:
         electrons = excess_electrons(atoms, name)
-        # The charge of a chunk is as undefined as its energy.
-        if np.isnan(electrons) and weights.energy:
-            raise _missing("number of excess electrons", atoms, name)
         if not np.isnan(electrons):
-            charge, charge_weight = -electrons, weights.image
-    return TrainingImage(
-        key=key,
-        name=name,
-        structure=structure,
-        weight=weights.image,
-        energy=energy,
-        energy_weight=energy_weight,
-        forces=labels.forces
-        if force_weights.any() and labels.forces is not None
-        else np.zeros((len(atoms), 3)),
-        force_weights=force_weights,
-        charge=charge,
-        charge_weight=charge_weight,
-        stress=labels.stress if stress_weight and labels.stress is not None else np.zeros(6),
-        stress_weight=stress_weight,
-    )
+            labels["excess_electrons"] = electrons
+        elif not stated.energy:
+            # The charge of a chunk is as undefined as its energy.
+            weights["excess_electrons"] = 0.0
+    counting = [quantity for quantity, values in weights.items() if np.any(values)]
+    for quantity in counting:
+        if quantity not in labels:
+            raise _missing(_WORDS.get(quantity, quantity), atoms, name)
+    if "energy" in counting and is_charged(potential):
+        phi = sample.structure.inputs.get(PHI)
+        labels["energy"] = grand_canonical_energy(atoms, labels["energy"], name, phi)
+    labels = Labels(**{quantity: labels[quantity] for quantity in counting})
+    return TrainingImage(key, replace(sample, labels=labels), weight, weights)
+
+
+def _shares(
+    stated: FrameWeights, n: int, only_atoms: set[int] | None
+) -> tuple[float, Float[np.ndarray, " n"]]:
+    """wE_i, and the factors of the |ΔF|^2 without w_i."""
+    if only_atoms is not None:
+        force = np.zeros(n)
+        force[sorted(only_atoms)] = 1 / (3 * len(only_atoms))
+        return 0.0, force
+    force = np.ones(n) if stated.atoms is None else stated.atoms
+    if stated.relative or stated.atoms is None:
+        return stated.energy, force / (3 * force.sum()) if force.any() else force
+    return stated.energy, force / (3 * n)
 
 
 def _missing(what: str, atoms: Atoms, name: str) -> DataError:
