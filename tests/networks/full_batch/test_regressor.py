@@ -20,6 +20,7 @@ from surefield.networks.raveler import Raveler
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.network_parameters import get_initial_scalings, get_random_weights
 from surefield.potentials.saving import load_potential, save_potential
+from surefield.storage.dataset import package_version
 from surefield.structures.read import write_frames
 
 RESTARTABLE = {"BFGS": {}, "L-BFGS-B": {"ftol": 0.0}, "adam": {"learning_rate": 0.02}}
@@ -213,9 +214,8 @@ def test_what_cannot_go_on_in_the_middle_starts_at_the_best(train, tmp_path, opt
     )
     assert any("cannot go on in the middle" in line for line in lines)
     assert len(seen) == EVALUATIONS - 6
-    best = files.load(
-        model.lossfunction.fingerprint() | {"optimizer": Regressor(optimizer).fingerprint()}
-    ).progress
+    run = {"optimizer": Regressor(optimizer).fingerprint(), "version": package_version()}
+    best = files.load(model.lossfunction.fingerprint() | run).progress
     assert best.best_loss <= seen[0][1]
 
 
