@@ -30,6 +30,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 
+from surefield.potentials.potential import TrainingData
 from surefield.networks.fingerprints import Gaussian
 from surefield.execution.cache import enable_compilation_cache
 from surefield.potentials.atomic_network import AtomicNetwork
@@ -87,7 +88,7 @@ def network(which: str, images: list[Atoms], hidden: tuple[int, ...] = (5, 5)) -
     descriptor = Gaussian(FILES[which][1]).for_elements(symbols)
     sizes = dict(zip(descriptor.symbols, descriptor.n_features, strict=True))
     made = AtomicNetwork(descriptor, [hidden] * len(symbols), "tanh", "activation")
-    made = made.prepared([made.neighborhood(a) for a in images], [None] * len(images), {})
+    made = made.prepared(TrainingData([made.neighborhood(a) for a in images], [None] * len(images), {}))
     weights = get_random_weights(hidden, "tanh", len_of_fps=sizes, seed=3)
     scalings = get_initial_scalings(images, "tanh", elements=symbols)
     return made.with_vector(jnp.asarray(Raveler(weights, scalings).to_vector(weights, scalings)))

@@ -26,7 +26,7 @@ from ase.calculators.emt import EMT
 
 from surefield.potentials import MomentNetwork
 from surefield.potentials.evaluate import evaluate_jit
-from surefield.potentials.potential import trainable
+from surefield.potentials.potential import TrainingData, trainable
 from surefield.structures.batching import plan_shapes
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, make_batch, prepare
@@ -60,7 +60,7 @@ def make_problem() -> tuple[MomentNetwork, Batch]:
     rng = np.random.default_rng(0)
     energies = [s.labels.energy for s in data.samples]
     mean = float(np.mean([s.labels.energy / s.structure.n_atoms for s in data.samples]))
-    potential = potential.prepared(data.structures, energies, {potential.species[0]: mean})
+    potential = potential.prepared(TrainingData(data.structures, energies, {potential.species[0]: mean}))
     readout = jnp.asarray(0.02 * rng.standard_normal(potential.readout.shape), potential.dtype)
     potential = eqx.tree_at(lambda p: p.readout, potential, readout)
     ((shape, _),) = plan_shapes(data.structures, N_STRUCTURES)  # structures of one size: no padding atoms

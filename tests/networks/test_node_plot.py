@@ -24,6 +24,7 @@ from surefield.networks.neural_network import NeuralNetwork
 from surefield.networks.node_plot import NodePlot, NodeSummary, node_outputs
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.image_network import ImageNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.structures.neighbors import neighborhood
 
 
@@ -32,7 +33,9 @@ def alloy_network(frames, hidden=((4, 3), (5,)), **settings) -> AtomicNetwork:
     pair = ["Au", "Cu"]
     descriptor = SymmetryFunctions.from_lists(pair, Cosine(4.0), make_default_symmetry_functions(pair))
     network = AtomicNetwork(descriptor, hidden, seed=3, **settings)
-    return network.prepared([neighborhood(atoms, 4.0) for atoms in frames], [None] * len(frames), {})
+    return network.prepared(
+        TrainingData([neighborhood(atoms, 4.0) for atoms in frames], [None] * len(frames), {})
+    )
 
 
 def parameters_of(network) -> SimpleNamespace:
@@ -73,7 +76,7 @@ def molecules() -> list[Atoms]:
 
 def test_outputs_of_an_image_centred_network(molecules):
     network = ImageNetwork(molecules[0], (4,)).prepared(
-        [neighborhood(a, 1.0) for a in molecules], [None] * 30, {}
+        TrainingData([neighborhood(a, 1.0) for a in molecules], [None] * 30, {})
     )
     wrapped = [atoms.copy() for atoms in molecules]
     wrapped[3].positions += [9, 0, -18]

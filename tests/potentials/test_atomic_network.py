@@ -15,6 +15,7 @@ from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL, predict
 from surefield.potentials.atomic_network import AtomicNetwork, AtomicNetworkConfig
 from surefield.potentials.calculator import ExtrapolationWarning
+from surefield.potentials.potential import TrainingData
 from surefield.potentials.saving import build
 from surefield.sensitivity import structure_rows
 from surefield.structures.neighbors import neighborhood
@@ -82,7 +83,7 @@ def test_energies_and_forces_of_the_reference(small, reference):
 
 def test_ranges_of_the_reference(small, reference):
     images, model, _ = small
-    found = reference.prepared([neighborhood(a, 6.5) for a in images], [None] * len(images), {})
+    found = reference.prepared(TrainingData([neighborhood(a, 6.5) for a in images], [None] * len(images), {}))
     for place, symbol in enumerate(reference.descriptor.symbols):
         expected = np.array(model["fprange"][symbol])
         ranges = np.stack([found.low[place], found.high[place]], 1)
@@ -119,7 +120,7 @@ def test_rows_are_derivatives_by_the_last_weights(alloy, output_activation):
 
 def test_extrapolation_is_reported(alloy):
     network = alloy_network([(3,), (3,)])
-    ready = network.prepared([neighborhood(alloy[0], 3.5)], [None], {})
+    ready = network.prepared(TrainingData([neighborhood(alloy[0], 3.5)], [None], {}))
     (inside,) = predict(ready, alloy[:1])
     assert inside.extrapolation.shape == (3,)
     np.testing.assert_allclose(inside.extrapolation, 0, atol=1e-9)

@@ -10,6 +10,7 @@ from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_sym
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import predict
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
+from surefield.potentials.potential import TrainingData
 from surefield.sensitivity import structure_rows
 from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_potential
@@ -27,7 +28,7 @@ def network(alloy):
     descriptor = behler_functions(["Cu", "Au"], LISTS, RADII)
     plain = DropoutNetwork(descriptor, (6, 5), dropout=0.3, seed=3)
     structures = [neighborhood(atoms, descriptor.cutoff) for atoms in alloy]
-    ready = plain.prepared(structures, [None] * 3, {29: -3.0, 79: -2.0})
+    ready = plain.prepared(TrainingData(structures, [None] * 3, {29: -3.0, 79: -2.0}))
     return ready.with_masks(draw_masks((6, 5), 5, 0.3, seed=1), 0.3)
 
 
@@ -82,16 +83,18 @@ def test_standardisation_leaves_constant_columns(alloy):
     descriptor = SymmetryFunctions.from_lists(["Cu", "Au"], Cosine(3.5), {"Cu": functions, "Au": functions})
     network = DropoutNetwork(descriptor, (4,))
     structures = [neighborhood(atoms, 3.5) for atoms in alloy]
-    ready = network.prepared(structures, [None] * 3, {})
+    ready = network.prepared(TrainingData(structures, [None] * 3, {}))
     features = np.concatenate(atomic_features(descriptor, structures))
     assert np.ptp(features[:, 2]) == 0
     assert (float(ready.mean[2]), float(ready.scale[2])) == (0.0, 1.0)
     inputs = np.asarray(ready.inputs(features))
     np.testing.assert_allclose(inputs[:, :2].mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(inputs[:, :2].std(axis=0), 1, rtol=1e-12)
-    again = ready.prepared(structures[:1], [None], {29: 5.0})
+    again = ready.prepared(TrainingData(structures[:1], [None], {29: 5.0}))
     assert again is ready
-    raw = DropoutNetwork(descriptor, (4,), norm=False).prepared(structures, [None] * 3, {29: 5.0})
+    raw = DropoutNetwork(descriptor, (4,), norm=False).prepared(
+        TrainingData(structures, [None] * 3, {29: 5.0})
+    )
     np.testing.assert_array_equal(raw.inputs(features), features)
     np.testing.assert_array_equal(raw.offsets, [5.0, 0.0])
 

@@ -9,6 +9,7 @@ import pytest
 from surefield.errors import PotentialError
 from surefield.potentials import MomentNetwork, predict, trainable
 from surefield.potentials.moment_network import _invariants
+from surefield.potentials.potential import TrainingData
 from surefield.structures.graph import collate
 from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_potential
@@ -80,7 +81,7 @@ def test_unknown_symbol():
 def test_prepared_takes_offsets_and_standardises(copper_network, copper):
     """Over the atoms of the training set every invariant has mean zero, and nearly all deviation one."""
     structures = [neighborhood(atoms, 3.5) for atoms in copper]
-    ready = copper_network.prepared(structures, [None] * len(structures), {29: -1.5})
+    ready = copper_network.prepared(TrainingData(structures, [None] * len(structures), {29: -1.5}))
     values = []
     for structure in structures:
         x, _ = _invariants(ready, collate([structure]))

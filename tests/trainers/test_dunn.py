@@ -14,6 +14,7 @@ from surefield.errors import ConfigError, PotentialError
 from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials import ZBL, predict
 from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.potentials.saving import pack
 from surefield.trainers.dunn import DUNNTrainer, KliffBPPotential
 from surefield.trainers.inputs import gather, make_configurations
@@ -144,7 +145,7 @@ def test_a_weight_is_that_many_rows(fit, configurations):
     twice = [first, *others, replace(first, id="again")]
     weighted = [replace(first, weight=np.sqrt(2.0)), *others]
     # The mean goes over 7 and over 6 configurations. The same start, standardisation included:
-    start = model.prepared([c.structure for c in others], [None] * 5, {14: -4.0})
+    start = model.prepared(TrainingData([c.structure for c in others], [None] * 5, {14: -4.0}))
     a, _ = fit(model=start, parts=(twice, ()), learning_rate=7e-3, **settings)
     b, _ = fit(model=start, parts=(weighted, ()), learning_rate=6e-3, **settings)
     np.testing.assert_allclose(vector(a.model), vector(b.model), rtol=0, atol=1e-12)

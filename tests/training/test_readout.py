@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from surefield.potentials.potential import TrainingData
 from surefield.sensitivity import structure_rows
 from surefield.training.dataset import prepare
 from surefield.training.loss import LossWeights, errors, residuals
@@ -27,7 +28,7 @@ def data(copper):
 def standard(copper_network, data):
     energies = [s.labels.energy for s in data.samples]
     mean = np.mean([s.labels.energy / s.structure.n_atoms for s in data.samples])
-    return copper_network.prepared(data.structures, energies, {29: float(mean)})
+    return copper_network.prepared(TrainingData(data.structures, energies, {29: float(mean)}))
 
 
 def _design(potential, samples, use_forces=True):

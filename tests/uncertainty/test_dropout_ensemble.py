@@ -15,6 +15,7 @@ from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.formats.dunn import FILES, dropout_network_from_text
 from surefield.potentials import ZBL
 from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.structures.neighbors import neighborhood
 from surefield.testing import check_uncertainty
 from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
@@ -30,7 +31,9 @@ CARBON = "DUNN_WenTadmor_2019v1_C__MO_584345505904_000"
 def network(copper):
     descriptor = behler_functions(["Cu"], LISTS, 3.5)
     plain = DropoutNetwork(descriptor, (6, 5), dropout=0.3, seed=3)
-    ready = plain.prepared([neighborhood(atoms, 3.5) for atoms in copper], [None] * 8, {29: 0.5})
+    ready = plain.prepared(
+        TrainingData([neighborhood(atoms, 3.5) for atoms in copper], [None] * 8, {29: 0.5})
+    )
     return eqx.tree_at(lambda p: p.readout, ready, 3 * ready.readout)
 
 

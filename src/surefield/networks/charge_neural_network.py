@@ -35,6 +35,7 @@ from surefield.potentials.electrode.charged_potential import (
 from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
 from surefield.potentials.evaluate import composition_energy, species_index
 from surefield.potentials.network_parameters import check_activation, check_weights, hidden_layers
+from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import grand_canonical_energy
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.labels import resolve_labels
@@ -210,7 +211,7 @@ class ChargeNeuralNetwork(Model):
         ]
         structures = [untrained.neighborhood(atoms) for atoms in frames]
         offsets = energy_offsets([s.numbers for s in structures], energies)
-        self._potential = self._with_given(untrained.prepared(structures, energies, offsets))
+        self._potential = self._with_given(untrained.prepared(TrainingData(structures, energies, offsets)))
         self.say(f"{len(self._potential.vector)} parameters")
 
     def _untrained(self, atomic: Any, metal: str | None, radius: float | None) -> ChargedPotential:

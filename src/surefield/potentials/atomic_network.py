@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import equinox as eqx
@@ -30,9 +30,14 @@ from surefield.potentials.element_networks import (
 )
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.layers import Activation
-from surefield.potentials.potential import DescriptorPotential, SiteInput, VectorPotential, species_numbers
+from surefield.potentials.potential import (
+    DescriptorPotential,
+    SiteInput,
+    TrainingData,
+    VectorPotential,
+    species_numbers,
+)
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["AtomicNetwork", "AtomicNetworkConfig"]
 
@@ -147,22 +152,17 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         """Derivative of the energy with respect to the biases: slope times atoms of each element."""
         return np.asarray(self.slopes, np.float64) * super().bias_row(numbers)
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Offsets as intercepts, one slope from the spread of the energies, ranges from the features."""
         result, dtype = self, self.dtype
         if "offsets" not in self.keep:
-            result = super().prepared(structures, energies, offsets)
+            result = super().prepared(data)
         if "slopes" not in self.keep:
             own = dict(zip(self.species, np.asarray(result.offsets).tolist(), strict=True))
-            slopes = jnp.full_like(self.slopes, energy_slope(structures, energies, own))
+            slopes = jnp.full_like(self.slopes, energy_slope(data.structures, data.energies, own))
             result = eqx.tree_at(lambda p: p.slopes, result, slopes)
         if "ranges" not in self.keep:
-            low, high = feature_ranges(self.descriptor, structures)
+            low, high = feature_ranges(self.descriptor, data.structures)
             values = (jnp.asarray(low, dtype), jnp.asarray(high, dtype))
             result = eqx.tree_at(lambda p: (p.low, p.high), result, values)
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Final, Literal
 
@@ -22,9 +22,8 @@ from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
-from surefield.potentials.potential import DescriptorPotential, species_numbers
+from surefield.potentials.potential import DescriptorPotential, TrainingData, species_numbers
 from surefield.structures.graph import Graph, edge_forces, edge_virials
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = [
     "FULL",
@@ -217,23 +216,17 @@ class DropoutNetwork(DescriptorPotential):
         network = eqx.tree_at(places, network, places(self))
         return eqx.tree_at(lambda p: p.masks, network, arrays)
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> DropoutNetwork:
+    def prepared(self, data: TrainingData) -> DropoutNetwork:
         """Copy with element offsets and, if `norm`, mean and scale of the features over all atoms.
 
         A network that is fitted already stays as it is: its weights belong to its own standardisation.
         """
         if self.fitted:
             return self
-        values = [jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64), jnp.ones((), bool)]
-        plain = eqx.tree_at(lambda p: (p.offsets, p.fitted), self, values)
+        plain = eqx.tree_at(lambda p: p.fitted, super().prepared(data), jnp.ones((), bool))
         if not self.norm:
             return plain
-        features = np.concatenate(atomic_features(self.descriptor, structures))
+        features = np.concatenate(atomic_features(self.descriptor, data.structures))
         mean, scale = features.mean(axis=0), features.std(axis=0)
         constant = scale <= CONSTANT * np.maximum(1.0, np.abs(mean))
         mean, scale = np.where(constant, 0.0, mean), np.where(constant, 1.0, scale)

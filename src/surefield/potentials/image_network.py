@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from surefield.potentials.element_networks import ElementNetworks, hidden_widths, random_networks
 from surefield.potentials.layers import excess
-from surefield.potentials.potential import SiteInput, VectorPotential
+from surefield.potentials.potential import SiteInput, TrainingData, VectorPotential
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 from surefield.structures.system import check_system, periodic_cell
 
 __all__ = ["ImageNetwork"]
@@ -156,16 +155,11 @@ class ImageNetwork(VectorPotential):
         """Derivative of the energy with respect to the bias: the slope."""
         return np.array([float(self.slope)])
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Mean and spread of the total energies, ranges of the coordinates."""
-        known = np.array([energy for energy in energies if energy is not None])
-        images = self.unwrapped(jnp.asarray([s.positions for s in structures]))
-        flat = np.asarray(images).reshape(len(structures), -1)
+        known = np.array([energy for energy in data.energies if energy is not None])
+        images = self.unwrapped(jnp.asarray([s.positions for s in data.structures]))
+        flat = np.asarray(images).reshape(len(data.structures), -1)
         slope = max(float(known.std()), 0.01) if known.size else 1.0
         result, dtype = self, self.low.dtype
         if "offsets" not in self.keep and known.size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, NoReturn, Self
 
 import equinox as eqx
@@ -14,11 +13,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, PotentialError
-from surefield.potentials.potential import (
-    MECHANICAL,
-    LastLayerPotential,
-    Potential,
-)
+from surefield.potentials.potential import MECHANICAL, LastLayerPotential, Potential, TrainingData
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
@@ -114,14 +109,9 @@ class Linearized(LastLayerPotential):
         """Raise an error unless the potential can serve a structure."""
         self.base.check_frame(atoms, where)
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Copy around the prepared potential."""
-        return eqx.tree_at(lambda p: p.base, self, self.base.prepared(structures, energies, offsets))
+        return eqx.tree_at(lambda p: p.base, self, self.base.prepared(data))
 
     def constants(self) -> tuple[object, ...]:
         """Everything but the weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,10 +18,9 @@ from surefield.config import Config
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import DensityPotential, species_numbers
+from surefield.potentials.potential import DensityPotential, TrainingData, species_numbers
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
 
@@ -148,17 +147,12 @@ class MomentNetwork(DensityPotential):
         bare = eqx.tree_at(lambda p: (p.weights, p.biases), self, ([], []))
         return eqx.tree_at(lambda p: p.readout, bare, self.readout[:, : self.n_invariants])
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Copy with element offsets, and with the invariants standardised over the atoms of each element."""
-        plain = super().prepared(structures, energies, offsets)
+        plain = super().prepared(data)
         n, width = self.shift.shape
         count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
-        for _, graph in padded_batches(structures, 16, self.dtype):
+        for _, graph in padded_batches(data.structures, 16, self.dtype):
             real = np.asarray(graph.atom_mask)
             values, index = (np.asarray(x)[real] for x in _invariants(self, graph))
             values = values.astype(np.float64)

@@ -37,6 +37,7 @@ __all__ = [
     "LastLayerPotential",
     "Potential",
     "SumPotential",
+    "TrainingData",
     "VectorPotential",
     "as_potential",
     "trainable",
@@ -50,6 +51,20 @@ MECHANICAL: Final = frozenset({"energy", "energies", "forces", "stress"})
 
 #: Runs of neighbouring entries, beyond which an array is put together entry by entry.
 _MOST_RUNS: Final = 32
+
+
+class TrainingData(NamedTuple):
+    """What a potential is prepared from.
+
+    Attributes:
+        structures: of the training set.
+        energies: their labels, eV.
+        offsets: energy of each element, eV.
+    """
+
+    structures: Sequence[Neighborhood]
+    energies: Sequence[float | None]
+    offsets: Mapping[int, float]
 
 
 class Potential(eqx.Module):
@@ -117,20 +132,9 @@ class Potential(eqx.Module):
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless a structure of known elements is one this potential can serve."""
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
-        """Copy with all that is taken from the training set and not trained; here the element offsets.
-
-        Args:
-            structures: of the training set.
-            energies: their labels, eV.
-            offsets: energy of each element, eV.
-        """
-        values = jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64)
+    def prepared(self, data: TrainingData) -> Self:
+        """Copy with all that is taken from the training set and not trained; here the element offsets."""
+        values = jnp.asarray([data.offsets.get(z, 0.0) for z in self.species], jnp.float64)
         return eqx.tree_at(lambda p: p.offsets, self, values)
 
     def at_potential(self, phi: float | None) -> Self:

@@ -17,7 +17,7 @@ from surefield.descriptors.behler import Hyperparams, behler_functions
 from surefield.errors import ConfigError
 from surefield.formats.dunn import FILES, read_dropout_files, write_dropout_files
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
-from surefield.potentials.potential import Potential, SumPotential
+from surefield.potentials.potential import Potential, SumPotential, TrainingData
 from surefield.structures.offsets import energy_offsets
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult
@@ -301,7 +301,8 @@ def prepared(network: DropoutNetwork, problem: Problem) -> DropoutNetwork:
         return network
     start = DropoutNetwork.from_config(network.config() | {"seed": problem.seed, "n_members": 0})
     structures = [c.structure for c in problem.train]
-    return start.prepared(structures, [c.labels.energy for c in problem.train], _offsets(problem))
+    energies = [c.labels.energy for c in problem.train]
+    return start.prepared(TrainingData(structures, energies, _offsets(problem)))
 
 
 def _offsets(problem: Problem) -> dict[int, float]:

@@ -19,7 +19,13 @@ from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
-from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.potentials.potential import (
+    LastLayerPotential,
+    Potential,
+    SumPotential,
+    TrainingData,
+    trainable,
+)
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.structures.electrode import PHI
 from surefield.structures.labels import Mapped
@@ -199,9 +205,8 @@ def fit_samples(
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
     weights = step_settings(config, potential).weights
     energies = [sample.labels.energy for sample in train_set.samples]
-    start = potential.prepared(
-        train_set.structures, energies, _offsets(train_set, energies, isolated_atoms or {})
-    )
+    offsets = _offsets(train_set, energies, isolated_atoms or {})
+    start = potential.prepared(TrainingData(train_set.structures, energies, offsets))
     files = _Files(None if folder is None else Path(folder), config, potential, start, train_set, valid_set)
     begun = files.read_start(start)
     if begun is None:

@@ -13,6 +13,7 @@ from ase.io import read
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.structures.neighbors import neighborhood
 
 
@@ -67,7 +68,7 @@ def make_network():
         structures = [neighborhood(atoms, cutoff) for atoms in images]
         network = AtomicNetwork(descriptor, [hidden] * len(symbols), seed=3, **options)
         energies = [atoms.get_potential_energy() if atoms.calc else None for atoms in images]
-        return network.prepared(structures, energies, {})
+        return network.prepared(TrainingData(structures, energies, {}))
 
     return make
 

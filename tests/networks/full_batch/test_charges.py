@@ -9,6 +9,7 @@ from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.errors import DataError
 from surefield.networks.full_batch import LossFunction, Regressor
 from surefield.potentials.electrode.charge_network import ChargeNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.structures.read import read_frames
 
 FORCES = {"force_rmse": 1e-9, "energy_rmse": 1e-9, "charge_rmse": 1e-9}
@@ -28,7 +29,7 @@ def network(shared):
     network = ChargeNetwork(descriptor, [(2,)] * 2, [(2,)] * 2, etas=[1.0], slab_metal="Pt", seed=2)
     structures = [network.neighborhood(atoms) for atoms in frames]
     energies = [atoms.get_potential_energy() for atoms in frames]
-    return network.prepared(structures, energies, {1: 0.3, 78: 0.6})
+    return network.prepared(TrainingData(structures, energies, {1: 0.3, 78: 0.6}))
 
 
 def _model(network, images, handle, observer=None, **options):

@@ -12,6 +12,7 @@ from surefield.execution.executor import SerialExecutor
 from surefield.networks.fingerprints import Gaussian
 from surefield.networks.full_batch import ConvergenceOccurred, LossFunction, TrainingStopped
 from surefield.potentials.image_network import ImageNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.structures.images import hash_images
 
 FORCES = {"force_rmse": 1e-12}
@@ -206,7 +207,7 @@ def test_changed_ranges_are_seen(network, copper, handle, model):
     model.potential = network.with_vector(2 * network.vector).with_vector(network.vector)
     assert model.lossfunction.get_loss(model.vector, False)["loss"] == first
     structures = [network.neighborhood(atoms) for atoms in copper[:2]]
-    other = network.prepared(structures, [None, None], {}).with_vector(network.vector)
+    other = network.prepared(TrainingData(structures, [None, None], {})).with_vector(network.vector)
     model.potential = other
     changed = model.lossfunction.get_loss(model.vector, False)["loss"]
     fresh = handle(other, LossFunction(convergence=FORCES), copper)
@@ -358,7 +359,9 @@ def test_fingerprint_depends_on_data_and_settings_only(network, copper, handle):
     assert _changed(base, of(overfit=0.1)) == {"loss function"}
     assert _changed(base, of(validation=copper[:2])) == {"validation images"}
     structures = [network.neighborhood(atoms) for atoms in copper[:2]]
-    assert _changed(base, of(potential=network.prepared(structures, [None] * 2, {}))) == {"networks"}
+    assert _changed(base, of(potential=network.prepared(TrainingData(structures, [None] * 2, {})))) == {
+        "networks"
+    }
 
 
 def _changed(first, second):

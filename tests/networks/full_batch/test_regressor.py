@@ -19,6 +19,7 @@ from surefield.networks.full_batch import Checkpoints, LossFunction, Regressor
 from surefield.networks.raveler import Raveler
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.network_parameters import get_initial_scalings, get_random_weights
+from surefield.potentials.potential import TrainingData
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.storage.dataset import package_version
 from surefield.structures.read import write_frames
@@ -308,7 +309,9 @@ def test_three_hundred_evaluations_of_bfgs(shared, handle):
     images = read(shared / "reference/networks/speed/emt_ptcu_100.extxyz", ":")
     descriptor = Gaussian().for_elements(["Cu", "Pt"])
     network = AtomicNetwork(descriptor, [(10, 10)] * 2, "tanh", "activation")
-    network = network.prepared([network.neighborhood(a) for a in images], [None] * len(images), {})
+    network = network.prepared(
+        TrainingData([network.neighborhood(a) for a in images], [None] * len(images), {})
+    )
     weights = get_random_weights((10, 10), "tanh", len_of_fps={"Cu": 20, "Pt": 20}, seed=3)
     scalings = get_initial_scalings(images, "tanh", elements=["Cu", "Pt"])
     network = network.with_vector(Raveler(weights, scalings).to_vector(weights, scalings))

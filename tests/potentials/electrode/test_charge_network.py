@@ -17,6 +17,7 @@ from surefield.potentials import evaluate, load_potential, predict, save_potenti
 from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.electrode.charged_potential import warn_of_negative_capacitance
 from surefield.potentials.electrode.quadratic_charge_network import QuadraticChargeNetwork
+from surefield.potentials.potential import TrainingData
 from surefield.sensitivity.rows import structure_rows
 from surefield.structures.graph import collate, sum_atoms
 from surefield.structures.offsets import energy_offsets
@@ -50,7 +51,7 @@ def ready(network, frames):
     data = prepare(frames, network)
     energies = [sample.labels.energy for sample in data.samples]
     offsets = energy_offsets([atoms.numbers for atoms in frames], energies)
-    network = network.prepared(data.structures, energies, offsets)
+    network = network.prepared(TrainingData(data.structures, energies, offsets))
     vector = np.asarray(network.vector)
     moved = vector + np.random.default_rng(2).normal(0, 0.3, vector.shape)
     return network.with_vector(jnp.asarray(moved))
@@ -293,7 +294,7 @@ def _count(hidden, n_in):
 def test_start_values(made_up):
     network = charge_network()
     data = prepare(made_up, network)
-    found = network.prepared(data.structures, [None] * 3, {79: -3.0, 8: -2.0})
+    found = network.prepared(TrainingData(data.structures, [None] * 3, {79: -3.0, 8: -2.0}))
     phi = [atoms.info["electrode_potential"] for atoms in made_up]
     assert found.offsets.tolist() == [0.0, -2.0, -3.0]
     np.testing.assert_allclose(found.intercepts, np.mean(phi), rtol=1e-15)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -25,9 +25,9 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
+from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["SCHEMES", "ChargeNetwork"]
 
@@ -163,23 +163,18 @@ class ChargeNetwork(ChargedPotential):
         """Offsets, ranges of the inputs and the default potential are not trained."""
         return (self.default_phi, self.offsets, self.low, self.high, self.charge_low, self.charge_high)
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Offsets as Ei, the mean electrode potential as intercept of chi, ranges of the inputs."""
-        low, high = feature_ranges(self.descriptor, structures)
-        edges = decay_ranges(self.interface, self.species, structures, times_phi=True)
-        phi = np.mean([s.inputs[PHI] for s in structures])
+        low, high = feature_ranges(self.descriptor, data.structures)
+        edges = decay_ranges(self.interface, self.species, data.structures, times_phi=True)
+        phi = np.mean([s.inputs[PHI] for s in data.structures])
         n = self.descriptor.n_features
         ranges = (low, high, with_more(low, edges[0], n), with_more(high, edges[1], n))
         values = (
             jnp.full_like(self.intercepts, phi),
             *(jnp.asarray(x, self.low.dtype) for x in ranges),
         )
-        plain = super().prepared(structures, energies, offsets)
+        plain = super().prepared(data)
         return eqx.tree_at(
             lambda p: (p.intercepts, p.low, p.high, p.charge_low, p.charge_high), plain, values
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -25,9 +25,9 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
+from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["QuadraticChargeNetwork"]
 
@@ -117,25 +117,20 @@ class QuadraticChargeNetwork(ChargedPotential):
         """Potentials, offsets and ranges come from the data."""
         return (self.default_phi, self.reference_phi, self.offsets, self.low, self.high)
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """Offsets as Ei, the slope of a from the spread of the energies, Phi0, ranges of the inputs."""
-        features = feature_ranges(self.descriptor, structures)
-        edges = decay_ranges(self.interface, self.species, structures)
+        features = feature_ranges(self.descriptor, data.structures)
+        edges = decay_ranges(self.interface, self.species, data.structures)
         low, high = (
             jnp.asarray(with_more(ends, more, self.descriptor.n_features), self.low.dtype)
             for ends, more in zip(features, edges, strict=True)
         )
         values = (
-            jnp.asarray(np.mean([s.inputs[PHI] for s in structures]), jnp.float64),
-            self.slopes.at[:, 0].set(energy_slope(structures, energies, offsets)),
+            jnp.asarray(np.mean([s.inputs[PHI] for s in data.structures]), jnp.float64),
+            self.slopes.at[:, 0].set(energy_slope(data.structures, data.energies, data.offsets)),
             *(low, high),
         )
-        plain = super().prepared(structures, energies, offsets)
+        plain = super().prepared(data)
         return eqx.tree_at(lambda p: (p.reference_phi, p.slopes, p.low, p.high), plain, values)
 
     @property

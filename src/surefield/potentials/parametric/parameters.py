@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, PotentialError, nearest
-from surefield.potentials.potential import LastLayerPotential, Potential
-from surefield.structures.neighbors import Neighborhood
+from surefield.potentials.potential import LastLayerPotential, Potential, TrainingData
 
 __all__ = ["Entry", "ParameterForm", "ParametricPotential"]
 
@@ -112,12 +111,7 @@ class ParametricPotential(Potential):
         """No element offsets: a physics model knows its own zero of energy."""
         return jnp.zeros(len(self.species))
 
-    def prepared(
-        self,
-        structures: Sequence[Neighborhood],
-        energies: Sequence[float | None],
-        offsets: Mapping[int, float],
-    ) -> Self:
+    def prepared(self, data: TrainingData) -> Self:
         """This potential itself: it takes no offsets from the training set."""
         return self
 
