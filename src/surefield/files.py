@@ -23,6 +23,7 @@ __all__ = [
     "append_line",
     "atomic_path",
     "drop_torn_line",
+    "flush_to_disk",
     "json_text",
     "read_arrays",
     "read_json",
@@ -70,7 +71,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise _unwritable(path, error) from error
             raise
         try:
-            _flush_to_disk(temporary)
+            flush_to_disk(temporary)
             os.replace(temporary, target)
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -78,7 +79,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     # The content is safe by now; Windows and some network disks cannot synchronise a folder.
     with suppress(OSError):
-        _flush_to_disk(target.parent)
+        flush_to_disk(target.parent)
 
 
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -259,7 +260,8 @@ def _end_of_last_line(file: Any) -> int:
     return 0
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk now."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from surefield.errors import ConfigError, ExecutionError, nearest
+from surefield.execution.progress import Track
 
 __all__ = ["SerialExecutor", "get_executor", "map_ordered"]
 
@@ -17,14 +18,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _NAMES: Final = ("serial", "processes")
-
-
-class Advances(Protocol):
-    """What a progress display offers to the work it shows."""
-
-    def advance(self, n: int = 1, **fields: object) -> None:
-        """Count `n` more items as done."""
-        ...
 
 
 @final
@@ -81,7 +74,7 @@ def map_ordered(
     executor: Executor,
     fn: Callable[[T], R],
     items: Sequence[T],
-    progress: Advances | None = None,
+    progress: Track | None = None,
 ) -> list[R]:
     """Apply a function to every item; results are in the order of the items, whichever is done first.
 
@@ -116,7 +109,7 @@ def map_ordered(
             future.cancel()
 
 
-def _count(future: Future[Any], progress: Advances) -> None:
+def _count(future: Future[Any], progress: Track) -> None:
     if not future.cancelled() and future.exception() is None:
         progress.advance()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final
 
-from surefield.errors import ConfigError, explain, nearest
+from surefield.errors import ConfigError, nearest
 
 __all__ = ["JobDetails"]
 
@@ -85,18 +85,12 @@ class JobDetails:
         Raises:
             ConfigError: more than one node or task, a queue, an account or options of a scheduler.
         """
-        for name in ("nodes", "tasks", "tasks_per_node"):
-            if (getattr(self, name) or 1) > 1:
-                raise ConfigError(_only_scheduler(name, getattr(self, name), where))
-        for name in ("queue", "account", "extra_args"):
-            if getattr(self, name):
-                raise ConfigError(_only_scheduler(name, getattr(self, name), where))
-
-
-def _only_scheduler(name: str, value: object, where: str) -> str:
-    shown = dict(value) if isinstance(value, Mapping) else value
-    fix = "leave it out or use a SLURM workflow"
-    return explain(f"{name} of job_details has no effect on {where}", got=repr(shown), fix=fix)
+        for name in ("nodes", "tasks", "tasks_per_node", "queue", "account", "extra_args"):
+            value = getattr(self, name)
+            if value and value != 1:
+                what = f"{name} of job_details has no effect on {where}"
+                shown = dict(value) if isinstance(value, Mapping) else value
+                raise ConfigError(what, got=repr(shown), fix="leave it out or use a SLURM workflow")
 
 
 def _check(merged: Mapping[str, Any], name: str, fits: Any, expected: str) -> None:

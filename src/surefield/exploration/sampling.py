@@ -15,8 +15,7 @@ from ase.md.langevin import Langevin
 
 from surefield import keys
 from surefield.errors import ConfigError, DataError, ExecutionError
-from surefield.execution.executor import Advances
-from surefield.execution.progress import track
+from surefield.execution.progress import Track, track
 from surefield.structures.label_sources import without_labels
 from surefield.structures.read import Frames, read_frames, write_frames
 
@@ -37,7 +36,7 @@ def molecular_dynamics_pool(
     friction: float = 0.02,
     equilibration_steps: int = 1000,
     seed: int,
-    progress: Advances | None = None,
+    progress: Track | None = None,
 ) -> list[Atoms]:
     """Run one Langevin trajectory per temperature and keep a structure every `steps_between` steps.
 

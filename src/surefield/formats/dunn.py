@@ -135,30 +135,17 @@ class _Tokens:
 
     def many(self, what: str, n: int) -> Float[np.ndarray, " n"]:
         """The next n numbers, finite."""
-        words = self._words[self._used : self._used + n]
-        if len(words) < n:
-            raise PotentialError(f"{self.name} is cut short: {what} needs {n} numbers, {len(words)} are left")
-        try:
-            numbers = np.array([float(word) for word in words])
-        except ValueError:
-            bad = next(word for word in words if not _is_number(word))
-            raise self.error(what, bad) from None
+        left = len(self._words) - self._used
+        if left < n:
+            raise PotentialError(f"{self.name} is cut short: {what} needs {n} numbers, {left} are left")
+        numbers = np.array([self.take(what, float) for _ in range(n)])
         if not np.isfinite(numbers).all():
             raise self.error(what, "a number that is not finite")
-        self._used += n
         return numbers
 
     def error(self, what: str, got: object, expected: object = None) -> PotentialError:
         """The error of a value that does not fit."""
         return PotentialError(f"unusable {what}", where=self.name, got=got, expected=expected)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_descriptor(

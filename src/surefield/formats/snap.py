@@ -21,11 +21,11 @@ from surefield.potentials.potential import SumPotential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
 
-__all__ = ["read_snap", "reference_potential", "write_snap"]
+__all__ = ["FLAGS", "read_snap", "reference_potential", "write_snap"]
 
 #: Numbers and switches of .snapparam, with what LAMMPS takes where they are missing.
 _NUMBERS: Final = {"rcutfac": None, "rfac0": 0.99363, "rmin0": 0.0}
-_FLAGS: Final = {
+FLAGS: Final = {
     "switchflag": True,
     "bzeroflag": True,
     "quadraticflag": False,
@@ -259,18 +259,10 @@ def _coefficients_text(snap: Snap, order: Sequence[int]) -> str:
 
 def _parameters_text(snap: Snap, order: Sequence[int], reference: Sequence[str]) -> str:
     d = snap.descriptor
-    flags = {
-        "switchflag": d.switchflag,
-        "bzeroflag": d.bzeroflag,
-        "quadraticflag": snap.quadratic,
-        "chemflag": d.chemflag,
-        "bnormflag": d.bnormflag,
-        "wselfallflag": d.wselfallflag,
-        "switchinnerflag": bool(d.sinner),
-    }
+    flags = vars(d) | {"quadraticflag": snap.quadratic, "switchinnerflag": bool(d.sinner)}
     lines = ["# SNAP parameters, written by surefield", f"rcutfac {d.rcutfac!r}", f"twojmax {d.twojmax}"]
     lines += [f"rfac0 {d.rfac0!r}", f"rmin0 {d.rmin0!r}"]
-    lines += [f"{name} {int(value)}" for name, value in flags.items()]
+    lines += [f"{name} {int(flags[name])}" for name in FLAGS]
     if d.sinner:
         for name in _LISTS:
             lines.append(" ".join([name, *(repr(getattr(d, name)[place]) for place in order)]))
@@ -343,7 +335,7 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        known = (*_NUMBERS, "twojmax", *_FLAGS, *_LISTS, *_OTHERS)
+        known = (*_NUMBERS, "twojmax", *FLAGS, *_LISTS, *_OTHERS)
         if words[0] not in known:
             raise PotentialError(f"{path}, line {number}: unknown {words[0]!r}; {nearest(words[0], known)}")
         entries[words[0]] = words[1:]
@@ -355,7 +347,7 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         for name, default in _NUMBERS.items():
             settings[name] = _one(entries[name], float) if name in entries else default
-        for name, default in _FLAGS.items():
+        for name, default in FLAGS.items():
             settings[name] = bool(_one(entries[name], int)) if name in entries else default
         name = "twojmax"
         settings[name] = _one(entries[name], int)

@@ -17,7 +17,8 @@ from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, ExecutionError, nearest
-from surefield.execution.executor import Advances, SerialExecutor, map_ordered
+from surefield.execution.executor import SerialExecutor, map_ordered
+from surefield.execution.progress import Track
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
 
@@ -70,7 +71,7 @@ class Oracle(ABC):
 
     @abstractmethod
     def label(
-        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Advances | None = None
+        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Track | None = None
     ) -> list[Atoms | None]:
         """Label structures.
 
@@ -131,7 +132,7 @@ class ReplayOracle(Oracle):
         return [atoms.copy() for atoms in self._frames]
 
     def label(
-        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Advances | None = None
+        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Track | None = None
     ) -> list[Atoms | None]:
         """Reveal the labels of structures of `pool`.
 
@@ -208,7 +209,7 @@ class CalculatorOracle(Oracle):
         return dict(self._settings)
 
     def label(
-        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Advances | None = None
+        self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Track | None = None
     ) -> list[Atoms | None]:
         """Compute labels; a structure that fails after the retries becomes None and is in `failures`.
 

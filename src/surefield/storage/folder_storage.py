@@ -61,37 +61,21 @@ class FolderStorage(Storage):
         return str(self._folder.absolute())
 
     def new_dataset(self, name: str, data: Source, dataset_metadata: Mapping[str, Any] | None = None) -> str:
-        """Refused: the folder is read only.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refused with a `ConfigError`: the folder is read only."""
         self._refuse(f"store {name!r}")
 
     def add_data(self, handle: str, data: Source, dataset_metadata: Mapping[str, Any] | None = None) -> str:
-        """Refused: the folder is read only.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refused with a `ConfigError`: the folder is read only."""
         self._refuse(f"add to {handle!r}")
 
     def update_data(
         self, handle: str, data: Source, dataset_metadata: Mapping[str, Any] | None = None
     ) -> str:
-        """Refused: the folder is read only.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refused with a `ConfigError`: the folder is read only."""
         self._refuse(f"update {handle!r}")
 
     def delete_dataset(self, handle: str) -> None:
-        """Refused: the folder is read only.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refused with a `ConfigError`: the folder is read only."""
         self._refuse(f"delete {handle!r}")
 
     def _refuse(self, what: str) -> NoReturn:

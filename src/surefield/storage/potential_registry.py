@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, final
 from ase.data import chemical_symbols
 
 from surefield.errors import ConfigError, ExecutionError, PotentialError, nearest
-from surefield.files import json_text, write_atomic
+from surefield.files import flush_to_disk, json_text, write_atomic
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.storage.dataset import StorageWarning, package_version
@@ -356,7 +356,9 @@ class PotentialRegistry:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                     continue  # another process took this version
-                _flush_folder(base)
+                # The version is there by now; some network disks cannot synchronise a folder.
+                with suppress(OSError):
+                    flush_to_disk(base)
                 return record["kim_id"]
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -372,13 +374,3 @@ def _next_version(base: Path) -> int:
             f"{base.name} has all its {_LAST_VERSION + 1} versions; fork it: fork_potential=True"
         )
     return version
-
-
-def _flush_folder(folder: Path) -> None:
-    # The version is there by now; some network disks cannot synchronise a folder.
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -74,13 +74,8 @@ def electrode_potential(atoms: Atoms, where: object, stated: float | None = None
     Raises:
         DataError: two sources differ by more than 1e-6 V, no number, or outside 1 to 9 V.
     """
-
-    phi = _agreed(
-        "electrode potential",
-        "V",
-        itertools.chain([("electrode_potential=", stated, 1.0)], _potential_sources(atoms)),
-        where,
-    )
+    sources = itertools.chain([("electrode_potential=", stated, 1.0)], _potential_sources(atoms))
+    phi = _agreed("electrode potential", "V", sources, where)
     if not np.isnan(phi):
         check_scale(phi, where)
     return phi

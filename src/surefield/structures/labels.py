@@ -19,8 +19,6 @@ from surefield.structures.tensors import VOIGT, to_voigt, volume
 
 __all__ = ["KindReport", "LabelReport", "Labels", "resolve_labels"]
 
-#: ASE's order of the six stress components.
-
 _RELATIVE = 1e-6
 _ABSOLUTE = {"strain": 1e-8}
 Mapped = Mapping[str, str | Sequence[str] | None]
@@ -138,7 +136,8 @@ def resolve_labels(
             }
             for i, atoms in enumerate(frames)
         ]
-        picks = _pick_explicit(present) if explicit else _pick(frames, kind, candidates, present)
+        first = [next(iter(entry), None) for entry in present]
+        picks = first if explicit else _pick(frames, kind, candidates, present)
         factor = factors.get(quantity(kind).source, 1.0)
         values[kind] = [None if key is None else present[i][key] * factor for i, key in enumerate(picks)]
         counts = Counter(key for key in picks if key is not None)
@@ -154,10 +153,6 @@ def resolve_labels(
 
 def _plain(value: np.ndarray | None) -> float | np.ndarray | None:
     return float(value) if value is not None and value.ndim == 0 else value
-
-
-def _pick_explicit(present: list[dict[str, Any]]) -> list[str | None]:
-    return [next(iter(entry), None) for entry in present]
 
 
 def _pick(
@@ -248,7 +243,8 @@ def _shaped(frames: Frames, i: int, kind: str, key: str, value: Any, order: list
     if entry.source != "strain":
         shape = entry.shape(len(atoms))
         if array.shape != shape and not (shape == () and array.size == 1):
-            raise _wrong(frames, i, kind, key, _words(entry), _shape_text(array, shape))
+            got = array.shape if shape else f"shape {array.shape}"
+            raise _wrong(frames, i, kind, key, _words(entry), got)
         return array.reshape(shape)
     is_virial = "virial" in key.lower()
     if array.shape == (6,):
@@ -269,10 +265,6 @@ def _words(entry: Quantity) -> str:
     if entry.per == "atom":
         return f"({', '.join(map(str, ('n_atoms', *entry.components)))})"
     return str(entry.components) if entry.components else "one number"
-
-
-def _shape_text(array: np.ndarray, wanted: tuple[int, ...]) -> object:
-    return array.shape if wanted else f"shape {array.shape}"
 
 
 def _voigt(frames: Frames, i: int, key: str, tensor: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -198,7 +198,8 @@ class ChIMESTrainer(Trainer):
         columns = self._fitted_columns(linear, problem)
         fixed = np.delete(linear.coefficients, columns) / EV_PER_KCAL_MOL
         equations, plain = self._equations(len(columns)), NormalEquations(len(columns))
-        largest, kept, taken = np.zeros(len(columns)), _Kept(self.keep_rows), 0
+        largest, taken = np.zeros(len(columns)), 0
+        kept: list[FitRows] = []
         for place, rows in enumerate(fit_rows(model, problem, compat=self.compat)):
             w = rows.w if self.row_weights is None else self._own_weights(taken, len(rows.w))
             taken += len(w)
@@ -206,7 +207,8 @@ class ChIMESTrainer(Trainer):
             np.maximum(largest, np.abs(a).max(axis=0, initial=0.0), out=largest)
             equations.add(w[:, None] * a, w * b, fold=place * equations.n_folds // len(problem.train))
             plain.add(a, b)
-            kept.add(a, b, w, rows.labels)
+            if self.keep_rows:
+                kept.append(FitRows(a, b, w, rows.labels))
         self._check_counts(taken, len(columns))
         empty = [names[c] for c, size in zip(columns, largest, strict=True) if size == 0]
         if empty:
@@ -214,7 +216,8 @@ class ChIMESTrainer(Trainer):
         solution = self._solved(equations)
         coefficients = linear.coefficients.copy()
         coefficients[columns] = solution.x * EV_PER_KCAL_MOL
-        kept.write(problem.run.path("design.npz"), [names[c] for c in columns])
+        if kept:
+            _write_rows(problem.run.path("design.npz"), kept, [names[c] for c in columns])
         unweighted = replace(solution, rss=plain.sse(solution.x))
         notes = {"unweighted_rmse": unweighted.rmse, "unweighted_bic": unweighted.bic, "zero_columns": empty}
         return self._result(model, coefficients, solution, notes)
@@ -289,26 +292,11 @@ class ChIMESTrainer(Trainer):
             )
 
 
-@dataclass
-class _Kept:
-    """Rows for `design.npz`, held only if they are wanted."""
-
-    wanted: bool
-
-    def __post_init__(self) -> None:
-        self.parts: list[FitRows] = []
-
-    def add(self, *rows: Any) -> None:
-        if self.wanted:
-            self.parts.append(FitRows(*rows))
-
-    def write(self, path: Path, names: Sequence[str]) -> None:
-        if not self.wanted:
-            return
-        a, b, w = (np.concatenate(arrays) for arrays in zip(*(part[:3] for part in self.parts), strict=True))
-        labels = [label for part in self.parts for label in part.labels]
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, A=a, b=b, w=w, row_label=np.array(labels), column=np.array(names))
+def _write_rows(path: Path, parts: Sequence[FitRows], names: Sequence[str]) -> None:
+    a, b, w = (np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True))
+    labels = [label for part in parts for label in part.labels]
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, A=a, b=b, w=w, row_label=np.array(labels), column=np.array(names))
 
 
 def _read_row_weights(given: Any) -> Float[np.ndarray, " n_rows"]:

@@ -271,13 +271,9 @@ class DUNNTrainer(Trainer):
             return jax.devices("gpu")[0]
         except RuntimeError:
             fix = "leave use_gpu=False, or install jax for the device: pip install 'jax[cuda12]'"
-            raise ConfigError(
-                "use_gpu=True, but there is no graphics processor", got=_platforms(), fix=fix
-            ) from None
-
-
-def _platforms() -> str:
-    return ", ".join(sorted({device.platform for device in jax.devices()}))
+            platforms = ", ".join(sorted({device.platform for device in jax.devices()}))
+            what = "use_gpu=True, but there is no graphics processor"
+            raise ConfigError(what, got=platforms, fix=fix) from None
 
 
 def _log_options(value: bool | Mapping[str, Any]) -> bool | dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -166,7 +166,8 @@ class FitSnapTrainer(Trainer):
         settings = handle.fit_settings
         if all(group.training_size == 1 for group in settings.groups.values()):
             return None
-        members = _members(_group_names(configurations, settings))
+        names = _group_names(configurations, settings)
+        members = {name: [i for i, n in enumerate(names) if n == name] for name in settings.groups}
         train = sorted(i for name, m in members.items() for i in _fitted(m, name, settings, seed))
         return train, sorted(set(range(len(configurations))) - set(train))
 
@@ -218,15 +219,6 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
             )
         groups.append(name)
     return groups
-
-
-def _members(names: Sequence[str | None]) -> dict[str, list[int]]:
-    """Indices of the configurations of each group."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        if name is not None:
-            members[name].append(index)
-    return members
 
 
 def _fitted(members: Sequence[int], name: str, settings: FitSnapSettings, seed: int) -> list[int]:

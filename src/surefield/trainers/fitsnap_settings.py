@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError, nearest
-from surefield.formats.snap import reference_potential
+from surefield.formats.snap import FLAGS, reference_potential
 from surefield.potentials.zbl import ZBL
 
 __all__ = ["FitSnapSettings", "Group", "fitsnap_settings", "read_sections"]
@@ -25,15 +25,8 @@ _IGNORED: Final = ("OUTFILE", "SCRAPER", "PATH", "EXTRAS", "MEMORY")
 _NUMBERS: Final = {"rcutfac": 4.67637, "rfac0": 0.99363, "rmin0": 0.0}
 _LISTS: Final = {"wj": 1.0, "radelem": 0.5}
 _INNER: Final = ("sinner", "dinner")
-_FLAGS: Final = {
-    "switchflag": True,
-    "bzeroflag": False,
-    "quadraticflag": False,
-    "chemflag": False,
-    "bnormflag": False,
-    "wselfallflag": False,
-    "switchinnerflag": False,
-}
+#: Switches as LAMMPS has them, with FitSNAP's own default of one.
+_FLAGS: Final = FLAGS | {"bzeroflag": False}
 _GROUP_SETTINGS: Final = ("group_sections", "group_types", "smartweights", "random_sampling", "BOLTZT")
 _COLUMNS: Final = ("name", "training_size", "testing_size", "eweight", "fweight", "vweight")
 _KEYS: Final = {

@@ -17,6 +17,7 @@ from surefield.keys import ATOMIC_WEIGHTS
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.potential import Potential
 from surefield.storage import Storage
+from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.structures.geometry import check_geometry
 from surefield.structures.images import image_key
 from surefield.structures.label_sources import results_of
@@ -28,9 +29,6 @@ from surefield.training.problem import Weights
 from surefield.training.weights import read_atom_weights
 
 __all__ = ["Inputs", "gather", "make_configurations"]
-
-#: Entry of `info` under which a storage gives the id of a configuration.
-CONFIGURATION_ID = "configuration_id"
 
 
 @dataclass(frozen=True, eq=False)

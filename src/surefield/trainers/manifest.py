@@ -233,6 +233,8 @@ def _manifest(document: _Document) -> Manifest:
             raise ConfigError(f"manifest: maxiter and epochs differ, {given}")
         options["maxiter"] = iterations
     weights = get("training.loss.weights", (Mapping, str))
+    given = weights if isinstance(weights, Mapping) else {}
+    factors = {key: _weight(f"training.loss.weights.{key}", value) for key, value in given.items()}
     shuffle, model_path = get("dataset.shuffle", bool), get("model.path", str)
     arguments = {
         "model_name": get("model.name", str),
@@ -247,7 +249,7 @@ def _manifest(document: _Document) -> Manifest:
         dataset=dict(get("dataset") or {}),
         shuffle=True if shuffle is None else shuffle,
         model_path=model_path,
-        factors=_factors(weights) if isinstance(weights, Mapping) else {},
+        factors=factors,
         weights_file=str(Path(weights).absolute()) if isinstance(weights, str) else None,
         options=options,
         train=_part(document, "training.training_dataset", "train_size", "train_indices"),
@@ -264,10 +266,6 @@ def _loss_function(name: str | None) -> str | None:
     if name.upper() not in ("MSE", "MAE"):
         raise ConfigError(f"manifest: training.loss.function {name!r}, {nearest(name, ('MSE', 'MAE'))}")
     return name.lower()
-
-
-def _factors(weights: Mapping[str, Any]) -> dict[str, float]:
-    return {key: _weight(f"training.loss.weights.{key}", value) for key, value in weights.items()}
 
 
 def _part(document: _Document, section: str, size: str, indices: str) -> int | tuple[int, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import jax
@@ -117,18 +118,15 @@ class BondLoss:
         return [norms[i] for i in range(len(train))]
 
 
+@dataclass(frozen=True, eq=False)
 class OpaqueLoss:
     """Loss of a model that KIM computes: numerical derivatives; arguments as of `BondLoss`."""
 
-    def __init__(
-        self,
-        start: ParametricPotential,
-        free: FreeParameters,
-        problem: Problem,
-        form: LossForm,
-        listed: float = 0.0,
-    ) -> None:
-        self.start, self.free, self.problem, self.form = start, free, problem, form
+    start: ParametricPotential
+    free: FreeParameters
+    problem: Problem
+    form: LossForm
+    listed: float = 0.0
 
     def model(self, x: Vector) -> ParametricPotential:
         """The model at a point."""

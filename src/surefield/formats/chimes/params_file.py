@@ -112,13 +112,11 @@ class _Reader:
         while len(rows) < n:
             line = self.lines.next(expected)
             if not line.startswith("#"):
-                rows.append(line.split())
-                self._check_row(rows[-1], expected)
+                row = line.split()
+                if not row[0].isdigit() or len(row) < 4:
+                    raise self.lines.error("not a row of the table", expected)
+                rows.append(row)
         return rows
-
-    def _check_row(self, row: Sequence[str], expected: str) -> None:
-        if not row[0].isdigit() or len(row) < 4:
-            raise self.lines.error("not a row of the table", expected)
 
     def _read_types(self, n: int) -> None:
         for row in self._rows(n, f"{n} rows of index, type, charge, mass"):

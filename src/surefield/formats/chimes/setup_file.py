@@ -127,7 +127,6 @@ def settings_of(setup: Mapping[str, Any]) -> ChimesSettings:
         )
     masses = [float(row["ATMMASS"]) for row in setup["TYPEIDX"] if "ATMMASS" in row]
     cutoff, tersoff = cutoff_function(str(setup.get("FCUTTYP", "CUBIC")))
-
     special = {
         (m, side): setup[key] for key in _SPECIALS if key in setup for m, side in [(int(key[8]), key[11:])]
     }

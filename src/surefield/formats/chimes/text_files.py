@@ -133,7 +133,6 @@ def limits_of(types: Sequence[str], special: Mapping[tuple[int, str], Any]) -> L
 
     Args:
         types: chemical symbols in the order of the file.
-
         special: by bodies and 'S_MINIM' or 'S_MAXIM'.
 
     Raises:

@@ -210,6 +210,7 @@ def _members(edges: TypedNeighbors, step: _Step) -> Int[Array, "n m"]:
     return jnp.concatenate([step.centre[:, None], others], axis=1)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def cluster_energies(
     settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Float[Array, "n_blocks n_products"]
 ) -> Float[Array, " n_atoms"]:
@@ -223,11 +224,7 @@ def cluster_energies(
         edges: of the graph.
         table: `coefficient_table`.
     """
-    return _cluster_energies(settings, m, edges, table)  # type: ignore[return-value]
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cluster_energies(settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Array) -> Array:
     def add(result: Array, step: _Step) -> Array:
         vectors = edges.vectors[step.centre[:, None], step.column]
         energies = _energies(settings, m, vectors, step.order, step.block, table[step.block])
@@ -240,7 +237,7 @@ def _cluster_energies(settings: ChimesSettings, m: int, edges: TypedNeighbors, t
 def _forward(
     settings: ChimesSettings, m: int, edges: TypedNeighbors, table: Array
 ) -> tuple[Array, tuple[TypedNeighbors, Array]]:
-    return _cluster_energies(settings, m, edges, table), (edges, table)  # type: ignore[return-value]
+    return cluster_energies(settings, m, edges, table), (edges, table)  # type: ignore[return-value]
 
 
 def _backward(
@@ -263,7 +260,7 @@ def _backward(
     return TypedNeighbors(by_vectors, None, None, None), by_table  # type: ignore[arg-type]
 
 
-_cluster_energies.defvjp(_forward, _backward)
+cluster_energies.defvjp(_forward, _backward)
 
 
 def cluster_features(settings: ChimesSettings, edges: TypedNeighbors) -> Float[Array, "n_atoms n_columns"]:

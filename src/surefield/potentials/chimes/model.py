@@ -120,7 +120,7 @@ class Chimes(LastLayerPotential):
         total = self._type_columns(edges.types) @ columns[self.settings.n_coefficients :]
         for m in (2, 3, 4):
             if self.settings.blocks(m):
-                total += cluster_energies(
+                total += cluster_energies(  # type: ignore[operator]
                     self.settings, m, edges, coefficient_table(self.settings, m, columns)
                 )
         return jnp.where(graph.atom_mask, total, 0.0)

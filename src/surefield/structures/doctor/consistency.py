@@ -35,7 +35,7 @@ def check_force_work(frames: Frames, pairs: Pairs) -> list[Finding]:
     slope = _slope(work, change, weights)
     total = np.sqrt(np.average(change**2, weights=weights))
     scatter = np.sqrt(np.average((change - slope * work) ** 2, weights=weights))
-    where = _members(some)
+    where = some.members
     numbers = f"over {len(some)} pairs of nearby structures dE = {slope:.4g} W"
     if total < 1e-12:
         return [Finding("energy", "error", "energies do not change with the positions", where, 0.0, "")]
@@ -116,7 +116,3 @@ def _canonical_scatter(frames: Frames, some: Pairs, kelvin: np.ndarray) -> float
 def _slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     square = float((weights * x * x).sum())
     return float((weights * x * y).sum()) / square if square > 0 else 0.0
-
-
-def _members(pairs: Pairs) -> tuple[int, ...]:
-    return tuple(np.unique(np.concatenate([pairs.first, pairs.second])).tolist())

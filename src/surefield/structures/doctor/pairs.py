@@ -55,6 +55,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    @property
+    def members(self) -> tuple[int, ...]:
+        """All structures that are in a pair, ascending."""
+        return tuple(np.unique(np.concatenate([self.first, self.second])).tolist())
+
     def __getitem__(self, index: np.ndarray) -> Pairs:
         return Pairs(*(getattr(self, name)[index] for name in _FIELDS))
 

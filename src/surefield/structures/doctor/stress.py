@@ -109,7 +109,7 @@ def check_stress(frames: Frames, pairs: Pairs) -> list[Finding]:
 
 
 def _examine(formula: str, pairs: Pairs) -> Iterable[_Verdict]:
-    where = tuple(np.unique(np.concatenate([pairs.first, pairs.second])).tolist())
+    where = pairs.members
     rise = pairs.energy_change - np.where(np.isfinite(pairs.force_work), pairs.force_work, 0.0)
     weights = 1.0 / (pairs.volume * (np.abs(pairs.strain).max(axis=1) ** 2 + 1e-5))
     total = float(np.sqrt(np.mean((weights * rise) ** 2)))
@@ -172,17 +172,14 @@ def _factor(numbers: str, slope: float, where: tuple[int, ...]) -> Iterable[_Ver
     if slope < 0:
         yield _Verdict("stress sign", f"{numbers}, the sign is reversed", slope, where)
     size = abs(slope)
-    name, factor = min(_units(), key=lambda item: abs(np.log(size / item[1])))
+    known = [(name, factor) for name, factor in units.STRESS.items() if name != "eV/A^3"]
+    name, factor = min(known, key=lambda item: abs(np.log(size / item[1])))
     if abs(np.log(size / factor)) > 0.2:
         yield _Verdict("stress slope", f"{numbers}, and no unit explains it", slope, where)
     elif factor != 1.0:
         yield _Verdict(
             "stress unit", f"{numbers}: the numbers are {name} (1 {name} = {factor:.6g} eV/Å^3)", size, where
         )
-
-
-def _units() -> list[tuple[str, float]]:
-    return [(name, factor) for name, factor in units.STRESS.items() if name != "eV/A^3"]
 
 
 def _regress(pairs: Pairs, order: tuple[int, ...], rise: np.ndarray, weights: np.ndarray) -> _Fit:
