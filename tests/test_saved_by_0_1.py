@@ -361,6 +361,11 @@ def surefield(monkeypatch, folder, *words):
     assert end.value.code in (0, None)
 
 
+def of(name):
+    """Relative tolerance: rows of this network are sums in float32, whose order is that of a batch."""
+    return 1e-5 if name.endswith("_uncertainty") else RESUMED
+
+
 def picks_of(run):
     return [[pick.method, pick.round, pick.index, pick.reason] for pick in run.picks]
 
@@ -409,13 +414,14 @@ def test_verbs_that_follow_a_training(verb, copied, monkeypatch):
     assert picks_of(found) == in_words(expected["picks"])
     assert sorted(found.predictions) == expected["predictions"]
     for name, values in saved_predictions(verb).items():
-        np.testing.assert_allclose(found.predictions[name], values, rtol=RESUMED, atol=RESUMED)
+        np.testing.assert_allclose(found.predictions[name], values, rtol=of(name), atol=RESUMED)
     if verb == "uq":
         saved = FILES / "command_line" / "runs" / "copper-uq" / "predictions.xyz"
         for again, atoms in zip(read(run / "predictions.xyz", ":"), read(saved, ":"), strict=True):
             np.testing.assert_allclose(
                 again.arrays["surefield_forces_uncertainty"],
                 atoms.arrays["surefield_forces_uncertainty"],
+                rtol=of("forces_uncertainty"),
                 atol=1e-8,
             )
 
@@ -426,7 +432,7 @@ def test_a_finished_training_run_goes_on(copied, monkeypatch):
     surefield(monkeypatch, folder, "train", "copper.yaml")
     run = load_run(folder / "runs" / "copper-train")
     for name, values in saved_predictions("train").items():
-        np.testing.assert_allclose(run.predictions[name], values, rtol=RESUMED, atol=RESUMED)
+        np.testing.assert_allclose(run.predictions[name], values, rtol=of(name), atol=RESUMED)
     assert (folder / "runs" / "copper-train" / "metrics.csv").read_bytes() == before
 
 
