@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, final
 from surefield.errors import ConfigError, ExecutionError, nearest
 from surefield.execution.progress import Track
 
-__all__ = ["SerialExecutor", "get_executor", "map_ordered"]
+__all__ = ["SerialExecutor", "get_executor", "map_ordered", "usable_cores"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,7 +59,7 @@ def get_executor(executor: Executor | str | None = None, max_workers: int | None
     if executor == "processes":
         if max_workers is not None and max_workers < 1:
             raise ConfigError(f"max_workers must be at least 1, got {max_workers}")
-        return ProcessPoolExecutor(max_workers or _usable_cores(), mp_context=get_context("spawn"))
+        return ProcessPoolExecutor(max_workers or usable_cores(), mp_context=get_context("spawn"))
     if isinstance(executor, Executor) or executor in (None, "serial"):
         if max_workers not in (None, 1):
             raise ConfigError(f"max_workers={max_workers} needs executor='processes', got {executor!r}")
@@ -126,6 +126,7 @@ def _job_failed(index: int, items: Sequence[object], error: BaseException) -> Ex
     return ExecutionError(f"{where} failed", got=cause, fix=fix)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

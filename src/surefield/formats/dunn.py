@@ -178,16 +178,12 @@ def _read_descriptor(
     functions = behler_functions([first], lists, {f"{first}-{first}": radius})
     if tokens.take("center_and_normalize", str) != "center_and_normalize":
         raise tokens.error("keyword", "another word", "center_and_normalize")
-    if not tokens.take("center_and_normalize", _flag):
+    if not tokens.take("center_and_normalize", lambda word: {"true": True, "false": False}[word.lower()]):
         return functions, None, None
     size = tokens.take("size of the descriptor", int)
     if size != functions.width:
         raise tokens.error("size of the descriptor", size, functions.width)
     return functions, tokens.many("means", size), tokens.many("standard deviations", size)
-
-
-def _flag(word: str) -> bool:
-    return {"true": True, "false": False}[word.lower()]
 
 
 _Weights = tuple[Float[np.ndarray, "n_in n_out"], Float[np.ndarray, " n_out"]]

@@ -197,8 +197,10 @@ class ChIMESTrainer(Trainer):
         names = linear.settings.names
         columns = self._fitted_columns(linear, problem)
         fixed = np.delete(linear.coefficients, columns) / EV_PER_KCAL_MOL
-        equations, plain = self._equations(len(columns)), NormalEquations(len(columns))
-        largest, taken = np.zeros(len(columns)), 0
+        n, validates = len(columns), self.algorithm == "ridgecv"
+        normal = self.algorithm == "fast_svd"
+        equations = NormalEquations(n) if normal else StreamedRows(n, self.folds if validates else 1)
+        plain, largest, taken = NormalEquations(n), np.zeros(n), 0
         kept: list[FitRows] = []
         for place, rows in enumerate(fit_rows(model, problem, compat=self.compat)):
             w = rows.w if self.row_weights is None else self._own_weights(taken, len(rows.w))
@@ -209,11 +211,15 @@ class ChIMESTrainer(Trainer):
             plain.add(a, b)
             if self.keep_rows:
                 kept.append(FitRows(a, b, w, rows.labels))
-        self._check_counts(taken, len(columns))
+        self._check_counts(taken, n)
         empty = [names[c] for c, size in zip(columns, largest, strict=True) if size == 0]
         if empty:
-            _warn(f"{len(empty)} of {len(columns)} columns are zero, nothing determines {_short(empty)}")
-        solution = self._solved(equations)
+            _warn(f"{len(empty)} of {n} columns are zero, nothing determines {_short(empty)}")
+        if isinstance(equations, NormalEquations):
+            solution = equations.solved(self.eps)
+        else:
+            folds = equations.cross_validation() if validates else ()
+            solution = solve(equations.reduced(), self.algorithm, eps=self.eps, alpha=self.alpha, folds=folds)
         coefficients = linear.coefficients.copy()
         coefficients[columns] = solution.x * EV_PER_KCAL_MOL
         if kept:
@@ -221,17 +227,6 @@ class ChIMESTrainer(Trainer):
         unweighted = replace(solution, rss=plain.sse(solution.x))
         notes = {"unweighted_rmse": unweighted.rmse, "unweighted_bic": unweighted.bic, "zero_columns": empty}
         return self._result(model, coefficients, solution, notes)
-
-    def _equations(self, n_columns: int) -> StreamedRows | NormalEquations:
-        if self.algorithm == "fast_svd":
-            return NormalEquations(n_columns)
-        return StreamedRows(n_columns, self.folds if self.algorithm == "ridgecv" else 1)
-
-    def _solved(self, equations: StreamedRows | NormalEquations) -> LinearSolution:
-        if isinstance(equations, NormalEquations):
-            return equations.solved(self.eps)
-        folds = equations.cross_validation() if self.algorithm == "ridgecv" else ()
-        return solve(equations.reduced(), self.algorithm, eps=self.eps, alpha=self.alpha, folds=folds)
 
     def _result(
         self, model: Potential, coefficients: np.ndarray, solution: LinearSolution, more: Mapping[str, Any]

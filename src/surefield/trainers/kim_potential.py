@@ -74,8 +74,10 @@ class KIMPotential(PotentialHandle):
         if isinstance(self._source, KnownModel):
             self.backend, version = "surefield", parse_id(kim_id).version or self._source.version
             full = f"{self._source.name}__{self._source.number}_{version}"
-            _check_species(kim_id, own, self._source.species)
-            own = own or list(self._source.species)
+            known = list(self._source.species)
+            if own is not None and set(own) != set(known):
+                raise ConfigError(f"species of {kim_id}", got=own, expected=known)
+            own = own or known
         elif isinstance(self._source, Driver):
             self.backend, full = "surefield", kim_id
             own = own or list(read_parameters(Path(cast(str, parameter_path)), self._source).symbols)
@@ -188,11 +190,6 @@ def read_parameters(path: Path, driver: Driver | None, like: Potential | None = 
     if like is not None and type(model) is not type(like):
         raise PotentialError(f"{path} holds a {type(model).__name__}, not a {type(like).__name__}")
     return model
-
-
-def _check_species(kim_id: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
-    if given is not None and set(given) != set(known):
-        raise ConfigError(f"species of {kim_id}", got=list(given), expected=list(known))
 
 
 def _extents(name: str, entry: Any, size: int) -> tuple[list[int], list[float]]:

@@ -56,7 +56,8 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
     ids = {configurations[i].id for i in fitted}
     configurations = trainer.weighted(configurations, handle, ids)
     train, validation = [configurations[i] for i in fitted], [configurations[i] for i in held]
-    write_atomic(run.path("split.json"), json_text(_ids(train, validation), indent=1) + "\n")
+    split = {"train": [c.id for c in train], "validation": [c.id for c in validation]}
+    write_atomic(run.path("split.json"), json_text(split, indent=1) + "\n")
     write_atomic(run.path("weights.csv"), _weights_table(configurations))
     problem = Problem(tuple(train), tuple(validation), call.weights, call.seed, run, handle)
     fit = trainer.fit(handle.model, problem)
@@ -197,10 +198,6 @@ def _split(
             )
         return fitted, held
     return split_configurations(ids, frames, call.training_split, call.split, call.seed)
-
-
-def _ids(train: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, list[str]]:
-    return {"train": [c.id for c in train], "validation": [c.id for c in validation]}
 
 
 def _rows(train: Sequence[Sample]) -> dict[str, int]:

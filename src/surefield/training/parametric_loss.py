@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from surefield.execution.executor import usable_cores
 from surefield.potentials.parametric.edges import BondPotential, Edges, edges_of
 from surefield.structures.batching import chunks, plan_shapes
 from surefield.structures.graph import collate
@@ -148,8 +148,7 @@ def force_errors(model: BondPotential, blocks: Sequence[BondBlock]) -> list[Floa
 
 def _each(call: Callable[[BondBlock], T], blocks: Sequence[BondBlock]) -> list[T]:
     """Call for every block, on all processors of this process; results in order."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers, len(blocks))
+    workers = min(usable_cores(), len(blocks))
 
     def share(first: int) -> list[T]:
         return jax.block_until_ready([call(block) for block in blocks[first::workers]])
