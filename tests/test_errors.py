@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-from surefield.errors import DataError, SurefieldError, explain, nearest
+import pytest
+
+from surefield.errors import ConfigError, DataError, SurefieldError, check_known, explain, nearest
 
 
 def test_parts_of_a_message():
@@ -29,3 +31,9 @@ def test_errors_survive_the_way_between_processes():
 def test_nearest_name():
     assert nearest("forcs", ["energy", "forces"]) == "did you mean 'forces'?"
     assert nearest("x", ["energy", "forces"]) == "known: energy, forces"
+
+
+def test_unknown_names_are_refused():
+    check_known({"energy": 1.0}, ["energy", "forces"], "unknown key {} in labels")
+    with pytest.raises(ConfigError, match=r"key 'forcs' in labels; did you mean 'forces'"):
+        check_known({"energy": 1.0, "forcs": 2.0}, ["energy", "forces"], "unknown key {} in labels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 __all__ = [
     "ConfigError",
@@ -11,6 +11,7 @@ __all__ = [
     "ExecutionError",
     "PotentialError",
     "SurefieldError",
+    "check_known",
     "explain",
     "nearest",
 ]
@@ -74,3 +75,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def check_known(names: Iterable[object], known: Collection[str], message: str) -> None:
+    """Raise `ConfigError` for the first name that is not among the known; {} in the message stands for it."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{message.format(repr(name))}; {nearest(str(name), known)}")

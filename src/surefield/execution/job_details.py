@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final
 
-from surefield.errors import ConfigError, nearest
+from surefield.errors import ConfigError, check_known
 
 __all__ = ["JobDetails"]
 
@@ -59,11 +59,8 @@ class JobDetails:
                 continue
             if not isinstance(source, Mapping):
                 raise ConfigError("unusable job_details", got=repr(source), expected="a dict")
-            known = [f.name for f in fields(cls)]
-            for key, value in source.items():
-                if key not in known:
-                    raise ConfigError(f"unknown key {key!r} in job_details; {nearest(str(key), known)}")
-                merged[key] = value
+            check_known(source, [f.name for f in fields(cls)], "unknown key {} in job_details")
+            merged |= source
         for name in ("nodes", "tasks", "tasks_per_node"):
             _check(merged, name, _is_count, "a whole number >= 1")
         _check(merged, "walltime", _is_time, "minutes, above 0")

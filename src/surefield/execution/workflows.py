@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
-from surefield.errors import ConfigError, nearest
+from surefield.errors import ConfigError, check_known, nearest
 from surefield.execution.executor_workflow import ExecutorWorkflow
 from surefield.execution.local_workflow import LocalWorkflow
 from surefield.execution.slurm_workflow import SlurmWorkflow
@@ -39,18 +39,12 @@ def get_workflow(
     if not isinstance(workflow, Mapping):
         expected = "None, a Workflow, an executor, or a dict with workflow_type and workflow_args"
         raise ConfigError("unusable workflow", got=f"{workflow!r:.80}", expected=expected)
-    _check_keys(workflow, ("workflow_type", "workflow_args"), "workflow")
+    check_known(workflow, ("workflow_type", "workflow_args"), "unknown key {} in workflow")
     kinds = {kind.kind: kind for kind in (LocalWorkflow, SlurmWorkflow)}
     name = workflow.get("workflow_type", "LOCAL")
     if name not in kinds:
         fix = "LSF, PBS and others work through an executor, such as those of dask or parsl"
         raise ConfigError(f"unknown workflow_type {name!r}; {nearest(str(name), kinds)}; {fix}")
     arguments = workflow.get("workflow_args") or {}
-    _check_keys(arguments, ("root", "defaults"), "workflow_args")
+    check_known(arguments, ("root", "defaults"), "unknown key {} in workflow_args")
     return kinds[name](**{"root": root, **arguments})
-
-
-def _check_keys(entries: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in entries:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r} in {where}; {nearest(str(key), known)}")

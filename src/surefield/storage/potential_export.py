@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from surefield.errors import ConfigError, ExecutionError, PotentialError, nearest
+from surefield.errors import ExecutionError, PotentialError, check_known
 from surefield.files import atomic_path, write_atomic
 
 __all__ = ["export_version"]
@@ -52,8 +52,7 @@ def export_version(folder: Path, manifest: Mapping[str, Any], kind: str, target:
         PotentialError: no files of that kind were saved.
         ExecutionError: it is there already, or cannot be written.
     """
-    if kind not in _KINDS:
-        raise ConfigError(f"unknown kind of export {kind!r}; {nearest(str(kind), _KINDS)}")
+    check_known([kind], _KINDS, "unknown kind of export {}")
     kim_id = manifest["kim_id"]
     attached = [name.removeprefix("files/") for name in manifest["files"] if name.startswith("files/")]
     chosen = {} if kind == "surefield" else _chosen(kind, folder / "files", attached)

@@ -9,7 +9,7 @@ from typing import Any, Final, final
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, check_known, nearest
 from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.storage.dataset import Dataset, check_name, split_handle
 from surefield.structures.read import Source, read_frames
@@ -191,9 +191,8 @@ def _checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
         return {}
     if not isinstance(options, Mapping):
         raise ConfigError(f"query_options must be a dict, got {type(options).__name__}")
+    check_known(options, _OPTIONS, "unknown query option {}")
     for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"unknown query option {name!r}; {nearest(str(name), _OPTIONS)}")
         if name == "index":
             continue
         if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):

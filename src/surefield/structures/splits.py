@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from surefield import keys
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, check_known
 from surefield.structures.fingerprint import Fingerprints, duplicate_groups, fingerprints
 from surefield.structures.read import Frames, read_frames
 
@@ -49,8 +49,7 @@ def split_frames(
         DataError: a structure lacks the key, or all structures are one unit.
     """
     frames = read_frames(frames)
-    if method not in _METHODS:
-        raise ConfigError(f"unknown method {method!r} to split; {nearest(method, _METHODS)}")
+    check_known([method], _METHODS, "unknown method {} to split")
     if not 0.0 < fraction < 1.0:
         raise ConfigError(f"fraction must be between 0 and 1, got {fraction}")
     if group_key is not None and method != "group":

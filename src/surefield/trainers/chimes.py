@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, check_known
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
@@ -165,8 +165,7 @@ class ChIMESTrainer(Trainer):
         row_weights: str | Path | Sequence[float] | np.ndarray | None = None,
         keep_rows: bool = False,
     ) -> None:
-        if algorithm not in ALGORITHMS:
-            raise ConfigError(f"unknown algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
+        check_known([algorithm], ALGORITHMS, "unknown algorithm {}")
         if not (0 <= eps < 1 and 0 <= alpha < float("inf") and folds >= 2):
             got = f"eps {eps}, alpha {alpha}, folds {folds}"
             raise ConfigError("out of range", got=got, expected="0 <= eps < 1, alpha >= 0, folds >= 2")

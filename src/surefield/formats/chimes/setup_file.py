@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from surefield.errors import ConfigError, nearest
+from surefield.errors import ConfigError, check_known, nearest
 from surefield.formats.chimes.text_files import (
     SPECIAL,
     Lines,
@@ -105,9 +105,7 @@ def settings_of(setup: Mapping[str, Any]) -> ChimesSettings:
         ConfigError: unknown or missing entries, values out of range, charges, what surefield does not have.
     """
     known = (*_VALUES, *_TABLES, *_SPECIALS, *_EXCLUDES)
-    for key in setup:
-        if key not in known:
-            raise ConfigError(f"unknown entry {key!r} of ChIMES settings; {nearest(key, known)}")
+    check_known(setup, known, "unknown entry {} of ChIMES settings")
     for key in ("PAIRTYP", "TYPEIDX", "PAIRIDX"):
         if key not in setup:
             raise ConfigError(f"ChIMES settings lack {key}; entries present: {', '.join(setup)}")

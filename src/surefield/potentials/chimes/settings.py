@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
-from surefield.errors import ConfigError, nearest
+from surefield.errors import ConfigError, check_known
 from surefield.potentials.chimes.power_sets import PAIRS, PowerSets, power_sets
 
 __all__ = ["CUTOFFS", "EV_PER_KCAL_MOL", "TRANSFORMS", "ChimesSettings", "CoefficientBlock", "type_pairs"]
@@ -105,12 +105,8 @@ class ChimesSettings:
         if unknown or not self.types or len(set(self.types)) != len(self.types):
             expected = "different chemical symbols"
             raise ConfigError("unusable atom types", got=list(self.types), expected=expected)
-        for what, value, known in (
-            ("transformation CHBTYPE", self.transform, TRANSFORMS),
-            ("cutoff function FCUTTYP", self.cutoff, CUTOFFS),
-        ):
-            if value not in known:
-                raise ConfigError(f"unknown {what} {value!r}; {nearest(value, known)}")
+        check_known([self.transform], TRANSFORMS, "unknown transformation CHBTYPE {}")
+        check_known([self.cutoff], CUTOFFS, "unknown cutoff function FCUTTYP {}")
         if self.cutoff == "TERSOFF" and not 0 < self.tersoff <= 1:
             raise ConfigError("TERSOFF fraction out of range", got=self.tersoff, expected="(0, 1]")
         if len(self.orders) != 3 or any(o < 0 for o in self.orders):
