@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ from surefield.structures.tensors import VOIGT_COLUMNS, VOIGT_ROWS, volume
 from surefield.training.dataset import Sample, without_baseline
 from surefield.training.problem import Weights, residual_weights
 
-__all__ = ["PerKind", "Stack", "make_stacks", "predicted", "residuals", "take"]
+__all__ = ["PerKind", "Stack", "make_stacks", "predicted", "residuals", "stacked_graph", "take"]
 
 #: Numbers in the derivatives of the configurations that are worked on at once: enough to hide the cost of an
 #: operation, few enough for the cache of a processor.
@@ -135,7 +135,7 @@ def predicted(
     derivatives = part.derivatives
     if derivatives is None:
         derivatives = _derivatives(network.descriptor, part)
-    graph = _graph(part)
+    graph = stacked_graph(part.numbers, part.targets.n_atoms, part.geometry)
     rows = [jnp.repeat(factor, n, axis=0) for factor in factors]
 
     def total(features: Array) -> tuple[Array, Array]:
@@ -302,7 +302,8 @@ def _stored(descriptor: AtomicDescriptor, stack: Stack) -> Stack:
 def _derivatives(descriptor: AtomicDescriptor, part: Stack) -> Derivatives:
     """Features and derivatives from the geometry (traceable)."""
     assert part.geometry is not None
-    graph, (size, n, n_slots) = _graph(part), part.index.shape
+    size, n, n_slots = part.index.shape
+    graph = stacked_graph(part.numbers, part.targets.n_atoms, part.geometry)
     features, jacobian = descriptor.features(graph), descriptor.jacobian(graph)
     rows, k, _, width = jacobian.shape
     slots = part.geometry.slots.reshape(rows, k)
@@ -320,26 +321,28 @@ def _derivatives(descriptor: AtomicDescriptor, part: Stack) -> Derivatives:
 _derivatives_jit = eqx.filter_jit(_derivatives)
 
 
-def _graph(part: Stack) -> Graph:
-    """The structures as a graph, n rows each; without neighbours where derivatives are stored."""
-    size, n = part.numbers.shape
+def stacked_graph(numbers: Any, n_atoms: Any, geometry: Geometry | None = None, **fields: Any) -> Graph:
+    """Graph of structures in n rows each; no geometry, no neighbours; other fields are 0 (traceable)."""
+    size, n = numbers.shape
     rows, start = size * n, n * jnp.arange(size)[:, None, None]
     vectors, neighbors = jnp.zeros((rows, 0, 3)), jnp.zeros((rows, 0), jnp.int32)
     mask = jnp.zeros((rows, 0), bool)
-    if part.geometry is not None:
-        g, k = part.geometry, part.geometry.mask.shape[2]
+    if geometry is not None:
+        g, k = geometry, geometry.mask.shape[2]
         neighbors = (jnp.asarray(g.neighbors) + start).reshape(rows, k)
         vectors, mask = g.vectors.reshape(rows, k, 3), g.mask.reshape(rows, k)
+    zeros = {
+        "positions": jnp.zeros((rows, 3)),
+        "cell": jnp.zeros((size, 3, 3)),
+        "periodic": jnp.zeros(size, bool),
+    }
     return Graph(
-        numbers=part.numbers.reshape(rows),
-        positions=jnp.zeros((rows, 3)),
+        numbers=numbers.reshape(rows),
         vectors=vectors,
         neighbors=neighbors,
         reverse=neighbors,
         mask=mask,
-        structure=jnp.repeat(jnp.arange(size), n),
-        cell=jnp.zeros((size, 3, 3)),
-        periodic=jnp.zeros(size, bool),
-        n_atoms=part.targets.n_atoms,
-        inputs={},
+        structure=jnp.repeat(jnp.arange(size, dtype=jnp.int32), n),
+        n_atoms=n_atoms,
+        **{**zeros, "inputs": {}, **fields},  # type: ignore[arg-type]
     )

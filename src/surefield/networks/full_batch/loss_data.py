@@ -23,6 +23,7 @@ from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.tensors import row_slices
+from surefield.training.network_data import stacked_graph
 
 __all__ = ["LossBatch", "LossData", "exact_batch", "loss_batches"]
 
@@ -246,21 +247,8 @@ def _bare_graph(structures: Sequence[Neighborhood], n: int, size: int, dtype: np
         cell[i] = s.cell if s.periodic else np.eye(3)
         for name, value in s.inputs.items():
             inputs[name][i] = value
-    rows = size * n
-    index = np.zeros((rows, 0), np.int32)
-    return Graph(
-        numbers=numbers.reshape(rows),  # type: ignore[arg-type]
-        positions=positions.reshape(rows, 3),  # type: ignore[arg-type]
-        vectors=np.zeros((rows, 0, 3), dtype),  # type: ignore[arg-type]
-        neighbors=index,  # type: ignore[arg-type]
-        reverse=index,  # type: ignore[arg-type]
-        mask=np.zeros((rows, 0), bool),  # type: ignore[arg-type]
-        structure=np.repeat(np.arange(size, dtype=np.int32), n),  # type: ignore[arg-type]
-        cell=cell,  # type: ignore[arg-type]
-        periodic=periodic,  # type: ignore[arg-type]
-        n_atoms=counts,  # type: ignore[arg-type]
-        inputs=inputs,  # type: ignore[arg-type]
-    )
+    fields = {"positions": positions.reshape(-1, 3), "cell": cell, "periodic": periodic, "inputs": inputs}
+    return stacked_graph(numbers, counts, **fields)
 
 
 def _batch(
