@@ -43,7 +43,7 @@ __all__ = [
 
 #: Atoms of small structures that share a batch: one program serves structures of all sizes up to this.
 ATOMS_AT_ONCE: Final = 128
-#: Directions in which derivatives are taken at once.
+#: Directions in which derivatives are taken at once: what they need shall fit into the processor's cache.
 _AT_ONCE: Final = 16
 
 
@@ -118,15 +118,6 @@ def _along_units(of: Any, n: int, dtype: Any, then: Any = lambda columns: column
 
 
 def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
-    density = potential.density(graph)
-
-    def along(direction: Array) -> Array:
-        tangent = jnp.broadcast_to(direction, density.shape)
-        return jax.jvp(lambda d: potential.density_features(d, graph), (density,), (tangent,))[1]
-
-    # (n_terms, n_atoms, n_site_features): atoms are independent, so one direction serves them all.
-    by_density = jax.vmap(along)(jnp.eye(density.shape[1], dtype=density.dtype))
-
     def terms(axis: int) -> Array:
         tangent = jnp.zeros_like(graph.vectors).at[..., axis].set(1.0)
         return jax.jvp(
@@ -136,23 +127,24 @@ def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
         )[1]
 
     by_vector = jnp.stack([terms(axis) for axis in range(3)], axis=2)
-    n_atoms, n_neighbors = graph.mask.shape
-    flat = by_vector.reshape(n_atoms, n_neighbors * 3, -1)
-    product = flat @ jnp.swapaxes(by_density, 0, 1).astype(flat.dtype)
-    return product.reshape(n_atoms, n_neighbors, 3, -1)
+    return _chained(lambda d: potential.density_features(d, graph), potential.density(graph), by_vector)
 
 
 def _descriptor_jacobian(potential: DescriptorPotential, graph: Graph) -> Array:
-    features = potential.descriptor.features(graph)
+    descriptor = potential.descriptor
+    inputs, by_vector = descriptor.features(graph), descriptor.jacobian(graph)
+    return _chained(lambda x: potential.last_layer_features(x, graph), inputs, by_vector)
 
-    def along(direction: Array) -> Array:
-        tangent = jnp.broadcast_to(direction, features.shape)
-        return jax.jvp(lambda g: potential.last_layer_features(g, graph), (features,), (tangent,))[1]
 
-    by_feature = jax.vmap(along)(jnp.eye(features.shape[1], dtype=features.dtype))
-    by_vector = potential.descriptor.jacobian(graph)
-    flat = by_vector.reshape(by_vector.shape[0], -1, by_vector.shape[-1])
-    product = flat @ jnp.swapaxes(by_feature, 0, 1).astype(flat.dtype)
+def _chained(of: Any, inputs: Float[Array, "n_atoms n_inputs"], by_vector: Array) -> Array:
+    """Derivatives by vectors of a function of each atom's inputs, from those of the inputs."""
+    _, along = jax.linearize(of, inputs)
+    # Atoms are independent, so one direction serves them all.
+    by_inputs = _along_units(
+        lambda d: along(jnp.broadcast_to(d, inputs.shape)), inputs.shape[1], inputs.dtype
+    )
+    flat = by_vector.reshape(len(inputs), -1, inputs.shape[1])
+    product = jnp.einsum("nvi,nfi->nvf", flat, by_inputs.astype(flat.dtype))
     return product.reshape(*by_vector.shape[:3], -1)
 
 
