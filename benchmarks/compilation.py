@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-#: Seconds of compilation that the first training may take in all.
+#: Seconds that the first training may take for compilation in all.
 TARGET = 25.0
 #: Stages as JAX names them; the persistent cache is asked within the last one.
 STAGES = {
@@ -44,7 +44,7 @@ class Compilations:
             self.seconds[STAGES[event]].append((str(details.get("fun_name", "")), seconds))
 
     def measure(self, title: str, work: Callable[[], object]) -> tuple[object, float]:
-        """Do something, print what it compiled; its outcome and the seconds of compilation."""
+        """Do something, print what it compiled; its outcome and the seconds of processor time."""
         self.seconds.clear()
         begin, cpu = time.perf_counter(), time.process_time()
         outcome = work()
@@ -61,7 +61,7 @@ class Compilations:
         for name, values in sorted(by_name.items(), key=lambda item: -sum(item[1])):
             if sum(values) >= LISTED:
                 print(f"    {name:<24}{len(values):>9}{'':>18}{sum(values):>9.1f}")
-        return outcome, total["compile"]
+        return outcome, cpu
 
 
 def main() -> None:
@@ -69,7 +69,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="Si", help="set of mlearn")
-    parser.add_argument("--runs", type=int, default=3, choices=(1, 2, 3))
     arguments = parser.parse_args()
 
     import surefield as sf
@@ -84,21 +83,23 @@ def main() -> None:
     compilations = Compilations()
     with tempfile.TemporaryDirectory() as folder:
         enable_compilation_cache(folder)
-        first = 0.0
-        for state in ("empty cache", "in memory", "full cache")[: arguments.runs]:
+        processor: list[float] = []
+        for state in ("empty cache", "in memory", "full cache"):
             if state == "full cache":
                 jax.clear_caches()
             heads = (f"{state}, seconds of", "programs", *STAGES.values(), "wall", "CPU")
             print("{:<28}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}".format(*heads))
             network = sf.MomentNetwork(species=[arguments.data])
             fit, seconds = compilations.measure("train", lambda n=network: sf.train(n, frames, epochs=1))
-            first = first or seconds
+            processor.append(seconds)
             potential, _ = compilations.measure(
                 "LLPR.fit", lambda f=fit: sf.LLPR.fit(f.potential, f.train_frames, f.validation_frames)
             )
             compilations.measure("predict unseen structures", lambda p=potential: p.predict(unseen))
-    if first > TARGET:
-        raise SystemExit(f"the first training compiled for {first:.1f} s; the target is {TARGET:g} s")
+    compiling = processor[0] - processor[1]
+    print(f"tracing and compiling of the first training: {compiling:.1f} s of processor time")
+    if compiling > TARGET:
+        raise SystemExit(f"the target is {TARGET:g} s")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_vector_has_the_documented_order(small, reference):
 def test_rows_are_derivatives_by_the_last_weights(alloy, output_activation):
     network = alloy_network([(4, 3), (5,)], output_activation=output_activation)
     structure = neighborhood(alloy[0], network.cutoff)
-    (rows,) = structure_rows(network, [structure], stress=True)
+    (rows,) = structure_rows(network, [structure], ("energy", "forces", "stress"))
     step = 1e-5
 
     def moved(index, sign):

@@ -71,7 +71,7 @@ def test_last_layer_rows_give_the_energy(alloy, network):
     structures = [neighborhood(atoms, network.cutoff) for atoms in alloy]
     weights = np.asarray(network.readout).ravel()
     found = predict(network, alloy)
-    for s, rows, p in zip(structures, structure_rows(network, structures, forces=True), found, strict=True):
+    for s, rows, p in zip(structures, structure_rows(network, structures), found, strict=True):
         bias = network.bias_row(s.numbers) @ np.asarray(network.bias)
         energy = rows.energy @ weights + bias + network.constant_energy(s.numbers)
         assert energy == pytest.approx(p.energy, abs=1e-10)

@@ -102,7 +102,7 @@ def test_other_systems_are_refused(moving, alloy):
 
 def test_rows_are_derivatives_by_the_last_weights(moving):
     made = network(moving[0])
-    (rows,) = structure_rows(made, [made.neighborhood(moving[0])], stress=True)
+    (rows,) = structure_rows(made, [made.neighborhood(moving[0])], ("energy", "forces", "stress"))
     assert rows.stress is None
     step = 1e-5
     for index in range(5):

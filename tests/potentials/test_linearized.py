@@ -48,7 +48,7 @@ def test_at_its_start_it_is_the_potential(linear, stillinger_weber, silicon):
 
 def test_rows_are_relative_derivatives_by_the_parameters(linear, stillinger_weber, silicon):
     structure = linear.neighborhood(silicon)
-    (found,) = structure_rows(linear, [structure], stress=True)
+    (found,) = structure_rows(linear, [structure], ("energy", "forces", "stress"))
     step = 1e-5
     for column, (name, _) in enumerate(stillinger_weber.free):
         scale = float(linear.scale[column])

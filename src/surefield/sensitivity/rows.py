@@ -243,9 +243,6 @@ def structure_rows(
     potential: LastLayerPotential,
     structures: Sequence[Neighborhood],
     quantities: Iterable[str] = ("energy", "forces"),
-    *,
-    forces: bool | None = None,
-    stress: bool | None = None,
 ) -> Iterator[StructureRows]:
     """Yield the rows of each structure in turn; never more than those of a few small structures are held.
 
@@ -253,17 +250,12 @@ def structure_rows(
         potential: whose last layer is meant.
         structures: as `Potential.neighborhood` gives them.
         quantities: names of the table `surefield.quantities`. A stress is left out where there is none.
-        forces: adds the forces, or takes them away.
-        stress: adds the stress, or takes it away.
 
     Raises:
         ConfigError: a name that is not in the table.
         PotentialError: a quantity that the potential does not give.
     """
-    names = list(quantities)
-    for name, asked in (("forces", forces), ("stress", stress)):
-        names = [n for n in names if n != name or asked is not False] + [name] * (asked is True)
-    wanted = {name: quantity(name) for name in dict.fromkeys(names)}
+    wanted = {name: quantity(name) for name in quantities}
     outputs = [name for name, entry in wanted.items() if entry.source == "output"]
     for name in outputs:
         if name not in potential.supplies:

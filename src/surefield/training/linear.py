@@ -53,10 +53,14 @@ def linear_rows(
     for start in range(0, len(samples), AT_ONCE):
         _, block = without_baseline(model, samples[start : start + AT_ONCE])
         factors = [weights(sample) for sample in block]
-        forces = any(np.any(w.forces > 0) for w in factors)
-        stress = any(w.stress > 0 for w in factors)
+        asked = {
+            "energy": True,
+            "forces": any(np.any(w.forces > 0) for w in factors),
+            "stress": any(w.stress > 0 for w in factors),
+        }
+        names = [name for name, wanted in asked.items() if wanted]
         structures = [sample.structure for sample in block]
-        every = structure_rows(layer, structures, forces=forces, stress=stress)
+        every = structure_rows(layer, structures, names)
         for sample, w, rows in zip(block, factors, every, strict=True):
             a, b = [], []
             n, numbers, labels = sample.n_atoms, sample.structure.numbers, sample.labels

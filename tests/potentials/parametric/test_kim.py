@@ -169,8 +169,8 @@ def test_rows_by_differences_are_the_exact_ones(opaque):
     exact = find_model(SILICON).make()
     numerical = opaque(SILICON).with_free(exact.free)
     structure = exact.neighborhood(atoms)
-    (expected,) = structure_rows(exact.last_layer(), [structure], stress=True)
-    (found,) = structure_rows(numerical.last_layer(), [structure], stress=True)
+    (expected,) = structure_rows(exact.last_layer(), [structure], ("energy", "forces", "stress"))
+    (found,) = structure_rows(numerical.last_layer(), [structure], ("energy", "forces", "stress"))
     for kind in ("energy", "forces", "stress"):
         rows = getattr(expected, kind)
         np.testing.assert_allclose(getattr(found, kind), rows, atol=1e-9 * np.abs(rows).max())

@@ -67,8 +67,8 @@ def test_rows_in_closed_form_are_those_of_differentiation(tilted, kind):
     snap = random_snap(**KINDS[kind])
     # Neighbours beyond the range of the potential, as in a sum with a longer one.
     structures = [neighborhood(atoms, 4.6) for atoms in (tilted[:5], tilted, Atoms("Ta"))]
-    found = list(structure_rows(snap, structures, stress=True))
-    (other,) = sensitivity_rows._differentiated(snap, structures[1:2], forces=True, strain=True)
+    found = list(structure_rows(snap, structures, ("energy", "forces", "stress")))
+    (other,) = sensitivity_rows._local_rows(snap, structures[1:2], forces=True, strain=True)
     np.testing.assert_allclose(found[1].energy, other.energy, rtol=1e-10)
     size = np.abs(other.forces).max()
     np.testing.assert_allclose(found[1].forces, other.forces, rtol=0, atol=1e-12 * size)
@@ -81,12 +81,12 @@ def test_rows_in_closed_form_are_those_of_differentiation(tilted, kind):
     np.testing.assert_allclose(found[1].forces @ x, prediction.forces.ravel(), atol=1e-9)
     np.testing.assert_allclose(found[1].stress @ x, prediction.stress, atol=1e-11)
     # Structures of a batch do not meet.
-    (alone,) = structure_rows(snap, structures[:1], stress=True)
+    (alone,) = structure_rows(snap, structures[:1], ("energy", "forces", "stress"))
     np.testing.assert_allclose(found[0].forces, alone.forces, rtol=0, atol=1e-13 * size)
     assert not np.any(found[2].forces)
     (single,) = structure_rows(snap, structures[2:])
     np.testing.assert_allclose(single.energy, found[2].energy, rtol=1e-12)
-    (energies,) = structure_rows(snap, structures[1:2], forces=False)
+    (energies,) = structure_rows(snap, structures[1:2], ("energy",))
     assert energies.forces is None
     np.testing.assert_allclose(energies.energy, found[1].energy, rtol=1e-12)
 
