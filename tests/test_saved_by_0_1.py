@@ -362,8 +362,7 @@ def surefield(monkeypatch, folder, *words):
 
 
 def of(name):
-    """Relative tolerance: rows of this network are sums in float32 in the order of a batch, and a covariance of
-    them is inverted."""
+    """Relative tolerance; rows of this network are float32 sums in batches, whose covariance is inverted."""
     return 1e-4 if name.endswith("_uncertainty") else RESUMED
 
 
