@@ -41,14 +41,14 @@ def test_contract(linear, silicon):
 
 
 def test_at_its_start_it_is_the_potential(linear, stillinger_weber, silicon):
-    (found,), (expected,) = predict(linear, [silicon]), predict(stillinger_weber, [silicon])
-    assert found.energy == pytest.approx(expected.energy, rel=1e-14)
-    np.testing.assert_allclose(found.forces, expected.forces, rtol=0, atol=1e-13)
+    (prediction,), (expected,) = predict(linear, [silicon]), predict(stillinger_weber, [silicon])
+    assert prediction.energy == pytest.approx(expected.energy, rel=1e-14)
+    np.testing.assert_allclose(prediction.forces, expected.forces, rtol=0, atol=1e-13)
 
 
 def test_rows_are_relative_derivatives_by_the_parameters(linear, stillinger_weber, silicon):
     structure = linear.neighborhood(silicon)
-    (found,) = structure_rows(linear, [structure], ("energy", "forces", "stress"))
+    (rows,) = structure_rows(linear, [structure], ("energy", "forces", "stress"))
     step = 1e-5
     for column, (name, _) in enumerate(stillinger_weber.free):
         scale = float(linear.scale[column])
@@ -57,7 +57,7 @@ def test_rows_are_relative_derivatives_by_the_parameters(linear, stillinger_webe
         (minus,), (plus,) = (predict(stillinger_weber.with_vector(v), [silicon]) for v in vectors)
         for kind in ("energy", "forces", "stress"):
             slope = np.ravel((np.asarray(getattr(plus, kind)) - getattr(minus, kind)) / (2 * step))
-            row = np.atleast_2d(getattr(found, kind))[:, column]
+            row = np.atleast_2d(getattr(rows, kind))[:, column]
             np.testing.assert_allclose(row, slope, rtol=1e-6, atol=1e-6 * np.abs(slope).max(), err_msg=name)
 
 
@@ -82,8 +82,8 @@ def test_only_the_weights_are_trained(linear):
 def test_scale_of_the_user(stillinger_weber):
     free = stillinger_weber.with_free([("A", 0), ("q", 0)])
     np.testing.assert_allclose(Linearized(free).scale, [15.2848479197914, 1.0])
-    given = Linearized(free, [2.0, 0.5])
-    np.testing.assert_allclose(given.readout, [[15.2848479197914 / 2, 0.0]])
+    scaled = Linearized(free, [2.0, 0.5])
+    np.testing.assert_allclose(scaled.readout, [[15.2848479197914 / 2, 0.0]])
     for scale in ([1.0], [1.0, 0.0]):
         with pytest.raises(ConfigError, match="2 positive numbers"):
             Linearized(free, scale)
@@ -96,8 +96,8 @@ def test_around_a_network(copper_network):
     linear = Linearized(copper_network)
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.1, seed=1)
-    (found,), (expected,) = predict(linear, [atoms]), predict(copper_network, [atoms])
-    assert found.energy == pytest.approx(expected.energy, rel=1e-12)
+    (prediction,), (expected,) = predict(linear, [atoms]), predict(copper_network, [atoms])
+    assert prediction.energy == pytest.approx(expected.energy, rel=1e-12)
     assert linear.readout.shape[1] > 50
     assert bool(jnp.isfinite(linear.readout).all())
 

@@ -72,9 +72,9 @@ def test_rows_are_differences_by_the_weights(potential, alloy):
                 assert kind not in of_structure
                 continue
             slopes = [np.ravel(np.asarray(getattr(end[i], kind)) - getattr(start[i], kind)) for end in ends]
-            found = np.atleast_2d(of_structure[kind]).T
-            np.testing.assert_allclose(found, slopes, rtol=1e-9, atol=1e-11, err_msg=kind)
-            assert np.abs(found).max() > 1e-3
+            columns = np.atleast_2d(of_structure[kind]).T
+            np.testing.assert_allclose(columns, slopes, rtol=1e-9, atol=1e-11, err_msg=kind)
+            assert np.abs(columns).max() > 1e-3
     np.testing.assert_allclose(energy_features(potential, structures), [r.energy for r in rows], rtol=1e-12)
 
 

@@ -28,8 +28,8 @@ def _moved(network, names, direction, amount):
 
 def test_against_differences_of_the_energy(network, alloy):
     moving = eqx.filter(network, trainable(network))
-    found = {jax.tree_util.keystr(place): leaf for place, leaf in jax.tree_util.tree_leaves_with_path(moving)}
-    names = {name: found[name] for name in sorted(found)}
+    parts = {jax.tree_util.keystr(place): leaf for place, leaf in jax.tree_util.tree_leaves_with_path(moving)}
+    names = {name: parts[name] for name in sorted(parts)}
     structures = [neighborhood(atoms, network.cutoff) for atoms in alloy]
     rows = np.stack(list(gradient_rows(network, structures)))
     assert rows.shape == (3, sum(leaf.size for leaf in names.values()))
@@ -45,11 +45,11 @@ def test_against_differences_of_the_energy(network, alloy):
 def test_sketch_keeps_scalar_products_on_average():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 300)) + 0.5
-    found = [
+    estimates = [
         float(jnp.dot(*(CountSketch(300, 32, seed)(jnp.asarray(v)) for v in (a, b)))) for seed in range(200)
     ]
-    error = np.std(found) / np.sqrt(len(found))
-    assert abs(np.mean(found) - a @ b) < 4 * error
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - a @ b) < 4 * error
     assert error < 0.1 * np.linalg.norm(a) * np.linalg.norm(b)
 
 

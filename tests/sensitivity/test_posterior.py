@@ -183,12 +183,12 @@ def test_evidence_of_fewer_rows_than_features_settles() -> None:
     for _ in range(40):
         rows = rng.normal(size=(6, 59)) * np.exp(rng.normal(0, 2, size=(6, 1)))
         squares, norm2 = 10 ** rng.uniform(-8, 1), 10 ** rng.uniform(-4, 2)
-        found = evidence_regularizer(rows.T @ rows, 6, squares, norm2)
+        regularizer = evidence_regularizer(rows.T @ rows, 6, squares, norm2)
         eigenvalues = np.linalg.eigvalsh(rows @ rows.T)
-        gamma = np.sum(eigenvalues / (eigenvalues + found))
+        gamma = np.sum(eigenvalues / (eigenvalues + regularizer))
         expected = gamma * squares / max(6 - gamma, 6e-3) / norm2
         # 6 - gamma is a small difference, and the zeros of the large matrix are rounding.
-        assert found == pytest.approx(max(expected, 1e-9 * np.sum(eigenvalues) / 59), rel=1e-4)
+        assert regularizer == pytest.approx(max(expected, 1e-9 * np.sum(eigenvalues) / 59), rel=1e-4)
 
 
 def test_evidence_stops_at_its_floor(rows: np.ndarray) -> None:

@@ -70,8 +70,8 @@ def test_rows_times_weights_are_the_predictions(network, alloy, monkeypatch):
     structures = [neighborhood(atoms, network.cutoff) for atoms in frames]
     weights = np.asarray(network.readout).ravel()
     constants = np.asarray(network.bias + network.offsets)
-    found = structure_rows(network, structures, ("energy", "forces", "stress"))
-    for rows, expected, s in zip(found, predict(network, frames), structures, strict=True):
+    every = structure_rows(network, structures, ("energy", "forces", "stress"))
+    for rows, expected, s in zip(every, predict(network, frames), structures, strict=True):
         constant = sum(constants[network.species.index(z)] for z in s.numbers.tolist())
         np.testing.assert_allclose(rows.energy @ weights + constant, expected.energy, rtol=1e-12)
         np.testing.assert_allclose(
@@ -141,5 +141,5 @@ def test_no_rows_that_were_not_asked_for(network, crystal):
 def test_rows_do_not_depend_on_the_weights(network, crystal):
     _, structure, rows = crystal
     other = eqx.tree_at(lambda p: p.readout, network, jnp.zeros_like(network.readout))
-    (found,) = structure_rows(other, [structure])
-    np.testing.assert_array_equal(found.forces, rows.forces)
+    (again,) = structure_rows(other, [structure])
+    np.testing.assert_array_equal(again.forces, rows.forces)

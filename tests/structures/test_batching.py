@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
-from surefield.structures.batching import chunks, padded_batches, plan_shapes
+from surefield.structures.batching import chunks, padded_batches, plan_blocks, plan_shapes, streamed_batches
 from surefield.structures.neighbors import neighborhood
 
 
@@ -42,8 +42,8 @@ def test_any_order_fits_the_plan(structures):
     for shape, members in plan_shapes(structures, 3):
         for _ in range(20):
             order = rng.permutation(members)
-            found = [i for chunk in chunks(structures, order, shape) for i in chunk]
-            assert found == order.tolist()
+            visited = [i for chunk in chunks(structures, order, shape) for i in chunk]
+            assert visited == order.tolist()
 
 
 def test_padded_batches_hold_the_structures(structures):
@@ -52,3 +52,21 @@ def test_padded_batches_hold_the_structures(structures):
         np.testing.assert_array_equal(graph.numbers[graph.atom_mask], expected)
         assert graph.vectors.dtype == np.float32
         assert graph.n_atoms[: len(chunk)].tolist() == [structures[i].n_atoms for i in chunk]
+
+
+def test_streamed_batches_are_few_shapes_nearly_in_order(structures):
+    many = structures * 6
+    seen, shapes = [], set()
+    for chunk, graph in streamed_batches(many, 4, np.float32):
+        expected = np.concatenate([many[i].numbers for i in chunk])
+        np.testing.assert_array_equal(graph.numbers[graph.atom_mask], expected)
+        shapes.add((*graph.mask.shape, graph.n_structures))
+        seen += chunk
+    assert sorted(seen) == list(range(len(many)))
+    assert len(shapes) == len(plan_blocks(many, 4)) <= 4
+    assert np.abs(np.array(seen) - np.arange(len(many))).max() < 16
+
+
+def test_single_structures_have_a_block_of_their_size(structures):
+    ((shape, _),) = plan_blocks(structures[2:3], 128)
+    assert (shape.n_atoms, shape.n_structures) == (4, 1)

@@ -36,8 +36,8 @@ def _design(potential, samples, use_forces=True):
     n, offset = potential.n_invariants, float(potential.offsets[0])
     n_forces = sum(s.labels.forces.size for s in samples)
     rows, targets = [], []
-    found = structure_rows(potential, [s.structure for s in samples])
-    for row, s in zip(found, samples, strict=True):
+    every = structure_rows(potential, [s.structure for s in samples])
+    for row, s in zip(every, samples, strict=True):
         root = np.sqrt(WEIGHTS["energy"] / len(samples)) / row.n_atoms
         rows.append(root * np.append(row.energy[:n], row.n_atoms)[None])
         targets.append(root * np.array([s.labels.energy - offset * row.n_atoms]))
@@ -56,7 +56,7 @@ def test_against_plain_ridge_regression(standard, data):
     owner = np.concatenate(
         [np.full(1 + 3 * s.structure.n_atoms, i % FOLDS) for i, s in enumerate(data.samples[:6])]
     )
-    found, losses = {}, []
+    by_ridge, losses = {}, []
     for ridge in RIDGES:
         root = np.diag(np.sqrt(ridge * scale) * np.append(np.ones(d - 1), 1e-3))
 
@@ -65,12 +65,12 @@ def test_against_plain_ridge_regression(standard, data):
             return np.linalg.lstsq(stacked, wanted, rcond=None)[0]
 
         w = fit(np.full(len(rows), True))
-        found[ridge] = np.sum((held_rows @ w - held_targets) ** 2), w
+        by_ridge[ridge] = np.sum((held_rows @ w - held_targets) ** 2), w
         left_out = [np.sum((rows @ fit(owner != k) - targets)[owner == k] ** 2) for k in range(FOLDS)]
-        losses.append(len(data.samples[6:]) * found[ridge][0] + 6 * np.sum(left_out))
+        losses.append(len(data.samples[6:]) * by_ridge[ridge][0] + 6 * np.sum(left_out))
     nearly_best = np.array(losses) <= (1 + TOLERATED) * min(losses)
     assert solution.ridge == RIDGES[int(np.flatnonzero(nearly_best)[0])]
-    loss, w = found[solution.ridge]
+    loss, w = by_ridge[solution.ridge]
     np.testing.assert_allclose(solution.validation_loss, loss, rtol=1e-5)
     np.testing.assert_allclose(solution.train_loss, np.sum((rows @ w - targets) ** 2), rtol=1e-4, atol=1e-12)
     n = standard.n_invariants
