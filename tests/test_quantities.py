@@ -149,3 +149,12 @@ def test_a_dipole_is_trained_by_gradients(waters):
     fit = sf.train(polar(solved=False), waters[:40], waters[40:50], **settings)
     assert fit.history[-1]["valid_dipole_rmse"] < 0.3 * fit.history[0]["valid_dipole_rmse"]
     assert fit.train_errors.as_dict()["dipole_rmse"] < 0.1
+
+
+@pytest.mark.usefixtures("_dipole")
+@pytest.mark.parametrize(
+    ("name", "weight"), [("dipole", -1.0), ("energy", 1.0), ("dipol", 1.0), ("charges", 1.0)]
+)
+def test_a_weight_without_effect_is_refused(name, weight):
+    with pytest.raises(ConfigError, match=f"'{name}'"):
+        sf.train(polar(), [], weights={name: weight})

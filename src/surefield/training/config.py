@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from surefield.config import Config
-from surefield.quantities import quantity
+from surefield.quantities import fitted, names, quantity
 
 __all__ = ["TrainConfig"]
 
@@ -58,6 +58,18 @@ class TrainConfig(Config):
     )
     checkpoint_every: int = Field(default=200, ge=1, description="steps between checkpoints")
     seed: int = Field(default=0, ge=0, description="of splits and batch order")
+
+    @field_validator("weights")
+    @classmethod
+    def _further(cls, weights: dict[str, float]) -> dict[str, float]:
+        own = ("energy", "forces", "stress", "excess_electrons")
+        further = [name for name in fitted(names()) if name not in own]
+        for name, weight in weights.items():
+            if name not in further:
+                raise ValueError(f"{name!r} is no further quantity; known: {', '.join(further) or 'none'}")
+            if not weight >= 0:
+                raise ValueError(f"the weight of {name!r} must not be negative, got {weight}")
+        return weights
 
     @property
     def loss_weights(self) -> dict[str, float]:
