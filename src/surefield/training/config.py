@@ -62,8 +62,8 @@ class TrainConfig(Config):
     @field_validator("weights")
     @classmethod
     def _further(cls, weights: dict[str, float]) -> dict[str, float]:
-        own = ("energy", "forces", "stress", "excess_electrons")
-        further = [name for name in fitted(names()) if name not in own]
+        settled = ("energy", "forces", "stress", "excess_electrons")  # have settings of their own
+        further = [name for name in fitted(names()) if name not in settled]
         for name, weight in weights.items():
             if name not in further:
                 raise ValueError(f"{name!r} is no further quantity; known: {', '.join(further) or 'none'}")
