@@ -104,7 +104,7 @@ def test_numbers_out_of_range(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_no_atoms() -> None:
-    with pytest.raises(DataError, match="at least one atom"):
+    with pytest.raises(DataError, match="no atoms in the start of molecular dynamics"):
         molecular_dynamics_pool(Atoms(), EMT, [300], 1, **SHORT)
 
 

@@ -167,6 +167,23 @@ def test_a_failed_frame_is_reported_and_the_rest_goes_on(caplog: pytest.LogCaptu
     assert oracle.failures == ()
 
 
+def test_what_cannot_be_computed_is_a_failure_and_no_label() -> None:
+    oracle = emt()
+    apart = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]])
+    assert [a is None for a in oracle.label([apart, Atoms("Cu2"), Atoms("Cu", pbc=True)])] == [
+        False,
+        True,
+        True,
+    ]
+    assert [failure.index for failure in oracle.failures] == [1, 2]
+    assert "0.000 Å apart in this structure" in oracle.failures[0].cause
+    assert "cell has no volume" in oracle.failures[1].cause
+    stored = Atoms("Cu2")
+    stored.calc = SinglePointCalculator(stored, energy=1.0)
+    with pytest.raises(DataError, match=r"0\.000 Å apart in frame 0"):
+        ReplayOracle([stored])
+
+
 def test_a_label_that_is_not_finite_is_a_failure() -> None:
     oracle = CalculatorOracle(lambda: Fickle({}, value=float("nan")), "fickle", retries=0)
     assert oracle.label([copper(0)]) == [None]

@@ -79,6 +79,18 @@ def test_numbers_that_are_not_finite():
         check_geometry([Atoms()])
 
 
+def test_cells_too_small_for_their_atoms_are_refused_before_a_search():
+    sheared = Atoms("Cu2", [[0, 0, 0], [1, 1, 1]], cell=[[4, 0, 0], [4, 1e-4, 0], [0, 0, 4]], pbc=True)
+    for atoms in (sheared, Atoms("Cu", cell=[1e-3, 4, 4], pbc=[True, False, False])):
+        with pytest.raises(DataError, match=r"cell is too small for \d atoms in frame 0; got cell vectors"):
+            check_geometry([atoms])
+
+
+def test_positions_without_digits_are_refused():
+    with pytest.raises(DataError, match=r"atom 1 is 1e\+12 Å from the origin in frame 0"):
+        check_geometry([Atoms("Cu2", [[0, 0, 0], [0, 1e12, 0]])])
+
+
 @pytest.mark.parametrize("pbc", [True, [True, False, True], False])
 def test_closest_pair_is_that_of_all_images(pbc: bool | list[bool]):
     rng = np.random.default_rng(3)

@@ -26,9 +26,11 @@ from surefield.potentials.image_network import ImageNetwork
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.potentials.prediction import Prediction
 from surefield.structures.electrode import electrode_potential, stated_interface
+from surefield.structures.geometry import check_geometry
 from surefield.structures.images import image_key
 from surefield.structures.labels import resolve_labels
 from surefield.structures.neighbors import neighborhood
+from surefield.structures.read import Frames
 
 __all__ = ["ChunkConvergence", "chunk_convergence", "chunk_key", "cut_chunk", "select_atoms"]
 
@@ -72,6 +74,7 @@ def cut_chunk(
     Raises:
         ConfigError: no such atom, a radius or vacuum that is not positive, no radius and no potential, or a
             structure that states an interface and no potential to say along which normal.
+        DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: an image-centred potential, whose forces depend on all atoms.
     """
     plain = None if potential is None else as_potential(potential)
@@ -226,6 +229,7 @@ def _cut(atoms: Atoms, center: int, radius: float, vacuum: float, potential: Pot
     for name, value in (("radius", radius), ("vacuum", vacuum)):
         if not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive number (Å), got {value}")
+    check_geometry(Frames((atoms,), ("the structure",)))
     around = neighborhood(atoms, radius + _SHELL)
     real = slice(around.counts[center])
     indices = np.append(center, around.neighbors[center, real]).astype(np.int64)

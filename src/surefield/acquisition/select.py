@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 import numpy as np
-from ase import Atoms
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
-from surefield.potentials.evaluate import check_frames
+from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.select_rows import select_rows
 from surefield.selection.selection import Selection
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
+from surefield.structures.read import Source, read_frames
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -28,7 +28,7 @@ Score = Literal["forces_variance", "energy_variance"]
 
 def feature_rows(
     potential: Potential | HasPotential,
-    frames: Sequence[Atoms],
+    frames: Source,
     kind: FeatureMap = "full_grad_rp",
     *,
     seed: int = 0,
@@ -37,21 +37,21 @@ def feature_rows(
 
     Args:
         potential: any potential; `ll_posterior` needs an `LLPR`.
-        frames: structures.
+        frames: structures, or files of them.
         kind: `ll_grad`: dE/d(last-layer weights); `full_grad_rp`: dE/d(all parameters), sketched to 512
             numbers; `ll_posterior`: `ll_grad` times the root of the posterior covariance, so that squared
             distances are the posterior variances of energy differences.
         seed: of the sketch.
 
     Raises:
-        ConfigError: unknown kind, or `ll_posterior` without an LLPR.
+        ConfigError: unknown kind, no potential, or `ll_posterior` without an LLPR.
+        DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: unknown element, or no linear last layer.
     """
     if kind not in get_args(FeatureMap):
         raise ConfigError(f"unknown features {kind!r}, {nearest(kind, get_args(FeatureMap))}")
     plain = as_potential(potential)
-    check_frames(plain, frames)
-    structures = [plain.neighborhood(atoms) for atoms in frames]
+    structures = neighborhoods_of(plain, read_frames(frames))
     if kind == "full_grad_rp":
         return gradient_features(plain, structures, seed=seed)
     rows = energy_features(plain.last_layer(), structures)
@@ -64,20 +64,26 @@ def feature_rows(
 
 
 def score_frames(
-    uncertainty: Uncertainty, frames: Sequence[Atoms], score: Score
+    uncertainty: Uncertainty, frames: Source, score: Score
 ) -> Float[np.ndarray, " n_structures"]:
     """Expected squared error of each structure from its sigmas, for `scores` of the selectors.
 
     Args:
         uncertainty: calibrated, of any kind.
-        frames: structures.
+        frames: structures, or files of them.
         score: `forces_variance`: mean over the force components, (eV/Å)^2; `energy_variance`: of the
             energy per atom, eV^2.
 
     Raises:
-        ConfigError: the uncertainty was fitted without forces.
+        ConfigError: no uncertainty, or one that was fitted without forces.
+        DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: unknown element.
     """
+    if not isinstance(uncertainty, Uncertainty):
+        fix = "wrap one around it: surefield.LLPR.fit(potential, train, calibration)"
+        kind = type(as_potential(uncertainty)).__name__
+        raise ConfigError("scores need an uncertainty", got=kind, fix=fix)
+    frames = read_frames(frames)
     predictions = uncertainty.predict(frames, forces=score == "forces_variance")
     if score == "forces_variance":
         return np.array([np.mean(np.square(cast(np.ndarray, p.forces_uncertainty))) for p in predictions])
@@ -87,8 +93,8 @@ def score_frames(
 
 def select(
     potential: Potential | HasPotential,
-    train_frames: Sequence[Atoms],
-    pool_frames: Sequence[Atoms],
+    train_frames: Source,
+    pool_frames: Source,
     method: str = "lcmd",
     n: int = 10,
     *,
@@ -100,8 +106,8 @@ def select(
 
     Args:
         potential: potential or uncertainty whose features tell structures apart.
-        train_frames: labelled structures; picks keep away from them.
-        pool_frames: candidates.
+        train_frames: labelled structures, or files of them; picks keep away from them.
+        pool_frames: candidates, or files of them.
         method: `lcmd`, `max_dist`, `kmeanspp`, `max_diag` or `random`; see `surefield.selection.select_rows`.
         n: picks wanted.
         features: see `feature_rows`.
@@ -112,11 +118,16 @@ def select(
         Indices into `pool_frames` in pick order, with gains and reasons.
 
     Raises:
-        DataError: empty pool.
+        ConfigError: no potential, an unknown method, or an option out of range.
+        DataError: empty pool, or a structure that cannot be computed, see `check_geometry`.
+        PotentialError: unknown element.
     """
-    if len(pool_frames) == 0:
+    plain, known, candidates = as_potential(potential), read_frames(train_frames), read_frames(pool_frames)
+    if len(candidates) == 0:
         raise DataError("the pool is empty: there is nothing to select from")
-
-    train = feature_rows(potential, train_frames, features, seed=seed) if len(train_frames) else None
-    pool = feature_rows(potential, pool_frames, features, seed=seed)
+    # Before the features of either are computed.
+    for frames in (candidates, known):
+        check_frames(plain, frames)
+    train = feature_rows(potential, known, features, seed=seed) if len(known) else None
+    pool = feature_rows(potential, candidates, features, seed=seed)
     return select_rows(method, pool, train, n, seed=seed, scores=scores)

@@ -16,6 +16,7 @@ from ase.md.langevin import Langevin
 from surefield import keys
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.progress import Track, track
+from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import without_labels
 from surefield.structures.read import Frames, read_frames, write_frames
 
@@ -64,6 +65,7 @@ def molecular_dynamics_pool(
 
     Raises:
         ConfigError: a number out of range.
+        DataError: a start that cannot be computed, see `check_geometry`.
         ExecutionError: the calculator failed or the trajectory blew up.
     """
     _check(atoms, temperatures, n_frames, steps_between, timestep_fs, friction, equilibration_steps)
@@ -144,8 +146,7 @@ def _check(
     friction: float,
     equilibration_steps: int,
 ) -> None:
-    if len(atoms) == 0:
-        raise DataError("molecular dynamics needs at least one atom")
+    check_geometry(Frames((atoms,), ("the start of molecular dynamics",)))
     if len(temperatures) == 0 or not all(np.isfinite(t) and t > 0 for t in temperatures):
         raise ConfigError(f"temperatures must be one or more numbers above 0 K, got {list(temperatures)}")
     for name, value, least in (
@@ -178,10 +179,15 @@ def _run(dynamics: Langevin, steps: int, temperature: float) -> None:
     hot = atoms.get_temperature()
     # The kinetic temperature of few atoms fluctuates by sqrt(2/(3 n_atoms)), hence the generous limit.
     limit = temperature * _TOO_HOT * (1.0 + np.sqrt(2.0 / (3.0 * len(atoms))))
-    if not np.all(np.isfinite(atoms.positions)) or not hot < limit:
+    fault = None if hot < limit else f"kinetic temperature {hot:.4g} K"
+    try:
+        check_geometry(Frames((atoms,), ("its structure",)))
+    except DataError as error:
+        fault = fault or str(error)
+    if fault is not None:
         raise ExecutionError(
-            f"{where}: the trajectory blew up (kinetic temperature {hot:.4g} K); use a smaller timestep_fs, "
-            f"a lower temperature or a relaxed start"
+            f"{where}: the trajectory blew up ({fault}); use a smaller timestep_fs, a lower temperature or a "
+            "relaxed start"
         )
 
 

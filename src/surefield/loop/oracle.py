@@ -19,8 +19,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield.errors import ConfigError, DataError, ExecutionError, nearest
 from surefield.execution.executor import SerialExecutor, map_ordered
 from surefield.execution.progress import Track
+from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
+from surefield.structures.read import Frames, read_frames
 
 __all__ = [
     "POOL_INDEX",
@@ -97,7 +99,7 @@ class ReplayOracle(Oracle):
         name: for logs.
 
     Raises:
-        DataError: a structure without energy, or labels that contradict each other.
+        DataError: a structure that cannot be computed or has no energy, or labels that contradict each other.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class ReplayOracle(Oracle):
         units: Mapping[str, str] | None = None,
         name: str = "replay",
     ) -> None:
-        frames = list(frames)
+        frames = read_frames(frames)
+        check_geometry(frames)
         self._labels, _ = resolve_labels(frames, mapping, units, require=("energy",))
         extra = [key for value in (mapping or {}).values() for key in _as_tuple(value)]
         self._frames = [without_labels(atoms, extra) for atoms in frames]
@@ -211,7 +214,7 @@ class CalculatorOracle(Oracle):
     def label(
         self, frames: Sequence[Atoms], *, executor: Executor | None = None, progress: Track | None = None
     ) -> list[Atoms | None]:
-        """Compute labels; a structure that fails after the retries becomes None and is in `failures`.
+        """Compute labels; what fails after the retries, or cannot be computed, becomes None and a failure.
 
         Raises:
             ExecutionError: no calculator can be made, or a worker process died.
@@ -313,6 +316,10 @@ def _as_tuple(value: str | Sequence[str] | None) -> Sequence[str]:
 
 def _label_one(make_calculator: MakeCalculator, retries: int, atoms: Atoms) -> Atoms | str:
     """Labelled copy, or the cause of the failure; runs in a worker."""
+    try:
+        check_geometry(Frames((atoms,), ("this structure",)))
+    except DataError as error:
+        return f"DataError: {error}"
     cause = ""
     for _ in range(retries + 1):
         calculator = make_calculator()
@@ -337,6 +344,10 @@ def _results(calculator: BaseCalculator, atoms: Atoms) -> dict[str, Any]:
     }
     if work.pbc.all() and "stress" in calculator.implemented_properties:
         results["stress"] = np.array(work.get_stress(), dtype=np.float64)
+    if results["forces"].shape != (len(atoms), 3):
+        raise ExecutionError(
+            f"the calculator's forces have shape {results['forces'].shape}, not (n_atoms, 3)"
+        )
     for name, value in results.items():
         if not np.all(np.isfinite(value)):
             raise ExecutionError(f"the calculator's {name} is not finite")

@@ -14,6 +14,7 @@ from surefield.exploration.sampling import pool_and_test, start_structure
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.oracle import CalculatorOracle, Oracle, ReplayOracle
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.structures.geometry import check_geometry
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames, write_frames
 from surefield.training.dataset import prepare
@@ -49,10 +50,14 @@ def file_pool(
         cutoff: of the potential, Å.
         config: of the oracle.
         labels: explicit keys of the labels.
+
+    Raises:
+        DataError: a structure that cannot be computed, see `check_geometry`.
     """
-    held = list(read_frames(test))
+    held = read_frames(test)
+    check_geometry(held)
     prepared = prepare(labelled, cutoff, labels=labels)
-    candidates = list(prepared.frames)
+    candidates = prepared.frames
     isolated: dict[str | int, float] = dict(prepared.isolated_atoms.items())
     if not isinstance(config, ReplayOracleConfig):
         return Pool(candidates, held, make_oracle(config), isolated)

@@ -22,8 +22,9 @@ from surefield.execution.progress import Track, track
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import Oracle
-from surefield.potentials.potential import Potential
+from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.select_rows import select_rows
+from surefield.structures.geometry import check_geometry
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
@@ -58,7 +59,9 @@ class Loop:
         uncertainty: which one each round fits.
 
     Raises:
-        ConfigError: a pool smaller than the labels that are wanted, or features that the uncertainty lacks.
+        ConfigError: no potential, a pool smaller than the labels that are wanted, or features that the
+            uncertainty lacks.
+        DataError: a structure of pool or test set that cannot be computed, see `check_geometry`.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Loop:
         if config.features == "ll_posterior" and not isinstance(uncertainty, LLPRConfig):
             fix = "set loop.features to ll_grad or full_grad_rp, or uncertainty.kind to llpr"
             raise ConfigError("features 'll_posterior' need an LLPR", got=uncertainty.kind, fix=fix)
-        self.folder, self.config, self.potential, self.training = folder, config, potential, training
+        self.folder, self.config, self.training = folder, config, training
+        self.potential = as_potential(potential)
         self.uncertainty = uncertainty
         self.fitted = tuple(LossWeights(**training.loss_weights))
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
+        check_geometry(pool if isinstance(pool, Frames) else self.pool)
         self.test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
         self.isolated_atoms = isolated_atoms or {}
         self.journal = Journal(folder / "journal.jsonl")

@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.potentials.evaluate import EnergyFunction
 from surefield.potentials.prediction import Prediction
+from surefield.structures.read import Frames
 
 __all__ = ["ExtrapolationWarning", "Predicts", "SurefieldCalculator"]
 
@@ -81,7 +82,8 @@ class SurefieldCalculator(Calculator):
         """Fill `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
-        (prediction,) = self.model.predict([self.atoms], **self.options)
+        frame = Frames((self.atoms,), ("the structure of this calculator",))
+        (prediction,) = self.model.predict(frame, **self.options)
         self._check_range(prediction)
         self.results = dict(prediction.results())
         self.results["free_energy"] = prediction.energy

@@ -17,8 +17,10 @@ from surefield.errors import DataError, PotentialError
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
+from surefield.structures.geometry import MIN_DISTANCE, check_contact, check_numbers
 from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
 from surefield.structures.neighbors import Neighborhood
+from surefield.structures.read import Frames
 from surefield.structures.tensors import row_slices, to_voigt, volume
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "composition_energy",
     "evaluate",
     "evaluate_jit",
+    "neighborhoods_of",
     "predict",
     "species_index",
 ]
@@ -39,6 +42,8 @@ class EnergyFunction(Protocol):
 
     @property
     def species(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def cutoff(self) -> float: ...  # noqa: D102
     @property
     def offsets(self) -> Float[Array, " n_species"]: ...  # noqa: D102
     @property
@@ -127,10 +132,14 @@ def predict(
         neighborhoods: of the frames, if they are known already.
 
     Raises:
+        DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: an element the potential does not know.
     """
-    check_frames(potential, frames)
-    structures = neighborhoods or [potential.neighborhood(atoms) for atoms in frames]
+    if neighborhoods is None:
+        structures: Sequence[Neighborhood] = neighborhoods_of(potential, frames)
+    else:
+        check_frames(potential, frames)
+        structures = neighborhoods
     predictions: list[Prediction | None] = [None] * len(structures)
     table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
     for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
@@ -161,19 +170,40 @@ def composition_energy(potential: EnergyFunction, graph: Graph) -> Float[Array, 
     return sum_atoms(jnp.where(graph.atom_mask, offsets, 0.0), graph)
 
 
+def neighborhoods_of(potential: EnergyFunction, frames: Sequence[Atoms]) -> list[Neighborhood]:
+    """Neighbours of structures that have passed `check_frames` and whose atoms are not too close.
+
+    Raises:
+        DataError: a structure that cannot be computed, see `check_geometry`.
+        PotentialError: an element the potential does not know.
+    """
+    check_frames(potential, frames)
+    structures = [potential.neighborhood(atoms) for atoms in frames]
+    for index, (structure, atoms) in enumerate(zip(structures, frames, strict=True)):
+        # A list of neighbours tells already, which costs less than another search.
+        if min(potential.cutoff, structure.shortest) < MIN_DISTANCE:
+            check_contact(atoms, _origin(frames, index))
+    return structures
+
+
+def _origin(frames: Sequence[Atoms], index: int, name: str = "frame") -> str:
+    return frames.origin(index) if isinstance(frames, Frames) else f"{name} {index}"
+
+
 def check_frames(potential: EnergyFunction, frames: Sequence[Atoms], name: str = "frame") -> None:
     """Raise an error unless the potential can serve every structure; see `Potential.check_frame`.
 
     The error is that of the first structure that is refused, and names the others.
     """
-    origin = getattr(frames, "origin", lambda index: f"{name} {index}")
     refused: dict[str, DataError] = {}
     for index, atoms in enumerate(frames):
-        check_species(potential, atoms.numbers, origin(index))
+        where = _origin(frames, index, name)
+        check_numbers(atoms, where)
+        check_species(potential, atoms.numbers, where)
         try:
-            potential.check_frame(atoms, origin(index))
+            potential.check_frame(atoms, where)
         except DataError as error:
-            refused[origin(index)] = error
+            refused[where] = error
     if refused:
         first, *others = refused
         also = f"; refused as well: {', '.join(others)}" if others else ""

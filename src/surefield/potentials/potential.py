@@ -6,6 +6,7 @@ import abc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self, TypeVar
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 from ase.data import chemical_symbols
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
@@ -449,8 +451,28 @@ class HasPotential(Protocol):
 
 
 def as_potential(model: HasPotential) -> Potential:
-    """The potential itself, or the one that a handle holds."""
-    return model.potential
+    """The potential itself, or the one that a handle or an uncertainty holds.
+
+    Raises:
+        ConfigError: anything else, such as a calculator of another package or the name of a file.
+    """
+    potential = getattr(model, "potential", None)
+    if isinstance(potential, Potential):
+        return potential
+    if isinstance(model, str | Path):
+        raise ConfigError(
+            "a potential of surefield is needed",
+            got=f"the text {str(model)!r}",
+            fix="read one from its file with surefield.load(...), or train one with surefield.train(...)",
+        )
+    kind = type(model).__name__ + (", a calculator of ASE" if isinstance(model, BaseCalculator) else "")
+    raise ConfigError(
+        "a potential of surefield is needed, whose parameters are known",
+        got=f"the class {model.__name__}" if isinstance(model, type) else kind,
+        fix="train one, surefield.train(surefield.MomentNetwork(species=['Si'], cutoff=5.0), frames), on "
+        "frames that any calculator may label; read one, surefield.load(file); or take a published one, "
+        "surefield.KIMPotential(id)",
+    )
 
 
 def trainable(potential: P) -> P:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from ase import Atoms
@@ -12,9 +13,22 @@ from vesin import NeighborList
 from surefield.errors import DataError
 from surefield.structures.read import Frames, read_frames
 
-__all__ = ["check_geometry", "closest_pair", "vectors_within"]
+__all__ = [
+    "MIN_DISTANCE",
+    "check_contact",
+    "check_geometry",
+    "check_numbers",
+    "closest_pair",
+    "vectors_within",
+]
 
+#: Nearer atoms are on top of each other, Å.
+MIN_DISTANCE: Final = 0.3
 _SHORTEST_SEARCH = 2.0
+#: Farther from the origin, digits of a position that forces depend on are lost, Å.
+_FARTHEST = 1e9
+#: Length, area and volume of the smallest cell whose images are all one unit apart.
+_CLOSEST_PACKED = (1.0, np.sqrt(3) / 2, np.sqrt(0.5))
 
 
 def vectors_within(
@@ -56,7 +70,7 @@ def closest_pair(atoms: Atoms, cutoff: float) -> tuple[int, int, float] | None:
     return int(first[k]), int(second[k]), float(distance[k])
 
 
-def check_geometry(frames: Frames | Sequence[Atoms], *, min_distance: float = 0.3) -> None:
+def check_geometry(frames: Frames | Sequence[Atoms], *, min_distance: float = MIN_DISTANCE) -> None:
     """Refuse structures that no potential can be evaluated on.
 
     Args:
@@ -64,41 +78,68 @@ def check_geometry(frames: Frames | Sequence[Atoms], *, min_distance: float = 0.
         min_distance: nearer atoms (Å), periodic images included, are an error.
 
     Raises:
-        DataError: no atoms, positions or cell not finite, a cell without volume under periodic boundaries,
-            atoms too close; names the structure, the atoms and the distance.
+        DataError: no atoms, positions or cell not finite, positions beyond 1e9 Å, a cell without volume under
+            periodic boundaries, atoms too close; names the structure, the atoms and the distance.
     """
     frames = read_frames(frames)
     for i, atoms in enumerate(frames):
-        where = frames.origin(i)
-        if len(atoms) == 0:
-            raise DataError(f"no atoms in {where}")
-        bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+        check_numbers(atoms, frames.origin(i))
+        check_contact(atoms, frames.origin(i), min_distance)
+
+
+def check_contact(atoms: Atoms, where: object, min_distance: float = MIN_DISTANCE) -> None:
+    """Refuse a structure with atoms nearer than `min_distance` (Å), periodic images included."""
+    pair = closest_pair(atoms, min_distance)
+    if pair is not None:
+        a, b, distance = pair
+        symbols = atoms.get_chemical_symbols()
+        raise DataError(
+            f"atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) are {distance:.3f} Å apart in {where}; "
+            f"expected at least {min_distance:g} Å; remove the structure, or check the units of its "
+            "positions and whether its cell and pbc belong together"
+        )
+
+
+def check_numbers(atoms: Atoms, where: object) -> None:
+    """Refuse a structure whose numbers alone say that it has no energy: no search for neighbours.
+
+    Raises:
+        DataError: as `check_geometry`, but for atoms too close; of these only cells that are too small for
+            any atoms to keep their distance.
+    """
+    positions, cell = atoms.positions, atoms.cell.array
+    if len(positions) == 0:
+        raise DataError(f"no atoms in {where}")
+    farthest = np.abs(positions).max()
+    if not farthest <= _FARTHEST:
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         if len(bad):
             raise DataError(f"position of atom {bad[0]} is not finite in {where} ({len(bad)} atoms)")
-        _check_cell(atoms, where)
-        pair = closest_pair(atoms, min_distance)
-        if pair is not None:
-            a, b, distance = pair
-            symbols = atoms.get_chemical_symbols()
-            raise DataError(
-                f"atoms {a} ({symbols[a]}) and {b} ({symbols[b]}) are {distance:.3f} Å apart in {where}; "
-                f"expected at least {min_distance:g} Å; remove the structure, or check the units of its "
-                "positions and whether its cell and pbc belong together"
-            )
-
-
-def _check_cell(atoms: Atoms, where: str) -> None:
-    cell = atoms.cell.array
+        atom = int(np.abs(positions).max(axis=1).argmax())
+        raise DataError(
+            f"atom {atom} is {farthest:.3g} Å from the origin in {where}; expected at most {_FARTHEST:g} Å; "
+            "the run that wrote it blew up, or the unit of the positions is another"
+        )
     if not np.isfinite(cell).all():
         raise DataError(f"cell is not finite in {where}")
-    if not atoms.pbc.any():
+    pbc = atoms.pbc
+    if not pbc.any():
         return
-    vectors = cell[atoms.pbc]
-    lengths = np.linalg.norm(vectors, axis=1)
+    vectors = cell[pbc]
+    lengths = np.sqrt((vectors * vectors).sum(axis=1))
     # Squared volume per product of lengths: does not depend on the size of the cell.
-    if lengths.min() < 1e-6 or np.linalg.det(vectors @ vectors.T) < 1e-12 * np.prod(lengths**2):
-        directions = "".join("xyz"[k] for k in np.flatnonzero(atoms.pbc))
+    gram = np.linalg.det(vectors @ vectors.T)
+    if lengths.min() < 1e-6 or gram < 1e-12 * np.prod(lengths**2):
+        directions = "".join("xyz"[k] for k in np.flatnonzero(pbc))
         raise DataError(
             f"cell has no volume although periodic along {directions} in {where}; got cell vectors "
             f"{np.round(cell, 4).tolist()}; give the cell, or set pbc to False for a molecule"
+        )
+    # Otherwise the search for neighbours would list millions of images.
+    k = len(vectors)
+    share = np.sqrt(gram) / (len(positions) if k == 3 else 1)
+    if share < _CLOSEST_PACKED[k - 1] * MIN_DISTANCE**k:
+        raise DataError(
+            f"cell is too small for {len(positions)} atoms in {where}; got cell vectors {cell.tolist()}; "
+            "check its unit (Å) and that cell and positions belong together"
         )

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 import ase
 import numpy as np
-from jaxtyping import Float, Int
+from ase.geometry import complete_cell
+from jaxtyping import Bool, Float, Int
 from vesin import NeighborList
 
 __all__ = ["Neighborhood", "neighborhood"]
+
+#: Atoms beyond are searched for inside the cell, so that numbers of cells stay small, Å.
+_FAR = 100.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Neighborhood:
         """Largest number of neighbours of an atom (width of the dense rows)."""
         return self.neighbors.shape[1]
 
+    @property
+    def shortest(self) -> float:
+        """Distance of the two nearest neighbours in Å; infinite where there are none."""
+        squares = np.einsum("ijk,ijk->ij", self.vectors, self.vectors)
+        real = np.arange(self.n_neighbors) < self.counts[:, None]
+        return float(np.sqrt(squares.min(where=real, initial=np.inf)))
+
 
 def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
     """Find all neighbours within `cutoff` (Å), periodic copies included, each pair from both sides."""
@@ -56,7 +67,7 @@ def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
     cell = np.array(atoms.cell.array, dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
     first, second, shifts, vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=positions, box=cell, periodic=pbc, quantities="ijSD"
+        points=_near_origin(positions, cell, pbc), box=cell, periodic=pbc, quantities="ijSD"
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
     shifts = shifts.astype(np.int64)
@@ -86,6 +97,16 @@ def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
         vectors=dense,
         reverse=reverse,
     )
+
+
+def _near_origin(
+    positions: Float[np.ndarray, "n_atoms 3"], cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"]
+) -> Float[np.ndarray, "n_atoms 3"]:
+    """Periodic images in the cell of atoms that are far away; all others as they are."""
+    if not pbc.any() or np.abs(positions).max(initial=0.0) < _FAR:
+        return positions
+    vectors = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    return positions - np.where(pbc, np.floor(positions @ np.linalg.inv(vectors)), 0.0) @ vectors
 
 
 def _edge_key(first: np.ndarray, second: np.ndarray, shifts: np.ndarray, n_atoms: int) -> np.ndarray:

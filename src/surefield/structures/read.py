@@ -185,7 +185,9 @@ def _read_file(source: str | Path, index: str | int | slice) -> Frames:
         raise DataError(f"{path} has no frames at index {index!r}")
     for structure in atoms:
         _restore(structure)
-    return Frames(tuple(atoms), tuple(f"frame {i} of {path}" for i in numbers))
+    # Short in messages where it is as clear.
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return Frames(tuple(atoms), tuple(f"frame {i} of {shown}" for i in numbers))
 
 
 def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tuple[list[Atoms], list[int]]:

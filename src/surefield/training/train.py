@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ from surefield.potentials.potential import (
     Potential,
     SumPotential,
     TrainingData,
+    as_potential,
     trainable,
 )
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
@@ -61,6 +62,7 @@ METRICS: tuple[str, ...] = (
 _START: Final = "start.npz"
 
 
+@runtime_checkable
 class MakesPotential(Protocol):
     """Something that becomes a potential once it sees structures, such as `NeuralNetwork`."""
 
@@ -142,15 +144,16 @@ def train(
         settings: single fields of `TrainConfig`, such as `epochs=20`.
 
     Raises:
-        ConfigError: an unknown setting, or a fraction outside [0, 1).
+        ConfigError: an unknown setting, no potential, or a fraction outside [0, 1).
         DataError: unusable structures or labels.
         PotentialError: an element the potential does not know; a checkpoint of another run.
     """
     enable_compilation_cache()
     config = _with_settings(config or TrainConfig(), settings)
-    if not isinstance(potential, Potential):
+    if isinstance(potential, MakesPotential):
         frames = read_frames(frames)
         potential = potential.potential_for(frames)
+    potential = as_potential(potential)
     data = prepare(frames, potential, labels=labels)
     if isinstance(validation, int | float):
         if not 0 <= validation < 1:

@@ -16,7 +16,7 @@ from surefield.errors import ConfigError, DataError
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.dropout_network import MEAN
-from surefield.potentials.evaluate import check_frames, predict
+from surefield.potentials.evaluate import neighborhoods_of, predict
 from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import build, load_arrays, pack, save_arrays, unpack
@@ -240,15 +240,15 @@ class Uncertainty(ABC):
 
         Raises:
             ConfigError: an uncertainty that was not fitted, or values of members where there are none.
+            DataError: a structure that cannot be computed, see `check_geometry`.
             PotentialError: an element the potential does not know, or no such member.
         """
         if member != MEAN:
             return self.member(member).predict(frames, batch_size=batch_size)
-        check_frames(self.potential, frames)
         if ensemble and not self.n_members:
             raise ConfigError(f"{type(self).__name__} has no members to give the values of")
         names = self._names(per_atom, forces, stress)
-        structures = [self.potential.neighborhood(atoms) for atoms in frames]
+        structures = neighborhoods_of(self.potential, frames)
         predictions = predict(self.potential, frames, batch_size=batch_size, neighborhoods=structures)
         for index, spreads in self.spreads(structures, names, batch_size=batch_size):
             results: dict[str, Any] = {}

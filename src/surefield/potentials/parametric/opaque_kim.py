@@ -250,6 +250,7 @@ def _compute(
         periodic = bool(g["periodic"][index])
         cell = g["cell"][index] if periodic else None
         atoms = Atoms(g["numbers"][rows], g["positions"][rows], cell=cell, pbc=periodic)
+        atoms.wrap()
         calculator.calculate(atoms, ["energy", "forces"], ["positions", "numbers", "cell", "pbc"])
         energies[index] = calculator.results["energy"]
         virial = from_voigt(calculator.results["stress"] * atoms.get_volume()) if periodic else None
