@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from surefield.errors import PotentialError
 from surefield.potentials.potential import TrainingData
 from surefield.sensitivity import structure_rows
+from surefield.training import checkpoint
+from surefield.training.checkpoint import PartialSums
 from surefield.training.dataset import prepare
 from surefield.training.loss import LossWeights, errors, residuals
 from surefield.training.readout import (
@@ -100,6 +103,36 @@ def test_thinned_forces_are_spread_over_the_folds(standard, data):
     """Every second structure keeps its forces; both of two folds must get some."""
     forces_only = LossWeights(energy=1e-12, forces=1.0)
     n_rows = sum(s.labels.forces.size for s in data.samples)
-    folds = _accumulate(standard, data.samples, forces_only, n_rows // 2, lambda: None, 2)
+    nowhere = PartialSums(None, {})
+    folds = _accumulate(standard, data.samples, forces_only, n_rows // 2, lambda count: None, nowhere, 2)
     share = np.array([np.trace(fold) for fold in folds]) / np.trace(np.sum(folds, axis=0))
     assert share.min() > 0.1
+
+
+@pytest.mark.parametrize("last", [3, 7], ids=["training", "validation"])
+def test_an_interrupted_solution_goes_on(data, standard, tmp_path, monkeypatch, last):
+    """The result is that of a whole pass; structures before the stop are not looked at again."""
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_SHARE", 0.0)
+    parts = data.samples[:6], data.samples[6:]
+    whole, expected = solve_readout(standard, *parts, WEIGHTS)
+
+    def sums(identity):
+        return lambda part: PartialSums(tmp_path / f"{part}.npz", {"training set": identity})
+
+    counts = []
+
+    def stopped(count):
+        counts.append(count)
+        if sum(counts) == last + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_readout(standard, *parts, WEIGHTS, progress=stopped, sums=sums("a"))
+    counts.clear()
+    again, solution = solve_readout(standard, *parts, WEIGHTS, progress=counts.append, sums=sums("a"))
+    assert (counts[0], sum(counts)) == (min(last, 6), 8)
+    np.testing.assert_allclose(again.readout, whole.readout, rtol=1e-8, atol=1e-10)
+    assert solution.train_loss == pytest.approx(expected.train_loss, rel=1e-8)
+    with pytest.raises(PotentialError, match="another training set"):
+        solve_readout(standard, *parts, WEIGHTS, sums=sums("b"))

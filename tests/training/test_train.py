@@ -96,9 +96,9 @@ def test_another_run_in_the_same_folder_is_refused(fit, copper, copper_network):
     _, folder, _ = fit
     with pytest.raises(PotentialError, match=r"learning_rate was 0\.005, now 0\.001"):
         train(copper_network, copper, 0.25, folder=folder, **SETTINGS | {"learning_rate": 1e-3})
-    with pytest.raises(ConfigError, match="other data"):
+    with pytest.raises(PotentialError, match="got training set: 6 structures, now 4; "):
         train(copper_network, copper[:6], 0.25, folder=folder, **SETTINGS)
-    with pytest.raises(ConfigError, match="other data"):
+    with pytest.raises(PotentialError, match="got weights of the training set; "):
         train(copper_network, _weighted(copper, [1.0] * 7 + [2.0]), 0.25, folder=folder, **SETTINGS)
 
 

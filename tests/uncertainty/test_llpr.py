@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials import ZBL, predict
 from surefield.testing import check_uncertainty
-from surefield.training import train
+from surefield.training import checkpoint, train
+from surefield.training.checkpoint import PartialSums
 from surefield.uncertainty import LLPR
 
 
@@ -94,6 +96,44 @@ def test_few_energies_share_the_alpha_of_the_forces(llpr, potential, copper):
     expected = (n * llpr.maps["energy"].alpha ** 2 + 10 * llpr.maps["forces"].alpha ** 2) / (n + 10)
     np.testing.assert_allclose(shared.maps["energy"].alpha ** 2, expected)
     assert shared.maps["forces"] == llpr.maps["forces"]
+
+
+@pytest.mark.parametrize("last", [2, 6])
+def test_an_interrupted_fit_goes_on(llpr, potential, copper, tmp_path, monkeypatch, last):
+    """The same posterior and maps as without the stop, and no structure is looked at twice."""
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_SHARE", 0.0)
+    save, count = PartialSums.save, []
+
+    def stopped(self, arrays):
+        save(self, arrays)
+        count.append(int(arrays()["done"]))
+        if len(count) == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartialSums, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        LLPR.fit(potential, copper[:4], copper[4:], folder=tmp_path, progress=False)
+    with pytest.raises(PotentialError, match="forces of the calibration set"):
+        LLPR.fit(potential, copper[:4], [_reversed(a) for a in copper[4:]], folder=tmp_path)
+    again = LLPR.fit(potential, copper[:4], copper[4:], folder=tmp_path, progress=False)
+    assert len(count) == 8
+    assert list(tmp_path.iterdir()) == []
+    for name in ("rows", "calibration_rows", "rank"):
+        assert again.statistics[name] == llpr.statistics[name]
+    np.testing.assert_allclose(again.posterior.eigenvalues, llpr.posterior.eigenvalues, rtol=1e-7)
+    assert again.maps.keys() == llpr.maps.keys()
+    for name, calibration in llpr.maps.items():
+        assert again.maps[name].alpha == pytest.approx(calibration.alpha, rel=1e-7)
+    first, second = (sure.predict(copper[4:5], forces=True)[0] for sure in (llpr, again))
+    np.testing.assert_allclose(second.forces_uncertainty, first.forces_uncertainty, rtol=1e-6)
+
+
+def _reversed(atoms):
+    copy = atoms.copy()
+    results = atoms.calc.results
+    copy.calc = SinglePointCalculator(copy, **{**results, "forces": -results["forces"]})
+    return copy
 
 
 def test_mistakes(potential, copper, alloy):

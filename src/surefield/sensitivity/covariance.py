@@ -243,13 +243,18 @@ class RowCovariance:
         Raises:
             ExecutionError: disk full, no permission, no such folder.
         """
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **self.arrays())  # pyright: ignore[reportArgumentType]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays, from which `from_arrays` makes it again."""
         parts = list(self._sums.values())
         masked = [(k, reason, n) for k, reasons in self._masked.items() for reason, n in reasons.items()]
-        arrays: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "n_features": self.n_features,
-            "fingerprint": self.fingerprint,
-            "single_precision": self.single_precision,
+        return {
+            "format_version": np.array(FORMAT_VERSION),
+            "n_features": np.array(self.n_features),
+            "fingerprint": np.array(self.fingerprint),
+            "single_precision": np.array(self.single_precision),
             "kinds": np.array(list(self._sums), dtype=np.str_),
             "grams": np.array([p.gram for p in parts]).reshape(-1, self.n_features, self.n_features),
             "n_rows": np.array([p.n_rows for p in parts], dtype=np.int64),
@@ -258,8 +263,6 @@ class RowCovariance:
             "masked_names": np.array([m[:2] for m in masked], dtype=np.str_).reshape(-1, 2),
             "masked_counts": np.array([m[2] for m in masked], dtype=np.int64),
         }
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -274,7 +277,7 @@ class RowCovariance:
                 stored = {name: file[name] for name in file.files}
             version = int(stored["format_version"])
             if version <= FORMAT_VERSION:
-                return cls._from_arrays(stored)
+                return cls.from_arrays(stored)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise PotentialError("cannot read a row covariance", where=path, got=error) from error
         raise PotentialError(
@@ -286,7 +289,8 @@ class RowCovariance:
         )
 
     @classmethod
-    def _from_arrays(cls, stored: Mapping[str, np.ndarray]) -> Self:
+    def from_arrays(cls, stored: Mapping[str, np.ndarray]) -> Self:
+        """From what `arrays` gave."""
         loaded = cls(int(stored["n_features"]), str(stored["fingerprint"]))
         loaded.single_precision = bool(stored["single_precision"])
         for i, kind in enumerate(stored["kinds"]):

@@ -4,45 +4,88 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
+import jax
 import numpy as np
 
 from surefield.errors import PotentialError
-from surefield.potentials.saving import load_arrays, pack, save_arrays, unpack
+from surefield.execution.identity import Table, changes, check_table, contents, digest
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.storage.dataset import package_version
 from surefield.training.dataset import Sample
 from surefield.training.epochs import History, State
 
-__all__ = ["Checkpoint", "changes", "check_identity", "data_digest", "identity_of"]
+__all__ = [
+    "Checkpoint",
+    "PartialSums",
+    "changes",
+    "data_digest",
+    "identity_of",
+    "part_of",
+    "potential_entries",
+    "sample_contents",
+]
 
 #: Parts of the state that are trees of arrays.
 _TREES: Final = ("parameters", "optimizer", "average", "best")
+#: Seconds between two files of partial sums, and how many times as long as writing one takes, at least.
+SAVE_SECONDS, SAVE_SHARE = 30.0, 20.0
 
 
-def identity_of(*parts: Sequence[Sample], **entries: Any) -> dict[str, Any]:
-    """What must be the same for a training to go on: its data, the version of the code, and further entries.
+def identity_of(**entries: Any) -> dict[str, Any]:
+    """What must be the same for a training to go on: the version of the code, and what is given.
 
     Args:
-        parts: samples of training and validation.
-        entries: fit for JSON; a dictionary of settings is compared entry by entry.
+        entries: fit for JSON, as `execution.identity.changes` compares them.
     """
-    entries |= {"samples": data_digest(*parts), "version": package_version()}
-    return json.loads(json.dumps(entries))
+    return json.loads(json.dumps(entries | {"version": package_version()}))
+
+
+def potential_entries(potential: Potential) -> dict[str, Any]:
+    """Entries of an identity that a training has for the potential it starts from."""
+    try:
+        settings: Any = potential.config()
+    except PotentialError:  # one that is not saved
+        settings = digest(repr(jax.tree.structure(potential)))
+    return {"potential": settings, "starting parameters": arrays_hash(potential)}
+
+
+def sample_contents(samples: Iterable[Sample], *, ids: bool = False) -> dict[str, Any]:
+    """All that samples bring into a training: geometry, labels of all quantities, weights.
+
+    Args:
+        samples: of one set.
+        ids: whether their ids count.
+    """
+    return contents(_parts(sample, ids) for sample in samples)
+
+
+def _parts(sample: Sample, ids: bool) -> Iterator[tuple[str, Any]]:
+    s = sample.structure
+    yield from (("elements", s.numbers), ("positions", s.positions), ("cell", s.cell))
+    yield "pbc", sample.atoms.pbc
+    yield from (*sorted(s.inputs.items()), *sorted(sample.labels.results().items()))
+    yield "weights", [sample.weight, sorted(sample.factors.items())]
+    yield "atom weights", sample.weights_of_atoms
+    if ids:
+        yield "ids", sample.id
 
 
 def data_digest(*parts: Sequence[Sample]) -> str:
-    """Hash of all that samples bring into a training: geometry, labels of all quantities, weights."""
-    digest = hashlib.sha256()
+    """The one hash of all that samples bring into a training by which older files know it."""
+    total = hashlib.sha256()
     for part in parts:
-        digest.update(b"part")
+        total.update(b"part")
         for sample in part:
             for name, value in _contents(sample):
                 array = np.ascontiguousarray(value)
-                digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
-    return digest.hexdigest()[:32]
+                total.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
+    return total.hexdigest()[:32]
 
 
 def _contents(sample: Sample) -> Iterator[tuple[str, Any]]:
@@ -55,22 +98,6 @@ def _contents(sample: Sample) -> Iterator[tuple[str, Any]]:
         yield "atom_weights", sample.atom_weights
 
 
-def changes(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, in words; what the first does not state is not compared.
-
-    Files of older versions state less.
-    """
-    texts = []
-    for key, value in now.items():
-        before = known.get(key, value)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            changed = {name: new for name, new in value.items() if before.get(name, new) != new}
-            texts += [f"{name} was {before[name]!r}, now {new!r}" for name, new in changed.items()]
-        elif before != value:
-            texts.append(f"another {key}")
-    return texts
-
-
 @final
 class Checkpoint:
     """The file from which an interrupted training goes on, bit by bit.
@@ -79,10 +106,11 @@ class Checkpoint:
         path: of the file; None: nothing is ever written.
         kind: of the file.
         identity: what must be the same for a training to go on, see `identity_of`.
+        older: what files of older versions state of it.
     """
 
-    def __init__(self, path: Path | None, kind: str, identity: Mapping[str, Any]) -> None:
-        self.path, self.kind, self.identity = path, kind, identity
+    def __init__(self, path: Path | None, kind: str, identity: Table, older: Table | None = None) -> None:
+        self.path, self.kind, self.identity, self.older = path, kind, identity, older
 
     def save(self, state: State, history: History) -> None:
         """Write the state; a kill at any moment leaves the old file or the new one."""
@@ -102,19 +130,64 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         header, arrays = load_arrays(self.path, self.kind)
-        check_identity(self.path, header, self.identity)
+        self.check(self.path, header)
         trees = {name: unpack(getattr(start, name), arrays, f"{name}:") for name in _TREES}
         numbers = {name: arrays[name].item() for name in State._fields if name in arrays}
         return State(**trees, **numbers), History(json.loads(str(arrays["history"])))
 
+    def check(self, path: Path, known: Table) -> None:
+        """Check that a file is of this training.
 
-def check_identity(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a file is of this training.
+        Raises:
+            PotentialError: it is not; the message says what differs.
+        """
+        fix = "train into another folder, remove this one to start anew, or restore what changed"
+        what = f"{path} belongs to another training"
+        check_table(what, known, self.identity, fix, PotentialError, self.older)
 
-    Raises:
-        PotentialError: it is not; the message says what differs.
+
+def part_of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Arrays whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+@final
+class PartialSums:
+    """Sums over structures, from which an interrupted pass goes on; the file is there for that time only.
+
+    Args:
+        path: of the file; None: nothing is ever written.
+        identity: of all that enters the sums, see `identity_of`.
     """
-    changed = changes(known, now)
-    if changed:
-        fix = "train into another folder, or restore what changed"
-        raise PotentialError(f"{path} belongs to another training", got="; ".join(changed), fix=fix)
+
+    kind: Final = "partial_sums"
+
+    def __init__(self, path: Path | None, identity: Table) -> None:
+        self.path, self.identity = path, identity
+        self._begin, self._seconds = time.monotonic(), 0.0
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """Arrays of the file; None without one.
+
+        Raises:
+            PotentialError: file damaged, of a newer version, or of other structures or another potential.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        header, arrays = load_arrays(self.path, self.kind)
+        Checkpoint(None, self.kind, self.identity).check(self.path, header)
+        return arrays
+
+    def save(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Write the sums, if the last time is long enough ago."""
+        begin = time.monotonic()
+        if self.path is None or begin - self._begin < max(SAVE_SECONDS, SAVE_SHARE * self._seconds):
+            return
+        save_arrays(self.path, self.kind, self.identity, arrays(), compressed=False)
+        self._begin = time.monotonic()
+        self._seconds = self._begin - begin
+
+    def remove(self) -> None:
+        """Delete the file: the pass has ended, and its result is kept."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -101,7 +101,8 @@ class ForceErrorLog:
         dtype: of the file, "float64" or "float32".
         histogram_edges: (n_bins + 1,) edges in eV/Å; `histogram.npy` (N, n_bins) counts and `edges.npy` are
             written instead of `errors.npy`. The outer bins take what lies outside, so that each atom's
-            counts add up to the epochs. Epochs that are counted already are not counted again.
+            counts add up to the epochs. Epochs that are counted already are not counted again, unless the
+            first is: then the count begins anew.
 
     Raises:
         ConfigError: an argument out of range.
@@ -245,8 +246,10 @@ class ForceErrorLog:
         return np.load(path, allow_pickle=False)
 
     def _count(self, row: int, values: Float64[np.ndarray, " n_atoms"]) -> None:
-        if self._edges is None or self._counts is None or row < self.n_epochs:
+        if self._edges is None or self._counts is None or 0 < row < self.n_epochs:
             return
+        if row == 0:
+            self._counts[:] = 0
         place = np.searchsorted(self._edges, values, side="right") - 1
         self._counts[np.arange(len(values)), np.clip(place, 0, self._counts.shape[1] - 1)] += 1
         _save(self.folder / HISTOGRAM, self._counts)

@@ -18,7 +18,13 @@ from surefield.descriptors.derivatives import atomic_features
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.potential import Potential, trainable
 from surefield.potentials.saving import arrays_hash, pack, save_arrays
-from surefield.training.checkpoint import Checkpoint, identity_of
+from surefield.training.checkpoint import (
+    Checkpoint,
+    data_digest,
+    identity_of,
+    potential_entries,
+    sample_contents,
+)
 from surefield.training.dataset import Sample
 from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.force_errors import ForceErrorLog, open_log, with_forces
@@ -44,6 +50,7 @@ OPTIMIZERS: Final[Mapping[str, Callable[[float], optax.GradientTransformation]]]
 OPTIMIZER_STATE: Final = "optimizer_state.npz"
 CHECKPOINT: Final = "checkpoint.npz"
 ERROR_LOG: Final = "force_errors"
+_WEIGHTS: Final = ("eweight", "fweight", "vweight")
 
 
 class DropoutStep(NamedTuple):
@@ -123,14 +130,26 @@ def fit_steps(
     fixed = eqx.filter(network, trainable(network), inverse=True)
     parameters = eqx.filter(network, trainable(network))
     start = State(parameters, settings.step.transform.init(cast(Any, parameters)), None, parameters)
+    chosen = settings.step._asdict() | {
+        "learning_rate": settings.learning_rate,
+        "batch_size": settings.batch_size,
+        "seed": problem.seed,
+        **dict(zip(_WEIGHTS, problem.weights, strict=True)),
+    }
     identity = identity_of(
-        problem.train,
-        problem.validation,
-        settings=[*settings.step, settings.learning_rate, settings.batch_size, problem.seed],
-        start=arrays_hash(network),
-        data=problem_hash(problem),
+        training=chosen,
+        **potential_entries(network),
+        baseline=None if baseline is None else potential_entries(baseline),
+        **{"training set": sample_contents(problem.train, ids=True)},
+        **{"validation set": sample_contents(problem.validation, ids=True)},
     )
-    checkpoint = Checkpoint(problem.run.path(CHECKPOINT), "network_checkpoint", identity)
+    older = {
+        "settings": [*settings.step, settings.learning_rate, settings.batch_size, problem.seed],
+        "samples": data_digest(problem.train, problem.validation),
+        "start": arrays_hash(network),
+        "data": problem_hash(problem),
+    }
+    checkpoint = Checkpoint(problem.run.path(CHECKPOINT), "network_checkpoint", identity, older)
     state, history = checkpoint.load(start) or (start, History())
     problem.run.path("metrics.csv").unlink(missing_ok=True)
     for row in history.rows:
@@ -154,7 +173,7 @@ def fit_steps(
         row: Row = {"epoch": state.epoch, "step": state.step, "loss": loss} | train.metrics("train")
         if problem.validation:
             row |= _evaluate(whole, held, problem.validation, method).metrics("validation")
-        row |= dict(zip(("eweight", "fweight", "vweight"), problem.weights, strict=True))
+        row |= dict(zip(_WEIGHTS, problem.weights, strict=True))
         score = row["validation_loss"] if problem.validation else -float(state.epoch)
         if math.isfinite(loss) and score < state.best_loss:
             state = state._replace(best=state.parameters, best_loss=score, best_epoch=state.epoch)

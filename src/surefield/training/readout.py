@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from surefield.potentials.potential import LastLayerPotential
 from surefield.quantities import quantity
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.rows import structure_rows
+from surefield.training.checkpoint import PartialSums, part_of
 from surefield.training.dataset import Sample
 from surefield.training.loss import LossWeights
 
@@ -46,7 +48,8 @@ def solve_readout(
     weights: LossWeights,
     *,
     max_force_rows: int = 60_000,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda count: None,
+    sums: Callable[[str], PartialSums] = lambda part: PartialSums(None, {}),
 ) -> tuple[LastLayerPotential, Solution]:
     """Minimise the loss over the last layer exactly, with a ridge that does well on structures left out.
 
@@ -62,14 +65,16 @@ def solve_readout(
         validation: labelled samples.
         weights: of the loss.
         max_force_rows: force rows that are used at most; structures are thinned evenly beyond.
-        progress: called after every structure.
+        progress: called with the number of structures that were done.
+        sums: what keeps the sums of the "training" and the "validation" structures while the pass goes on.
     """
     n_blocks, width = potential.readout.shape
     linear = potential.solvable()
     n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
-    folds = _accumulate(linear, train, weights, max_force_rows, progress, n_folds)
+    accumulate = partial(_accumulate, linear, weights=weights, max_force_rows=max_force_rows)
+    folds = accumulate(train, progress=progress, sums=sums("training"), n_folds=n_folds)
     gram = np.sum(folds, axis=0)
-    check = _accumulate(linear, validation, weights, max_force_rows, progress)[0] if validation else None
+    check = accumulate(validation, progress=progress, sums=sums("validation"))[0] if validation else None
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
     whole = _ridge_path(gram, n_blocks, scale)
@@ -116,7 +121,8 @@ def _accumulate(
     samples: Sequence[Sample],
     weights: LossWeights,
     max_force_rows: int,
-    progress: Callable[[], None],
+    progress: Callable[[int], None],
+    sums: PartialSums,
     n_folds: int = 1,
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
     """Gram matrices of [rows, target]: features, biases, label without what a zero last layer gives.
@@ -144,18 +150,24 @@ def _accumulate(
     }
     outputs = tuple(name for name, count in counts.items() if count)
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
+    done, known = 0, sums.load()
+    if known is not None:
+        done = int(known["done"])
+        folds = [RowCovariance.from_arrays(part_of(known, f"{i}:")) for i in range(n_folds)]
+        progress(done)
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     with_forces = [bool(t) and s.labels.forces is not None for s, t in zip(samples, taken, strict=True)]
     # Rows of many structures at once need few programs; both kinds are drawn from in the samples' order.
     sources = {
         use: structure_rows(
             potential,
-            [s.structure for s, w in zip(samples, with_forces, strict=True) if w == use],
+            [s.structure for s, w in zip(samples[done:], with_forces[done:], strict=True) if w == use],
             ("energy", "forces", *outputs) if use else ("energy", *outputs),
         )
         for use in (True, False)
     }
-    for sample, use, turn in zip(samples, with_forces, turns.tolist(), strict=True):
+    steps = list(zip(samples, with_forces, turns.tolist(), strict=True))
+    for number, (sample, use, turn) in enumerate(steps[done:], start=done + 1):
         covariance = folds[turn % n_folds]
         rows = next(sources[use])
         numbers = sample.structure.numbers
@@ -179,5 +191,11 @@ def _accumulate(
                 full *= np.repeat(weight, len(target) // len(weight))[:, None]
                 full /= len(numbers) if quantity(name).extensive else 1
                 covariance.add(full, name, weights[name] / counts[name])
-        progress()
+        progress(1)
+        sums.save(lambda number=number: _state(number, folds))
     return [fold.matrix for fold in folds]
+
+
+def _state(done: int, folds: Sequence[RowCovariance]) -> dict[str, np.ndarray]:
+    arrays = {f"{i}:{name}": array for i, fold in enumerate(folds) for name, array in fold.arrays().items()}
+    return {"done": np.array(done), **arrays}

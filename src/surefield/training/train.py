@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ import numpy as np
 
 from surefield.errors import ConfigError
 from surefield.execution.cache import enable_compilation_cache
+from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import track
 from surefield.files import write_atomic
@@ -33,7 +34,14 @@ from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
-from surefield.training.checkpoint import Checkpoint, changes, check_identity, identity_of
+from surefield.training.checkpoint import (
+    Checkpoint,
+    PartialSums,
+    data_digest,
+    identity_of,
+    potential_entries,
+    sample_contents,
+)
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, prepare, without_baseline
 from surefield.training.epochs import History, Row, State
@@ -60,6 +68,8 @@ METRICS: tuple[str, ...] = (
 
 
 _START: Final = "start.npz"
+#: Sets whose rows are summed on the way to it.
+_SUMMED: Final = ("training", "validation")
 
 
 @runtime_checkable
@@ -190,17 +200,42 @@ def fit_samples(
 ) -> Fit:
     """`train` on data that are prepared already."""
     release_compiled()
+    identity = None
+    if folder is not None:
+        identity = identity_of(
+            training=config.model_dump(mode="json") | {"isolated_atoms": isolated_atoms or {}},
+            **potential_entries(potential),
+            **{"training set": sample_contents(train_set.samples)},
+            **{"validation set": sample_contents(valid_set.samples)},
+        )
+    files = _Files(None if folder is None else Path(folder), identity)
+    return _fit(
+        potential, train_set, valid_set, config, files, isolated_atoms or {}, force_error_log, progress
+    )
+
+
+def _fit(
+    potential: Potential,
+    train_set: LabelledSet,
+    valid_set: LabelledSet,
+    config: TrainConfig,
+    files: _Files,
+    isolated_atoms: Mapping[str | int, float],
+    force_error_log: str | Path | Mapping[str, Any] | None,
+    progress: bool | None,
+) -> Fit:
+    """`fit_samples`, of a potential without its baseline."""
     if isinstance(potential, SumPotential):
         baseline = potential.baseline
-        inner = fit_samples(
+        inner = _fit(
             potential.learned,
             replace(train_set, samples=tuple(without_baseline(potential, train_set.samples)[1])),
             replace(valid_set, samples=tuple(without_baseline(potential, valid_set.samples)[1])),
             config,
-            isolated_atoms=isolated_atoms,
-            folder=folder,
-            force_error_log=force_error_log,
-            progress=progress,
+            files,
+            isolated_atoms,
+            force_error_log,
+            progress,
         )
         whole = SumPotential(inner.potential, baseline)
         return replace(inner, potential=whole, train_set=train_set, validation_set=valid_set)
@@ -208,10 +243,9 @@ def fit_samples(
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
     weights = step_settings(config, potential).weights
     energies = [sample.labels.energy for sample in train_set.samples]
-    offsets = _offsets(train_set, energies, isolated_atoms or {})
+    offsets = _offsets(train_set, energies, isolated_atoms)
     start = potential.prepared(TrainingData(train_set.structures, energies, offsets))
-    files = _Files(None if folder is None else Path(folder), config, potential, start, train_set, valid_set)
-    begun = files.read_start(start)
+    begun = files.read_start(start, lambda: _older(config, potential, start, train_set, valid_set))
     if begun is None:
         solution = None
         if isinstance(start, LastLayerPotential) and start.n_solvable:
@@ -224,6 +258,7 @@ def fit_samples(
                     weights,
                     max_force_rows=config.max_force_rows,
                     progress=bar.advance,
+                    sums=files.sums,
                 )
         files.write_start(start, solution)
     else:
@@ -233,6 +268,8 @@ def fit_samples(
     if not _is_linear(start):
         fitted, history = _trained(start, train_set, valid_set, config, files, log, progress)
     if log is not None:
+        if not history.rows:
+            log.append(0, force_error_norms(fitted, train_set.samples))
         finish_log(log, fitted, train_set.samples)
     return Fit(
         potential=fitted,
@@ -324,50 +361,58 @@ def _offsets(
 class _Files:
     """Files of a training in a folder; without a folder there are none."""
 
-    def __init__(
-        self,
-        folder: Path | None,
-        config: TrainConfig,
-        potential: Potential,
-        start: Potential,
-        train_set: LabelledSet,
-        valid_set: LabelledSet,
-    ) -> None:
-        self.folder, self.identity = folder, {}
+    def __init__(self, folder: Path | None, identity: Table | None) -> None:
+        self.folder, self.identity = folder, identity or {}
+        path = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.identity = identity_of(
-                train_set.samples,
-                valid_set.samples,
-                train=config.model_dump(mode="json"),
-                data=_potential_and_data(potential, train_set),
-                start=arrays_hash(start),
-            )
-        path = None if folder is None else folder / "checkpoint.npz"
+            path = folder / "checkpoint.npz"
         self.checkpoint = Checkpoint(path, "checkpoint", self.identity)
+        if folder is not None and (folder / _START).exists():
+            self.checkpoint.check(folder / _START, load_arrays(folder / _START, "start")[0])
 
-    def read_start(self, potential: Potential) -> tuple[Potential, Solution | None] | None:
+    def read_start(
+        self, potential: Potential, older: Callable[[], Table]
+    ) -> tuple[Potential, Solution | None] | None:
         """Potential and exact solution that the training started from; None where there are none yet."""
         if self.folder is None or not (self.folder / _START).exists():
             return None
         header, arrays = load_arrays(self.folder / _START, "start")
-        if changes(header, {key: value for key, value in self.identity.items() if key != "train"}):
-            raise ConfigError(
-                f"{self.folder} holds the training of other data or another potential",
-                fix="use another folder",
-            )
-        check_identity(self.folder / _START, header, self.identity)
+        self.checkpoint.older = older()
+        self.checkpoint.check(self.folder / _START, header)
         solution = Solution(**header["solution"]) if header["solution"] else None
         return unpack(potential, arrays), solution
 
     def write_start(self, potential: Potential, solution: Solution | None) -> None:
         if self.folder is not None:
-            header = self.identity | {"solution": solution and asdict(solution)}
+            header = {**self.identity, "solution": solution and asdict(solution)}
             save_arrays(self.folder / _START, "start", header, pack(potential))
+            for part in _SUMMED:
+                self.sums(part).remove()
+
+    def sums(self, part: str) -> PartialSums:
+        """Sums of one of the two sets, on the way to the exact solution."""
+        return PartialSums(self.folder and self.folder / f"{part}-sums.npz", self.identity)
 
     def write_metrics(self, history: History) -> None:
         if self.folder is not None:
             write_atomic(self.folder / "metrics.csv", metrics_text(history.rows))
+
+
+def _older(
+    config: TrainConfig,
+    potential: Potential,
+    start: Potential,
+    train_set: LabelledSet,
+    valid_set: LabelledSet,
+) -> dict[str, Any]:
+    """What files of older versions state of their training."""
+    return {
+        "train": config.model_dump(mode="json"),
+        "samples": data_digest(train_set.samples, valid_set.samples),
+        "data": _potential_and_data(potential, train_set),
+        "start": arrays_hash(start),
+    }
 
 
 def _potential_and_data(potential: Potential, data: LabelledSet) -> str:

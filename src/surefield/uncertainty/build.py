@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from surefield.errors import PotentialError
 from surefield.potentials.potential import Potential
@@ -29,6 +30,7 @@ def fit_uncertainty(
     calibration: Source | LabelledSet,
     *,
     shared_alpha: float = 0.0,
+    folder: str | Path | None = None,
     progress: bool | None = None,
 ) -> Uncertainty:
     """The uncertainty of a configuration around a trained potential.
@@ -38,14 +40,13 @@ def fit_uncertainty(
         potential: trained.
         train: structures it was trained on.
         calibration: labelled structures it has not seen.
-        shared_alpha: see `LLPR.fit`; other estimators have no use for it.
+        shared_alpha, folder: see `LLPR.fit`; other estimators have no use for them.
         progress: show a progress bar.
     """
     settings = config.model_dump(exclude={"kind"})
     if isinstance(config, LLPRConfig):
-        return LLPR.fit(
-            potential, train, calibration, shared_alpha=shared_alpha, progress=progress, **settings
-        )
+        options: Any = {"shared_alpha": shared_alpha, "folder": folder, "progress": progress}
+        return LLPR.fit(potential, train, calibration, **options, **settings)
     return DropoutEnsemble.fit(potential, calibration, **settings)
 
 

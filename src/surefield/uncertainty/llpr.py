@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -23,6 +24,13 @@ from surefield.sensitivity.rows import structure_rows
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
+from surefield.training.checkpoint import (
+    PartialSums,
+    identity_of,
+    part_of,
+    potential_entries,
+    sample_contents,
+)
 from surefield.training.dataset import LabelledSet, Sample
 from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
 from surefield.uncertainty.held_out import (
@@ -38,6 +46,8 @@ from surefield.uncertainty.uncertainty import Spread, Uncertainty, times
 __all__ = ["LLPR"]
 
 Rows = Float[np.ndarray, "n_rows n_features"]
+#: Rows and residuals of one structure by quantity.
+LabelledRows = Mapping[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]
 
 
 @final
@@ -72,6 +82,7 @@ class LLPR(Uncertainty):
         calibration_method: str = "squared_residuals",
         shared_alpha: float = 0.0,
         labels: Mapped | None = None,
+        folder: str | Path | None = None,
         progress: bool | None = None,
     ) -> LLPR:
         """Sum the rows of the training set, choose the regulariser by evidence, calibrate on held-out data.
@@ -87,12 +98,14 @@ class LLPR(Uncertainty):
             shared_alpha: number of calibration energies that the alpha of the forces counts as when the alpha
                 of the energy is fitted; for sets with few structures, which have many forces.
             labels: explicit keys of the labels.
+            folder: there already; keeps the rows of an interrupted fit, which goes on from them.
             progress: show a progress bar.
 
         Raises:
             ConfigError: an unknown kind.
             DataError: no labelled structure in one of the sets.
-            PotentialError: the potential has no linear last layer, or does not know an element.
+            PotentialError: the potential has no linear last layer, or does not know an element; rows in the
+                folder are of other structures or of another potential.
         """
         potential = as_potential(potential)
         known = uncertain(potential.supplies)
@@ -110,12 +123,11 @@ class LLPR(Uncertainty):
             what = f"all last-layer weights of the {type(layer).__name__} are zero"
             raise PotentialError(what, fix="train it first: sigmas belong to fitted weights")
         clocks, solving = [_Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
+        files = _files(folder, potential, sets, kinds)
         with track(sum(map(len, sets)), "last-layer rows", progress) as bar:
-            summed = _labelled_rows(potential, sets[0], kinds, clocks[0], bar)
-            covariance, thresholds = _summed(summed, layer.n_features)
-            held = _collected(
-                _labelled_rows(potential, sets[1], [*kinds, *outputs], clocks[1], bar), thresholds
-            )
+            passes = [_Pass(potential, *rest, bar) for rest in zip(sets, clocks, files, strict=True)]
+            covariance, thresholds = _summed(passes[0], kinds, layer.n_features)
+            held = _collected(passes[1], [*kinds, *outputs], thresholds)
         with solving:
             validation = {kind: held[kind] for kind in kinds if kind in held}
             posterior, weights = _posterior(layer, covariance, validation, regularizer)
@@ -137,6 +149,8 @@ class LLPR(Uncertainty):
                 "prediction": times(clocks[1].bare.seconds, sum(watch.seconds for watch in clocks[1])),
             },
         }
+        for file in files:
+            file.remove()
         return cls(
             potential, _completed(maps, outputs, shared_alpha, pairs), thresholds, statistics, posterior
         )
@@ -198,53 +212,108 @@ def _quantity_rows(
         }
 
 
-def _labelled_rows(
-    potential: Potential, data: LabelledSet, names: Sequence[str], clock: _Clock, bar: Track
-) -> Iterator[dict[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]]:
-    """Rows and residuals of each structure by quantity, of labels that count."""
-    with clock.bare:
-        predictions = predict(potential, data.frames, neighborhoods=data.structures)
-    every = _quantity_rows(potential.last_layer(), data.structures, names)
-    for sample, prediction in zip(data.samples, predictions, strict=True):
-        with clock.rows:
-            rows = next(every)
-        labelled_rows = {}
-        for name, (residual, counts) in label_residuals(sample, prediction, names).items():
-            if name in rows:
-                keep = np.broadcast_to(
-                    counts.reshape(counts.shape + (1,) * (residual.ndim - counts.ndim)), residual.shape
-                )
-                labelled_rows[name] = rows[name][keep.ravel()], residual.ravel()[keep.ravel()]
-        yield labelled_rows
-        bar.advance()
+def _files(
+    folder: str | Path | None, potential: Potential, sets: Sequence[LabelledSet], kinds: Sequence[str]
+) -> list[PartialSums]:
+    """What keeps the rows of both sets while a fit goes on."""
+    if folder is None:
+        return [PartialSums(None, {}) for _ in sets]
+    parts = ("training", "calibration")
+    contents = [sample_contents(part.samples) for part in sets]
+    named = {f"{part} set": content for part, content in zip(parts, contents, strict=True)}
+    identity = identity_of(**potential_entries(potential), rows=list(kinds), **named)
+    return [PartialSums(Path(folder) / f"{part}-rows.npz", identity) for part in parts]
 
 
-def _summed(
-    every: Iterator[dict[str, tuple[Rows, np.ndarray]]], n_features: int
-) -> tuple[RowCovariance, dict[str, float]]:
+class _Pass:
+    """One pass over the rows of a labelled set, which goes on where one that was interrupted had got to.
+
+    Attributes:
+        known: what that one had kept; None for nothing.
+    """
+
+    def __init__(
+        self, potential: Potential, data: LabelledSet, clock: _Clock, files: PartialSums, bar: Track
+    ) -> None:
+        self.potential, self.clock, self.files, self.bar = potential, clock, files, bar
+        self.known, self.done = files.load(), 0
+        if self.known is not None:
+            self.done = int(self.known["done"])
+            clock.bare.seconds, clock.rows.seconds = self.known["seconds"].tolist()
+            bar.advance(self.done)
+        self.data = data[np.arange(self.done, len(data))] if self.done else data
+
+    def rows(self, names: Sequence[str]) -> Iterator[LabelledRows]:
+        """Rows and residuals of each structure that is left by quantity, of labels that count."""
+        potential, data = self.potential, self.data
+        with self.clock.bare:
+            predictions = predict(potential, data.frames, neighborhoods=data.structures)
+        every = _quantity_rows(potential.last_layer(), data.structures, names)
+        for sample, prediction in zip(data.samples, predictions, strict=True):
+            with self.clock.rows:
+                rows = next(every)
+            labelled_rows = {}
+            for name, (residual, counts) in label_residuals(sample, prediction, names).items():
+                if name in rows:
+                    keep = np.broadcast_to(
+                        counts.reshape(counts.shape + (1,) * (residual.ndim - counts.ndim)), residual.shape
+                    )
+                    labelled_rows[name] = rows[name][keep.ravel()], residual.ravel()[keep.ravel()]
+            yield labelled_rows
+            self.done += 1
+            self.bar.advance()
+
+    def keep(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Write what there is of all structures so far, the latest one included, if it is time to."""
+        seconds = np.array([self.clock.bare.seconds, self.clock.rows.seconds])
+        self.files.save(lambda: {"done": np.array(self.done + 1), "seconds": seconds, **arrays()})
+
+
+def _summed(summing: _Pass, names: Sequence[str], n_features: int) -> tuple[RowCovariance, dict[str, float]]:
     """Covariance of the rows of a training set, and the lengths below which they vanish by symmetry."""
     covariance, lengths = RowCovariance(n_features), {}
-    for rows in every:
+    if summing.known is not None:
+        covariance = RowCovariance.from_arrays(part_of(summing.known, "covariance:"))
+        lengths = {name: [values] for name, values in part_of(summing.known, "lengths:").items()}
+
+    def arrays() -> dict[str, np.ndarray]:
+        joined = {f"lengths:{name}": np.concatenate(values) for name, values in lengths.items()}
+        return joined | {f"covariance:{name}": array for name, array in covariance.arrays().items()}
+
+    for rows in summing.rows(names):
         for name, (g, r) in rows.items():
             covariance.add(g, name, residuals=r)
             if quantity(name).symmetric_zeros:
                 lengths.setdefault(name, []).append(np.linalg.norm(g, axis=1))
+        summing.keep(arrays)
     return covariance, {n: SYMMETRY_ZERO * float(np.median(np.concatenate(x))) for n, x in lengths.items()}
 
 
 def _collected(
-    every: Iterator[dict[str, tuple[Rows, np.ndarray]]], thresholds: Mapping[str, float]
+    collecting: _Pass, names: Sequence[str], thresholds: Mapping[str, float]
 ) -> dict[str, tuple[Rows, np.ndarray]]:
     """All rows and residuals of a held-out set by quantity, without those that vanish by symmetry."""
     parts: dict[str, list[tuple[Rows, np.ndarray]]] = {}
-    for rows in every:
+    if collecting.known is not None:
+        residuals = part_of(collecting.known, "residuals:")
+        parts = {name: [(g, residuals[name])] for name, g in part_of(collecting.known, "rows:").items()}
+
+    def joined() -> dict[str, tuple[Rows, np.ndarray]]:
+        return {
+            name: (np.concatenate([g for g, _ in each]), np.concatenate([r for _, r in each]))
+            for name, each in parts.items()
+        }
+
+    def arrays() -> dict[str, np.ndarray]:
+        both = joined().items()
+        return {f"rows:{n}": g for n, (g, _) in both} | {f"residuals:{n}": r for n, (_, r) in both}
+
+    for rows in collecting.rows(names):
         for name, (g, r) in rows.items():
             keep = np.linalg.norm(g, axis=1) > thresholds[name] if name in thresholds else slice(None)
             parts.setdefault(name, []).append((g[keep], r[keep]))
-    return {
-        name: (np.concatenate([g for g, _ in own]), np.concatenate([r for _, r in own]))
-        for name, own in parts.items()
-    }
+        collecting.keep(arrays)
+    return joined()
 
 
 def _posterior(
