@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from surefield.errors import ExecutionError
+from surefield.execution.identity import check_inputs, digest
 from surefield.execution.task_folder import INPUTS, Task, run_task, write_task
 from surefield.files import read_arrays, read_json, write_arrays, write_atomic
 from surefield.potentials.saving import arrays_hash, load_potential, save_potential
-from surefield.structures.read import read_frames, write_frames
+from surefield.structures.contents import frame_contents
+from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.trainers.classes import HANDLES, TRAINERS, look_up, trainer_class
 from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import BareHandle, PotentialHandle
@@ -21,7 +24,7 @@ from surefield.trainers.run import execute
 __all__ = ["run_job", "write_inputs", "write_script"]
 
 
-_START, _DATA, _WEIGHTS = "start.npz", "data.extxyz", "arrays.npz"
+_START, _DATA, _WEIGHTS, _CONTENTS = "start.npz", "data.extxyz", "arrays.npz", "contents.json"
 _CALL = "train"
 #: Job folders of version 0.1, which this version still runs.
 _OLD_JOB, _OLD_WEIGHTS = "job.json", "atom_weights.npz"
@@ -38,7 +41,21 @@ def write_inputs(folder: Path, trainer: Fitting, handle: PotentialHandle, inputs
         "url": inputs.url,
         "start_hash": arrays_hash(handle.model),
     }
-    write_task(folder, Task(_CALL, arguments, dict(inputs.atom_weights or {})), _files(handle, inputs))
+    task = Task(_CALL, arguments, dict(inputs.atom_weights or {}))
+    # Of the file as it is read again, after it was written.
+    table = {
+        _CONTENTS: lambda path: check_inputs(path, _contents(task, read_frames(path.parent / _DATA)), "")
+    }
+    write_task(folder, task, _files(handle, inputs) | table)
+
+
+def _contents(task: Task, frames: Frames) -> dict[str, Any]:
+    """All that a submitted training is to be done with."""
+    named = dict(task.arguments)
+    for name in ("trainer", "potential"):
+        kind, settings, *_ = named[name]
+        named[name] = {"class": kind, **settings}
+    return named | {"atom weights": digest(dict(task.arrays)), "configurations": frame_contents(frames)}
 
 
 def _files(handle: PotentialHandle, inputs: Inputs) -> dict[str, Callable[[Path], None]]:
@@ -64,8 +81,13 @@ def _train(task: Task, folder: Path) -> None:
 
     Raises:
         ExecutionError: an unknown class, or a start potential that is not the one that was written.
+        ConfigError: other inputs than those that were written.
     """
     source, job = folder / INPUTS, task.arguments
+    frames = read_frames(source / _DATA)
+    if (source / _CONTENTS).exists():
+        fix = "submit the training anew, or restore what changed"
+        check_inputs(source / _CONTENTS, _contents(task, frames), fix)
     trainer = trainer_class(job["trainer"][0])(**job["trainer"][1])
     start = load_potential(source / _START)
     if arrays_hash(start) != job["start_hash"]:
@@ -76,7 +98,7 @@ def _train(task: Task, folder: Path) -> None:
     handle.kim_id = kim_id
     call = Call(**job["call"])
     inputs = Inputs(
-        tuple(read_frames(source / _DATA)),
+        tuple(frames),
         tuple(job["ids"]),
         dict(task.arrays) if call.per_atom_weights else None,
         tuple(job["datasets"]),

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from surefield.errors import ConfigError, ExecutionError, PotentialError
+from surefield.execution.identity import check_inputs, digest
 from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.saving import arrays_hash, load_potential
@@ -26,6 +27,7 @@ from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
 from surefield.trainers.result import FORCE_ERRORS, Call, FitResult, TrainingResult, TrainingWarning
 from surefield.training.breakdown import ErrorTable, LossBreakdown, LossForm, breakdown
+from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.dataset import Sample
 from surefield.training.force_errors import finish_log, open_log
 from surefield.training.problem import Problem, TrainingRun, Weights
@@ -35,10 +37,13 @@ __all__ = ["evaluated", "execute", "read_result"]
 RESULT = "result.json"
 CONFIG = "config.resolved.yaml"
 HISTORY = "history.json"
+INPUTS = "inputs.json"
 
 
 def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call, folder: Path) -> None:
     """Train and write everything into the folder; the handle is left as it is.
+
+    A folder whose training has ended is left as it is, one that was interrupted is gone on with.
 
     Args:
         trainer: of the run.
@@ -46,16 +51,25 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
         inputs: configurations.
         call: arguments.
         folder: of the run, there already.
+
+    Raises:
+        ConfigError: the folder holds the training of something else.
     """
     release_compiled()
     run = TrainingRun(folder)
     run.log(f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}")
-    write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))
     configurations = make_configurations(handle.model, inputs, call.weights)
     fitted, held = _split(trainer, handle, configurations, call, run)
     ids = {configurations[i].id for i in fitted}
     configurations = trainer.weighted(configurations, handle, ids)
     train, validation = [configurations[i] for i in fitted], [configurations[i] for i in held]
+    ended = run.path(INPUTS).exists() and run.path(RESULT).exists()
+    table = _table(trainer, handle, call, train, validation)
+    check_inputs(run.path(INPUTS), table, "train into another folder, or remove this one to start anew")
+    if ended:
+        run.log("nothing has changed since this training ended: nothing is done again")
+        return
+    write_atomic(run.path(CONFIG), yaml.safe_dump(_resolved(trainer, handle, inputs, call), sort_keys=False))
     split = {"train": [c.id for c in train], "validation": [c.id for c in validation]}
     write_atomic(run.path("split.json"), json_text(split, indent=1) + "\n")
     write_atomic(run.path("weights.csv"), _weights_table(configurations))
@@ -151,6 +165,25 @@ def evaluated(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, weights
 
 def _form(trainer: Fitting) -> LossForm:
     return LossForm(trainer.bracket, trainer.loss_method, trainer.energy_per_atom)
+
+
+def _table(
+    trainer: Fitting,
+    handle: PotentialHandle,
+    call: Call,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+) -> dict[str, Any]:
+    """All that enters the result."""
+    split = call.split if call.split is None or isinstance(call.split, str) else digest(call.split)
+    return {
+        "trainer": {"class": type(trainer).__name__, **trainer.settings()},
+        "handle": {"class": type(handle).__name__, "kim_id": handle.kim_id, **handle.settings()},
+        **potential_entries(handle.model),
+        "call": asdict(call) | {"split": split},
+        "training set": sample_contents(train, ids=True),
+        "validation set": sample_contents(validation, ids=True),
+    }
 
 
 def _resolved(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Call) -> dict[str, Any]:
