@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 __all__ = [
     "ConfigError",
@@ -14,6 +16,7 @@ __all__ = [
     "check_known",
     "explain",
     "nearest",
+    "worded",
 ]
 
 
@@ -82,3 +85,21 @@ def check_known(names: Iterable[object], known: Collection[str], message: str) -
     for name in names:
         if name not in known:
             raise ConfigError(f"{message.format(repr(name))}; {nearest(str(name), known)}")
+
+
+@contextmanager
+def worded(wording: Mapping[str, str]) -> Iterator[None]:
+    """Errors in the words of the door that the user stands at: what they offer can be done there.
+
+    Args:
+        wording: regular expression to what stands in its place, such as the name of the door's argument.
+    """
+    try:
+        yield
+    except SurefieldError as error:
+        text = str(error)
+        for pattern, words in wording.items():
+            text = re.sub(pattern, words, text)
+        if text == str(error):
+            raise
+        raise type(error)(text).with_traceback(error.__traceback__) from error.__cause__

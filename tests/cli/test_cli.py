@@ -14,9 +14,12 @@ import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
 
+import surefield
 from surefield.cli.jobs import run_verb
-from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.cli.main import app
+from surefield.errors import ConfigError, DataError, PotentialError, SurefieldError
 from surefield.potentials import MomentNetwork, load_potential
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.snap.snap import Snap
@@ -31,6 +34,8 @@ SMALL = [
     "potential.hidden=[8]",
     "training.epochs=2",
 ]
+
+SNAP = ["potential.kind=snap", "potential.cutoff=3.6", "potential.twojmax=2"]
 
 
 def copper(n: int, seed: int = 0) -> list:
@@ -109,11 +114,10 @@ def test_networks_on_symmetry_functions(config: Path) -> None:
 
 
 def test_snap(config: Path) -> None:
-    small = ["potential.kind=snap", "potential.cutoff=3.6", "potential.twojmax=2"]
-    found = load_potential(run("train", config, *small) / "potential.npz")
+    found = load_potential(run("train", config, *SNAP) / "potential.npz")
     assert isinstance(found, Snap)
     assert np.any(np.asarray(found.readout))
-    assert run("uq", config, *small).exists()
+    assert run("uq", config, *SNAP).exists()
 
 
 def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +147,27 @@ def test_doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (run("doctor", config) / "doctor.json").exists()
 
 
-def test_dry_run_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_verb("loop", config, ["loop.n_rounds=2"], dry_run=True, overwrite=False)
-    assert "would run 'loop'" in capsys.readouterr().out
+def test_dry_run_checks_and_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [*SNAP, "loop.n_rounds=2", "loop.n_initial=4", "loop.n_per_round=3"]
+    code = "from ase.calculators.emt import EMT\nclass Code(EMT):\n    pass\n"
+    (config.parent / "code_of_a_user.py").write_text(code)
+    own = "loop.oracle={kind: ase, calculator: 'code_of_a_user:Code'}"
+    run_verb("loop", config, [*few, own], dry_run=True, overwrite=False)
+    shown = capsys.readouterr().out
+    for words in ("parameters", "GB of memory", "10 labels by Code", "would run 'loop'"):
+        assert words in shown
+    for wrong, words in (
+        (own.replace("Code'", "Cod'"), "did you mean 'Code'"),
+        ("loop.n_rounds=20", "wants 64 labels"),
+        ("selection.method=lcdm", "did you mean 'lcmd'"),
+        ("data.test=nowhere.xyz", "nowhere"),
+        ("data.validation=1.5", r"share in \[0, 1\)"),
+        ("uncertainty.kind=dropout", "dropout_network"),
+    ):
+        with pytest.raises(SurefieldError, match=words):
+            run_verb("loop", config, [*few, wrong], dry_run=True, overwrite=False)
+    with pytest.raises(ConfigError, match=r"run 'surefield train'.*first"):
+        run_verb("uq", config, [], dry_run=True, overwrite=False)
     assert not (config.parent / "runs").exists()
 
 
@@ -154,15 +176,85 @@ def test_unknown_key_names_the_nearest(config: Path) -> None:
         run("train", config, "training.epoch=3")
 
 
-def test_missing_forces(config: Path, tmp_path: Path) -> None:
+def test_what_an_error_offers_is_a_key_of_the_configuration(config: Path, tmp_path: Path) -> None:
     frames = copper(3)
     for atoms in frames:
-        del atoms.calc.results["forces"]
+        atoms.info["mine"] = atoms.calc.results.pop("energy")
     ase.io.write(tmp_path / "bad.xyz", frames)
-    with pytest.raises(DataError, match="forces"):
+    with pytest.raises(DataError, match=r"no energy.*mine.*data\.labels=\{'energy'"):
         run("train", config, f"data.train={tmp_path / 'bad.xyz'}")
-    assert (tmp_path / "runs" / "copper-train" / "error.log").exists()
-    assert not (tmp_path / "runs" / "copper-train" / "potential.npz").exists()
+    assert "data.labels" in (tmp_path / "runs" / "copper-train" / "error.log").read_text()
+    with pytest.raises(DataError, match=r"no energy.* labels=\{'energy'"):
+        train(MomentNetwork(["Cu"]), frames)
+
+
+@pytest.mark.parametrize("key", ["test", "pool", "validation"])
+def test_all_files_are_read_before_training(config: Path, tmp_path: Path, key: str) -> None:
+    frames = copper(3)
+    frames[1].numbers[:] = 13
+    ase.io.write(tmp_path / "aluminium.xyz", frames)
+    for name, error, words in (
+        ("nowhere.xyz", DataError, "nowhere"),
+        ("aluminium.xyz", PotentialError, "does not know Al"),
+    ):
+        with pytest.raises(error, match=words):
+            run("train", config, f"data.{key}={tmp_path / name}", f"name={name[:3]}")
+    assert not list((tmp_path / "runs").glob("*/checkpoint"))
+
+
+def test_structures_without_forces_count_with_their_energies(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed, test = copper(12), copper(4, 1)
+    for atoms in (mixed[3], *test):
+        del atoms.calc.results["forces"]
+    ase.io.write(tmp_path / "mixed.xyz", mixed)
+    ase.io.write(tmp_path / "energies.xyz", test)
+    files = [f"data.train={tmp_path / 'mixed.xyz'}", f"data.test={tmp_path / 'energies.xyz'}"]
+    summary = json.loads((run("train", config, *SNAP, *files) / "summary.json").read_text())
+    assert "1 structures have no forces: of them the energies count" in capsys.readouterr().out
+    assert summary["train"]["n_structures"] + summary["validation"]["n_structures"] == 12
+    assert summary["validation"]["forces_mae"] > 0
+    assert {key for key in summary["test"] if key.endswith("_mae")} == {"energy_mae"}
+    low, high = summary["intervals"]["test"]["energy_rmse"]
+    assert low < summary["test"]["energy_rmse"] < high
+
+
+def test_uq_says_what_a_training_without_validation_lacks(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = [*SNAP, "data.validation=0"]
+    summary = json.loads((run("train", config, *none) / "summary.json").read_text())
+    assert summary["test"]["forces_mae"] > 0
+    shown = capsys.readouterr().out
+    assert "Force MAE (meV/Å)" in shown
+    assert "next: surefield select" in shown
+    with pytest.raises(ConfigError, match=r"without validation none was fitted.*data\.validation"):
+        run("uq", config, *none)
+
+
+def test_the_folder_of_a_run_says_what_happened_and_its_index_lists_it(config: Path) -> None:
+    folder = run("doctor", config)
+    log = (folder / "run.log").read_text()
+    assert "surefield doctor" in log
+    assert "findings" in log
+    index = (folder.parent / "copper.html").read_text()
+    assert 'href="copper-doctor/report.html"' in index
+
+
+def test_an_interrupt_says_how_to_go_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("surefield.cli.jobs.run_verb", interrupted)
+    done = CliRunner().invoke(app, ["train", str(config)])
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted; run the same command again to go on\n"
+
+
+def test_version() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"surefield {surefield.__version__}\n")
 
 
 def test_unknown_element(config: Path) -> None:

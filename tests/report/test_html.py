@@ -94,7 +94,7 @@ def test_the_report_of_a_loop_is_drawn_completely(browser: Any, run_folder: Path
     path = write_report(run_folder)
     assert path == run_folder.resolve() / "report.html"
     drawn = opened(browser, path)
-    assert len(drawn) == 14
+    assert len(drawn) == 16
     for figure in drawn:
         assert figure["plotly"], figure
         assert figure["width"] > 300, figure
@@ -105,7 +105,7 @@ def test_the_report_of_a_loop_is_drawn_completely(browser: Any, run_folder: Path
     shown = [title.text for title in browser.find_elements("css selector", "h2")]
     assert shown == [
         "Learning curves",
-        "Parity",
+        "Errors",
         "Uncertainty",
         "Picks",
         "Training",
@@ -187,9 +187,9 @@ def test_the_page_names_no_other_file_and_no_path(run_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("verb", "pieces", "titles", "n_plots"),
     [
-        ("train", ["metrics.csv", "config.yaml"], ["Training", "Configuration"], 3),
-        ("eval", ["predictions.npz"], ["Parity", "Uncertainty"], 5),
-        ("uq", ["predictions.npz", "versions.json"], ["Parity", "Uncertainty", "Versions"], 5),
+        ("train", ["metrics.csv", "config.yaml"], ["Errors", "Training", "Configuration"], 3),
+        ("eval", ["predictions.npz"], ["Errors", "Uncertainty"], 7),
+        ("uq", ["predictions.npz", "versions.json"], ["Errors", "Uncertainty", "Versions"], 7),
     ],
 )
 def test_reports_of_other_verbs_show_what_is_there(

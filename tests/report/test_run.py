@@ -45,7 +45,12 @@ def test_reasons_are_words_whatever_form_they_were_written_in(tmp_path: Path) ->
     reasons = [Reason("lcmd", 0.25, "sigma", 1.5).to_dict(), Reason("random", None).to_dict(), "by hand"]
     (tmp_path / "selection.json").write_text(json.dumps({"picks": [4, 2, 7], "reasons": reasons}))
     picks = load_run(tmp_path).picks
-    assert [pick.reason for pick in picks] == ["lcmd 0.25, sigma 1.5", "random", "by hand"]
+    assert [pick.reason for pick in picks] == [
+        "farthest member of the largest cluster around a structure that is labelled or picked before, "
+        "weighted by its sigma of 1.5",
+        "drawn at random",
+        "by hand",
+    ]
 
 
 def test_the_journal_of_a_broken_run_is_read_up_to_its_torn_line(tmp_path: Path) -> None:

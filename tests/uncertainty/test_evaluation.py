@@ -8,6 +8,7 @@ import pytest
 from surefield.errors import PotentialError
 from surefield.potentials import Prediction, save_potential
 from surefield.training.dataset import prepare
+from surefield.training.loss import error_intervals, mean_and_half_width
 from surefield.uncertainty import DropoutEnsemble
 from surefield.uncertainty.build import load_uncertainty
 from surefield.uncertainty.calibration_maps import AlphaMap
@@ -48,7 +49,8 @@ def test_errors_are_per_atom_and_symmetry_says_nothing(data, predictions, tmp_pa
     comparison.save(tmp_path / "predictions.npz")
     with np.load(tmp_path / "predictions.npz") as file:
         names = {f"{k}{s}" for k in ("energy", "forces") for s in ("", "_reference", "_uncertainty")}
-        assert set(file.files) == {"n_atoms", "species", *names}
+        assert set(file.files) == {"n_atoms", "species", "origin", *names}
+        assert file["origin"].tolist() == ["frame 0", "frame 1"]
 
 
 def test_calibration_beside_a_constant_sigma(data, predictions):
@@ -56,19 +58,42 @@ def test_calibration_beside_a_constant_sigma(data, predictions):
     uncertainty = DropoutEnsemble._of(potential=None, maps=maps, thresholds={}, statistics={})
     scores = compare(predictions, data, ("energy", "forces", "stress")).calibration(uncertainty)
     assert set(scores) == {"energy", "forces"}
-    assert scores["forces"]["coverage_68"] == 1.0
+    assert scores["forces"]["coverage_68"] == scores["forces"]["coverage_95"] == 1.0
+    assert scores["forces"]["n_structures"] == 2
     assert scores["energy"]["alpha"] == 2.0
     # all residuals are 0.1 and all sigmas 0.2
     assert scores["energy"]["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * 0.2**2) + 0.125)
     assert scores["energy"]["nll_constant"] == pytest.approx(0.5 * np.log(2 * np.pi * 0.1**2) + 0.5)
 
 
-def test_a_quantity_that_a_structure_lacks_is_left_out(data, predictions):
-    bare = [predictions[0], predictions[1].replace(forces=None)]
-    assert compare(bare, data, ("energy", "forces")).quantities == ["energy"]
-    unlabelled = replace(data.samples[0], labels=data.samples[0].labels.replace(energy=None))
-    less = replace(data, samples=(unlabelled, data.samples[1]))
-    assert compare(predictions, less, ("energy", "forces")).quantities == ["forces"]
+def test_labels_that_a_structure_lacks_do_not_count(data, predictions):
+    bare = data.samples[0].labels.replace(energy=None, forces=None)
+    less = replace(data, samples=(replace(data.samples[0], labels=bare), data.samples[1]))
+    comparison = compare(predictions, less, ("energy", "forces"))
+    assert comparison.test()["forces_mae"] == pytest.approx(0.2 / 3)
+    np.testing.assert_array_equal(np.isnan(comparison.errors("forces")), np.arange(12) < 6)
+    assert comparison.intervals() == {}  # one structure has none
+    none = replace(data, samples=tuple(replace(s, labels=bare) for s in data.samples))
+    assert compare(predictions, none, ("energy", "forces")).quantities == []
+
+
+def test_no_model_knows_the_composition_and_no_force(data, predictions):
+    spreads = compare(predictions, data, ("energy", "forces")).baselines()
+    forces = np.concatenate([s.labels.forces for s in data.samples])
+    energies = np.array([s.labels.energy / s.n_atoms for s in data.samples])
+    assert spreads["forces_rmse"] == pytest.approx(np.sqrt(np.mean(forces**2)))
+    assert spreads["energy_rmse"] == pytest.approx(energies.std())
+
+
+def test_intervals_count_structures_not_values():
+    """Twenty structures of three equal residuals each are twenty independent values."""
+    each = np.linspace(0.5, 1.5, 20)
+    rows, values = np.repeat(np.arange(20), 3), np.repeat(each, 3)
+    mean, half = mean_and_half_width(values, rows)
+    assert mean == pytest.approx(1.0)
+    assert half == pytest.approx(2.093024 * each.std(ddof=1) / np.sqrt(20), rel=1e-6)
+    low, high = error_intervals(-values, rows)["mae"]
+    assert (low, high) == pytest.approx((np.exp(-half), np.exp(half)))
 
 
 def test_a_potential_is_no_uncertainty(tmp_path, copper_network):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from surefield.acquisition.select import FeatureMap, Score
 from surefield.config import Config
-from surefield.loop.config import LoopConfig
+from surefield.errors import nearest
+from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.atomic_network import AtomicNetworkConfig
 from surefield.potentials.dropout_network import DropoutNetworkConfig
 from surefield.potentials.moment_network import MomentNetworkConfig
 from surefield.potentials.snap.snap import SnapConfig
+from surefield.quantities import labelled, names
+from surefield.selection.methods import METHODS
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 
@@ -37,9 +40,25 @@ class DataConfig(Config):
     )
     test: str | None = Field(default=None, description="labelled structures for the final errors")
     pool: str | None = Field(default=None, description="structures to select from")
-    labels: dict[str, str | None] | None = Field(
-        default=None, description="keys of the labels, if not the usual ones"
+    labels: dict[str, str | tuple[str, ...] | None] | None = Field(
+        default=None,
+        description="keys of the labels, if not the usual ones; several: the first that a structure has",
     )
+
+    @field_validator("validation")
+    @classmethod
+    def _share(cls, validation: float | str) -> float | str:
+        if isinstance(validation, float) and not 0 <= validation < 1:
+            raise ValueError("must be a share in [0, 1), or a file")
+        return validation
+
+    @field_validator("labels")
+    @classmethod
+    def _kinds(cls, labels: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in labels or ():
+            if name not in labelled(names()):
+                raise ValueError(f"unknown kind of label {name!r}; {nearest(name, labelled(names()))}")
+        return labels
 
 
 class RepulsionConfig(Config):
@@ -47,6 +66,12 @@ class RepulsionConfig(Config):
 
     inner: float = Field(default=0.7, ge=0, description="where its switch begins, Å")
     outer: float = Field(default=1.4, gt=0, description="where it ends, Å")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.inner < self.outer:
+            raise ValueError(f"the switch begins at inner {self.inner} Å and must end later")
+        return self
 
 
 class SelectionConfig(Config):
@@ -59,6 +84,14 @@ class SelectionConfig(Config):
     )
     n: int = Field(default=10, ge=1, description="picks")
     seed: int = Field(default=0, ge=0, description="of sketches and random methods")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; {nearest(self.method, METHODS)}")
+        if self.score is not None and not METHODS[self.method].uses_features:
+            raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
+        return self
 
 
 class RunConfig(Config):
@@ -85,6 +118,21 @@ class RunConfig(Config):
         unnamed = isinstance(section, Mapping) and "kind" not in section
         return {"kind": _UNNAMED[str(info.field_name)], **section} if unnamed else section
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        estimator, potential = self.uncertainty.kind, self.potential.kind
+        if estimator == "dropout" and potential != "dropout_network":
+            raise ValueError(
+                f"uncertainty.kind dropout needs potential.kind dropout_network, not {potential}"
+            )
+        for section, features in (("selection", self.selection.features), ("loop", self.loop.features)):
+            named = section in self.model_fields_set
+            if named and features == "ll_posterior" and estimator != "llpr":
+                raise ValueError(
+                    f"{section}.features ll_posterior needs uncertainty.kind llpr, not {estimator}"
+                )
+        return self
+
 
 def located(config: RunConfig, folder: Path) -> RunConfig:
     """Copy of a configuration whose data paths do not depend on the current folder."""
@@ -96,4 +144,8 @@ def located(config: RunConfig, folder: Path) -> RunConfig:
 
     paths = ("train", "validation", "test", "pool")
     data = {name: place(value) for name, value in config.data if name in paths}
-    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+    loop, pool = config.loop, config.loop.pool
+    if isinstance(pool, MolecularDynamicsPoolConfig) and (folder / pool.structure).is_file():
+        pool = pool.model_copy(update={"structure": place(pool.structure)})
+        loop = loop.model_copy(update={"pool": pool})
+    return config.model_copy(update={"data": config.data.model_copy(update=data), "loop": loop})

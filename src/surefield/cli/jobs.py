@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from surefield.acquisition.explanation import explain
 from surefield.acquisition.select import score_frames, select
+from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, located
+from surefield.cli.inputs import (
+    make_potential,
+    need,
+    read_pool,
+    read_test,
+    read_training,
+    trained,
+    uncertainty_file,
+)
+from surefield.cli.rehearsal import rehearse
 from surefield.config import load, parse, to_yaml
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import RunFolder
-from surefield.files import write_atomic
+from surefield.execution.stopwatch import compiling_seconds
+from surefield.files import write_arrays, write_atomic
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.pools import dynamics_pool, file_pool
 from surefield.loop.rounds import Loop
-from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.dropout_network import DropoutNetwork
-from surefield.potentials.moment_network import MomentNetwork
-from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
-from surefield.potentials.snap.snap import Snap
-from surefield.potentials.zbl import ZBL
-from surefield.report import write_report
+from surefield.quantities import fitted
+from surefield.report import load_run, write_index, write_report
 from surefield.structures.doctor import doctor
 from surefield.structures.read import read_frames, write_frames
-from surefield.training.dataset import LabelledSet, prepare
-from surefield.training.loss import LossWeights
+from surefield.training.dataset import LabelledSet
 from surefield.training.train import metrics_text, train
 from surefield.uncertainty.build import fit_uncertainty, load_uncertainty
-from surefield.uncertainty.config import LLPRConfig
-from surefield.uncertainty.evaluation import compare, evaluate_uncertainty, sigmas_of
+from surefield.uncertainty.evaluation import Comparison, compare, evaluate_uncertainty, sigmas_of
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["VERBS", "run_verb"]
 
+_log = logging.getLogger(__name__)
 Job = Callable[[RunConfig, RunFolder], dict[str, Any]]
-#: Class of each `potential.kind`.
-_POTENTIALS: Final[Mapping[str, Any]] = {
-    "moment_network": MomentNetwork,
-    "neural_network": AtomicNetwork,
-    "dropout_network": DropoutNetwork,
-    "snap": Snap,
+#: Arguments of the library as keys of the configuration.
+_KEYS: Final = {
+    r"\b(?:mapping|labels)=\{": "data.labels={",
+    r"(data\.labels=\{[^}]*: )None\}": r"\1null}",
+    r"`labels`": "data.labels",
+    r", or pass allow_nan=True if NaN marks entries that are not to be trained on": "",
+    r"add it to row_kinds": "add it to uncertainty.row_kinds and train again",
+    r"LLPR\.fit\(potential, train, calibration\)": "uncertainty.kind: llpr",
+    r"use another folder": "give the run another name, or start anew with --overwrite",
 }
 
 
@@ -58,22 +72,30 @@ def run_verb(
         SurefieldError: the cause of the failure; its traceback is in `error.log` of the run folder.
     """
     config = located(load(RunConfig, path, overrides), path.parent)
-    if dry_run:
-        print(to_yaml(config))
-        print(f"would run '{verb}' in {Path(config.root) / f'{config.name}-{verb}'}{_cost(verb, config)}")
-        return None
+    # Calculators of users lie beside their configuration.
+    sys.path.insert(0, str(path.parent.resolve()))
     enable_compilation_cache()
+    if dry_run:
+        with worded(_KEYS):
+            rehearse(verb, config)
+        return None
+    begin = time.perf_counter()
     with RunFolder.create(
         config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite, completed=_completed
     ) as folder:
+        _log.info("surefield %s %s", verb, shlex.join([str(path), *overrides]))
         if folder.resumed:
-            print(f"continuing {folder.folder}: what is done is not done again")
-        summary = VERBS[verb](config, folder)
-        folder.write_json("summary.json", {"verb": verb, **summary})
+            say(f"continuing {folder.folder}: what is done is not done again")
+        with worded(_KEYS):
+            summary = VERBS[verb](config, folder)
+        seconds = time.perf_counter() - begin
+        folder.write_json("summary.json", {"verb": verb, "seconds": seconds, **summary})
         report = write_report(folder.folder)
-    programs = cache_statistics()
-    print(f"compiled programs: {programs.hits} reused from earlier runs, {programs.misses} new")
-    print(f"report: {report.resolve()}")
+        write_index(Path(config.root), config.name)
+        answer(load_run(folder.folder), config, path, overrides, seconds, compiling_seconds())
+        programs = cache_statistics()
+        say(f"compiled programs: {programs.hits} reused from earlier runs, {programs.misses} new")
+        say(f"report: {report.resolve()}")
     return report
 
 
@@ -85,86 +107,69 @@ def _completed(text: str) -> str:
         return text
 
 
-def _cost(verb: str, config: RunConfig) -> str:
-    if verb != "loop":
-        return ""
-    loop = config.loop
-    labels = loop.n_initial + loop.n_rounds * loop.n_per_round
-    fits = len(loop.methods) * len(loop.seeds) * (loop.n_rounds + 1)
-    return f": {fits} fits; {labels} labels for each of {len(loop.methods) * len(loop.seeds)} arms"
-
-
-def _need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tuple[str, ...]:
-    if not value:
-        raise ConfigError(f"'{verb}' needs the key data.{key}")
-    return value
-
-
-def make_potential(config: RunConfig, species: Sequence[int | str]) -> Potential:
-    """Untrained potential of a configuration."""
-    potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
-    if config.repulsion is None:
-        return potential
-    return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)
-
-
-def _species(*sources: Sequence[Any]) -> list[int]:
-    return sorted({int(z) for source in sources for atoms in source for z in atoms.numbers})
-
-
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    path = _need(config.data.train, "train", "doctor")
+    path = need(config.data.train, "train", "doctor")
     reference = read_frames(config.data.test) if config.data.test else None
     examination = doctor(read_frames(path), reference=reference)
-    print(examination.to_text())
+    say(examination.to_text())
     folder.write_json("doctor.json", examination.to_dict())
     n, worst = len(examination.findings), examination.worst or "none"
     return {"verdict": f"{n} findings; the worst is: {worst}"}
 
 
 def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    data = config.data
-    frames = read_frames(_need(data.train, "train", "train"))
+    inputs = read_training(config)
     fit = train(
-        make_potential(config, _species(frames)),
-        frames,
-        data.validation,
+        inputs.potential,
+        inputs.train,
+        inputs.validation,
         config=config.training,
-        labels=data.labels,
         folder=folder.path("checkpoint"),
     )
-    print(fit.label_note)
     save_potential(folder.path("potential.npz"), fit.potential)
     write_frames(folder.path("train.xyz"), list(fit.train_frames))
     write_atomic(folder.path("metrics.csv"), metrics_text(fit.history))
-    summary: dict[str, Any] = {"train": fit.train_errors.as_dict()}
-    if fit.validation_errors is None:
-        return summary
-    write_frames(folder.path("validation.xyz"), list(fit.validation_frames))
-    uncertainty = fit_uncertainty(config.uncertainty, fit.potential, fit.train_set, fit.validation_set)
-    uncertainty.save(folder.path(_uncertainty_file(config)))
-    summary["validation"] = fit.validation_errors.as_dict()
-    if data.test is not None:
-        test = prepare(data.test, fit.potential, labels=data.labels)
-        summary |= _tested(config, uncertainty, test, folder)
+    sets = {"train": fit.train_set, "validation": fit.validation_set, "test": inputs.test}
+    errors = {"train": fit.train_errors, "validation": fit.validation_errors}
+    summary: dict[str, Any] = {name: e.as_dict() for name, e in errors.items() if e}
+    summary["intervals"] = {name: e.intervals for name, e in errors.items() if e}
+    uncertainty = None
+    if fit.validation_errors is not None:
+        write_frames(folder.path("validation.xyz"), list(fit.validation_frames))
+        uncertainty = fit_uncertainty(
+            config.uncertainty,
+            fit.potential,
+            fit.train_set,
+            fit.validation_set,
+            folder=folder.path("checkpoint"),
+        )
+        uncertainty.save(folder.path(uncertainty_file(config)))
+    evaluated, data = [(name, data) for name, data in sets.items() if data][-1]
+    if uncertainty is None:
+        comparison = compare(fit.potential.predict(data.frames), data, fitted(fit.potential.supplies))
+    else:
+        comparison = evaluate_uncertainty(uncertainty, data, fitted(fit.potential.supplies))
+    return _merged(summary, _evaluated(comparison, folder, uncertainty, evaluated))
+
+
+def _evaluated(
+    comparison: Comparison, folder: RunFolder, uncertainty: Uncertainty | None = None, name: str = "test"
+) -> dict[str, Any]:
+    """Write what was compared; its part of the summary."""
+    comparison.save(folder.path("predictions.npz"))
+    summary: dict[str, Any] = {
+        "evaluated": name,
+        name: {**comparison.test(), "n_structures": len(comparison.arrays["n_atoms"])},
+        "intervals": {name: comparison.intervals()},
+        "baselines": comparison.baselines(),
+    }
+    if uncertainty is not None:
+        summary["calibration"] = comparison.calibration(uncertainty)
     return summary
 
 
-def _fitted(config: RunConfig) -> tuple[str, ...]:
-    """Quantities that the training fits: their errors are shown."""
-    return tuple(LossWeights(**config.training.loss_weights))
-
-
-def _tested(
-    config: RunConfig,
-    uncertainty: Uncertainty,
-    test: LabelledSet,
-    folder: RunFolder,
-    predictions: Sequence[Prediction] | None = None,
-) -> dict[str, Any]:
-    evaluation = evaluate_uncertainty(uncertainty, test, _fitted(config), predictions)
-    evaluation.save(folder.path("predictions.npz"))
-    return {"test": evaluation.test(), "calibration": evaluation.calibration(uncertainty)}
+def _merged(summary: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {**summary, **more, "intervals": {**summary["intervals"], **more["intervals"]}}
 
 
 def _write_structures(folder: RunFolder, test: LabelledSet, predictions: Sequence[Prediction]) -> None:
@@ -172,43 +177,28 @@ def _write_structures(folder: RunFolder, test: LabelledSet, predictions: Sequenc
     write_frames(folder.path("predictions.xyz"), written)
 
 
-def _uncertainty_file(config: RunConfig) -> str:
-    """Name in the run folder of `train`."""
-    return "llpr.npz" if isinstance(config.uncertainty, LLPRConfig) else "uncertainty.npz"
-
-
-def _trained(config: RunConfig, name: str, verb: str) -> Path:
-    path = Path(config.root) / f"{config.name}-train" / name
-    if not path.exists():
-        raise ConfigError(
-            f"'{verb}' needs the trained {path}: run 'surefield train' with this configuration first"
-        )
-    return path
-
-
 def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    potential = load_potential(_trained(config, "potential.npz", "eval"))
-    test = prepare(_need(config.data.test, "test", "eval"), potential, labels=config.data.labels)
+    potential = load_potential(trained(config, "potential.npz", "eval"))
+    test = read_test(config, potential, "eval")
     predictions = potential.predict(test.frames)
-    evaluation = compare(predictions, test, _fitted(config))
-    evaluation.save(folder.path("predictions.npz"))
     _write_structures(folder, test, predictions)
-    return {"test": evaluation.test()}
+    return _evaluated(compare(predictions, test, fitted(potential.supplies)), folder)
 
 
 def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    uncertainty = load_uncertainty(_trained(config, _uncertainty_file(config), "uq"))
-    test = prepare(_need(config.data.test, "test", "uq"), uncertainty.potential, labels=config.data.labels)
-    predictions = uncertainty.predict(test.frames, per_atom=True, **sigmas_of(uncertainty, _fitted(config)))
+    uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "uq"))
+    test = read_test(config, uncertainty.potential, "uq")
+    names = fitted(uncertainty.potential.supplies)
+    predictions = uncertainty.predict(test.frames, per_atom=True, **sigmas_of(uncertainty, names))
     _write_structures(folder, test, predictions)
-    return _tested(config, uncertainty, test, folder, predictions)
+    return _evaluated(compare(predictions, test, names), folder, uncertainty)
 
 
 def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     settings = config.selection
-    uncertainty = load_uncertainty(_trained(config, _uncertainty_file(config), "select"))
-    train_frames = read_frames(_trained(config, "train.xyz", "select"))
-    pool = read_frames(_need(config.data.pool, "pool", "select"))
+    uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
+    train_frames = read_frames(trained(config, "train.xyz", "select"))
+    pool = read_pool(config, uncertainty.potential, "select")
     name = settings.score
     picks = select(
         uncertainty,
@@ -221,16 +211,20 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         seed=settings.seed,
     )
     chosen = list(picks)
+    entries, arrays = explain(picks, train_frames, pool, uncertainty)
     folder.write_json(
         "selection.json",
         {
             "method": settings.method,
+            "n_pool": len(pool),
             "picks": chosen,
             "gains": [float(g) for g in picks.gains],
-            "reasons": [reason.to_dict() for reason in picks.reasons],
+            "reasons": entries,
             "formulas": [pool[i].get_chemical_formula() for i in chosen],
+            "notes": list(picks.notes),
         },
     )
+    write_arrays(folder.path("map.npz"), arrays)
     write_frames(folder.path("picks.xyz"), [pool[i] for i in chosen])
     return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {settings.method}; see picks.xyz"}
 
@@ -239,18 +233,22 @@ def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     loop = config.loop
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
         pool = dynamics_pool(loop.pool, loop.oracle, folder.folder)
+        potential = make_potential(config, pool.candidates, pool.test)
+        test: Any = pool.test
     else:
-        labelled = _need(config.data.train, "train", "loop")
-        test = _need(config.data.test, "test", "loop")
-        pool = file_pool(labelled, test, config.potential.cutoff, loop.oracle, config.data.labels)
+        labelled = need(config.data.train, "train", "loop")
+        source = need(config.data.test, "test", "loop")
+        pool = file_pool(labelled, source, config.potential.cutoff, loop.oracle, config.data.labels)
+        potential = make_potential(config, pool.candidates, pool.test)
+        test = read_test(config, potential, "loop")
     return Loop(
         folder.folder,
         loop,
-        make_potential(config, _species(pool.candidates, pool.test)),
+        potential,
         config.training,
         pool.oracle,
         pool.candidates,
-        pool.test,
+        test,
         pool.isolated_atoms,
         config.uncertainty,
     ).run()

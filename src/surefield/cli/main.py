@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+import surefield
 from surefield.errors import SurefieldError
 
 __all__ = ["app", "main"]
@@ -17,7 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train interatomic potentials that know when they are sure.",
+    help="Train interatomic potentials that know when they are sure. Units everywhere: eV, Å, eV/Å, eV/Å³ "
+    "(stress positive in tension), K, charges in e; energies of errors per atom.",
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see 'surefield schema'")]
@@ -41,9 +44,13 @@ def _add(verb: str, text: str) -> None:
     def run(
         config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
     ) -> None:
-        from surefield.cli.jobs import run_verb
+        try:
+            from surefield.cli.jobs import run_verb
 
-        run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+            run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+        except KeyboardInterrupt:  # typer would end with a bare "Aborted!"
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
 
     app.command(verb, help=text)(run)
 
@@ -70,16 +77,33 @@ def schema() -> None:
     print(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"surefield {surefield.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Entry point: one line of cause and exit code 1 on failure."""
+    """Entry point: one line of cause and exit code 1 on failure; 130 after Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except SurefieldError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         traceback.print_exc()
         print(f"unexpected {type(error).__name__}: please report it with the lines above", file=sys.stderr)

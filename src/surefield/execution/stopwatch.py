@@ -7,9 +7,14 @@ from typing import Any, Final, Self, final
 
 import jax
 
-__all__ = ["Stopwatch"]
+__all__ = ["Stopwatch", "compiling_now", "compiling_seconds"]
 
 _COMPILING: Final = "/jax/core/compile/"
+#: What JAX reports when it begins to compile a program, or looks for it in the cache, and when it has it.
+_BEGINS, _ENDS = (
+    "/jax/compilation_cache/compile_requests_use_cache",
+    "/jax/core/compile/backend_compile_duration",
+)
 
 
 class _Compiling:
@@ -17,18 +22,38 @@ class _Compiling:
 
     listening: bool = False
     seconds: float = 0.0
+    since: float | None = None
 
     def listen(self) -> None:
         if not self.listening:
+            jax.monitoring.register_event_listener(self._on_begin)
             jax.monitoring.register_event_duration_secs_listener(self._on_event)
             self.listening = True
+
+    def _on_begin(self, event: str, **_: Any) -> None:
+        if event == _BEGINS:
+            self.since = time.perf_counter()
 
     def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_COMPILING):
             self.seconds += duration_secs
+        if event == _ENDS:
+            self.since = None
 
 
 _compiling = _Compiling()
+
+
+def compiling_seconds() -> float:
+    """Seconds that this process has spent compiling since it was first asked."""
+    _compiling.listen()
+    return _compiling.seconds
+
+
+def compiling_now(longer_than: float = 1.0) -> bool:
+    """Whether a program has been compiling for so many seconds (with a compilation cache only)."""
+    since = _compiling.since
+    return since is not None and time.perf_counter() - since > longer_than
 
 
 @final

@@ -28,7 +28,7 @@ from surefield.structures.geometry import check_geometry
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import prepare
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.loss import LossWeights
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import fit_uncertainty
@@ -36,7 +36,7 @@ from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 from surefield.uncertainty.evaluation import evaluate_uncertainty
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "check_size"]
 
 _log = logging.getLogger(__name__)
 #: Of `fit_uncertainty`: a round holds out a few energies only, and they steer the early stop as well.
@@ -72,13 +72,11 @@ class Loop:
         training: TrainConfig,
         oracle: Oracle,
         pool: Sequence[Atoms],
-        test: Sequence[Atoms],
+        test: Sequence[Atoms] | LabelledSet,
         isolated_atoms: Mapping[str | int, float] | None = None,
         uncertainty: UncertaintyConfig = _LLPR,
     ) -> None:
-        needed = config.n_initial + config.n_rounds * config.n_per_round
-        if needed > len(pool):
-            raise ConfigError(f"the loop wants {needed} labels, but the pool holds {len(pool)} structures")
+        check_size(config, len(pool))
         if config.features == "ll_posterior" and not isinstance(uncertainty, LLPRConfig):
             fix = "set loop.features to ll_grad or full_grad_rp, or uncertainty.kind to llpr"
             raise ConfigError("features 'll_posterior' need an LLPR", got=uncertainty.kind, fix=fix)
@@ -88,7 +86,9 @@ class Loop:
         self.fitted = tuple(LossWeights(**training.loss_weights))
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         check_geometry(pool if isinstance(pool, Frames) else self.pool)
-        self.test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
+        if not isinstance(test, LabelledSet):
+            test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
+        self.test = test
         self.isolated_atoms = isolated_atoms or {}
         self.journal = Journal(folder / "journal.jsonl")
         self._labels: dict[int, Atoms] = {}
@@ -99,7 +99,8 @@ class Loop:
         self.journal.append(self._start(), once=["event"])
         fits = [(seed, method) for seed in config.seeds for method in config.methods]
         total = len(fits) * (config.n_rounds + 1)
-        with track(total, "active learning", progress) as bar:
+        done = len(self.journal.find(event="round"))
+        with track(total, "active learning", progress, done=done) as bar:
             for seed, method in fits:
                 self._arm(method, seed, bar)
         summary = summarise(self.journal, config)
@@ -137,10 +138,8 @@ class Loop:
                 event |= self._round(method, seed, number, chosen)
                 self.journal.append(event, once=["event", "method", "seed", "round"])
                 _log.info("%s, seed %d, round %d: %s", method, seed, number, event["test"])
-            test = event["test"]
-            bar.advance(
-                1, method=method, seed=seed, labels=event["n_labels"], **{"F MAE eV/Å": test["forces_mae"]}
-            )
+                error = event["test"].get("forces_mae", np.nan)
+                bar.advance(1, method=method, seed=seed, labels=event["n_labels"], **{"F MAE eV/Å": error})
             chosen = chosen + self._label(event["picks"], arm, number + 1)
         self.journal.append({"event": "end", **arm}, once=["event", "method", "seed"])
 
@@ -229,6 +228,13 @@ class Loop:
         uncertainty = self._fit(chosen, seed)
         uncertainty.save(self.folder / "potential.npz")
         evaluate_uncertainty(uncertainty, self.test, self.fitted).save(self.folder / "predictions.npz")
+
+
+def check_size(config: LoopConfig, n_pool: int) -> None:
+    """Raise `ConfigError` if a pool has fewer structures than labels are wanted."""
+    needed = config.n_initial + config.n_rounds * config.n_per_round
+    if needed > n_pool:
+        raise ConfigError(f"the loop wants {needed} labels, but the pool holds {n_pool} structures")
 
 
 def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:

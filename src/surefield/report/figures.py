@@ -30,11 +30,13 @@ __all__ = [
     "calibration",
     "coverage_history",
     "error_against_sigma",
+    "feature_map",
     "gains",
     "learning_curve",
     "method_colors",
     "parity",
     "plotly_source",
+    "residuals",
     "training_curve",
 ]
 
@@ -48,7 +50,7 @@ GREY: Final = "#7A828C"
 INK: Final = "#1F2933"
 PALETTE: Final = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 KIND_COLORS: Final = {"forces": BLUE, "energy": VERMILION, "stress": GREEN}
-QUANTILES: Final = ((0.5, "dot"), (0.68, "solid"), (0.95, "dash"))
+QUANTILES: Final = ((0.5, "dot"), (math.erf(math.sqrt(0.5)), "solid"), (0.95, "dash"))
 #: Label, unit and factor from eV or eV/Å of the scores that are drawn.
 SCORES: Final = {
     "energy_mae": ("Energy MAE", "meV/atom", 1e3),
@@ -93,9 +95,9 @@ def coverage_history(curves: Sequence[Curve], kind: str) -> go.Figure | None:
                 series.setdefault(method, []).append((curve.n_labels, 100 * values))
     figure = _against_labels(series, "Errors within one σ (%)", log_y=False)
     if figure is not None:
-        figure.add_hline(y=68, line={"color": INK, "dash": "dot", "width": 1.5})
+        figure.add_hline(y=68.3, line={"color": INK, "dash": "dot", "width": 1.5})
         figure.add_annotation(
-            text="ideal 68 %", xref="paper", x=1, xanchor="right", y=68, yanchor="bottom", showarrow=False
+            text="ideal 68.3 %", xref="paper", x=1, xanchor="right", y=68.3, yanchor="bottom", showarrow=False
         )
         figure.update_yaxes(range=[0, 102])
     return figure
@@ -154,10 +156,51 @@ def parity(reference: Values, predicted: Values, name: str, unit: str) -> go.Fig
     return _square(figure, range=ends, nticks=7)
 
 
+def residuals(reference: Values, errors: Values, name: str, unit: str) -> go.Figure | None:
+    """Prediction minus label (shown in thousandths of the unit) against the label, both (n,)."""
+    known = np.isfinite(reference) & np.isfinite(errors)
+    if not known.any():
+        return None
+    x, y = reference[known], 1e3 * errors[known]
+    shown = sample(np.abs(y))
+    figure = _figure(f"Reference {name} ({unit})", f"Error of {name} (m{unit})")
+    figure.add_scatter(x=x[shown], y=y[shown], mode="markers", marker=density_marker(x, y, shown))
+    figure.add_hline(y=0, line={"color": INK, "dash": "dash", "width": 1.2})
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def feature_map(arrays: Mapping[str, np.ndarray]) -> go.Figure | None:
+    """Training set, pool (n, 2) and picks (indices of the pool) in the plane of their features."""
+    train, pool, picks, shares = (arrays.get(key) for key in ("train", "pool", "picks", "shares"))
+    if train is None or pool is None or picks is None or shares is None or not len(pool):
+        return None
+    titles = [
+        f"{word} component ({100 * x:.1f} % of the variance)"
+        for word, x in zip(("First", "Second"), shares, strict=True)
+    ]
+    figure = _figure(*titles)
+    for points, name, color, size in ((pool, "pool", "#56B4E9", 6), (train, "training set", GREY, 6)):
+        shown = sample(np.zeros(len(points)))
+        marker = {"size": size, "color": color, "opacity": 0.6}
+        figure.add_scatter(x=points[shown, 0], y=points[shown, 1], mode="markers", name=name, marker=marker)
+    edge = {"color": "white", "width": 1.5}
+    figure.add_scatter(
+        x=pool[picks, 0],
+        y=pool[picks, 1],
+        mode="markers+text",
+        name="picks",
+        text=[str(k + 1) for k in range(len(picks))],
+        textposition="top center",
+        marker={"size": 11, "symbol": "diamond", "color": VERMILION, "line": edge},
+    )
+    return figure
+
+
 def error_against_sigma(residuals: Values, sigma: Values, name: str, unit: str) -> go.Figure | None:
     """Absolute errors against predicted σ, both (n,) in eV or eV/Å and shown in meV, on logarithmic axes.
 
-    Lines are y = σΦ⁻¹((1+p)/2) for p = 0.5, 0.68 and 0.95; diamonds are the RMSE against the root mean
+    Lines are y = σΦ⁻¹((1+p)/2) for p = 0.5, 0.683 and 0.95; diamonds are the RMSE against the root mean
     variance of bins of equal count.
     """
     scored = np.isfinite(residuals) & np.isfinite(sigma) & (sigma > 0)
@@ -177,7 +220,7 @@ def error_against_sigma(residuals: Values, sigma: Values, name: str, unit: str) 
     for level, dash in QUANTILES:
         slope = float(ndtri((1 + level) / 2))
         ends = [slope * low, slope * high]
-        _line(figure, [low, high], ends, INK, 1.8, dash, name=f"{100 * level:.0f} %", hoverinfo="skip")
+        _line(figure, [low, high], ends, INK, 1.8, dash, name=f"{100 * level:.3g} %", hoverinfo="skip")
     rmv, rmse = binned_rmv_rmse(r, s)
     edge = {"color": "white", "width": 1.5}
     marker = {"symbol": "diamond", "size": 11, "color": VERMILION, "line": edge}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from surefield.report.run import Run
-from surefield.report.tables import number
+from surefield.report.scores import ONE_SIGMA, SETS, mapping, noun, trust, value_of
+from surefield.report.tables import number, percent
 
 __all__ = ["Card", "cards", "verdict"]
 
@@ -29,7 +27,7 @@ def verdict(run: Run) -> str:
         return f"This run failed: {run.error}"
     if run.summary.get("verdict"):
         return str(run.summary["verdict"])
-    sentences = {"loop": _loop, "select": _select, "doctor": _doctor}
+    sentences = {"loop": _loop, "select": _select, "doctor": _doctor, "uq": _uq}
     return sentences.get(run.verb, _errors)(run)
 
 
@@ -43,11 +41,20 @@ def cards(run: Run) -> list[Card]:
     return cards[:8]
 
 
+def _uq(run: Run) -> str:
+    """Whether sigma can be trusted, the forces first."""
+    calibration = mapping(run.summary.get("calibration"))
+    order = [name for name in ("forces", "energy") if name in calibration]
+    order += [name for name in calibration if name not in order]
+    sentences = [text for name in order if (text := trust(name, mapping(calibration[name])))]
+    return " ".join(sentences) or _errors(run)
+
+
 def _loop(run: Run) -> str:
     if not run.curves:
         return "The loop has not finished its first round."
     methods = sorted({curve.method for curve in run.curves} - {"random"})
-    fraction = _value(run.summary.get("labels_to_match_random"), "fraction")
+    fraction = value_of(run.summary.get("labels_to_match_random"), "fraction")
     if fraction is not None and methods:
         return (
             f"{' and '.join(methods)} needed {100 * fraction:.0f} % of the labels "
@@ -65,7 +72,7 @@ def _select(run: Run) -> str:
 
 def _doctor(run: Run) -> str:
     findings = run.doctor.get("findings") or []
-    severities = [str(_mapping(finding).get("severity", "warning")) for finding in findings]
+    severities = [str(mapping(finding).get("severity", "warning")) for finding in findings]
     counts = {name: severities.count(name) for name in ("error", "warning", "note")}
     counted = [f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n]
     if not counted:
@@ -75,20 +82,33 @@ def _doctor(run: Run) -> str:
 
 
 def _errors(run: Run) -> str:
-    test = _mapping(run.summary.get("test"))
+    evaluated = _evaluated(run)
+    errors = mapping(run.summary.get(evaluated))
     parts = []
     for kind, unit in (("forces", "meV/Å"), ("energy", "meV/atom")):
-        value = _value(test, f"{kind}_mae")
+        value = value_of(errors, f"{kind}_mae")
         if value is not None:
-            parts.append(f"the {'force' if kind == 'forces' else kind} error is {number(1e3 * value)} {unit}")
+            parts.append(f"the {noun(kind)} error is {number(1e3 * value)} {unit}")
     if not parts:
         return "The run has no final numbers yet."
-    return "On the test set " + " and ".join(parts) + " (mean absolute error)."
+    sets = {
+        "test": "the test set",
+        "validation": "the validation structures",
+        "train": "the training structures",
+    }
+    return f"On {sets[evaluated]} " + " and ".join(parts) + " (mean absolute error)."
+
+
+def _evaluated(run: Run) -> str:
+    """The set whose errors count: the test set, and where there is none what comes nearest to it."""
+    recorded = str(run.summary.get("evaluated", ""))
+    usual = next((name for name in reversed(SETS) if mapping(run.summary.get(name))), "test")
+    return recorded if recorded in SETS else usual
 
 
 def _loop_cards(run: Run) -> list[Card]:
-    match = _mapping(run.summary.get("labels_to_match_random"))
-    fraction = _value(match, "fraction")
+    match = mapping(run.summary.get("labels_to_match_random"))
+    fraction = value_of(match, "fraction")
     cards = []
     if fraction is not None:
         seeds = match.get("per_seed") or []
@@ -104,7 +124,7 @@ def _loop_cards(run: Run) -> list[Card]:
 
 
 def _error_cards(run: Run) -> list[Card]:
-    test = _mapping(run.summary.get("test"))
+    evaluated = _evaluated(run)
     cards = []
     for key, label, unit in (
         ("forces_mae", "Force MAE", "meV/Å"),
@@ -112,30 +132,18 @@ def _error_cards(run: Run) -> list[Card]:
         ("energy_mae", "Energy MAE", "meV/atom"),
         ("energy_rmse", "Energy RMSE", "meV/atom"),
     ):
-        value = _value(test, key)
+        value = value_of(run.summary.get(evaluated), key)
         if value is not None:
-            cards.append(Card(label, number(1e3 * value), unit, "test set"))
+            cards.append(Card(label, number(1e3 * value), unit, f"{evaluated} set"))
     return cards
 
 
 def _calibration_cards(run: Run) -> list[Card]:
     cards = []
-    for kind, scores in _mapping(run.summary.get("calibration")).items():
-        covered = _value(scores, "coverage_68")
+    for kind, scores in mapping(run.summary.get("calibration")).items():
+        covered = value_of(scores, "coverage_68")
         if covered is not None:
-            name = "force" if kind == "forces" else kind
-            cards.append(
-                Card(f"{name.capitalize()} errors within 1 σ", f"{100 * covered:.0f}", "%", "ideal: 68 %")
-            )
+            share, unit = percent(covered).split()
+            label = f"{noun(kind).capitalize()} errors within 1 σ"
+            cards.append(Card(label, share, unit, f"ideal: {percent(ONE_SIGMA)}"))
     return cards
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _value(mapping: Any, key: str) -> float | None:
-    value = _mapping(mapping).get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)

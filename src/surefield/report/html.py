@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from surefield.files import write_atomic
 from surefield.report.headline import Card, cards, verdict
 from surefield.report.run import Run, load_run
+from surefield.report.scores import cautions
 
 if TYPE_CHECKING:
     from surefield.report.sections import Panel, Section
 
-__all__ = ["write_report"]
+__all__ = ["page", "write_report"]
 
 
 def write_report(folder: str | Path) -> Path:
@@ -44,16 +45,28 @@ def _page(run: Run) -> str:
     panels = [panel for section in shown for panel in section.panels]
     names = {id(panel): f"figure-{k}" for k, panel in enumerate(panels, start=1)}
     drawn = [{"id": names[id(panel)], **json.loads(str(panel.figure.to_json()))} for panel in panels]
-    template = resources.files("surefield.report").joinpath("template.html").read_text(encoding="utf-8")
     version = run.versions.get("surefield", "")
-    return Template(template).substitute(
-        title=escape(f"{run.name} · surefield {run.verb}"),
-        header=_header(run, shown),
-        sections="\n".join(_section(section, names) for section in shown),
-        footer=escape(f"Written by surefield {version}".strip() + f" from the run folder {run.name}."),
-        plotly=plotly_source() if panels else "",
+    return page(
+        f"{run.name} · surefield {run.verb}",
+        _header(run, shown),
+        "\n".join(_section(section, names) for section in shown),
+        f"Written by surefield {version}".strip() + f" from the run folder {run.name}.",
+        plotly_source() if panels else "",
         # a "</script>" within a label would end the element early
-        figures=json.dumps(drawn, ensure_ascii=False).replace("</", "<\\/"),
+        json.dumps(drawn, ensure_ascii=False).replace("</", "<\\/"),
+    )
+
+
+def page(title: str, header: str, sections: str, footer: str, plotly: str = "", figures: str = "[]") -> str:
+    """A whole page; title and footer are text, the other parts are HTML, figures JSON."""
+    template = resources.files("surefield.report").joinpath("template.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=escape(title),
+        header=header,
+        sections=sections,
+        footer=escape(footer),
+        plotly=plotly,
+        figures=figures,
     )
 
 
@@ -64,10 +77,9 @@ def _header(run: Run, shown: list[Section]) -> str:
         f"<h1>{escape(run.name)}</h1>",
         f'<p class="verdict{failed}">{escape(verdict(run))}</p>',
     ]
-    if run.notes:
-        parts.append(
-            '<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in run.notes) + "</ul>"
-        )
+    notes = [*run.notes, *cautions(run)]
+    if notes:
+        parts.append('<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
     numbers = cards(run)
     if numbers:
         parts.append('<dl class="cards">' + "".join(map(_card, numbers)) + "</dl>")

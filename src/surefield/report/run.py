@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from surefield.errors import DataError
 from surefield.files import read_arrays
-from surefield.selection.selection import Reason
+from surefield.report.reasons import plain_number, sentence
 
 __all__ = ["Curve", "Pick", "Run", "load_run"]
 
@@ -107,6 +106,7 @@ class Run:
         predictions: arrays of `predictions.npz` (eV, eV/Å).
         summary: final numbers.
         selection: `selection.json`.
+        map: arrays of `map.npz`: training set, pool and picks in the plane of their features.
         doctor: `doctor.json`.
         error: last line of `error.log`, empty if the run did not fail.
         notes: pieces that could not be read, in words.
@@ -124,6 +124,7 @@ class Run:
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     selection: Mapping[str, Any] = field(default_factory=dict)
+    map: Mapping[str, np.ndarray] = field(default_factory=dict)
     doctor: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
@@ -182,6 +183,7 @@ def load_run(folder: str | Path) -> Run:
         predictions=_agreeing(predictions, notes),
         summary=summary,
         selection=selection,
+        map=piece("map.npz", read_arrays, {}),
         doctor=doctor,
         error=piece("error.log", _last_line, ""),
         notes=tuple(dict.fromkeys(notes)),
@@ -248,7 +250,8 @@ def _table(path: Path) -> dict[str, Values]:
     header, *body = rows
     whole = [row for row in body if len(row) == len(header)]  # a torn last line has fewer cells
     columns = {
-        name: np.array([_number(row[k]) for row in whole], dtype=np.float64) for k, name in enumerate(header)
+        name: np.array([plain_number(row[k]) for row in whole], dtype=np.float64)
+        for k, name in enumerate(header)
     }
     if "step" not in columns:
         return columns
@@ -272,14 +275,6 @@ def _agreeing(predictions: dict[str, np.ndarray], notes: list[str]) -> dict[str,
             for name in names:
                 del kept[name]
     return kept
-
-
-def _number(value: Any) -> float:
-    """A float, NaN for an empty cell, null or anything else that is no number."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def _curves(events: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
@@ -313,7 +308,7 @@ def _curve(method: str, seed: int, rounds: list[Mapping[str, Any]], finished: bo
 
 def _columns(rows: list[Mapping[str, Any]], names: Iterable[str] = ()) -> dict[str, Values]:
     names = dict.fromkeys([*names, *(name for row in rows for name in row)])
-    return {name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64) for name in names}
+    return {name: np.array([plain_number(row.get(name)) for row in rows], dtype=np.float64) for name in names}
 
 
 def _loop_picks(events: Iterable[Mapping[str, Any]]) -> tuple[Pick, ...]:
@@ -352,24 +347,12 @@ def _picks(
             order=order,
             index=int(index),
             n_labels=n_labels,
-            gain=_number(gains[order]) if order < len(gains) else math.nan,
-            reason=_reason(reasons[order]) if order < len(reasons) else reason,
+            gain=plain_number(gains[order]) if order < len(gains) else math.nan,
+            reason=sentence(reasons[order]) if order < len(reasons) else reason,
             formula=str(formulas[order]) if order < len(formulas) else "",
         )
         for order, index in enumerate(source.get("picks") or [])
     )
-
-
-def _reason(entry: Any) -> str:
-    """Words of a reason: recorded as data, as words, or, before version 0.2, as Python shows a `Reason`."""
-    if isinstance(entry, str) and entry.startswith("Reason("):
-        pairs = re.findall(r"(\w+)=(?:'([^']*)'|(?:np\.float64\()?([^,()]+))", entry)
-        entry = {name: text or _number(plain) for name, text, plain in pairs if plain != "None"}
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    value, score, of_score = (entry.get(name) for name in ("value", "score", "score_value"))
-    usable = isinstance(of_score, int | float)
-    return str(Reason(str(entry.get("rule", "")), value, score if usable else None, of_score))
 
 
 def _infer_verb(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["entries", "number", "records", "table"]
+__all__ = ["entries", "number", "percent", "records", "table", "titled"]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -22,6 +22,11 @@ def number(value: Any, digits: int = 3) -> str:
     if "e+" in text and abs(value) < 1e7:
         text = f"{value:.0f}"
     return text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share in per cent, everywhere with one decimal."""
+    return f"{100 * share:.1f} %"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> str:
@@ -42,6 +47,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body_html}</tbody></table></div>'
     )
+
+
+def titled(title: str, html: str) -> str:
+    """A part of a section with its title."""
+    return f"<h3>{escape(title)}</h3>{html}" if html else ""
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:

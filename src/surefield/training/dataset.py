@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import equinox as eqx
 import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Bool, Float
 
-from surefield.errors import DataError
+from surefield.errors import DataError, worded
 from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.quantities import labelled, quantity
 from surefield.structures.batching import Shape, chunks
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, collate
-from surefield.structures.labels import Labels, Mapped, resolve_labels
+from surefield.structures.label_sources import keys_present
+from surefield.structures.labels import LabelReport, Labels, Mapped, resolve_labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "LabelledSet",
     "Sample",
+    "as_labelled",
     "batches",
     "make_batch",
     "make_samples",
@@ -40,6 +42,8 @@ __all__ = [
 
 #: Samples that are predicted at once, so that memory does not grow with the data.
 AT_ONCE: Final = 512
+#: What the argument of `resolve_labels` is called here.
+_ARGUMENT: Final = {r"\bmapping=": "labels="}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,7 @@ def prepare(
     potential: Potential | float,
     *,
     labels: Mapped | None = None,
-    require: Sequence[str] = ("energy", "forces"),
+    require: Sequence[str] = ("energy",),
 ) -> LabelledSet:
     """Read, check and label structures, and find their neighbours.
 
@@ -147,7 +151,7 @@ def prepare(
         source: anything `read_frames` takes.
         potential: what the structures are for, or the cutoff of its neighbour list in Å.
         labels: explicit keys of the labels, kind to key.
-        require: labels every structure must have.
+        require: labels every structure must have; of the others those count that are there.
 
     Raises:
         DataError: see `read_frames`, `check_geometry`, `resolve_labels` and `Potential.understood`; or
@@ -159,24 +163,48 @@ def prepare(
     isolated: dict[int, float] = {}
     if single.any():
         free = frames[np.flatnonzero(single)]
-        of_free, _ = resolve_labels(free, labels, require=())
+        with worded(_ARGUMENT):
+            of_free, _ = resolve_labels(free, labels, require=())
         isolated = isolated_atom_energies(free, [label.energy for label in of_free])
     frames = frames[np.flatnonzero(~single)]
     if len(frames) == 0:
         raise DataError("there are no structures to use: the source is empty or holds isolated atoms only")
     check_geometry(frames)
     supplies = potential.supplies if isinstance(potential, Potential) else ()
-    understood, report = resolve_labels(frames, labels, require=require, supplies=supplies)
-    note = str(report)
+    with worded(_ARGUMENT):
+        understood, report = resolve_labels(frames, labels, require=require, supplies=supplies)
+    note = f"{report}{_without_forces(frames, report)}"
     if isinstance(potential, Potential):
         check_frames(potential, frames)
         surroundings = potential.neighborhood
         understood, meaning = potential.understood(frames, understood)
-        note = f"{report}; {meaning}" if meaning else note
+        note = f"{note}; {meaning}" if meaning else note
     else:
         surroundings = partial(neighborhood, cutoff=potential)
     samples = make_samples(frames, understood, surroundings)
     return LabelledSet(samples, frames, isolated, note)
+
+
+def as_labelled(
+    source: Source | LabelledSet, potential: Potential, labels: Mapped | None, **options: Any
+) -> LabelledSet:
+    """The data set itself, or that of structures; options as `prepare` takes."""
+    if isinstance(source, LabelledSet):
+        return source
+    return prepare(source, potential, labels=labels, **options)
+
+
+def _without_forces(frames: Frames, report: LabelReport) -> str:
+    """What structures without forces are good for, in words."""
+    forces = report.kinds["forces"]
+    if not forces.missing:
+        return ""
+    if forces.present:
+        return f"; {forces.missing} structures have no forces: of them the energies count"
+    keys = keys_present(frames[0])
+    return (
+        f"; energies alone count (keys present: {keys}; labels of another name are found if `labels` says so)"
+    )
 
 
 def make_samples(

@@ -8,7 +8,8 @@ from typing import Any, final
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+from scipy.special import stdtrit
 
 from surefield.potentials.evaluate import Results, evaluate, predict
 from surefield.potentials.potential import Potential
@@ -16,7 +17,16 @@ from surefield.quantities import fitted, names, quantity
 from surefield.structures.graph import Graph
 from surefield.training.dataset import Batch, Sample
 
-__all__ = ["Errors", "LossWeights", "Residuals", "errors", "loss", "residuals"]
+__all__ = [
+    "Errors",
+    "LossWeights",
+    "Residuals",
+    "error_intervals",
+    "errors",
+    "loss",
+    "mean_and_half_width",
+    "residuals",
+]
 
 
 @final
@@ -103,11 +113,18 @@ class Errors:
     Args:
         values: of the quantities that were compared.
         n_structures: how many.
+        intervals: 95 % interval of each, see `error_intervals`.
     """
 
-    def __init__(self, values: Mapping[str, float], n_structures: int) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        n_structures: int,
+        intervals: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self._values = dict(values)
         self.n_structures = n_structures
+        self.intervals = dict(intervals or {})
 
     def __getattr__(self, name: str) -> float:
         stem, _, what = name.rpartition("_")
@@ -149,9 +166,55 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
 def errors(residuals: Residuals) -> Errors:
     """Summarise residuals; a quantity without labels gives NaN."""
     values: dict[str, float] = {}
-    for name in residuals.values:
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, column in residuals.values.items():
         known = residuals.flat(name)
         values[f"{name}_mae"] = float(np.abs(known).mean()) if known.size else np.nan
         values[f"{name}_rmse"] = float(np.sqrt((known**2).mean())) if known.size else np.nan
+        if known.size:
+            whole = np.concatenate([np.ravel(x) for x in column])
+            structures = np.repeat(np.arange(len(column)), [np.size(x) for x in column])
+            within = error_intervals(whole, structures)
+            intervals |= {f"{name}_{what}": interval for what, interval in within.items()}
     count = max((len(column) for column in residuals.values.values()), default=0)
-    return Errors(values, count)
+    return Errors(values, count, intervals)
+
+
+def error_intervals(
+    residuals: Float[np.ndarray, " n_values"], structures: Int[np.ndarray, " n_values"]
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of `mae` and `rmse`; logarithms are taken as normal. None for fewer than two structures.
+
+    Args:
+        residuals: NaN where there is no label.
+        structures: of each value, numbered from 0.
+    """
+    intervals = {}
+    for name, sizes, power in (("mae", np.abs(residuals), 1.0), ("rmse", residuals**2, 0.5)):
+        mean, half = mean_and_half_width(sizes, structures)
+        if np.isfinite(half) and mean > 0:
+            factor = float(np.exp(half / mean))
+            intervals[name] = (float((mean / factor) ** power), float((mean * factor) ** power))
+    return intervals
+
+
+def mean_and_half_width(
+    values: Float[np.ndarray, " n_values"], structures: Int[np.ndarray, " n_values"]
+) -> tuple[float, float]:
+    """Mean of values and half of its 95 % interval: structures are independent, the values of one are not.
+
+    The mean is a ratio of two sums over structures, to first order (Cochran, Sampling Techniques, 1977, eq.
+    6.13), with the quantile of Student's distribution; the half is NaN for fewer than two structures.
+    """
+    known = np.isfinite(values)
+    counts = np.bincount(structures[known])
+    counted = counts > 0
+    n = int(counted.sum())
+    if n == 0:
+        return float("nan"), float("nan")
+    totals = np.bincount(structures[known], weights=values[known])[counted]
+    mean = totals.sum() / counts.sum()
+    if n == 1:
+        return float(mean), float("nan")
+    spread = np.sqrt(n / (n - 1) * np.sum((totals - mean * counts[counted]) ** 2)) / counts.sum()
+    return float(mean), float(stdtrit(n - 1, 0.975) * spread)

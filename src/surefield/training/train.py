@@ -43,7 +43,7 @@ from surefield.training.checkpoint import (
     sample_contents,
 )
 from surefield.training.config import TrainConfig
-from surefield.training.dataset import LabelledSet, prepare, without_baseline
+from surefield.training.dataset import LabelledSet, as_labelled, without_baseline
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
@@ -121,8 +121,8 @@ class Fit:
 
 def train(
     potential: Potential | MakesPotential,
-    frames: Source,
-    validation: float | Source = 0.1,
+    frames: Source | LabelledSet,
+    validation: float | Source | LabelledSet = 0.1,
     *,
     config: TrainConfig | None = None,
     labels: Mapped | None = None,
@@ -141,8 +141,9 @@ def train(
     Args:
         potential: any potential with parameters, the sum of one and a baseline, or something that makes one
             from the frames, such as `NeuralNetwork`; it is not changed.
-        frames: labelled structures: a file, files, or a list of `Atoms`. Isolated atoms among them set
-            the element offsets and are not fitted.
+        frames: labelled structures: a file, files, a list of `Atoms`, or what `prepare` made of these for
+            this potential. Isolated atoms among them set the element offsets and are not fitted; of
+            structures without forces the energies count.
         validation: fraction of the frames to hold out, or other frames; 0 for none.
         config: how to train.
         labels: explicit keys of the labels, kind to key.
@@ -161,10 +162,10 @@ def train(
     enable_compilation_cache()
     config = _with_settings(config or TrainConfig(), settings)
     if isinstance(potential, MakesPotential):
-        frames = read_frames(frames)
+        frames = frames.frames if isinstance(frames, LabelledSet) else read_frames(frames)
         potential = potential.potential_for(frames)
     potential = as_potential(potential)
-    data = prepare(frames, potential, labels=labels)
+    data = as_labelled(frames, potential, labels)
     if isinstance(validation, int | float):
         if not 0 <= validation < 1:
             raise ConfigError(f"validation must be a fraction in [0, 1) or frames, got {validation}")
@@ -173,7 +174,7 @@ def train(
             fitted, held = split_frames(data.frames, validation, seed=config.seed)
         train_set, valid_set = data[fitted], data[held]
     else:
-        train_set, valid_set = data, prepare(validation, potential, labels=labels)
+        train_set, valid_set = data, as_labelled(validation, potential, labels)
     given = dict(data.isolated_atoms) | dict(isolated_atoms or {})
     return fit_samples(
         potential,
@@ -294,13 +295,14 @@ def _trained(
     """The potential after the epochs, with a checkpoint to go on from."""
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
-    with track(config.epochs, "train", progress) as bar:
-        bar.advance(len(history.rows))
+    with track(config.epochs, "train", progress, done=len(history.rows)) as bar:
 
         def show(_: State, row: Row) -> None:
             shown = {"loss": row["loss"]}
-            if "valid_forces_rmse" in row:
+            if np.isfinite(row.get("valid_forces_rmse", np.nan)):
                 shown["valid F RMSE eV/Å"] = row["valid_forces_rmse"]
+            elif np.isfinite(row.get("valid_energy_rmse", np.nan)):
+                shown["valid E RMSE eV/atom"] = row["valid_energy_rmse"]
             bar.advance(1, **shown)
 
         def log_errors(state: State, row: Row) -> None:

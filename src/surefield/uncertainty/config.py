@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,7 @@ from surefield.quantities import quantity
 
 __all__ = ["DropoutConfig", "LLPRConfig", "UncertaintyConfig"]
 
+MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "conformal", "committee"]
 _MAPS = "quantity to map; null: alpha, and alpha_sigma0 for forces and stresses"
 
 
@@ -19,8 +20,13 @@ class LLPRConfig(Config):
 
     kind: Literal["llpr"] = "llpr"
     row_kinds: tuple[str, ...] | None = Field(default=None, description="null: every kind that has labels")
-    regularizer: float | str | dict[str, float] | None = Field(default=None, description="null: by evidence")
-    calibration_map: dict[str, str] | None = Field(default=None, description=_MAPS)
+    regularizer: (
+        Annotated[float, Field(ge=0)]
+        | Literal["evidence", "val_nll"]
+        | dict[Literal["relative"], Annotated[float, Field(ge=0)]]
+        | None
+    ) = Field(default=None, description="a number, evidence, val_nll, {relative: x}; null: by evidence")
+    calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
     @field_validator("row_kinds", "calibration_map")
     @classmethod
@@ -37,7 +43,7 @@ class DropoutConfig(Config):
     M: int = Field(default=100, ge=2, description="members")
     rate: float | None = Field(default=None, gt=0, lt=1, description="null: that of the training")
     seed: int = Field(default=0, ge=0, description="of the masks")
-    calibration_map: dict[str, str] | None = Field(default=None, description=_MAPS)
+    calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
 
 #: Told apart by `kind`.

@@ -9,16 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from surefield.errors import ConfigError, nearest
-from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
-from surefield.structures.labels import Mapped
-from surefield.structures.read import Source, read_frames
-from surefield.training.dataset import LabelledSet, Sample, prepare
+from surefield.training.dataset import Sample
 from surefield.uncertainty.calibration import fit_calibration_map
 from surefield.uncertainty.calibration_maps import CalibrationMap
 
-__all__ = ["HeldOut", "as_dataset", "check_names", "fit_maps", "label_residuals"]
+__all__ = ["HeldOut", "check_names", "fit_maps", "label_residuals"]
 
 #: What is this much smaller than the median one vanishes by symmetry.
 SYMMETRY_ZERO = 1e-6
@@ -71,12 +68,3 @@ def check_names(names: Collection[str], known: Sequence[str], where: str) -> Non
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown kind {name!r} {where}, {nearest(name, known)}")
-
-
-def as_dataset(
-    source: Source | LabelledSet, potential: Potential, labels: Mapped | None, **options: Any
-) -> LabelledSet:
-    """The data set itself, or that of structures; options as `prepare` takes."""
-    if isinstance(source, LabelledSet):
-        return source
-    return prepare(read_frames(source), potential, labels=labels, **options)

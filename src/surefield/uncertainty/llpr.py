@@ -31,12 +31,11 @@ from surefield.training.checkpoint import (
     potential_entries,
     sample_contents,
 )
-from surefield.training.dataset import LabelledSet, Sample
+from surefield.training.dataset import LabelledSet, Sample, as_labelled
 from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
 from surefield.uncertainty.held_out import (
     SYMMETRY_ZERO,
     HeldOut,
-    as_dataset,
     check_names,
     fit_maps,
     label_residuals,
@@ -114,7 +113,7 @@ class LLPR(Uncertainty):
             raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
         release_compiled()
         layer = potential.last_layer()
-        sets = [as_dataset(part, potential, labels) for part in (train, calibration)]
+        sets = [as_labelled(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
             raise DataError("LLPR needs at least one labelled structure to fit and one to calibrate")
         kinds = _kinds(sets, known, row_kinds)

@@ -24,12 +24,11 @@ from surefield.quantities import ENSEMBLE, UNCERTAINTY, quantity, uncertain
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.training.dataset import LabelledSet
+from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.held_out import (
     SYMMETRY_ZERO,
     HeldOut,
-    as_dataset,
     check_names,
     fit_maps,
     label_residuals,
@@ -162,7 +161,7 @@ class Uncertainty(ABC):
         """
         names = uncertain(self.potential.supplies)
         check_names(calibration_map or {}, names, "in calibration_map")
-        data = as_dataset(calibration, self.potential, labels, require=())
+        data = as_labelled(calibration, self.potential, labels, require=())
         bare, extra = Stopwatch(), Stopwatch()
         with bare:
             predictions = predict(

@@ -1,0 +1,133 @@
+"""What the verbs read: all of it is read and checked before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from surefield.cli.answer import say
+from surefield.cli.config import RunConfig
+from surefield.errors import ConfigError, DataError
+from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.evaluate import check_frames
+from surefield.potentials.moment_network import MomentNetwork
+from surefield.potentials.potential import Potential
+from surefield.potentials.snap.snap import Snap
+from surefield.potentials.zbl import ZBL
+from surefield.structures.geometry import check_geometry
+from surefield.structures.read import Frames, read_frames
+from surefield.training.dataset import LabelledSet, prepare
+from surefield.uncertainty.config import LLPRConfig
+
+__all__ = [
+    "TrainingInputs",
+    "make_potential",
+    "need",
+    "read_pool",
+    "read_test",
+    "read_training",
+    "trained",
+    "uncertainty_file",
+]
+
+#: Class of each `potential.kind`.
+_POTENTIALS: Final[Mapping[str, Any]] = {
+    "moment_network": MomentNetwork,
+    "neural_network": AtomicNetwork,
+    "dropout_network": DropoutNetwork,
+    "snap": Snap,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """Untrained potential and everything that a training and what follows it will need."""
+
+    potential: Potential
+    train: LabelledSet
+    validation: float | LabelledSet
+    test: LabelledSet | None
+
+
+def need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tuple[str, ...]:
+    """A setting without which a verb has nothing to do."""
+    if not value:
+        raise ConfigError(f"'{verb}' needs the key data.{key}")
+    return value
+
+
+def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
+    """Untrained potential of a configuration for the elements of structures."""
+    species = sorted({int(z) for source in sources for atoms in source for z in np.unique(atoms.numbers)})
+    potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
+    if config.repulsion is None:
+        return potential
+    return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)
+
+
+def read_training(config: RunConfig) -> TrainingInputs:
+    """Training set, validation file, test set and pool of a configuration, as far as it names them."""
+    data = config.data
+    frames = read_frames(need(data.train, "train", "train"))
+    potential = make_potential(config, frames)
+    train = prepare(frames, potential, labels=data.labels)
+    say(f"training: {train.label_note}")
+    validation = data.validation
+    if isinstance(validation, str):
+        validation = prepare(validation, potential, labels=data.labels)
+        say(f"validation: {validation.label_note}")
+    test = read_test(config, potential) if data.test else None
+    if data.pool:
+        read_pool(config, potential)
+    return TrainingInputs(potential, train, validation, test)
+
+
+def read_test(config: RunConfig, potential: Potential, verb: str = "train") -> LabelledSet:
+    """Test set with the labels that are there.
+
+    Raises:
+        DataError: unusable, or without any label.
+    """
+    data = prepare(need(config.data.test, "test", verb), potential, labels=config.data.labels, require=())
+    if not any(len(sample.labels.results()) for sample in data.samples):
+        raise DataError(f"no structure of {config.data.test} has a label", got=data.label_note)
+    say(f"test: {data.label_note}")
+    return data
+
+
+def read_pool(config: RunConfig, potential: Potential, verb: str = "train") -> Frames:
+    """Candidates that the potential can be evaluated on."""
+    pool = read_frames(need(config.data.pool, "pool", verb))
+    check_geometry(pool)
+    check_frames(potential, pool)
+    say(f"pool: {len(pool)} structures")
+    return pool
+
+
+def uncertainty_file(config: RunConfig) -> str:
+    """Name in the run folder of `train`."""
+    return "llpr.npz" if isinstance(config.uncertainty, LLPRConfig) else "uncertainty.npz"
+
+
+def trained(config: RunConfig, name: str, verb: str) -> Path:
+    """A file that `train` wrote.
+
+    Raises:
+        ConfigError: it did not, or not yet.
+    """
+    folder = Path(config.root) / f"{config.name}-train"
+    path = folder / name
+    if path.exists():
+        return path
+    again = f"run 'surefield train' with this configuration {'again' if folder.exists() else 'first'}"
+    if name == uncertainty_file(config) and config.data.validation == 0 and folder.exists():
+        raise ConfigError(
+            f"'{verb}' needs an uncertainty: without validation none was fitted; train again with "
+            f"data.validation (a share such as 0.1, or a file) and --overwrite, or under another name",
+        )
+    raise ConfigError(f"'{verb}' needs the trained {path}: {again}")

@@ -1,0 +1,70 @@
+"""Reasons of picks as sentences, and what the gain of a method is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from surefield.report.tables import number
+
+__all__ = ["GAINS", "plain_number", "sentence"]
+
+_RULES: Final[Mapping[str, str]] = {
+    "max_dist": "farthest from all that is labelled or picked before",
+    "lcmd": "farthest member of the largest cluster around a structure that is labelled or picked before",
+    "kmeanspp": "drawn by its squared distance from all that is labelled or picked before",
+    "max_diag": "largest norm of the features",
+    "random": "drawn at random",
+}
+_SCORES: Final[Mapping[str, str]] = {
+    "forces_variance": "expected squared force error of {} (eV/Å)²",
+    "energy_variance": "expected squared energy error of {} (eV/atom)²",
+}
+_DISTANCE: Final = "squared distance of features from what is labelled or picked before"
+#: What the gain of a method is.
+GAINS: Final[Mapping[str, str]] = {
+    "max_dist": _DISTANCE,
+    "lcmd": _DISTANCE,
+    "kmeanspp": _DISTANCE,
+    "max_diag": "the score, or the squared norm of the features",
+}
+
+
+def plain_number(value: Any) -> float:
+    """A float, NaN for an empty cell, null or anything else that is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def sentence(entry: Any) -> str:
+    """Words on a reason that was recorded as data, as words, or, before version 0.2, as Python shows it."""
+    if isinstance(entry, str) and entry.startswith("Reason("):
+        pairs = re.findall(r"(\w+)=(?:'([^']*)'|(?:np\.float64\()?([^,()]+))", entry)
+        entry = {name: text or plain_number(plain) for name, text, plain in pairs if plain != "None"}
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    rule, score = str(entry.get("rule", "")), entry.get("score")
+    words = _RULES.get(rule, rule)
+    if score is not None:
+        value = number(plain_number(entry.get("score_value")))
+        name = _SCORES.get(str(score), f"{score} of {{}}").format(value)
+        words = f"largest {name}" if rule == "max_diag" else f"{words}, weighted by its {name}"
+    return "; ".join([words, *_details(entry)])
+
+
+def _details(entry: Mapping[str, Any]) -> list[str]:
+    parts, sigma = [], entry.get("sigma")
+    if isinstance(sigma, Mapping):
+        units = {"forces": "meV/Å", "energy": "meV/atom"}
+        shown = {name: number(1e3 * plain_number(sigma[name])) for name in units if name in sigma}
+        parts.append("σ " + " and ".join(f"{text} {units[name]} ({name})" for name, text in shown.items()))
+    if entry.get("group"):
+        parts.append(f"group {entry['group']}")
+    if entry.get("nearest"):
+        distance = number(plain_number(entry.get("distance")))
+        parts.append(f"nearest training structure: {entry['nearest']}, at distance {distance}")
+    return parts
