@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from surefield.errors import ConfigError, nearest
 __all__ = ["Config", "apply_overrides", "load", "parse", "to_yaml"]
 
 C = TypeVar("C", bound="Config")
+#: What pydantic calls the branches of a union of plain types, which stand in a place as if they were keys.
+_BRANCH = re.compile(r"float|int|str|bool|none|constrained-\w+|(?:literal|dict|tuple|list)\[.*\]")
 
 
 class Config(BaseModel):
@@ -90,13 +93,24 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(model: type[BaseModel], fault: Any) -> str:
     place = [str(part) for part in fault["loc"]]
     # The kind of a union stands in the place as if it were a key.
-    shown = [part for i, part in enumerate(place) if not _is_tag(model, place[:i], part)]
+    shown = [
+        part
+        for i, part in enumerate(place)
+        if not (_is_tag(model, place[:i], part) or (i and _BRANCH.fullmatch(part)))
+    ]
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
         return f"unknown key {'.'.join(shown)!r}, {nearest(place[-1], known)}"
     if fault["type"] == "missing":
         return f"missing key {'.'.join(shown)!r}"
-    return f"{'.'.join(shown) or 'configuration'}: {fault['msg']}, got {fault['input']!r}"
+    where = ".".join(shown) or "configuration"
+    if fault["type"] == "union_tag_invalid":
+        known = [text.strip(" '") for text in fault["ctx"]["expected_tags"].split(",")]
+        kind, tag = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]["tag"]
+        return f"{where}.{kind}: there is no kind {tag!r}; {nearest(tag, known)}"
+    if fault["type"] == "value_error":
+        return f"{where}: {fault['ctx']['error']}"
+    return f"{where}: {fault['msg'].replace('Input should', 'must')}, got {fault['input']!r}"
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> set[str]:

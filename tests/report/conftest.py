@@ -122,4 +122,6 @@ def write_predictions(folder: Path, rng: np.random.Generator) -> None:
         forces=forces + forces_sigma * rng.standard_normal(len(forces)),
         forces_uncertainty=forces_sigma,
         species=species,
+        origin=np.array([f"frame {k} of test.xyz" for k in range(n_structures)]),
+        group=np.array(["cold", "hot"])[np.arange(n_structures) % 2],
     )

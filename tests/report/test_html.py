@@ -203,6 +203,31 @@ def test_reports_of_other_verbs_show_what_is_there(
     assert "the force error is 23.4 meV/Å" in page
 
 
+def test_tables_name_groups_and_the_worst_structures(run_folder: Path, tmp_path: Path) -> None:
+    folder = copied(run_folder, tmp_path / "eval", "predictions.npz")
+    page = write_report(folder).read_text(encoding="utf-8")
+    with np.load(folder / "predictions.npz") as file:
+        residuals = (file["forces"] - file["forces_reference"]).reshape(200, 27)
+    worst = int(np.argmax(np.mean(residuals**2, axis=1)))
+    table = page[page.index("Worst structures") :]
+    assert table.index(f"frame {worst} of test.xyz") == table.index("frame ")
+    assert "<td>hot</td>" in page[page.index("Errors by group") : page.index("Worst structures")]
+
+
+def test_a_selection_shows_where_its_picks_lie(tmp_path: Path) -> None:
+    reason = {"rule": "lcmd", "value": 0.5, "sigma": {"forces": 0.1}, "nearest": "frame 3 of a.xyz"}
+    selection = {"method": "lcmd", "picks": [1], "gains": [0.5], "reasons": [reason | {"distance": 2.0}]}
+    (tmp_path / "selection.json").write_text(json.dumps(selection))
+    points, shares = np.arange(8.0).reshape(4, 2), np.array([0.9, 0.1])
+    np.savez(tmp_path / "map.npz", train=points, pool=points, picks=np.array([1]), shares=shares)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert Outline(page).plots == 2
+    assert "First component (90.0 % of the variance)" in page
+    for words in ("σ 100 meV/Å (forces)", "nearest training structure: frame 3 of a.xyz, at distance 2"):
+        assert words in page
+    assert "The gain is the squared distance of features" in page
+
+
 def test_a_run_without_any_score_still_has_a_page(tmp_path: Path) -> None:
     np.savez(tmp_path / "predictions.npz", forces=np.ones(3), forces_reference=np.full(3, np.nan))
     assert "no final numbers yet" in write_report(tmp_path).read_text(encoding="utf-8")

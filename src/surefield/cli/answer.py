@@ -22,6 +22,8 @@ __all__ = ["answer", "say"]
 _log = logging.getLogger(__name__)
 #: Columns where the output is no terminal.
 _WIDTH = 120
+#: Picks that are named.
+_PICKS = 10
 
 
 def say(text: str) -> None:
@@ -39,6 +41,8 @@ def answer(
     columns, rows = error_rows(run)
     if rows:
         say(_table(columns, rows))
+    for pick in run.picks[:_PICKS] if run.verb == "select" else ():
+        say(f"  {pick.order + 1}. structure {pick.index} ({pick.formula}): {pick.reason}")
     for caution in cautions(run):
         say(f"note: {caution}")
     share = f", of these {duration(compiling)} compiling" if compiling >= 1 else ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from surefield.acquisition.select import FeatureMap, Score
-from surefield.config import Config
+from surefield.config import Config, load
 from surefield.errors import nearest
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.atomic_network import AtomicNetworkConfig
@@ -21,7 +21,14 @@ from surefield.selection.methods import METHODS
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 
-__all__ = ["DataConfig", "RepulsionConfig", "RunConfig", "SelectionConfig", "UncertaintyConfig"]
+__all__ = [
+    "DataConfig",
+    "RepulsionConfig",
+    "RunConfig",
+    "SelectionConfig",
+    "UncertaintyConfig",
+    "read_config",
+]
 
 #: Kind of a section that names none.
 _UNNAMED = {"potential": "moment_network", "uncertainty": "llpr"}
@@ -134,8 +141,13 @@ class RunConfig(Config):
         return self
 
 
-def located(config: RunConfig, folder: Path) -> RunConfig:
-    """Copy of a configuration whose data paths do not depend on the current folder."""
+def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration from its file; its paths of data do not depend on the current folder.
+
+    Raises:
+        ConfigError: as `surefield.config.load`.
+    """
+    config, folder = load(RunConfig, path, overrides), path.parent
 
     def place(path: Any) -> Any:
         if isinstance(path, tuple):

@@ -15,7 +15,7 @@ import yaml
 from surefield.acquisition.explanation import explain
 from surefield.acquisition.select import score_frames, select
 from surefield.cli.answer import answer, say
-from surefield.cli.config import RunConfig, located
+from surefield.cli.config import RunConfig, read_config
 from surefield.cli.inputs import (
     make_potential,
     need,
@@ -26,7 +26,7 @@ from surefield.cli.inputs import (
     uncertainty_file,
 )
 from surefield.cli.rehearsal import rehearse
-from surefield.config import load, parse, to_yaml
+from surefield.config import parse, to_yaml
 from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import RunFolder
@@ -71,7 +71,7 @@ def run_verb(
     Raises:
         SurefieldError: the cause of the failure; its traceback is in `error.log` of the run folder.
     """
-    config = located(load(RunConfig, path, overrides), path.parent)
+    config = read_config(path, overrides)
     # Calculators of users lie beside their configuration.
     sys.path.insert(0, str(path.parent.resolve()))
     enable_compilation_cache()

@@ -45,6 +45,9 @@ def _add(verb: str, text: str) -> None:
         config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
     ) -> None:
         try:
+            from surefield.cli.config import read_config
+
+            read_config(config, overrides or [])  # faults are told before the rest is imported
             from surefield.cli.jobs import run_verb
 
             run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)

@@ -48,8 +48,8 @@ def errors_section(run: Run) -> Section | None:
         if overall and "no model" in columns
         else ""
     )
-    html = overall + _by_element(run) + _by_group(run) + _worst(run)
-    return Section("errors", "Errors", lead, tuple(panels), html)
+    html = _by_element(run) + _by_group(run) + _worst(run)
+    return Section("errors", "Errors", lead, tuple(panels), html, overall)
 
 
 def _by_element(run: Run) -> str:

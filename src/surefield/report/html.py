@@ -98,7 +98,8 @@ def _section(section: Section, names: dict[int, str]) -> str:
     figures = "".join(_figure(panel, names[id(panel)]) for panel in section.panels)
     panels = f'<div class="panels">{figures}</div>' if figures else ""
     return (
-        f'<section id="{section.key}"><h2>{escape(section.title)}</h2>{lead}{panels}{section.html}</section>'
+        f'<section id="{section.key}"><h2>{escape(section.title)}</h2>'
+        f"{lead}{section.head}{panels}{section.html}</section>"
     )
 
 

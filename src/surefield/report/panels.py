@@ -32,13 +32,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `html` holds its tables, already escaped, shown after the figures."""
+    """A part of the page; `head` and `html` hold its tables, escaped, before and after the figures."""
 
     key: str
     title: str
     lead: str = ""
     panels: tuple[Panel, ...] = ()
     html: str = ""
+    head: str = ""
 
 
 def panel(title: str, figure: Figure | None, caption: str) -> list[Panel]:
