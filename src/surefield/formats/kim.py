@@ -10,6 +10,8 @@ import numpy as np
 
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
+from surefield.formats.text_file import number, read_text, whole
+from surefield.formats.triplet_file import TERSOFF, read_entries, tersoff_values
 from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.kim_ids import DRIVERS, Driver
 from surefield.potentials.parametric.lennard_jones import LennardJones
@@ -21,10 +23,6 @@ __all__ = ["CMAKE", "driver_of", "params_text", "read_params", "write_kim_model"
 
 #: Order of the numbers in the files of the drivers.
 _SW: Final = ("A", "B", "p", "q", "sigma", "lambda", "gamma", "costheta0", "cutoff")
-_TERSOFF: Final = (
-    *("m", "gamma", "lambda3", "c", "d", "h", "n", "beta"),
-    *("lambda2", "B", "Rc", "Dc", "lambda1", "A"),
-)
 _SINGLE: Final[Mapping[type, tuple[str, ...]]] = {
     LennardJones: ("cutoff", "epsilon", "sigma"),
     Morse: ("cutoff", "epsilon", "C", "Rzero"),
@@ -66,22 +64,21 @@ def read_params(path: str | Path, driver: Driver) -> BondPotential:
         PotentialError: no such file, or not one of this driver.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PotentialError(f"there is no parameter file at {path.resolve()}")
-    lines = [line.split("#")[0].split() for line in path.read_text("utf-8").splitlines()]
+    lines = [line.split("#")[0].split() for line in read_text(path, "parameter file").splitlines()]
     rows = [line for line in lines if line]
     try:
         if driver.cls is StillingerWeber:
             symbols, values = _read_pairs(rows)
         elif driver.cls is Tersoff:
             settings = path.with_suffix(".settings")
-            order = settings.read_text("utf-8").split() if settings.is_file() else None
-            symbols, values = _read_triplets([word for row in rows for word in row], order)
+            order = read_text(settings).split() if settings.is_file() else None
+            entries, symbols = read_entries(path, TERSOFF, order)
+            values = tersoff_values(entries, symbols)
         else:
             names = _SINGLE[driver.cls]
             words = [word for row in rows for word in row]
             symbols = words[:1]
-            values = {n: np.array([float(w)]) for n, w in zip(names, words[1:], strict=True)}
+            values = {n: np.array([number(w)]) for n, w in zip(names, words[1:], strict=True)}
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise PotentialError(f"{path} is not a parameter file of {driver.name}: {error}") from None
     return driver.model(values, symbols)
@@ -111,7 +108,7 @@ def params_text(potential: BondPotential) -> dict[str, str]:
         lines = []
         for i, j, k in ((i, j, k) for i in range(n) for j in range(n) for k in range(n)):
             place = {"ordered pair": n * i + j, "triplet": n * n * i + n * j + k}
-            numbers = [values[name][place[potential.FORMS[name].per]] for name in _TERSOFF]
+            numbers = [values[name][place[potential.FORMS[name].per]] for name in TERSOFF]
             words = [str(int(numbers[0])), *(repr(x) for x in numbers[1:])]
             lines.append(f"{symbols[i]} {symbols[j]} {symbols[k]} {' '.join(words)}")
         return {".settings": " ".join(symbols) + "\n", ".params": "\n".join(lines) + "\n"}
@@ -143,11 +140,11 @@ def write_kim_model(folder: str | Path, name: str, potential: BondPotential) -> 
 
 
 def _read_pairs(rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, np.ndarray]]:
-    n = int(rows[0][0])
+    n = whole(rows[0][0])
     count = n * (n + 1) // 2
     if len(rows) != count + 1:
         raise ValueError(f"{n} species have {count} pairs, found {len(rows) - 1}")
-    by_pair = {tuple(row[:2]): [float(word) for word in row[2:]] for row in rows[1:]}
+    by_pair = {tuple(row[:2]): [number(word) for word in row[2:]] for row in rows[1:]}
     symbols = list(dict.fromkeys(symbol for pair in by_pair for symbol in pair))
     ordered = []
     for place, first in enumerate(symbols):
@@ -156,24 +153,3 @@ def _read_pairs(rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, np.
     return symbols, {
         name: np.array(column) for name, column in zip(_SW, zip(*ordered, strict=True), strict=True)
     }
-
-
-def _read_triplets(
-    words: Sequence[str], symbols: Sequence[str] | None
-) -> tuple[list[str], dict[str, np.ndarray]]:
-    width = 3 + len(_TERSOFF)
-    if not words or len(words) % width:
-        raise ValueError(f"entries have {width} words, found {len(words)} words")
-    by_triplet = {}
-    for start in range(0, len(words), width):
-        numbers = [float(word) for word in words[start + 3 : start + width]]
-        by_triplet[tuple(words[start : start + 3])] = dict(zip(_TERSOFF, numbers, strict=True))
-    order = list(symbols or dict.fromkeys(first for first, _, _ in by_triplet))
-    values: dict[str, np.ndarray] = {}
-    for name in _TERSOFF:
-        if Tersoff.FORMS[name].per == "triplet":
-            column = [by_triplet[i, j, k][name] for i in order for j in order for k in order]
-        else:
-            column = [by_triplet[i, j, j][name] for i in order for j in order]
-        values[name] = np.array(column)
-    return order, values

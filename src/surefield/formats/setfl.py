@@ -1,68 +1,175 @@
-"""Embedded-atom potentials as setfl files (`pair_style eam/alloy` of LAMMPS): read and written."""
+"""Embedded-atom potentials as setfl files (eam/alloy and eam/fs of LAMMPS): read and written."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from ase.data import atomic_masses, chemical_symbols
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from surefield.errors import PotentialError
+from surefield.errors import ConfigError, PotentialError
 from surefield.files import write_atomic
+from surefield.formats.text_file import check_range, number, read_text, whole
 from surefield.potentials.parametric.eam import EAM
 from surefield.potentials.parametric.edges import pair_index
 
 __all__ = ["read_setfl", "write_setfl"]
 
+#: Units other than those of LAMMPS's style 'metal' (eV, Å), as its files state them in their first line.
+_OTHER_UNITS: Final = re.compile(r"\bUNITS:\s*(?!metal\b)(\w+)")
+
 
 def read_setfl(path: str | Path) -> EAM:
-    """Potential of a setfl file.
+    """Potential of a setfl file, line by line as LAMMPS reads it: every table begins on a line of its own.
+
+    Three lines of comments; number and names of the elements; numbers and spacings of the points, and the
+    cutoff; for each element a line with number, mass and what else there is, its embedding energies and its
+    densities: one (eam/alloy), or one for every element that feels it (eam/fs); then r times pair energies.
 
     Raises:
-        PotentialError: no such file, or not of that format.
+        PotentialError: no such file, not of that format, values missing or left over, as in files of adp.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PotentialError(f"there is no setfl file at {path.resolve()}")
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    text = read_text(path, "setfl file")
+    if other := _OTHER_UNITS.search(text.partition("\n")[0]):
+        raise PotentialError("only units metal are read", where=path, got=other[1])
+    lines = [(i, words) for i, line in enumerate(text.split("\n"), 1) if (words := line.split()) and i > 3]
+    file = _Tables(path, lines)
+    header, spacings = file.next("number and names of the elements"), file.next("five numbers")
     try:
-        count, *symbols = lines[3].split()
-        n_rho, drho, n_r, dr, cutoff = (float(word) for word in lines[4].split()[:5])
-        words = iter(" ".join(lines[5:]).split())
-        n, n_rho, n_r = int(count), int(n_rho), int(n_r)
-        take = lambda size: np.array([float(next(words)) for _ in range(size)])  # noqa: E731
-        embedding, density = [], []
-        for _ in symbols:
-            for _ in range(4):  # atomic number, mass, lattice constant, lattice
-                next(words)
-            embedding.append(take(n_rho))
-            density.append(take(n_r))
-        tables = [take(n_r) for _ in range(n * (n + 1) // 2)]
-    except (ValueError, IndexError, StopIteration, RuntimeError) as error:
-        raise PotentialError(f"{path} is cut short or not a setfl file: {error}") from None
-    if n != len(symbols):
-        raise PotentialError(f"{path}: {n} elements announced in line 4, {len(symbols)} named")
-    pairs = np.empty((len(tables), n_r))
-    pairs[_lower_to_upper(n)] = tables
-    values = {"embedding": embedding, "density": density, "pair": pairs}
-    return EAM(values, symbols, dr=dr, drho=drho, reach=cutoff)
+        count, symbols = whole(header[0]), header[1:]
+        n_rho, n_r = whole(spacings[0]), whole(spacings[2])
+        drho, dr, cutoff = (number(spacings[i]) for i in (1, 3, 4))
+        if count < 1 or min(n_rho, n_r) < 5:
+            raise ValueError("fewer than five points")
+    except (ValueError, IndexError) as error:
+        raise PotentialError(f"{path} is not a setfl file: {error}") from None
+    if count != len(symbols):
+        raise PotentialError(f"{path}: {count} elements announced in line 4, {len(symbols)} named")
+    if len(spacings) > 5:
+        what, got = "not a file of eam/alloy or eam/fs, but perhaps of eam/he", f"{len(spacings)} numbers"
+        raise PotentialError(what, where=f"{path}, line 5", got=got)
+    check_range(cutoff, path)
+    # LAMMPS takes the last value of a table beyond its end, which no file means for more than a step or two.
+    if cutoff > dr * (n_r + 2):
+        got = f"cutoff {cutoff}, tables that end at {dr * (n_r - 1):.6g}"
+        raise PotentialError("the cutoff lies beyond the tables", where=path, got=got)
+    embedding, density, pair = _read_tables(file, count, n_rho, n_r)
+    values = {"embedding": embedding, "density": density, "pair": pair}
+    try:
+        return EAM(values, symbols, dr=dr, drho=drho, reach=cutoff)
+    except ConfigError as error:
+        raise PotentialError(f"{path}: {error}") from None
+
+
+class _Tables:
+    """A walk over the lines of a file with tables."""
+
+    def __init__(self, path: Path, lines: list[tuple[int, list[str]]]) -> None:
+        self.path, self._lines, self.place = path, lines, 0
+
+    def next(self, expected: str) -> list[str]:
+        """Words of the next line."""
+        if self.place >= len(self._lines):
+            raise PotentialError(f"{self.path} is cut short", expected=expected)
+        self.place += 1
+        return self._lines[self.place - 1][1]
+
+    @property
+    def where(self) -> str:
+        """The present line."""
+        return f"{self.path}, line {self._lines[self.place - 1][0]}"
+
+    def left(self) -> int:
+        """Number of words that have not been read."""
+        return sum(len(words) for _, words in self._lines[self.place :])
+
+    def take(self, size: int, what: str) -> Float[np.ndarray, " size"]:
+        """The table on the next lines."""
+        values: list[float] = []
+        while len(values) < size:
+            words = self.next(f"{size - len(values)} more values of {what}")
+            try:
+                values += [number(word) for word in words]
+            except ValueError as error:
+                raise PotentialError(f"not a value of {what}", where=self.where, got=error) from None
+        if len(values) > size:
+            got = f"{len(values) - size} values left over on its last line"
+            raise PotentialError(f"unusable table of {what}", where=self.where, got=got, expected=f"{size}")
+        return np.array(values)
+
+    def element(self, symbol: str) -> None:
+        """The line before the tables of an element: number, mass, and words that nobody reads."""
+        words = self.next(f"number and mass of {symbol}")
+        try:
+            whole(words[0])
+            fine = number(words[1]) > 0 and not any(word[0] in "+-.0123456789" for word in words[3:])
+        except (ValueError, IndexError):
+            fine = False
+        if not fine:
+            expected = f"number and mass of {symbol}, after tables of the length that line 5 states"
+            raise PotentialError(
+                "malformed setfl file", where=self.where, got=" ".join(words), expected=expected
+            )
+
+
+def _read_tables(file: _Tables, n: int, n_rho: int, n_r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embedding energies, densities and pair energies, in the form that fits."""
+    start = file.place
+    forms = (n, 1) if file.path.suffix == ".fs" else (1, n)
+    errors = []
+    for densities in dict.fromkeys(forms):
+        file.place = start
+        try:
+            return _read_form(file, n, n_rho, n_r, densities)
+        except PotentialError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _read_form(
+    file: _Tables, n: int, n_rho: int, n_r: int, densities: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    embedding, density = [], []
+    for element in range(1, n + 1):
+        file.element(f"element {element}")
+        embedding.append(file.take(n_rho, f"the embedding energy of element {element}"))
+        density.append([file.take(n_r, f"the density of element {element}") for _ in range(densities)])
+    pair = np.empty((n * (n + 1) // 2, n_r))
+    for place in _lower_to_upper(n):
+        pair[place] = file.take(n_r, "the pair energies")
+    if left := file.left():
+        got = f"{left} values after the last table"
+        if left == n * (n + 1) * n_r:
+            got += ", as many as the dipole and quadrupole tables of a file of adp"
+        raise PotentialError(
+            "tables are left over: not an eam/alloy or eam/fs file", where=file.path, got=got
+        )
+    # A file has the densities of an element for all that feel it, the potential those that an element feels.
+    tables = np.array(density).transpose(1, 0, 2).reshape(-1, n_r)
+    return np.array(embedding), tables, pair
 
 
 def write_setfl(path: str | Path, potential: EAM, comment: str = "surefield") -> None:
-    """Write a setfl file; reading it gives the same numbers."""
+    """Write a setfl file, of eam/fs if densities depend on pairs; reading it gives the same numbers."""
     embedding, density, pair = (
         np.asarray(potential.values[name]) for name in ("embedding", "density", "pair")
     )
+    n = len(potential.symbols)
+    by_source = density.reshape(-1, n, density.shape[1]).transpose(1, 0, 2).reshape(n, -1)
     spacings = f"{embedding.shape[1]} {potential.drho!r} {density.shape[1]} {potential.dr!r}"
     first = comment.replace("\n", " ")
-    lines = [first, "embedding energies, densities, r times pair energies; eV, Å", ""]
-    lines += [f"{len(potential.symbols)} {' '.join(potential.symbols)}", f"{spacings} {potential.reach!r}"]
+    form = "eam/alloy" if len(density) == n else "eam/fs"
+    lines = [first, f"{form}: embedding energies, densities, r times pair energies; eV, Å", ""]
+    lines += [f"{n} {' '.join(potential.symbols)}", f"{spacings} {potential.reach!r}"]
     for row, symbol in enumerate(potential.symbols):
-        number = chemical_symbols.index(symbol)
-        lines.append(f"{number} {atomic_masses[number]!s} 0.0 none")
-        lines += [repr(value) for value in (*embedding[row].tolist(), *density[row].tolist())]
-    for place in _lower_to_upper(len(potential.symbols)).tolist():
+        atomic_number = chemical_symbols.index(symbol)
+        lines.append(f"{atomic_number} {atomic_masses[atomic_number]!s} 0.0 none")
+        lines += [repr(value) for value in (*embedding[row].tolist(), *by_source[row].tolist())]
+    for place in _lower_to_upper(n).tolist():
         lines += [repr(value) for value in pair[place].tolist()]
     write_atomic(path, "\n".join(lines) + "\n")
 

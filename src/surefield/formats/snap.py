@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,8 @@ from jaxtyping import Float, Int
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.files import write_atomic
+from surefield.formats.pair_styles import NULL, PairCommands, pair_commands, reference_potential
+from surefield.formats.text_file import check_range, number, read_text, whole
 from surefield.potentials.potential import SumPotential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
@@ -72,115 +73,119 @@ def read_snap(prefix: str | Path, *, reference: bool = True) -> Snap | SumPotent
     """Read `prefix`.snapcoeff and .snapparam of this package, FitSNAP or LAMMPS.
 
     Args:
-        prefix: path without suffix, or of the .snapcoeff file.
-        reference: add the reference potential that .mod states, or without that file the comments that
-            FitSNAP leaves in .snapparam.
+        prefix: path without suffix, or of one of the files. Of .mod or .snap, a file with commands, the files
+            are read that it names, beside it.
+        reference: add the reference potential that is stated in .mod or .snap beside the coefficients, or in
+            the comments that FitSNAP leaves in .snapparam; elements that no atom type has there are left out.
 
     Raises:
-        PotentialError: a file is missing or malformed.
+        PotentialError: a file is missing or malformed, or the reference is stated in two ways.
         ConfigError: a pair style other than zero, zbl and snap.
     """
-    prefix = Path(str(prefix).removesuffix(".snapcoeff"))
-    symbols, radii, weights, table = _read_coefficients(prefix.with_name(prefix.name + ".snapcoeff"))
-    parameters = prefix.with_name(prefix.name + ".snapparam")
+    coefficients, parameters, stated = _files(Path(prefix), reference)
+    symbols, radii, weights, table = _read_coefficients(coefficients)
     settings = _read_parameters(parameters, len(symbols))
+    zbl, elements = None, symbols
+    if reference:
+        zbl, elements = _stated(stated, parameters, symbols)
+    if elements != symbols:
+        if settings["chemflag"]:
+            fix = "its components depend on all elements: give each an atom type"
+            raise PotentialError("chemflag with elements left out", where=parameters, got=elements, fix=fix)
+        kept = [symbols.index(symbol) for symbol in elements]
+        symbols, radii, weights = elements, [radii[i] for i in kept], [weights[i] for i in kept]
+        table = table[kept]
+        settings |= {name: [settings[name][i] for i in kept] for name in _LISTS if name in settings}
+    snap = _potential(symbols, radii, weights, table, settings, coefficients)
+    return snap if zbl is None else SumPotential(snap, zbl)
+
+
+def _files(path: Path, reference: bool) -> tuple[Path, Path, list[PairCommands]]:
+    """Coefficients, parameters, and what the files with commands beside them say."""
+    if path.suffix in (".mod", ".snap") and path.is_file():
+        sources = [path]
+    else:
+        name = path.name.removesuffix(".snapcoeff").removesuffix(".snapparam")
+        paths = [path.with_name(name + suffix) for suffix in (".snapcoeff", ".snapparam", ".mod", ".snap")]
+        sources = [p for p in paths[2:] if p.is_file()]
+        if paths[0].is_file() or not sources:
+            return paths[0], paths[1], [pair_commands(p) for p in sources] if reference else []
+    stated = [pair_commands(p) for p in sources]
+    if not stated[0].files:
+        raise PotentialError(f"{sources[0]} names no files of SNAP (pair_coeff * * NAME.snapcoeff ...)")
+    coefficients, parameters = (
+        here if (here := path.parent / file).is_file() else path.parent / Path(file).name
+        for file in stated[0].files
+    )
+    return coefficients, parameters, stated
+
+
+def _stated(
+    sources: Sequence[PairCommands], parameters: Path, symbols: list[str]
+) -> tuple[ZBL | None, list[str]]:
+    """The reference potential, and the elements of the atom types in the order of the coefficients."""
+    comments = PairCommands()
+    for line in read_text(parameters).splitlines():
+        if line.startswith("#") and (words := line.lstrip("# ").split())[:1] in (
+            ["pair_style"],
+            ["pair_coeff"],
+        ):
+            comments.add(words, parameters)
+    stated = [source for source in (*sources, comments) if source.style or source.pairs]
+    if not stated:
+        return None, symbols
+    types = next((source.types for source in stated if source.types), symbols)
+    unknown = [name for name in types if name not in (*symbols, NULL)]
+    if unknown or all(name == NULL for name in types):
+        raise PotentialError(
+            "no such elements in the coefficients", where=parameters, got=types, expected=symbols
+        )
+    potentials = [source.reference(types) for source in stated]
+    configs = [None if potential is None else potential.config() for potential in potentials]
+    if any(config != configs[0] for config in configs):
+        raise PotentialError(
+            "the reference potential is stated in two ways",
+            where=f".mod, .snap or comments beside {parameters}",
+            got=configs,
+            fix="remove the wrong one",
+        )
+    return potentials[0], [symbol for symbol in symbols if symbol in types]
+
+
+def _potential(
+    symbols: list[str],
+    radii: list[float],
+    weights: list[float],
+    table: Float[np.ndarray, "n_species n_coefficients"],
+    settings: dict[str, Any],
+    where: Path,
+) -> Snap:
+    """Elements in ascending order, columns in that of the elements."""
     ascending = sorted(range(len(symbols)), key=lambda i: atomic_numbers[symbols[i]])
     quadratic = settings.pop("quadraticflag")
     settings |= {name: tuple(settings[name][i] for i in ascending) for name in _LISTS if name in settings}
+    got = f"{table.shape[1]} per element"
+    # The number of components grows as twojmax^3/24; a damaged number is not worth its tables.
+    if settings["twojmax"] ** 3 > 24 * table.shape[1]:
+        raise PotentialError("coefficients do not fit the parameters", where=where, got=got)
     descriptor = Bispectrum(
         species=tuple(atomic_numbers[symbols[i]] for i in ascending),
         radelem=tuple(radii[i] for i in ascending),
         wj=tuple(weights[i] for i in ascending),
         **settings,
     )
+    check_range(descriptor.cutoff, where)
     snap = Snap(descriptor, quadratic)
     if table.shape[1] != snap.n_solvable + 1:
+        expected = f"{snap.n_solvable + 1} for twojmax {descriptor.twojmax} and the flags"
         raise PotentialError(
-            "coefficients do not fit the parameters",
-            where=prefix,
-            got=f"{table.shape[1]} per element",
-            expected=f"{snap.n_solvable + 1} for twojmax {descriptor.twojmax} and the flags",
+            "coefficients do not fit the parameters", where=where, got=got, expected=expected
         )
     order = [ascending.index(i) for i in range(len(symbols))]
     values = table[ascending]
     columns = np.argsort(_columns(descriptor, order)) if descriptor.chemflag else slice(None)
     arrays = jnp.asarray(values[:, 0]), jnp.asarray(values[:, 1:][:, columns])
-    snap = eqx.tree_at(lambda p: (p.bias, p.readout), snap, arrays)
-    zbl = None
-    if reference:
-        style, pairs = _pair_commands(prefix.with_name(prefix.name + ".mod"), parameters)
-        zbl = reference_potential(style, pairs, _types_of(pairs) or symbols)
-    return snap if zbl is None else SumPotential(snap, zbl)
-
-
-def reference_potential(style: str, pairs: Iterable[str], types: Sequence[str]) -> ZBL | None:
-    """What the pair styles zero and zbl (others: an error) of LAMMPS add; None: nothing.
-
-    Args:
-        style: arguments of `pair_style`, such as 'hybrid/overlay zero 10.0 zbl 4.0 4.8'.
-        pairs: arguments of each `pair_coeff`, such as '* * zbl 73 73'.
-        types: element of each atom type.
-
-    Raises:
-        ConfigError: another style, malformed arguments, or charges that are not those of the elements.
-    """
-    styles: dict[str, list[str]] = {}
-    name = ""
-    for word in style.removeprefix("hybrid/overlay").split():
-        if name == "zero" and word in ("full", "nocoeff"):
-            continue
-        if not word[0].isalpha() and name:
-            styles[name].append(word)
-            continue
-        name = word
-        if name not in ("zero", "zbl", "snap"):
-            raise ConfigError(
-                f"pair style {name!r} is not supported as a reference", expected="zero, zbl r1 r2"
-            )
-        styles[name] = []
-    if "zbl" not in styles:
-        return None
-    try:
-        inner, outer = map(float, styles["zbl"])
-    except ValueError:
-        raise ConfigError("unusable pair_style", got=style, expected="zbl r1 r2 (Å)") from None
-    _check_charges(style, pairs, types)
-    return ZBL(types, inner, outer, switch="lammps")
-
-
-def _check_charges(style: str, pairs: Iterable[str], types: Sequence[str]) -> None:
-    missing = set(itertools.combinations_with_replacement(range(1, len(types) + 1), 2))
-    alone = style.split()[0] == "zbl"
-    for line in pairs:
-        words = line.split()
-        if not alone and words[2:3] != ["zbl"]:
-            continue
-        try:
-            first, second = words[:2]
-            z_first, z_second = map(float, words[2 if alone else 3 :])
-        except ValueError:
-            raise ConfigError("unusable pair_coeff", got=line, expected="i j zbl Zi Zj") from None
-        for i, j in itertools.product(_range(first, len(types)), _range(second, len(types))):
-            charges = atomic_numbers[types[i - 1]], atomic_numbers[types[j - 1]]
-            if i <= j and (z_first, z_second) != charges:
-                raise ConfigError(
-                    "zbl charges are not the atomic numbers of the types",
-                    got=line,
-                    expected=f"{charges[0]} {charges[1]} for types {i} {j} ({types[i - 1]}, {types[j - 1]})",
-                )
-            missing.discard((min(i, j), max(i, j)))
-    if missing:
-        i, j = min(missing)
-        raise ConfigError(f"zbl has no pair_coeff for the types {i} {j} ({types[i - 1]}, {types[j - 1]})")
-
-
-def _range(text: str, n: int) -> range:
-    """Atom types of '*', '2', '1*2', '*2' or '2*'."""
-    matched = re.fullmatch(r"(\d*)(\*?)(\d*)", text)
-    if not matched or not text:
-        raise ConfigError(f"unusable atom types {text!r} in pair_coeff")
-    first, star, last = matched.groups()
-    return range(int(first or 1), (int(last or n) if star else int(first)) + 1)
+    return eqx.tree_at(lambda p: (p.bias, p.readout), snap, arrays)
 
 
 def _parts(potential: Snap | SumPotential) -> tuple[Snap, ZBL | None]:
@@ -279,29 +284,24 @@ def _commands_text(name: str, symbols: Sequence[str], reference: Sequence[str]) 
     )
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PotentialError(f"cannot read {path}: {error}") from None
-
-
 def _read_coefficients(
     path: Path,
 ) -> tuple[list[str], list[float], list[float], Float[np.ndarray, "n_species n_coefficients"]]:
     """Elements, radii, weights and coefficients."""
     lines = [
-        (i, words) for i, line in enumerate(_lines(path), 1) if (words := line.partition("#")[0].split())
+        (i, words)
+        for i, line in enumerate(read_text(path).splitlines(), 1)
+        if (words := line.partition("#")[0].split())
     ]
 
     def bad(place: int, expected: str) -> PotentialError:
-        number, words = lines[place] if place < len(lines) else ("last", ["nothing"])
+        line, words = lines[place] if place < len(lines) else ("last", ["nothing"])
         return PotentialError(
-            "malformed file", where=f"{path}, line {number}", got=" ".join(words), expected=expected
+            "malformed file", where=f"{path}, line {line}", got=" ".join(words), expected=expected
         )
 
     try:
-        n, count = (int(word) for word in lines[0][1])
+        n, count = (whole(word) for word in lines[0][1])
         if n < 1 or count < 1:
             raise ValueError
     except (IndexError, ValueError):
@@ -310,8 +310,8 @@ def _read_coefficients(
     for place in range(1, 1 + n * (count + 1), count + 1):
         try:
             symbol, radius, weight = lines[place][1]
-            radii.append(float(radius))
-            weights.append(float(weight))
+            radii.append(number(radius))
+            weights.append(number(weight))
         except (IndexError, ValueError):
             raise bad(place, "element, radius and weight") from None
         if symbol not in chemical_symbols[1:] or symbol in symbols:
@@ -319,8 +319,8 @@ def _read_coefficients(
         symbols.append(symbol)
         for row in range(place + 1, place + 1 + count):
             try:
-                (number,) = lines[row][1]
-                table.append(float(number))
+                (value,) = lines[row][1]
+                table.append(number(value))
             except (IndexError, ValueError):
                 raise bad(row, f"one of {count} coefficients of {symbol}") from None
     if len(lines) > 1 + n * (count + 1):
@@ -331,13 +331,13 @@ def _read_coefficients(
 def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
     """Arguments of `Bispectrum` besides elements, radii and weights; `quadraticflag`."""
     entries: dict[str, list[str]] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for place, line in enumerate(read_text(path).splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         known = (*_NUMBERS, "twojmax", *FLAGS, *_LISTS, *_OTHERS)
         if words[0] not in known:
-            raise PotentialError(f"{path}, line {number}: unknown {words[0]!r}; {nearest(words[0], known)}")
+            raise PotentialError(f"{path}, line {place}: unknown {words[0]!r}; {nearest(words[0], known)}")
         entries[words[0]] = words[1:]
     for name in ("rcutfac", "twojmax"):
         if name not in entries:
@@ -346,14 +346,14 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = {}
         for name, default in _NUMBERS.items():
-            settings[name] = _one(entries[name], float) if name in entries else default
+            settings[name] = _one(entries[name], number) if name in entries else default
         for name, default in FLAGS.items():
-            settings[name] = bool(_one(entries[name], int)) if name in entries else default
+            settings[name] = _one(entries[name], _flag) if name in entries else default
         name = "twojmax"
-        settings[name] = _one(entries[name], int)
+        settings[name] = _one(entries[name], whole)
         inner = settings.pop("switchinnerflag")
         for name in _LISTS if inner else ():
-            settings[name] = [float(word) for word in entries.get(name, [])]
+            settings[name] = [number(word) for word in entries.get(name, [])]
             if len(settings[name]) != n_elements:
                 raise ValueError(f"{n_elements} values are needed")
     except ValueError as error:
@@ -361,25 +361,12 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
     return settings
 
 
-def _one(words: Sequence[str], kind: type) -> Any:
+def _one(words: Sequence[str], kind: Callable[[str], Any]) -> Any:
     (word,) = words
     return kind(word)
 
 
-def _pair_commands(commands: Path, parameters: Path) -> tuple[str, list[str]]:
-    """Arguments of `pair_style` and of each `pair_coeff`."""
-    lines = (
-        _lines(commands) if commands.exists() else [x.lstrip("# ") for x in _lines(parameters) if "#" in x]
-    )
-    commands_of_pairs = [line.partition("#")[0].split(maxsplit=1) for line in lines]
-    styles = [words[1] for words in commands_of_pairs if words[:1] == ["pair_style"] and len(words) == 2]
-    return (styles or [""])[-1], [w[1] for w in commands_of_pairs if w[:1] == ["pair_coeff"] and len(w) == 2]
-
-
-def _types_of(pairs: Iterable[str]) -> list[str]:
-    """Elements of the atom types, from the command that assigns the files."""
-    for line in pairs:
-        _, _, tail = line.partition(".snapparam")
-        if tail.strip():
-            return tail.split()
-    return []
+def _flag(word: str) -> bool:
+    if word not in ("0", "1"):
+        raise ValueError(f"{word!r} is not 0 or 1")
+    return word == "1"

@@ -30,7 +30,7 @@ class Amp(Calculator):
         model: such as `NeuralNetwork()`.
         label: name of the files: `<label>` for the trained model, `<label>-checkpoint`, `<label>-log.txt`.
         dblabel: folder for fingerprints that are kept between runs.
-        cores: shards the training images are cut into.
+        cores: shards the training images are cut into, as a number or `{'localhost': number}`.
         envcommand: None; commands for other hosts belong to an executor.
         logging: write `<label>-log.txt`.
         atoms: attach the calculator to these.
@@ -65,6 +65,8 @@ class Amp(Calculator):
         raise_unconverged: bool = True,
         extrapolation: str = "warn",
     ) -> None:
+        if isinstance(cores, dict) and set(cores) <= {"localhost"}:
+            cores = cores.get("localhost")
         if envcommand is not None or isinstance(cores, dict):
             raise ConfigError(
                 "workers on other hosts are not started by the calculator",

@@ -76,7 +76,7 @@ class ChargeNeuralNetwork(Model):
         checkpoints: evaluations between checkpoints.
         randomseed: of the start weights.
         prescale: kept for old scripts: Ei are fitted in any case.
-        scheme: 'consistent' or 'amp'.
+        scheme: 'consistent' or 'amp'; the latter has Amp's numbers with output_activation='activation'.
         force_convention: 'exact', 'fixed-interface' or 'amp-1.1'.
         surface_normal: out of the metal.
         onset_width: Å.

@@ -218,6 +218,8 @@ def check_parallel(parallel: Parallel) -> None:
         if set(parallel) != {"cores"}:
             raise ConfigError(f"parallel must be a number or {{'cores': number}}, got {dict(parallel)}")
         cores = parallel["cores"]
+        if isinstance(cores, Mapping) and set(cores) == {"localhost"}:
+            cores = cores["localhost"]
     if cores is None or (isinstance(cores, int) and not isinstance(cores, bool) and cores > 0):
         return
     fix = "for several hosts give an executor to the training (docs: executors)"

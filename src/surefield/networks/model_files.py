@@ -26,6 +26,8 @@ __all__ = ["descriptor_of", "load_model"]
 def load_model(source: str | Path) -> Model:
     """Model from a file of `save_model`, from its text, or from a .amp file; no code in it is run.
 
+    The name may have the suffix .amp or not.
+
     Raises:
         PotentialError: no such file, damaged, or of another kind.
         DataError: a .amp file that is not what such files are, with line and column.
@@ -33,7 +35,9 @@ def load_model(source: str | Path) -> Model:
     text = str(source)
     if text.lstrip().startswith("{"):
         return _from_text(text)
-    path = Path(source)
+    # Files of Amp always end in .amp, those of trainings here have the bare label.
+    paths = [Path(source), Path(f"{source}.amp"), Path(text.removesuffix(".amp"))]
+    path = next((path for path in paths if path.is_file()), paths[0])
     if not path.is_file():
         raise PotentialError(f"there is no saved model at {path.resolve()}")
     with path.open("rb") as file:

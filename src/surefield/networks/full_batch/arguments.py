@@ -73,6 +73,8 @@ def shard_count(parallel: Any) -> int:
         return 1 if parallel is None else at_least_one("parallel", parallel)
     extra = sorted(set(parallel) - {"cores"})
     cores = parallel.get("cores", 1)
+    if isinstance(cores, Mapping) and set(cores) == {"localhost"}:
+        cores = cores["localhost"]
     if extra or isinstance(cores, Mapping):
         raise ConfigError(
             "workers on other machines",

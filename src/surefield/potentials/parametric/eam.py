@@ -21,13 +21,16 @@ __all__ = ["EAM"]
 class EAM(BondPotential):
     """E = sum_i F_i(rho_i) + sum_(i<j) phi_ij(r_ij), rho_i = sum_j f_j(r_ij), all functions from tables.
 
+    With a density for every pair of species rho_i = sum_j f_ij(r_ij): Finnis, Sinclair, eam/fs of LAMMPS.
+
     Between the points of a table stands a cubic with the values and slopes at both ends, the slopes from
     differences of five points: what LAMMPS does. Above the last rho the embedding energy goes on linearly.
     The parameters are the values in the tables; `resampled` gives tables short enough to be fitted.
     Source: Daw, Baskes, Phys. Rev. B 29, 6443 (1984).
 
     Args:
-        values: `embedding` (n_species, n_rho) in eV; `density` (n_species, n_r); `pair` (n_pairs, n_r), r phi
+        values: `embedding` (n_species, n_rho) in eV; `density` (n_species, n_r), or (n_species^2,
+            n_r) with the species that feels it before that it comes from; `pair` (n_pairs, n_r), r phi
             in eV Å, pairs in the order 11, 12, .., 22, ..; rho and r start at zero.
         species: chemical symbols, in the order of the tables.
         dr: spacing of the tables in r, Å.
@@ -41,6 +44,12 @@ class EAM(BondPotential):
         "density": ParameterForm("", "species"),
         "pair": ParameterForm("eV Å", "pair"),
     }
+
+    @property
+    def forms(self) -> Mapping[str, ParameterForm]:
+        """What each parameter is; densities are of ordered pairs if there is one for each."""
+        paired = len(self.values["density"]) > len(self.symbols)
+        return self.FORMS | {"density": ParameterForm("", "ordered pair")} if paired else self.FORMS
 
     dr: float = eqx.field(static=True)
     drho: float = eqx.field(static=True)
@@ -84,15 +93,18 @@ class EAM(BondPotential):
         Raises:
             ConfigError: see the class.
         """
-        tables = {name: np.asarray(values.get(name, ()), np.float64) for name in self.forms}
-        rows = {name: form.extent(n_species) for name, form in self.forms.items()}
+        tables = {name: np.asarray(values.get(name, ()), np.float64) for name in self.FORMS}
+        rows = {name: form.extent(n_species) for name, form in self.FORMS.items()}
+        if len(tables["density"]) == n_species**2:
+            rows["density"] = n_species**2
         points = {name: array.shape[-1] for name, array in tables.items()}
         fits = all(a.ndim == 2 and len(a) == rows[k] and points[k] >= 5 for k, a in tables.items())
         if not fits or points["density"] != points["pair"] or set(values) != set(tables):
             got = ", ".join(f"{name} {np.shape(value)}" for name, value in values.items())
             n = n_species
             expected = (
-                f"embedding ({n}, n_rho), density ({n}, n_r), pair ({rows['pair']}, n_r), 5 points or more"
+                f"embedding ({n}, n_rho), density ({n} or {n**2}, n_r), pair ({rows['pair']}, n_r), "
+                "5 points or more"
             )
             raise ConfigError("EAM: tables do not fit the species", got=got, expected=expected)
         if not all(np.isfinite(array).all() for array in tables.values()):
@@ -111,8 +123,11 @@ class EAM(BondPotential):
         """Embedding energy and half of each bond, eV."""
         near = edges.mask & (edges.r < self.reach)
         r = jnp.where(near, edges.r, self.reach)
-        density = jnp.where(near, _read_off(self.values["density"], edges.others, r / self.dr), 0.0)
-        pairs = pair_index(len(self.symbols))[edges.types, edges.others]
+        n = len(self.symbols)
+        paired = len(self.values["density"]) > n
+        sources = edges.types * n + edges.others if paired else edges.others
+        density = jnp.where(near, _read_off(self.values["density"], sources, r / self.dr), 0.0)
+        pairs = pair_index(n)[edges.types, edges.others]
         bonds = jnp.where(near, _read_off(self.values["pair"], pairs, r / self.dr) / r, 0.0)
         rho = jnp.sum(density, axis=0) / self.drho
         last = self.values["embedding"].shape[1] - 1.0
