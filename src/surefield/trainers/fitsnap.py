@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -17,6 +18,7 @@ from surefield.formats.snap import read_snap, write_snap
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
+from surefield.structures.labels import Labels
 from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_settings, read_sections
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 from surefield.trainers.result import FitResult
@@ -124,10 +126,11 @@ class FitSnapTrainer(Trainer):
     """Fits SNAP by weighted linear least squares: minimises the sum of (w r)^2 over all rows.
 
     Solver, groups, kinds of labels and the reference potential are those of the potential's settings. Groups:
-    their eweight, fweight and vweight (per bar) multiply those of the call; a training size below 1 makes a
-    seeded split, what is not fitted being the validation set; `smartweights` divides all three by the number
-    of the group's fitted configurations, fweight by 3 n_atoms and vweight by 6 as well. With `bzeroflag` the
-    constants are zero and not fitted.
+    their eweight, fweight and vweight (per bar) multiply those of the call; sizes make a seeded split, the
+    validation set being the testing size, or without one all that is not fitted; `smartweights` divides all
+    three by the number of the group's fitted (of tested ones: tested) configurations, fweight by 3 n_atoms
+    and vweight by 6 as well. `[ESHIFT]` is added to the energies, so that the potential and all errors are
+    those of the shifted energies, as FitSNAP has it. With `bzeroflag` the constants are zero and not fitted.
     """
 
     trains: ClassVar[tuple[type[Potential], ...]] = (Snap,)
@@ -140,36 +143,43 @@ class FitSnapTrainer(Trainer):
     def weighted(
         self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Sample]:
-        """Copies with the weights of their groups, zero for kinds of labels that are not used."""
+        """Copies with the weights of their groups (zero for kinds of labels not used), energies shifted."""
         if not isinstance(handle, FitSnapPotential):
             return list(configurations)
         settings = handle.fit_settings
         samples = []
         names = _group_names(configurations, settings)
-        sizes = Counter(n for c, n in zip(configurations, names, strict=True) if c.id in fitted)
+        sizes = Counter((n, c.id in fitted) for c, n in zip(configurations, names, strict=True))
         for c, name in zip(configurations, names, strict=True):
             factors = np.array(settings.used, float)
             if name is not None:
                 group = settings.groups[name]
                 factors *= (group.energy, group.forces, group.stress * BAR)
                 if settings.smartweights:
-                    factors /= max(sizes[name], 1) * np.array([1, 3 * c.n_atoms, 6])
-            samples.append(c.scaled(**dict(zip(Weights._fields, factors.tolist(), strict=True))))
+                    factors /= sizes[name, c.id in fitted] * np.array([1, 3 * c.n_atoms, 6])
+            shifted = replace(c, labels=_shifted(c, settings.shifts))
+            samples.append(shifted.scaled(**dict(zip(Weights._fields, factors.tolist(), strict=True))))
         return samples
 
     def own_split(
         self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
-        """Training and validation indices by the training sizes of the groups; None if all are 1."""
+        """Training and validation indices by the sizes of the groups; None if all are fitted."""
         if not isinstance(handle, FitSnapPotential):
             return None
         settings = handle.fit_settings
-        if all(group.training_size == 1 for group in settings.groups.values()):
+        if all(group.whole for group in settings.groups.values()):
             return None
         names = _group_names(configurations, settings)
-        members = {name: [i for i, n in enumerate(names) if n == name] for name in settings.groups}
-        train = sorted(i for name, m in members.items() for i in _fitted(m, name, settings, seed))
-        return train, sorted(set(range(len(configurations))) - set(train))
+        train, test = [], []
+        for name in settings.groups:
+            members = [i for i, n in enumerate(names) if n == name]
+            parts = _drawn(members, name, settings, settings.random_seed or seed)
+            train += parts[0]
+            test += parts[1]
+        if not train:
+            raise DataError("[GROUPS] leaves nothing to fit", expected="a training size above 0")
+        return sorted(train), sorted(test)
 
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Stream the rows of all configurations through QR, then solve."""
@@ -192,6 +202,7 @@ class FitSnapTrainer(Trainer):
             "columns": len(solution.x),
             "condition": solution.condition,
             "rows": solution.n_rows,
+            "energy_shifts": {} if settings is None else dict(settings.shifts),
         }
         text = f"{solver}: rank {solution.rank} of {len(solution.x)}, condition {solution.condition:.3g}"
         message = "; ".join(filter(None, [text, solution.message]))
@@ -221,8 +232,22 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
     return groups
 
 
-def _fitted(members: Sequence[int], name: str, settings: FitSnapSettings, seed: int) -> list[int]:
-    """Those of a group that are fitted; the draw depends on the group's name, not on other groups."""
-    count = min(max(round(len(members) * settings.groups[name].training_size), 1), len(members))
-    rng = np.random.default_rng([seed, *name.encode()])
-    return sorted(members[i] for i in rng.permutation(len(members))[:count])
+def _drawn(
+    members: Sequence[int], name: str, settings: FitSnapSettings, seed: int
+) -> tuple[list[int], list[int]]:
+    """Those of a group that are fitted and tested; a draw by its name, which other groups do not change."""
+    try:
+        n_train, n_test = settings.groups[name].counts(len(members))
+    except ValueError as error:
+        raise DataError(f"group {name!r} in [GROUPS] has too few configurations: {error}") from None
+    rng = np.random.default_rng([int(seed), *name.encode()])
+    drawn = [members[i] for i in rng.permutation(len(members))]
+    return drawn[:n_train], drawn[n_train : n_train + n_test]
+
+
+def _shifted(sample: Sample, shifts: Mapping[str, float]) -> Labels:
+    """Labels with the energy of each element added to the energy."""
+    if not shifts or "energy" not in sample.labels:
+        return sample.labels
+    shift = sum(shifts.get(symbol, 0.0) for symbol in sample.atoms.get_chemical_symbols())
+    return Labels(**{**sample.labels.results(), "energy": sample.labels.energy + shift})

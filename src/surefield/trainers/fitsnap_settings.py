@@ -27,13 +27,37 @@ _LISTS: Final = {"wj": 1.0, "radelem": 0.5}
 _INNER: Final = ("sinner", "dinner")
 #: Switches as LAMMPS has them, with FitSNAP's own default of one.
 _FLAGS: Final = FLAGS | {"bzeroflag": False}
-_GROUP_SETTINGS: Final = ("group_sections", "group_types", "smartweights", "random_sampling", "BOLTZT")
-_COLUMNS: Final = ("name", "training_size", "testing_size", "eweight", "fweight", "vweight")
+#: Settings of FitSNAP's reader of VASP's files, which is not needed here.
+_VASP: Final = ("use_TOTEN", "json_pathname", "ignore_incomplete", "ignore_jsons", "unconverged_label")
+_GROUP_SETTINGS: Final = (
+    *("group_sections", "group_types", "smartweights", "random_sampling", "random_seed", "BOLTZ", "BOLTZT"),
+    *(f"vasp_{name}" for name in _VASP),
+)
+_WEIGHTS: Final = ("eweight", "fweight", "vweight")
+#: Columns of groups: those of today, and FitSNAP's default.
+_COLUMNS: Final = ("name", "training_size", "testing_size", *_WEIGHTS)
+_OLD_COLUMNS: Final = ("name", "size", *_WEIGHTS)
+#: Switches that are understood where they are off.
+_OFF: Final = {
+    "BISPECTRUM": ("bikflag", "dgradflag", "alloyflag", "BOLTZ", "BOLTZT"),
+    "CALCULATOR": ("nonlinear", "per_atom_energy", "per_atom_scalar"),
+    "SOLVER": ("nsam", "cov_nugget", "merr_mult"),
+    "GROUPS": ("BOLTZ", "BOLTZT"),
+}
 _KEYS: Final = {
-    "BISPECTRUM": ("numTypes", "twojmax", "type", *_NUMBERS, *_LISTS, *_INNER, *_FLAGS),
-    "CALCULATOR": ("calculator", "energy", "force", "stress"),
-    "SOLVER": ("solver", "compute_testerrs", "detailed_errors"),
-    "RIDGE": ("alpha", "local_solver"),
+    "BISPECTRUM": (
+        *("numTypes", "twojmax", "type", *_NUMBERS, *_LISTS, *_INNER, *_FLAGS),
+        *_OFF["BISPECTRUM"],
+    ),
+    "CALCULATOR": ("calculator", "energy", "force", "stress", "dee", "dfe", "dse", *_OFF["CALCULATOR"]),
+    # Where the work is done, what is printed, and numbers of solvers other than those here.
+    "SOLVER": (
+        *("solver", "compute_testerrs", "detailed_errors", "true_multinode", "multinode"),
+        *("normalweight", "normratio", "mcmc_num", "mcmc_gamma", "mcmc_sigma", "merr_method", "merr_cfs"),
+        *_OFF["SOLVER"],
+    ),
+    "ESHIFT": (),
+    "RIDGE": ("alpha", "local_solver", "method"),
     "LASSO": ("alpha",),
     "REFERENCE": ("units", "atom_style", "pair_style", "pair_coeff"),
     "GROUPS": _GROUP_SETTINGS,
@@ -44,12 +68,38 @@ _ALPHAS: Final = {"RIDGE": 1e-6, "LASSO": 1e-8}
 
 
 class Group(NamedTuple):
-    """Share of a group's configurations that is fitted, and its weights (vweight per bar)."""
+    """How many of a group's configurations are fitted and tested, and its weights (vweight per bar).
 
-    training_size: float
+    Sizes are shares (float) or numbers (int) of configurations; all that are not fitted are tested where
+    `testing_size` is None.
+    """
+
+    training_size: float | int
+    testing_size: float | int | None
     energy: float
     forces: float
     stress: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether all configurations are fitted."""
+        return isinstance(self.training_size, float) and self.training_size == 1
+
+    def counts(self, n: int) -> tuple[int, int]:
+        """Numbers of fitted and of tested ones among n; rounded as FitSNAP does, one at least of a share.
+
+        Raises:
+            ValueError: more than there are.
+        """
+        train = _count(self.training_size, n)
+        test = n - train if self.testing_size is None else _count(self.testing_size, n)
+        if train > n:
+            raise ValueError(f"training size {self.training_size} of {n} configurations")
+        return train, min(test, n - train)
+
+
+def _count(size: float | int, n: int) -> int:
+    return size if isinstance(size, int) else max(int(size * n + 0.5), 1 if size else 0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +116,8 @@ class FitSnapSettings:
         reference: pair potential that is taken off the labels; None for none.
         groups: by name; empty if there are none.
         smartweights: divide weights by the number of rows of the group.
+        shifts: eV per atom of each element, added to the energies before the fit.
+        random_seed: of the split into fitted and tested configurations; None: that of the call.
     """
 
     descriptor: Bispectrum
@@ -77,6 +129,8 @@ class FitSnapSettings:
     reference: ZBL | None
     groups: Mapping[str, Group]
     smartweights: bool
+    shifts: Mapping[str, float]
+    random_seed: int | None
 
 
 def read_sections(source: str | Path | Mapping[str, Mapping[str, Any]] | None) -> Sections:
@@ -96,7 +150,23 @@ def read_sections(source: str | Path | Mapping[str, Mapping[str, Any]] | None) -
             parser.read_file(file)
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise ConfigError(f"cannot read the settings file {source}: {error}") from None
-    return {name: dict(parser[name]) for name in parser.sections()}
+    sections = {name: dict(parser[name]) for name in parser.sections()}
+    name = sections.get("PATH", {}).get("groupFile", "None")
+    if name != "None":
+        groups = sections.get("GROUPS", {})
+        table = {key: groups[key] for key in groups if key in _GROUP_SETTINGS}
+        sections["GROUPS"] = table | _group_file(Path(source).parent / name)
+    return sections
+
+
+def _group_file(path: Path) -> dict[str, str]:
+    """Rows of a file of groups, which FitSNAP reads in place of the section."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"[PATH] groupFile cannot be read: {error}") from None
+    rows = [words for line in lines if (words := line.partition("#")[0].split())]
+    return {name: " ".join(words) for name, *words in rows}
 
 
 def _texts(section: str, entries: Any) -> dict[str, str]:
@@ -157,7 +227,16 @@ def fitsnap_settings(sections: Sections, species: Sequence[str]) -> FitSnapSetti
         reference=_reference(known["REFERENCE"], types),
         groups=_groups(known["GROUPS"]),
         smartweights=known["GROUPS"].flag("smartweights", default=False),
+        shifts=_shifts(known["ESHIFT"], types),
+        random_seed=known["GROUPS"].number("random_seed", 0, float) or None,
     )
+
+
+def _shifts(section: _Section, types: Sequence[str]) -> dict[str, float]:
+    for name in section.entries:
+        if name not in types:
+            raise ConfigError(f"[ESHIFT] {name} is no type of [BISPECTRUM]; {nearest(name, types)}")
+    return {name: float(section.number(name, 0.0, float)) for name in section.entries}
 
 
 class _Section(NamedTuple):
@@ -205,9 +284,16 @@ def _checked(sections: Sections) -> dict[str, _Section]:
         for key in entries:
             numbered = name == "REFERENCE" and key.rstrip("0123456789") == "pair_coeff"
             group = name == "GROUPS" and len(entries[key].split()) > 1
-            if key not in known and not numbered and not group:
+            if key not in known and not numbered and not group and name != "ESHIFT":
                 raise ConfigError(f"unknown entry {key!r} in section [{name}]; {nearest(key, known)}")
-    return {name: _Section(name, sections.get(name, {})) for name in _KEYS}
+    checked = {name: _Section(name, sections.get(name, {})) for name in _KEYS}
+    for name, keys in _OFF.items():
+        for key in keys:
+            text = checked[name].entries.get(key, "0")
+            if text.lower() != "false" and float(checked[name].number(key, 0.0, float)) != 0:
+                what = "weights by Boltzmann factors are" if key.startswith("BOLTZ") else "it is"
+                raise ConfigError(f"[{name}] {key}: {what} not supported, only 0", got=text)
+    return checked
 
 
 def _descriptor(section: _Section, types: Sequence[str]) -> Bispectrum:
@@ -247,32 +333,49 @@ def _reference(section: _Section, types: Sequence[str]) -> ZBL | None:
 
 
 def _groups(section: _Section) -> dict[str, Group]:
-    if float(section.number("BOLTZT", 0.0, float)) != 0:
-        raise ConfigError("[GROUPS] BOLTZT: weights by Boltzmann factors are not supported, only 0")
-    columns = section.entries.get("group_sections", " ".join(_COLUMNS)).split()
-    unknown = [name for name in columns if name not in _COLUMNS]
-    if unknown or columns[0] != "name":
-        raise ConfigError(
-            "[GROUPS] group_sections is not supported", got=columns, expected=", ".join(_COLUMNS)
-        )
+    rows = {name: text.split() for name, text in section.entries.items() if name not in _GROUP_SETTINGS}
+    default = (
+        _OLD_COLUMNS if all(len(words) == len(_OLD_COLUMNS) - 1 for words in rows.values()) else _COLUMNS
+    )
+    columns = section.entries.get("group_sections", " ".join(default)).split()
+    unknown = [name for name in columns if name not in (*_COLUMNS, "size")]
+    if unknown or columns[0] != "name" or {"size", "training_size"} <= set(columns):
+        expected = f"{', '.join(_COLUMNS)}, or size in place of both sizes"
+        raise ConfigError("[GROUPS] group_sections is not supported", got=columns, expected=expected)
+    types = section.entries.get("group_types", "str" + " float" * (len(columns) - 1)).split()
+    if len(types) != len(columns) or set(types[1:]) - {"int", "float"}:
+        raise ConfigError("[GROUPS] group_types must be str, then int or float for each column", got=types)
     groups = {}
-    for name, text in section.entries.items():
-        if name in _GROUP_SETTINGS:
-            continue
-        words = text.split()
+    for name, words in rows.items():
         try:
-            values = {column: float(word) for column, word in zip(columns[1:], words, strict=True)}
+            values = {c: _typed(w, t) for c, w, t in zip(columns[1:], words, types[1:], strict=True)}
         except ValueError:
+            expected = ", ".join(f"{c} ({t})" for c, t in zip(columns[1:], types[1:], strict=True))
             raise ConfigError(
-                f"unusable group {name!r} in [GROUPS]", got=text, expected=", ".join(columns[1:])
+                f"unusable group {name!r} in [GROUPS]", got=" ".join(words), expected=expected
             ) from None
-        group = Group(*(values.get(key, 1.0) for key in ("training_size", "eweight", "fweight", "vweight")))
-        fine = 0 < group.training_size <= 1 and 0 <= values.get("testing_size", 0.0) <= 1
-        if not fine or not all(0 <= w < np.inf for w in group[1:]):
+        training = _size(values.get("training_size", values.get("size", 1.0)))
+        testing = _size(values["testing_size"]) if "testing_size" in values else None
+        weights = [float(values.get(key, 1.0)) for key in _WEIGHTS]
+        if training is None or (testing is None and "testing_size" in values) or min(weights) < 0:
             raise ConfigError(
                 f"group {name!r} in [GROUPS] is out of range",
-                got=text,
-                expected="0 < training_size <= 1, 0 <= testing_size <= 1, weights of 0 or more",
+                got=" ".join(words),
+                expected="sizes of 0 to 1, or whole numbers; weights of 0 or more",
             )
-        groups[name] = group
+        groups[name] = Group(training, testing, *weights)
     return groups
+
+
+def _typed(word: str, kind: str) -> float | int:
+    value = int(word) if kind == "int" else float(word)
+    if not np.isfinite(value):
+        raise ValueError(word)
+    return value
+
+
+def _size(value: float | int) -> float | int | None:
+    """A share of 0 to 1, or a number of configurations; None for what is neither."""
+    if isinstance(value, float) and value > 1 and value.is_integer():
+        value = int(value)
+    return value if value >= 0 and (isinstance(value, int) or value <= 1) else None
