@@ -434,8 +434,18 @@ def test_values_per_type_follow_the_types():
         ({"SOLVER": {"solver": "NETWORK"}}, "solver 'NETWORK' is not supported"),
         ({"REFERENCE": {"pair_style": "eam/alloy"}}, "'eam/alloy' is not supported"),
         ({"REFERENCE": {"units": "real"}}, "units must be metal"),
-        ({"GROUPS": {"all": "1.0 0.0 1 1"}}, "unusable group 'all'"),
+        ({"GROUPS": {"all": "1.0 0.0 1"}}, "unusable group 'all'"),
         ({"GROUPS": {"all": "1.5 0.0 1 1 1"}}, "out of range"),
+        ({"GROUPS": {"all": "1.0 -1 1 1 1"}}, "out of range"),
+        ({"GROUPS": {"all": "3 1 1 1", "group_types": "str int int"}}, "group_types must be"),
+        (
+            {"GROUPS": {"all": "1 1 1 1", "group_sections": "name size training_size eweight fweight"}},
+            "sizes",
+        ),
+        ({"BISPECTRUM": {"bikflag": 1}}, r"\[BISPECTRUM\] bikflag: it is not supported"),
+        ({"CALCULATOR": {"nonlinear": "True"}}, "nonlinear must be numbers"),
+        ({"ESHIFT": {"Mo": 1.0}}, r"\[ESHIFT\] Mo is no type"),
+        ({"ESHIFT": {"W": "one"}}, r"\[ESHIFT\] W must be numbers"),
         ({"GROUPS": {"smartweight": 1}}, "did you mean 'smartweights'"),
         ({"GROUPS": {"BOLTZT": 300}}, "Boltzmann"),
         ({"BISPECTRUM": 3}, "must be a dictionary"),
@@ -445,6 +455,78 @@ def test_values_per_type_follow_the_types():
 def test_settings_that_are_refused(sections, message):
     with pytest.raises(ConfigError, match=message):
         FitSnapPotential(["Ta", "W"], settings_path=sections)
+
+
+def test_energies_are_shifted_before_the_fit(train, alloys):
+    shifts = {"Ta": -1.65, "W": 4.38}
+    plain, shifted, zero = small(), small(ESHIFT=shifts), small(ESHIFT={"Ta": 0.0, "W": 0.0})
+    results = [train(handle, alloys) for handle in (plain, shifted, zero)]
+    # The constants are all that shifts of the elements change.
+    np.testing.assert_allclose(shifted.model.bias - plain.model.bias, [-1.65, 4.38], rtol=1e-8)
+    np.testing.assert_allclose(shifted.model.readout, plain.model.readout, atol=1e-8)
+    np.testing.assert_array_equal(zero.model.bias, plain.model.bias)
+    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-6)
+    assert results[1].notes["energy_shifts"] == shifts
+
+
+def test_errors_of_groups_have_units(train, alloys):
+    result = train(small(), alloys)
+    counts = {name: result.groups[name]["forces", "train", "unweighted"].count for name in ("even", "odd")}
+    assert counts == {"even": 60, "odd": 60}
+    text = (result.path / "metrics.md").read_text()
+    assert "| group | kind | part | weighting | unit | count | mae | rmse | r2 |" in text
+    (line,) = (
+        x for x in text.splitlines() if x.startswith("| even | forces | train | unweighted | eV/Å | 60 |")
+    )
+    assert f"{result.groups['even']['forces', 'train', 'unweighted'].rmse:.8g}" in line
+    assert "| stress | train | unweighted | eV/Å^3 | 60 |" in text
+
+
+def test_settings_of_fitsnap_that_change_nothing():
+    sections = {
+        "BISPECTRUM": SMALL | {"bikflag": 0, "dgradflag": 0, "alloyflag": 0},
+        "CALCULATOR": {"nonlinear": 0, "per_atom_energy": "False", "dee": "errors.dat"},
+        "SOLVER": {"solver": "SVD", "true_multinode": 0, "multinode": 1, "nsam": 0, "normalweight": -12},
+        "RIDGE": {"alpha": 1e-8, "method": "SVD"},
+        "GROUPS": {"random_sampling": 0, "random_seed": 7, "BOLTZ": 0, "vasp_use_TOTEN": "False"},
+    }
+    settings = fitsnap_settings(read_sections(sections), ["Ta", "W"])
+    assert (
+        settings.descriptor == fitsnap_settings(read_sections({"BISPECTRUM": SMALL}), ["Ta", "W"]).descriptor
+    )
+    assert settings.random_seed == 7
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "types", "counts"),
+    [
+        ("1.0 0.0 1 1 1", None, None, (11, 0)),
+        ("0.5 0.25 1 1 1", None, None, (6, 3)),
+        ("0.01 0.01 1 1 1", None, None, (1, 1)),
+        ("1.0 1.0 1 1 1", None, None, (11, 0)),
+        ("0.0 1.0 1 1 1", None, None, (0, 11)),
+        ("4 2 1 1 1", None, None, (4, 2)),
+        ("1 1 1 1 1", None, "str int int float float float", (1, 1)),
+        ("0.4 1 1 1", None, None, (4, 7)),
+        ("5 1 1 1", "name size eweight fweight vweight", None, (5, 6)),
+    ],
+)
+def test_sizes_of_groups_are_those_of_fitsnap(row, columns, types, counts):
+    table = {"group_sections": columns, "group_types": types, "all": row}
+    sections = {"GROUPS": {key: value for key, value in table.items() if value is not None}}
+    assert fitsnap_settings(read_sections(sections), ["Ta"]).groups["all"].counts(11) == counts
+
+
+def test_groups_may_stand_in_a_file_of_their_own(tmp_path):
+    text = "[PATH]\ngroupFile = list.in\n[GROUPS]\ngroup_sections = name size eweight fweight vweight\n"
+    (tmp_path / "x.in").write_text(text)
+    (tmp_path / "list.in").write_text("# name size\nall  0.5 2 3 4 # half\n\nrest 1.0 1 1 1\n")
+    groups = fitsnap_settings(read_sections(tmp_path / "x.in"), ["Ta"]).groups
+    assert groups["all"] == (0.5, None, 2.0, 3.0, 4.0)
+    assert groups["rest"].whole
+    (tmp_path / "list.in").unlink()
+    with pytest.raises(ConfigError, match="groupFile cannot be read"):
+        read_sections(tmp_path / "x.in")
 
 
 def test_settings_file_that_cannot_be_read(tmp_path):

@@ -22,6 +22,7 @@ from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
 from surefield.formats.kim import CMAKE
+from surefield.formats.text_file import check_range, number, read_text, whole
 from surefield.potentials.dropout_network import DropoutNetwork, Layer
 
 __all__ = ["DRIVER", "FILES", "dropout_network_from_text", "read_dropout_files", "write_dropout_files"]
@@ -50,10 +51,7 @@ def read_dropout_files(folder: str | Path) -> DropoutNetwork:
         raise PotentialError(
             "files of a dropout network are missing", where=folder, got=missing, expected=FILES
         )
-    texts = [
-        (folder / name).read_text("utf-8", errors="replace") if (folder / name).is_file() else "0"
-        for name in FILES
-    ]
+    texts = [read_text(folder / name) if (folder / name).is_file() else "0" for name in FILES]
     return dropout_network_from_text(*texts)
 
 
@@ -138,10 +136,12 @@ class _Tokens:
         left = len(self._words) - self._used
         if left < n:
             raise PotentialError(f"{self.name} is cut short: {what} needs {n} numbers, {left} are left")
-        numbers = np.array([self.take(what, float) for _ in range(n)])
-        if not np.isfinite(numbers).all():
-            raise self.error(what, "a number that is not finite")
-        return numbers
+        return np.array([self.take(what, number) for _ in range(n)])
+
+    def end(self) -> None:
+        """Raise `PotentialError` unless all words have been taken."""
+        if self._used < len(self._words):
+            raise self.error("end of the file", self._words[self._used], "nothing more")
 
     def error(self, what: str, got: object, expected: object = None) -> PotentialError:
         """The error of a value that does not fit."""
@@ -154,7 +154,7 @@ def _read_descriptor(
     kind = tokens.take("type of cutoff", str)
     if kind != "cos":
         raise tokens.error("type of cutoff", kind, "cos")
-    n_species = tokens.take("number of species", int)
+    n_species = tokens.take("number of species", whole)
     if n_species != 1:
         raise PotentialError(
             f"{tokens.name} has {n_species} species: the driver does not tell neighbours' elements apart, "
@@ -163,27 +163,33 @@ def _read_descriptor(
     first, second = (tokens.take("species", str) for _ in range(2))
     if first != second:
         raise tokens.error("pair of species", f"{first} {second}", "one element twice")
-    radius = tokens.take("cutoff", float)
+    radius = tokens.take("cutoff", number)
     lists: dict[str, list[dict[str, float]]] = {}
-    for _ in range(tokens.take("number of function types", int)):
+    for _ in range(tokens.take("number of function types", whole)):
         name = tokens.take("function type", str).lower()
         if name not in _COLUMNS or name in lists or (name == "g2" and lists):
             raise tokens.error("function type", name, "g2, then g4, each once")
         columns = _COLUMNS[name]
-        rows, n_columns = (tokens.take(f"size of {name}", int) for _ in range(2))
+        rows, n_columns = (tokens.take(f"size of {name}", whole) for _ in range(2))
         if n_columns != len(columns) or rows < 0:
             raise tokens.error(f"size of {name}", f"{rows} {n_columns}", f"{len(columns)} columns")
         table = tokens.many(f"table of {name}", rows * n_columns).reshape(rows, n_columns)
         lists[name] = [dict(zip(columns, row, strict=True)) for row in table.tolist()]
+    check_range(radius, tokens.name)
     functions = behler_functions([first], lists, {f"{first}-{first}": radius})
     if tokens.take("center_and_normalize", str) != "center_and_normalize":
         raise tokens.error("keyword", "another word", "center_and_normalize")
     if not tokens.take("center_and_normalize", lambda word: {"true": True, "false": False}[word.lower()]):
+        tokens.end()
         return functions, None, None
-    size = tokens.take("size of the descriptor", int)
+    size = tokens.take("size of the descriptor", whole)
     if size != functions.width:
         raise tokens.error("size of the descriptor", size, functions.width)
-    return functions, tokens.many("means", size), tokens.many("standard deviations", size)
+    means, deviations = tokens.many("means", size), tokens.many("standard deviations", size)
+    if (deviations <= 0).any():
+        raise tokens.error("standard deviations", deviations.min(), "numbers above 0")
+    tokens.end()
+    return functions, means, deviations
 
 
 _Weights = tuple[Float[np.ndarray, "n_in n_out"], Float[np.ndarray, " n_out"]]
@@ -191,10 +197,10 @@ _Weights = tuple[Float[np.ndarray, "n_in n_out"], Float[np.ndarray, " n_out"]]
 
 def _read_layers(tokens: _Tokens, width: int) -> tuple[list[_Weights], float]:
     """Weights and biases of each layer, and the rate of dropout."""
-    n_layers = tokens.take("number of layers", int)
+    n_layers = tokens.take("number of layers", whole)
     if n_layers < 1:
         raise tokens.error("number of layers", n_layers, "at least the output layer")
-    sizes = [tokens.take("layer size", int) for _ in range(n_layers)]
+    sizes = [tokens.take("layer size", whole) for _ in range(n_layers)]
     if sizes[-1] != 1 or min(sizes) < 1:
         raise tokens.error("layer sizes", sizes, "positive numbers, the last 1")
     activation = tokens.take("activation", str).lower()
@@ -209,6 +215,7 @@ def _read_layers(tokens: _Tokens, width: int) -> tuple[list[_Weights], float]:
     for number, (n_in, n_out) in enumerate(zip([width, *sizes[:-1]], sizes, strict=True), start=1):
         weights = tokens.many(f"weights of layer {number}", n_in * n_out).reshape(n_in, n_out)
         layers.append((weights, tokens.many(f"biases of layer {number}", n_out)))
+    tokens.end()
     return layers, next(iter(rates), 0.0)
 
 
@@ -222,11 +229,12 @@ def _read_masks(
     tokens: _Tokens, widths: Sequence[int], rate: float
 ) -> list[Bool[np.ndarray, "n_members n_out"]]:
     """Masks of the hidden layers; those of the inputs must be ones."""
-    n_members = tokens.take("ensemble size", int)
+    n_members = tokens.take("ensemble size", whole)
     if n_members < 0 or (n_members > 0 and rate == 0):
         expected = "0 for a network whose keep probabilities are 1"
         raise tokens.error("ensemble size", n_members, expected)
     table = tokens.many("masks", n_members * sum(widths)).reshape(n_members, sum(widths))
+    tokens.end()
     if not np.isin(table, (0, 1)).all():
         raise tokens.error("masks", "other numbers", "0 and 1")
     inputs, *masks = np.split(table.astype(bool), np.cumsum(widths)[:-1], axis=1)

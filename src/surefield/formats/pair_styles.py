@@ -92,8 +92,10 @@ def _follow(path: Path, result: PairCommands, variables: Variables, depth: int) 
                 _follow(path.parent / name, result, variables, depth + 1)
             case ["if", _, "then", *branches]:
                 for text in branches:
+                    if text == "else":
+                        continue
                     for inner in commands(text, path, variables):
-                        if inner[0] not in ("else", "elif", "pair_coeff") or "snap" not in text:
+                        if inner[0] != "pair_coeff" or ".snapcoeff" not in text:
                             raise PotentialError(f"'if' around {text!r} is not read", where=path)
                         result.add(inner, path)
             case _:

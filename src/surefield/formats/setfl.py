@@ -46,7 +46,8 @@ def read_setfl(path: str | Path) -> EAM:
         if count < 1 or min(n_rho, n_r) < 5:
             raise ValueError("fewer than five points")
     except (ValueError, IndexError) as error:
-        raise PotentialError(f"{path} is not a setfl file: {error}") from None
+        fix = "a file of pair_style eam (funcfl) is none"
+        raise PotentialError(f"{path} is not a setfl file: {error}", fix=fix) from None
     if count != len(symbols):
         raise PotentialError(f"{path}: {count} elements announced in line 4, {len(symbols)} named")
     if len(spacings) > 5:

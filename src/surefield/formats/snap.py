@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,7 @@ def write_snap(
     texts = {
         ".snapcoeff": _coefficients_text(snap, order),
         ".snapparam": _parameters_text(snap, order, reference),
-        ".mod": _commands_text(prefix.name, symbols, reference),
+        ".mod": _commands_text(prefix, symbols, reference),
     }
     paths = [prefix.with_name(prefix.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
@@ -114,7 +115,7 @@ def _files(path: Path, reference: bool) -> tuple[Path, Path, list[PairCommands]]
     if not stated[0].files:
         raise PotentialError(f"{sources[0]} names no files of SNAP (pair_coeff * * NAME.snapcoeff ...)")
     coefficients, parameters = (
-        here if (here := path.parent / file).is_file() else path.parent / Path(file).name
+        here if (here := path.parent / Path(file).name).is_file() else path.parent / file
         for file in stated[0].files
     )
     return coefficients, parameters, stated
@@ -274,14 +275,18 @@ def _parameters_text(snap: Snap, order: Sequence[int], reference: Sequence[str])
     return "\n".join([*lines, *(f"# {line}" for line in reference), ""])
 
 
-def _commands_text(name: str, symbols: Sequence[str], reference: Sequence[str]) -> str:
-    lines = [f"# LAMMPS, units metal: include {name}.mod"]
+def _commands_text(prefix: Path, symbols: Sequence[str], reference: Sequence[str]) -> str:
     style, *pairs = reference or ["pair_style"]
-    lines += [f"{style} snap", *pairs]
-    sub = "snap " if reference else ""
-    return "\n".join(
-        [*lines, f"pair_coeff * * {sub}{name}.snapcoeff {name}.snapparam {' '.join(symbols)}", ""]
-    )
+    lines = ["# LAMMPS, units metal: include FOLDER/NAME.mod, from any folder", f"{style} snap", *pairs]
+    start = f"pair_coeff * * {'snap ' if reference else ''}"
+    elements = " ".join(symbols)
+    here, place = f"{start}{prefix.name}.snapcoeff {prefix.name}.snapparam {elements}", prefix.resolve()
+    if re.fullmatch(r"[\w/. +=@:~-]+", str(place)) is None:  # no way to quote it in LAMMPS
+        return "\n".join([*lines, here, ""])
+    # LAMMPS looks for files from the folder it runs in. A folder that was moved has to be that one.
+    there = f"{start}'{place}.snapcoeff' '{place}.snapparam' {elements}"
+    choice = f'if "$(is_file({place}.snapcoeff)) == 1" then "{there}" else "{here}"'
+    return "\n".join([*lines, choice, ""])
 
 
 def _read_coefficients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,7 @@ def read_sw(path: str | Path, species: Sequence[str] | None = None) -> Stillinge
     }
     for cutoff in values["cutoff"]:
         check_range(cutoff, path)
-    return StillingerWeber(values, [_symbol(name) for name in names])
+    return StillingerWeber(values, [_symbol(name) for name in names])  # type: ignore[call-arg]
 
 
 def read_tersoff(path: str | Path, species: Sequence[str] | None = None) -> Tersoff:
@@ -86,13 +87,13 @@ def read_tersoff(path: str | Path, species: Sequence[str] | None = None) -> Ters
         if entries[i, j, k]["m"] not in (1, 3):
             raise PotentialError("m must be 1 or 3", where=f"{path}, {i} {j} {k}", got=entries[i, j, k]["m"])
         check_range(entries[i, j, k]["Rc"] + entries[i, j, k]["Dc"], path)
-    return Tersoff(tersoff_values(entries, names), [_symbol(name) for name in names])
+    return Tersoff(tersoff_values(entries, names), [_symbol(name) for name in names])  # type: ignore[call-arg]
 
 
 def tersoff_values(entries: Entries, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Values of `Tersoff` from those of the triplets; parameters of bonds i, j are those of i, j, j."""
-    triplets = list(itertools.product(names, repeat=3))
-    bonds = [(i, j, j) for i, j in itertools.product(names, repeat=2)]
+    triplets = [(i, j, k) for i in names for j in names for k in names]
+    bonds = [(i, j, j) for i in names for j in names]
     return {
         name: np.array([entries[key][name] for key in (triplets if form.per == "triplet" else bonds)])
         for name, form in Tersoff.FORMS.items()
@@ -111,22 +112,21 @@ def read_entries(
     if other := re.search(r"\bUNITS:\s*(?!metal\b)(\w+)", text):
         raise PotentialError("only units metal are read", where=path, got=other[1])
     words = [word for line in text.splitlines() for word in line.partition("#")[0].split()]
-    width, entries = 3 + len(columns), {}
+    width = 3 + len(columns)
+    entries: dict[tuple[str, str, str], dict[str, float]] = {}
     for start in range(0, len(words), width):
-        i, j, k, *rest = words[start : start + width]
-        try:
-            values = [number(word) for word in rest]
-            fine = len(values) == len(columns) and all(name[0].isalpha() for name in (i, j, k))
-        except ValueError:
-            fine = False
-        if not fine or (i, j, k) in entries:
+        key, values = words[start : start + 3], []
+        with suppress(ValueError):
+            values = [number(word) for word in words[start + 3 : start + width]]
+        named = all(name[0].isalpha() for name in key) and tuple(key) not in entries
+        if len(values) < len(columns) or not named:
             raise PotentialError(
                 "malformed or repeated entry",
                 where=path,
                 got=" ".join(words[start : start + width]),
                 expected=f"three names and {len(columns)} numbers ({', '.join(columns)})",
             )
-        entries[i, j, k] = dict(zip(columns, values, strict=True))
+        entries[key[0], key[1], key[2]] = dict(zip(columns, values, strict=True))
     names = list(species or dict.fromkeys(i for i, j, k in entries if i == j == k))
     missing = [key for key in itertools.product(names, repeat=3) if key not in entries]
     if missing or not names:

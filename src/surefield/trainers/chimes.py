@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -21,12 +21,13 @@ from surefield.potentials.potential import Potential, SumPotential
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
+from surefield.training.breakdown import Pairs
 from surefield.training.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
 from surefield.training.dataset import Sample
 from surefield.training.least_squares import LinearSolution, StreamedRows, solve
 from surefield.training.linear import with_coefficients
 from surefield.training.normal_equations import NormalEquations
-from surefield.training.problem import Problem
+from surefield.training.problem import Problem, TrainingRun, Weights
 
 __all__ = ["ChIMESPotential", "ChIMESTrainer"]
 
@@ -34,6 +35,8 @@ ALGORITHMS: Final = ("svd", "fast_svd", "ridge", "ridgecv", "lasso", "lassolars"
 #: They need no more rows than columns.
 _REGULARISED: Final = frozenset(ALGORITHMS) - {"svd", "fast_svd"}
 PARAMS: Final = "params.txt"
+#: Kinds of labels by the first two letters of the labels of rows; all others are forces.
+_KINDS: Final = {"+1": "energy", "s_": "stress"}
 
 
 @final
@@ -227,6 +230,29 @@ class ChIMESTrainer(Trainer):
         notes = {"unweighted_rmse": unweighted.rmse, "unweighted_bic": unweighted.bic, "zero_columns": empty}
         return self._result(model, coefficients, solution, notes)
 
+    def minimised_rows(
+        self, model: Potential, configurations: Sequence[Sample], weights: Weights
+    ) -> Iterator[Pairs] | None:
+        """Rows of chimes_lsq times their weights, with `compat`."""
+        if self.compat is None:
+            return None
+        linear = learned_part(model)
+        problem = Problem(tuple(configurations), (), weights, 0, TrainingRun(Path()))
+        return self._weighted_rows(model, problem, linear.coefficients / EV_PER_KCAL_MOL)
+
+    def _weighted_rows(self, model: Potential, problem: Problem, x: np.ndarray) -> Iterator[Pairs]:
+        taken = 0
+        for rows in fit_rows(model, problem, compat=self.compat):
+            w = rows.w if self.row_weights is None else self._own_weights(taken, len(rows.w))
+            taken += len(w)
+            kinds = np.array([_KINDS.get(label[:2], "forces") for label in rows.labels])
+            pairs = {}
+            for kind in Weights._fields:
+                of = kinds == kind
+                pairs[kind] = w[of] * (rows.a[of] @ x), w[of] * rows.b[of]
+            yield pairs
+        self._check_counts(taken, 0)
+
     def _result(
         self, model: Potential, coefficients: np.ndarray, solution: LinearSolution, more: Mapping[str, Any]
     ) -> FitResult:
@@ -240,6 +266,7 @@ class ChIMESTrainer(Trainer):
             "columns": len(solution.x),
             "parameters": solution.n_parameters,
             "alpha": solution.alpha,
+            "row_unit": "" if self.compat is None else "of chimes_lsq (kcal/mol, Å) times weights",
             **more,
         }
         text = f"rank {solution.rank} of {len(solution.x)}, weighted rmse {solution.rmse:.6g} (kcal/mol, Å)"

@@ -23,6 +23,7 @@ from surefield.trainers.fitsnap_settings import FitSnapSettings, fitsnap_setting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
+from surefield.training.breakdown import GROUP_KEYS, group_of
 from surefield.training.dataset import Sample
 from surefield.training.least_squares import StreamedRows, solve
 from surefield.training.linear import linear_rows, with_coefficients
@@ -34,8 +35,6 @@ __all__ = ["FitSnapPotential", "FitSnapTrainer"]
 PREFIX: Final = "fitsnap_potential"
 #: FitSNAP's constant, bar per eV/Å^3; weights of groups are per bar.
 BAR: Final = 1.6021765e6
-#: Entries of `info` that name the group of a configuration.
-GROUP_KEYS: Final = ("config_type", "group")
 #: Singular values below this part of the largest are dropped, as in FitSNAP.
 _CUT: Final = 1e-13
 
@@ -219,11 +218,10 @@ def _group_names(configurations: Sequence[Sample], settings: FitSnapSettings) ->
         return [None] * len(configurations)
     groups = []
     for c in configurations:
-        info = c.atoms.info
-        name = next((str(info[key]) for key in GROUP_KEYS if key in info), None)
+        name = group_of(c)
         if name is None:
             fix = f"give it info[{GROUP_KEYS[0]!r}], or leave [GROUPS] out"
-            raise DataError(f"configuration {c.id} has no group", got=list(info), fix=fix)
+            raise DataError(f"configuration {c.id} has no group", got=list(c.atoms.info), fix=fix)
         if name not in settings.groups:
             raise DataError(
                 f"configuration {c.id}: [GROUPS] has no group {name!r}; {nearest(name, settings.groups)}"

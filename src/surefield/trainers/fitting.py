@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle
 from surefield.trainers.result import FitResult
+from surefield.training.breakdown import Pairs
 from surefield.training.dataset import Sample
-from surefield.training.problem import Problem
+from surefield.training.problem import Problem, Weights
 
 __all__ = ["Fitting"]
 
@@ -33,6 +34,12 @@ class Fitting(Protocol):
         self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Sample]:
         """Copies with the factors of groups or weights files."""
+        ...
+
+    def minimised_rows(
+        self, model: Potential, configurations: Sequence[Sample], weights: Weights
+    ) -> Iterable[Pairs] | None:
+        """Weighted rows that the fit minimises, where these are not those of all trainers."""
         ...
 
     def own_split(

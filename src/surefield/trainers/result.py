@@ -40,6 +40,7 @@ class TrainingResult:
         seed: of the run.
         n_evals: evaluations of the loss.
         notes: further facts of the solver, such as rank and condition.
+        groups: errors of each group of configurations (`info['config_type']` or `info['group']`).
     """
 
     potential: PotentialHandle
@@ -55,6 +56,7 @@ class TrainingResult:
     seed: int
     n_evals: int
     notes: Mapping[str, Any]
+    groups: Mapping[str, ErrorTable] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Potential | ErrorTable]:
         yield self.potential.model

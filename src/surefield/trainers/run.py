@@ -18,6 +18,7 @@ from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.execution.identity import check_inputs, digest
 from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text, read_json, write_atomic
+from surefield.potentials.potential import Potential
 from surefield.potentials.saving import arrays_hash, load_potential
 from surefield.storage import PotentialRegistry
 from surefield.storage.dataset import package_version
@@ -26,7 +27,7 @@ from surefield.trainers.fitting import Fitting
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle
 from surefield.trainers.inputs import Inputs, make_configurations
 from surefield.trainers.result import FORCE_ERRORS, Call, FitResult, TrainingResult, TrainingWarning
-from surefield.training.breakdown import ErrorTable, LossBreakdown, LossForm, breakdown
+from surefield.training.breakdown import ErrorTable, LossBreakdown, LossForm, breakdown, errors_text
 from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.dataset import Sample
 from surefield.training.force_errors import finish_log, open_log
@@ -85,16 +86,19 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
         if log is not None:
             finish_log(log, fit.model, train)
     run.log(f"{'converged' if fit.success else 'not converged'}: {fit.message}")
-    fitted_loss = breakdown(fit.model, train, call.weights, _form(trainer))
-    entries = dict(fitted_loss.errors)
+    fitted_loss = _breakdown(trainer, fit.model, train, call.weights)
+    entries, groups = dict(fitted_loss.errors), dict(fitted_loss.groups)
     if validation:
-        entries |= breakdown(fit.model, validation, call.weights, _form(trainer), "validation").errors
+        held_out = _breakdown(trainer, fit.model, validation, call.weights, "validation")
+        entries |= held_out.errors
+        for name, table in held_out.groups.items():
+            groups[name] = ErrorTable({**groups.get(name, {}), **table})
     errors = ErrorTable(entries)
     _warn(fit, errors, problem)
     trained = copy.copy(handle)
     trained.set_model(fit.model)
     files = trained.save_potential_files(run.path("potential"))
-    _write_metrics(run, errors, fitted_loss, call)
+    _write_metrics(run, errors, groups, fitted_loss, call, str(fit.notes.get("row_unit", "")))
     write_atomic(run.path(HISTORY), json_text(list(fit.history)) + "\n")
     result = {
         "success": fit.success,
@@ -102,6 +106,7 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
         "loss": fitted_loss.total,
         "loss_parts": {kind: getattr(fitted_loss, kind) for kind in Weights._fields},
         "errors": errors.records(),
+        "groups": {name: table.records() for name, table in groups.items()},
         "rows": _rows(train),
         "n_evals": fit.n_evals,
         "notes": dict(fit.notes),
@@ -145,6 +150,7 @@ def read_result(folder: Path, handle: PotentialHandle) -> TrainingResult:
         message=result["message"],
         loss=result["loss"],
         errors=ErrorTable.from_records(result["errors"]),
+        groups={name: ErrorTable.from_records(r) for name, r in result.get("groups", {}).items()},
         split=read_json(folder / "split.json"),
         path=folder,
         kim_id=result["kim_id"],
@@ -160,7 +166,14 @@ def evaluated(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, weights
     """Loss and errors of the present parameters on all configurations, without a fit."""
     configurations = make_configurations(handle.model, inputs, weights)
     configurations = trainer.weighted(configurations, handle, set(inputs.ids))
-    return breakdown(handle.model, configurations, weights, _form(trainer))
+    return _breakdown(trainer, handle.model, configurations, weights)
+
+
+def _breakdown(
+    trainer: Fitting, model: Potential, samples: Sequence[Sample], weights: Weights, part: str = "train"
+) -> LossBreakdown:
+    rows = trainer.minimised_rows(model, samples, weights)
+    return breakdown(model, samples, weights, _form(trainer), part, rows)
 
 
 def _form(trainer: Fitting) -> LossForm:
@@ -251,12 +264,21 @@ def _weights_table(configurations: Sequence[Sample]) -> str:
     return buffer.getvalue()
 
 
-def _write_metrics(run: TrainingRun, errors: ErrorTable, loss: LossBreakdown, call: Call) -> None:
+def _write_metrics(
+    run: TrainingRun,
+    errors: ErrorTable,
+    groups: Mapping[str, ErrorTable],
+    loss: LossBreakdown,
+    call: Call,
+    row_unit: str,
+) -> None:
     weights = f"eweight {call.eweight}, fweight {call.fweight}, vweight {call.vweight}"
     text = (
         f"Weights: {weights} (eV/atom, eV/Å, eV/Å^3). Loss {loss.total!r}: energy {loss.energy!r}, "
-        f"forces {loss.forces!r}, stress {loss.stress!r}.\n\n{errors}\n"
+        f"forces {loss.forces!r}, stress {loss.stress!r}.\n\n{errors_text({'': errors}, row_unit)}\n"
     )
+    if groups:
+        text += f"\nBy group:\n\n{errors_text(groups, row_unit)}\n"
     write_atomic(run.path("metrics.md"), text)
     if not run.path("metrics.csv").exists():
         for record in errors.records():

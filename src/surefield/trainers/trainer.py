@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -22,7 +22,7 @@ from surefield.trainers.inputs import Inputs, gather
 from surefield.trainers.job_folder import write_inputs, write_script
 from surefield.trainers.result import Call, FitResult, TrainingResult
 from surefield.trainers.run import evaluated, execute, read_result
-from surefield.training.breakdown import LossBreakdown
+from surefield.training.breakdown import LossBreakdown, Pairs
 from surefield.training.dataset import Sample
 from surefield.training.problem import Problem, Weights
 
@@ -76,6 +76,18 @@ class Trainer(abc.ABC):
             fitted: ids of those that are fitted.
         """
         return list(configurations)
+
+    def minimised_rows(
+        self, model: Potential, configurations: Sequence[Sample], weights: Weights
+    ) -> Iterable[Pairs] | None:
+        """Weighted rows that the fit minimises, by configuration; None: errors of all labels times weights.
+
+        Args:
+            model: fitted.
+            configurations: with their weights.
+            weights: of the residuals.
+        """
+        return None
 
     def own_split(
         self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int

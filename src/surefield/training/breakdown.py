@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from surefield.keys import CONFIG_TYPE
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential
 from surefield.training.dataset import AT_ONCE, Sample, without_baseline
 from surefield.training.problem import Weights, residual_weights
 
 __all__ = [
+    "GROUP_KEYS",
     "ErrorRow",
     "ErrorTable",
     "LossBreakdown",
     "LossForm",
+    "Pairs",
     "breakdown",
     "compared",
+    "errors_text",
+    "group_of",
 ]
 
 KINDS = Weights._fields
+UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"}
+#: Name of the table of all configurations, which no group has.
+_ALL = ""
+#: Entries of `info` that name the group of a configuration.
+GROUP_KEYS = (CONFIG_TYPE, "group")
+#: Prediction and label of the rows of each kind.
+Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 class LossForm(NamedTuple):
@@ -149,11 +162,28 @@ class ErrorTable(Mapping[tuple[str, str, str], ErrorRow]):
 
     def __str__(self) -> str:
         """The table in Markdown."""
-        lines = ["| kind | part | weighting | count | mae | rmse | r2 |", "|---|---|---|---:|---:|---:|---:|"]
-        for (kind, part, weighting), e in self._entries.items():
+        return errors_text({"": self})
+
+
+def errors_text(tables: Mapping[str, ErrorTable], weighted_unit: str = "") -> str:
+    """Tables in Markdown, as one, with units and a column of their names if they have any.
+
+    Args:
+        tables: by name.
+        weighted_unit: of weighted errors; without one it is that of the weights times that of the errors.
+    """
+    first = "| " if list(tables) == [""] else "| group | "
+    lines = [
+        f"{first}kind | part | weighting | unit | count | mae | rmse | r2 |",
+        "|---" * (first.count("|") + 3) + "|---:" * 4 + "|",
+    ]
+    for name, table in tables.items():
+        for (kind, part, weighting), e in table.items():
+            unit = UNITS[kind] if weighting == "unweighted" else weighted_unit or "weighted"
             numbers = " | ".join(f"{x:.8g}" for x in (e.mae, e.rmse, e.r2))
-            lines.append(f"| {kind} | {part} | {weighting} | {e.count} | {numbers} |")
-        return "\n".join(lines)
+            start = f"| {name} | " if name or len(tables) > 1 else "| "
+            lines.append(f"{start}{kind} | {part} | {weighting} | {unit} | {e.count} | {numbers} |")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +197,7 @@ class LossBreakdown:
         stress: from stresses.
         per_configuration: (n_configurations, 3) contributions to these parts.
         errors: of the training part.
+        groups: errors of each group of configurations; empty where none is named.
     """
 
     total: float
@@ -175,6 +206,13 @@ class LossBreakdown:
     stress: float
     per_configuration: Float[np.ndarray, "n_configurations 3"]
     errors: ErrorTable
+    groups: Mapping[str, ErrorTable] = field(default_factory=dict)
+
+
+def group_of(sample: Sample) -> str | None:
+    """Group that a configuration states in `info`, by `GROUP_KEYS`."""
+    info = sample.atoms.info
+    return next((str(info[key]) for key in GROUP_KEYS if key in info), None)
 
 
 def breakdown(
@@ -183,8 +221,9 @@ def breakdown(
     weights: Weights,
     form: LossForm,
     part: str = "train",
+    rows: Iterable[Pairs] | None = None,
 ) -> LossBreakdown:
-    """Loss and errors of a potential on configurations.
+    """Loss and errors of a potential on configurations, in all and by group.
 
     Args:
         potential: at its present parameters.
@@ -192,21 +231,43 @@ def breakdown(
         weights: of the residuals.
         form: which loss.
         part: name of these configurations in the table of errors.
+        rows: weighted rows of each configuration as they were minimised, where these are not the errors times
+            their weights.
     """
-    sums = {(kind, part, w): _Sums() for kind in KINDS for w in ("unweighted", "weighted")}
+    sums: dict[str, dict[tuple[str, str, str], _Sums]] = {}
     parts = np.zeros((len(samples), 3))
-    for i, (sample, pairs) in enumerate(zip(samples, compared(potential, samples), strict=True)):
-        w = residual_weights(sample, weights)
-        factors = {"energy": w.energy, "forces": np.repeat(w.forces, 3), "stress": w.stress}
-        for kind, (predicted, label) in pairs.items():
-            factor = factors[kind]
-            sums[kind, part, "unweighted"].add(predicted, label)
-            sums[kind, part, "weighted"].add(predicted * factor, label * factor)
-            parts[i, KINDS.index(kind)] = _penalty((predicted - label) * factor, kind, sample.n_atoms, form)
+    minimised = repeat(None, len(samples)) if rows is None else rows
+    for i, (sample, pairs, own) in enumerate(
+        zip(samples, compared(potential, samples), minimised, strict=True)
+    ):
+        weighted = _weighted(pairs, sample, weights) if own is None else own
+        group = group_of(sample)
+        for name in (_ALL,) if group is None else (_ALL, group):
+            table = sums.setdefault(name, {})
+            for weighting, of in (("unweighted", pairs), ("weighted", weighted)):
+                for kind, (predicted, label) in of.items():
+                    if len(label):
+                        table.setdefault((kind, part, weighting), _Sums()).add(predicted, label)
+        for kind, (predicted, label) in weighted.items():
+            parts[i, KINDS.index(kind)] = _penalty(predicted - label, kind, sample.n_atoms, form)
     scale = 1 / max(len(samples), 1) if form.bracket == "mean" else 1.0
     energy, forces, stress = (parts.sum(axis=0) * scale).tolist()
-    entries = {key: s.errors() for key, s in sums.items() if s.count}
-    return LossBreakdown(energy + forces + stress, energy, forces, stress, parts * scale, ErrorTable(entries))
+    order = [(kind, part, w) for kind in KINDS for w in ("unweighted", "weighted")]
+    tables = {
+        name: ErrorTable({key: table[key].errors() for key in order if key in table})
+        for name, table in sums.items()
+    }
+    errors = tables.pop(_ALL, ErrorTable({}))
+    return LossBreakdown(energy + forces + stress, energy, forces, stress, parts * scale, errors, tables)
+
+
+def _weighted(pairs: Pairs, sample: Sample, weights: Weights) -> Pairs:
+    """Predictions and labels times the weights of their rows."""
+    w = residual_weights(sample, weights)
+    factors = {"energy": w.energy, "forces": np.repeat(w.forces, 3), "stress": w.stress}
+    return {
+        kind: (predicted * factors[kind], label * factors[kind]) for kind, (predicted, label) in pairs.items()
+    }
 
 
 def _penalty(weighted: Float[np.ndarray, " n"], kind: str, n_atoms: int, form: LossForm) -> float:

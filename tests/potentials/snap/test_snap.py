@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -130,9 +128,8 @@ def lammps_results(lammps, folder, atoms: Atoms, types: list[str]) -> tuple[floa
     kinds = [types.index(symbol) + 1 for symbol in atoms.symbols]
     lammps.create_atoms(len(atoms), list(range(1, len(atoms) + 1)), kinds, positions.ravel().tolist())
     lammps.command("mass * 1.0")
-    with contextlib.chdir(folder):
-        lammps.command(f"include {PREFIX}.mod")
-        lammps.command("run 0 post no")
+    lammps.command(f"include '{folder / PREFIX}.mod'")
+    lammps.command("run 0 post no")
     forces = np.array(lammps.gather_atoms("f", 1, 3)).reshape(-1, 3)
     return lammps.get_thermo("pe"), prism.vector_to_ase(forces)
 

@@ -67,12 +67,13 @@ class _Reader:
         self.values = np.zeros(0)
 
     def potential(self) -> Chimes:
-        while self.lines.peek():
-            line = self.lines.next("a section")
-            if line == "ENDFILE":
-                break
+        while (line := self.lines.next("a section, or ENDFILE")) != "ENDFILE":
             self._section(line)
-        return Chimes(self.settings, self.values)
+        settings = self.settings
+        for block in (block for m in (2, 3, 4) for block in settings.blocks(m)):
+            if block.label not in self.read:
+                raise self.lines.error(f"no coefficients of {block.label}", "a block for every cluster")
+        return Chimes(settings, self.values)
 
     def _section(self, line: str) -> None:
         lines = self.lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from surefield.errors import ConfigError, DataError
+from surefield.formats.text_file import number, whole
 from surefield.potentials.chimes.power_sets import PAIRS
 from surefield.potentials.chimes.settings import CUTOFFS, Limits
 
@@ -73,14 +74,14 @@ class Lines:
     def numbers(self, words: Sequence[str], expected: str) -> list[float]:
         """Words of the present line as numbers."""
         try:
-            return [float(word) for word in words]
+            return [number(word) for word in words]
         except ValueError:
-            raise self.error("not a number", expected) from None
+            raise self.error("not a finite number", expected) from None
 
     def whole(self, words: Sequence[str], expected: str) -> list[int]:
         """Words of the present line as whole numbers."""
         try:
-            return [int(word) for word in words]
+            return [whole(word) for word in words]
         except ValueError:
             raise self.error("not a whole number", expected) from None
 
@@ -122,7 +123,7 @@ def _is_special_row(row: Sequence[str], n_pairs: int) -> bool:
     if len(row) != 2 * n_pairs + 1 or row[0].startswith("#"):
         return False
     try:
-        [float(word) for word in row[n_pairs + 1 :]]
+        [number(word) for word in row[n_pairs + 1 :]]
     except ValueError:
         return False
     return True
@@ -182,7 +183,7 @@ def orders_of(text: str) -> tuple[int, int, int]:
     expected = "CHEBYSHEV O2 [O3 [O4]] [-1 1]"
     fine = words[:1] == ["CHEBYSHEV"] and len(words) > 1
     try:
-        values = [float(word) for word in words[1:]]
+        values = [number(word) for word in words[1:]]
     except ValueError:
         values, fine = [], False
     if len(values) > 3 or values[-2:] == [-1, 1]:
@@ -205,7 +206,7 @@ def cutoff_function(text: str) -> tuple[str, float]:
         return "CUBIC", 0.5
     try:
         name, value = words
-        fraction = float(value)
+        fraction = number(value)
     except ValueError:
         name, fraction = "", 0.0
     if name != "TERSOFF":

@@ -49,7 +49,7 @@ class EAM(BondPotential):
     def forms(self) -> Mapping[str, ParameterForm]:
         """What each parameter is; densities are of ordered pairs if there is one for each."""
         paired = len(self.values["density"]) > len(self.symbols)
-        return self.FORMS | {"density": ParameterForm("", "ordered pair")} if paired else self.FORMS
+        return {**self.FORMS, "density": ParameterForm("", "ordered pair")} if paired else self.FORMS
 
     dr: float = eqx.field(static=True)
     drho: float = eqx.field(static=True)
