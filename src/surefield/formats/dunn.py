@@ -212,9 +212,9 @@ def _read_layers(tokens: _Tokens, width: int) -> tuple[list[_Weights], float]:
         expected = "1 for the first layer, and one probability in (0, 1] for the others"
         raise tokens.error("keep probabilities", keep.tolist(), expected)
     layers = []
-    for number, (n_in, n_out) in enumerate(zip([width, *sizes[:-1]], sizes, strict=True), start=1):
-        weights = tokens.many(f"weights of layer {number}", n_in * n_out).reshape(n_in, n_out)
-        layers.append((weights, tokens.many(f"biases of layer {number}", n_out)))
+    for place, (n_in, n_out) in enumerate(zip([width, *sizes[:-1]], sizes, strict=True), start=1):
+        weights = tokens.many(f"weights of layer {place}", n_in * n_out).reshape(n_in, n_out)
+        layers.append((weights, tokens.many(f"biases of layer {place}", n_out)))
     tokens.end()
     return layers, next(iter(rates), 0.0)
 
@@ -310,10 +310,10 @@ def _network_text(potential: DropoutNetwork) -> str:
         "tanh  # activation",
         f"{_numbers(keep)}  # keep probability of the input of each layer",
     ]
-    for number, (weights, bias) in enumerate(_layers_of(potential), start=1):
-        lines.append(f"# weights of layer {number}, {weights.shape[0]} x {weights.shape[1]}")
+    for place, (weights, bias) in enumerate(_layers_of(potential), start=1):
+        lines.append(f"# weights of layer {place}, {weights.shape[0]} x {weights.shape[1]}")
         lines += [_numbers(row) for row in weights]
-        lines += [f"# biases of layer {number}", _numbers(bias)]
+        lines += [f"# biases of layer {place}", _numbers(bias)]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ from surefield.formats.chimes.text_files import (
     read_text,
     special_rows,
 )
+from surefield.formats.text_file import check_range
 from surefield.potentials.chimes.model import Chimes
 from surefield.potentials.chimes.power_sets import PAIRS, power_codes
 from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock, type_pairs
@@ -31,6 +32,8 @@ __all__ = ["EXACT", "HEADINGS", "KCAL", "OFF", "read_params"]
 KCAL: Final = Decimal("23.060548")
 EXACT: Final = Context(prec=60)
 OFF: Final = ("USECOUL", "FITCOUL", "USEPOVR", "FITPOVR")
+#: Orders of two, three and four bodies beyond which the tables of a damaged file would not fit into memory.
+_HIGHEST: Final = (1000, 40, 10)
 _UNREAD: Final = ("USE3BCH", "USE4BCH", "EXCLD1B", "EXCLD2B")
 _MAPS: Final = ("PAIRMAPS", "TRIPMAPS", "QUADMAPS")
 #: Headings of blocks of 3 and 4 atoms; the second is spelled like this in the files.
@@ -65,14 +68,16 @@ class _Reader:
         self.special: dict[tuple[int, str], Any] = {}
         self.penalty: dict[str, Any] = {}
         self.values = np.zeros(0)
+        self.read: set[str] = set()
 
     def potential(self) -> Chimes:
-        while (line := self.lines.next("a section, or ENDFILE")) != "ENDFILE":
-            self._section(line)
+        while self.lines.peek() not in ("", "ENDFILE"):
+            self._section(self.lines.next("a section"))
         settings = self.settings
-        for block in (block for m in (2, 3, 4) for block in settings.blocks(m)):
+        self.lines.next("a section, or ENDFILE")
+        for block in settings.blocks(2) if self.orders[0] else ():
             if block.label not in self.read:
-                raise self.lines.error(f"no coefficients of {block.label}", "a block for every cluster")
+                raise self.lines.error(f"no coefficients of {block.label}", "a block for every pair")
         return Chimes(settings, self.values)
 
     def _section(self, line: str) -> None:
@@ -86,6 +91,8 @@ class _Reader:
                 raise ConfigError(f"{head} is not supported", where=lines.name, got=rest, expected="false")
         elif head == "PAIRTYP":
             self.orders = orders_of(rest)
+            if any(order > most for order, most in zip(self.orders, _HIGHEST, strict=True)):
+                raise lines.error("orders that no file has", f"at most {_HIGHEST}", rest)
         elif head == "FCUT TYPE":
             self.cutoff = cutoff_function(rest)
         elif head == "ATOM TYPES":
@@ -114,7 +121,7 @@ class _Reader:
             line = self.lines.next(expected)
             if not line.startswith("#"):
                 row = line.split()
-                if not row[0].isdigit() or len(row) < 4:
+                if not row[0].isdecimal() or len(row) < 4:
                     raise self.lines.error("not a row of the table", expected)
                 rows.append(row)
         return rows
@@ -136,6 +143,7 @@ class _Reader:
             if self.pairs and row[-2] != self.transform:
                 raise self.lines.error("two transformations in one file", f"{self.transform} as before")
             self.transform = row[-2]
+            check_range(high, self.lines.name)
             a, b = sorted(self.types.index(name) for name in row[1:3])
             self.pairs[a, b] = (low, high, length)
 
@@ -179,21 +187,26 @@ class _Reader:
         if len(names) == m and all(name in s.types for name in names):
             wanted = sorted(s.types.index(name) for name in names)
             for block in s.blocks(m):
-                if sorted(block.types) == wanted:
+                if sorted(block.types) == wanted and block.label not in self.read:
+                    self.read.add(block.label)
                     return block
-        expected = f"{m} of the types {', '.join(s.types)} and an order above 0 in PAIRTYP"
+        expected = f"{m} of the types {', '.join(s.types)}, each once, and an order above 0 in PAIRTYP"
         raise self.lines.error("unknown cluster", expected)
 
     def _read_pair_block(self, rest: str) -> None:
         block = self._block_of(2, rest.split()[1:])
         n = block.sets.n_unique
-        expected = f"number below {n} and coefficient"
-        while (words := self.lines.peek().split()) and words[0].isdigit():
+        expected = f"{n} coefficients, each with a number below {n}"
+        places = set()
+        while (words := self.lines.peek().split()) and words[0].isdecimal():
             self.lines.next(expected)
-            if len(words) != 2 or int(words[0]) >= n:
+            if len(words) != 2 or int(words[0]) >= n or int(words[0]) in places:
                 raise self.lines.error("unusable coefficient", expected)
             self.lines.numbers(words[1:], expected)
+            places.add(int(words[0]))
             self.values[block.first + int(words[0])] = _from_file(words[1])
+        if len(places) < n:
+            raise self.lines.error(f"{len(places)} coefficients of {block.label}", expected)
 
     def _read_block(self, m: int) -> None:
         words = self.lines.next("INDEX: n ATOMS: types").split()
@@ -201,7 +214,7 @@ class _Reader:
             raise self.lines.error("not understood", "INDEX: n ATOMS: types")
         names = words[3:]
         block = self._block_of(m, names)
-        self._check_block_pairs(names)
+        total = self._check_block_pairs(names)
         while self.lines.peek().startswith(("index", "--", "#")):
             self.lines.next("a power set")
         n_pairs, n = len(PAIRS[m]), block.n_powers
@@ -210,7 +223,8 @@ class _Reader:
         known = set(codes.tolist())
         table = np.zeros(n**n_pairs)
         order = _pair_order(names, block, self.settings)
-        while (row := self.lines.peek().split()) and row[0].isdigit():
+        rows: set[int] = set()
+        while (row := self.lines.peek().split()) and row[0].isdecimal():
             self.lines.next(expected)
             if len(row) != n_pairs + 4:
                 raise self.lines.error("unusable power set", expected)
@@ -219,17 +233,24 @@ class _Reader:
             if powers.min() < 0 or powers.max() >= n:
                 raise self.lines.error("power out of range", expected)
             (code,) = power_codes(powers[None, order], n).tolist()
+            if code in rows:
+                raise self.lines.error("a power set that is there twice", expected)
+            rows.add(code)
             if code not in known:
                 raise self.lines.error("the power set leaves an atom out", "a power > 0 at every atom")
             table[code] = _from_file(row[-1])
+        if total is not None and len(rows) > total:
+            raise self.lines.error(f"{len(rows)} power sets of {block.label}", f"{total}, as TOTAL says")
         self._share(block, table[codes])
 
-    def _check_block_pairs(self, names: Sequence[str]) -> None:
+    def _check_block_pairs(self, names: Sequence[str]) -> int | None:
+        """Number of power sets that the line of the pairs states."""
         expected = "PAIRS: names of the pairs UNIQUE: n TOTAL: n"
         words = self.lines.next(expected).split()
         pairs = [{names[a] + names[b], names[b] + names[a]} for a, b in PAIRS[len(names)]]
         if words[:1] != ["PAIRS:"] or any(w not in p for w, p in zip(words[1:], pairs, strict=False)):
             raise self.lines.error("pairs that do not fit the atoms", expected)
+        return self.lines.count(words[-1]) if "TOTAL:" in words[-2:-1] else None
 
     def _share(self, block: CoefficientBlock, table: Float[np.ndarray, " n_sets"]) -> None:
         """Coefficients from the values of all sets; those that share one must agree."""
