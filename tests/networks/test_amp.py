@@ -12,6 +12,7 @@ from surefield.networks.amp import Amp
 from surefield.networks.charge_neural_network import ChargeNeuralNetwork
 from surefield.networks.fingerprints import Gaussian, ImageCentred
 from surefield.networks.full_batch import LossFunction, Regressor, TrainingConvergenceError
+from surefield.networks.full_batch.arguments import shard_count
 from surefield.networks.model_files import load_model
 from surefield.networks.neural_network import NeuralNetwork
 from surefield.structures.images import hash_images
@@ -52,6 +53,9 @@ def test_text_restores_the_model(copper, tmp_path):
     np.testing.assert_array_equal(again.vector, model.vector)
     assert again.tostring() == text
     (tmp_path / "model.json").write_text(text)
+    (tmp_path / "x.amp").write_text(text)
+    for name in ("x", "x.amp", "model.json.amp"):
+        np.testing.assert_array_equal(Amp.load(str(tmp_path / name)).model.vector, model.vector)
     np.testing.assert_array_equal(Amp.load(tmp_path / "model.json").model.vector, model.vector)
     with pytest.raises(PotentialError, match="cut short"):
         load_model(text[:-40])
@@ -202,8 +206,11 @@ def test_hostile_files(shared, tmp_path, monkeypatch, name):
 def test_workers_on_other_hosts_are_refused():
     with pytest.raises(ConfigError, match="executor"):
         Amp(Gaussian(), NeuralNetwork(), envcommand="source x")
-    with pytest.raises(ConfigError, match="executor"):
-        Amp(Gaussian(), NeuralNetwork(), cores={"host": 2})
+    for cores in ({"host": 2}, {"localhost": 1, "host": 2}):
+        with pytest.raises(ConfigError, match="executor"):
+            Amp(Gaussian(), NeuralNetwork(), cores=cores)
+    assert Amp(Gaussian(), NeuralNetwork(), cores={"localhost": 4}).cores == 4
+    assert shard_count({"cores": {"localhost": 4}}) == 4
 
 
 def test_keys_are_those_of_the_images(copper):

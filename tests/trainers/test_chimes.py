@@ -379,6 +379,28 @@ def test_row_weights(frames, tmp_path):
     assert trainers[0].refusal(None, per_atom_weights=False) is None
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_what_is_reported_is_what_was_minimised(frames, tmp_path, weighted):
+    weights = np.random.default_rng(2).uniform(0.5, 2, 6 * (24 + 3 + 3)) if weighted else None
+    # Singular values are dropped, so that something is left over.
+    trainer = ChIMESTrainer("svd", eps=0.03, compat="chimes_lsq", row_weights=weights, keep_rows=True)
+    flow = {"workflow_type": "LOCAL", "workflow_args": {"root": str(tmp_path / "runs")}}
+    result = trainer.train("x", Chimes(SETTINGS), frames, None, flow, register=False)
+    rows = np.load(result.path / "design.npz")
+    r = rows["w"] * (rows["A"] @ (coefficients(result.potential) * KCAL) - rows["b"])
+    assert r @ r > 1e-3
+    assert result.loss == pytest.approx(r @ r, rel=1e-8)
+    text = (result.path / "metrics.md").read_text()
+    assert f"Loss {result.loss!r}" in text
+    assert "of chimes_lsq (kcal/mol, Å) times weights" in text
+    kinds = np.array([{"+": "energy", "s": "stress"}.get(label[0], "forces") for label in rows["row_label"]])
+    for kind in ("energy", "forces", "stress"):
+        errors, own = result.errors[kind, "train", "weighted"], r[kinds == kind]
+        assert (errors.count, errors.rmse) == (len(own), pytest.approx(np.sqrt(np.mean(own**2)), rel=1e-8))
+    again = trainer.evaluate_loss(result.potential.model, frames)
+    assert again.total == pytest.approx(result.loss, rel=1e-10)
+
+
 def test_three_stresses_are_fitted_as_three(truth, frames, tmp_path):
     data = [copied(frames[0], stress_is_diagonal=True), *frames[1:]]
     trainer = ChIMESTrainer("ridge", keep_rows=True)

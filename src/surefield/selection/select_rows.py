@@ -25,6 +25,9 @@ from surefield.selection.selection import Reason, Selection
 
 __all__ = ["select_features", "select_rows"]
 
+#: Methods of bmdal and apax that are no misspelt names of those here.
+_ELSEWHERE = frozenset({"bait", "fw", "max_det", "maxdet"})
+
 #: Features that follow the number of atoms this closely mostly rank structures by size.
 SIZE_CORRELATION = 0.8
 
@@ -80,6 +83,9 @@ def select_features(
 ) -> Selection:
     """`select_rows` for features that know how they were made and how large the structures are."""
     if method not in METHODS:
+        if method in _ELSEWHERE:
+            what = f"selection method {method!r} of other packages is not here"
+            raise ConfigError(f"{what}; known: {', '.join(sorted(METHODS))}")
         raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
     rule = METHODS[method]
     size = positive_int(batch_size, "batch_size")

@@ -127,9 +127,9 @@ class FitSnapTrainer(Trainer):
     Solver, groups, kinds of labels and the reference potential are those of the potential's settings. Groups:
     their eweight, fweight and vweight (per bar) multiply those of the call; sizes make a seeded split, the
     validation set being the testing size, or without one all that is not fitted; `smartweights` divides all
-    three by the number of the group's fitted (of tested ones: tested) configurations, fweight by 3 n_atoms
-    and vweight by 6 as well. `[ESHIFT]` is added to the energies, so that the potential and all errors are
-    those of the shifted energies, as FitSNAP has it. With `bzeroflag` the constants are zero and not fitted.
+    three by the number of the group's fitted configurations, fweight by 3 n_atoms and vweight by 6 as well.
+    `[ESHIFT]` is added to the energies, so that the potential and all errors are those of the shifted
+    energies, as FitSNAP has it. With `bzeroflag` the constants are zero and not fitted.
     """
 
     trains: ClassVar[tuple[type[Potential], ...]] = (Snap,)
@@ -148,14 +148,14 @@ class FitSnapTrainer(Trainer):
         settings = handle.fit_settings
         samples = []
         names = _group_names(configurations, settings)
-        sizes = Counter((n, c.id in fitted) for c, n in zip(configurations, names, strict=True))
+        sizes = Counter(n for c, n in zip(configurations, names, strict=True) if c.id in fitted)
         for c, name in zip(configurations, names, strict=True):
             factors = np.array(settings.used, float)
             if name is not None:
                 group = settings.groups[name]
                 factors *= (group.energy, group.forces, group.stress * BAR)
                 if settings.smartweights:
-                    factors /= sizes[name, c.id in fitted] * np.array([1, 3 * c.n_atoms, 6])
+                    factors /= max(sizes[name], 1) * np.array([1, 3 * c.n_atoms, 6])
             shifted = replace(c, labels=_shifted(c, settings.shifts))
             samples.append(shifted.scaled(**dict(zip(Weights._fields, factors.tolist(), strict=True))))
         return samples
