@@ -16,3 +16,13 @@ ATOMIC_WEIGHTS: Final = "atomic_weights"
 WEIGHT: Final = "weight"
 ENERGY_WEIGHT: Final = "energy_weight"
 FORCE_WEIGHT: Final = "force_weight"
+#: What structures call their total charge (e), and their spin: multiplicity, unpaired electrons or S.
+CHARGE_KEYS: Final = ("charge", "total_charge", "net_charge", "molecular_charge")
+SPIN_KEYS: Final = (
+    "spin",
+    "total_spin",
+    "multiplicity",
+    "spin_multiplicity",
+    "total_multiplicity",
+    "unpaired_electrons",
+)

@@ -17,7 +17,7 @@ from surefield.structures.doctor.pairs import find_pairs
 from surefield.structures.doctor.stress import check_stress
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames, read_frames
-from surefield.units import EV_A3_PER_GPA, EV_A3_PER_KBAR, EV_PER_HARTREE, EV_PER_KCAL_MOL
+from surefield.units import ANGSTROM_PER_BOHR, EV_A3_PER_GPA, EV_A3_PER_KBAR, EV_PER_HARTREE, EV_PER_KCAL_MOL
 
 # Components 4 to 6 of a file in the orders of the source of the mlearn sets; ours are yz xz xy.
 XY_XZ_YZ, XY_YZ_XZ = [0, 1, 2, 5, 4, 3], [0, 1, 2, 5, 3, 4]
@@ -191,6 +191,7 @@ def test_short_contacts_of_dimers(shared: Path):
         (1 / EV_PER_HARTREE, 1.0, "energy unit", "energies look like Hartree"),
         (1.0, 1 / EV_PER_KCAL_MOL, "force unit", "forces look like kcal/mol/Å"),
         (1.0, -1.0, "force sign", "uphill"),
+        (1 / EV_PER_HARTREE, ANGSTROM_PER_BOHR / EV_PER_HARTREE, "force unit", "atomic units"),
     ],
 )
 def test_energy_and_force_units(energy: float, forces: float, check: str, word: str):

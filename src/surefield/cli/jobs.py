@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,10 +109,13 @@ def _completed(text: str) -> str:
 
 
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    path = need(config.data.train, "train", "doctor")
-    reference = read_frames(config.data.test) if config.data.test else None
-    examination = doctor(read_frames(path), reference=reference)
+    frames = read_frames(need(config.data.train, "train", "doctor"))
+    examination = doctor(frames)
     say(examination.to_text())
+    if config.data.test:
+        of_test = doctor(config.data.test, reference=frames)
+        say(f"\n{of_test.to_text()}")
+        examination = replace(examination, findings=(*examination.findings, *of_test.of("leakage")))
     folder.write_json("doctor.json", examination.to_dict())
     n, worst = len(examination.findings), examination.worst or "none"
     return {"verdict": f"{n} findings; the worst is: {worst}"}

@@ -24,7 +24,7 @@ from surefield.structures.label_sources import results_of
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames
 from surefield.trainers.result import TrainingWarning
-from surefield.training.dataset import Sample, make_samples
+from surefield.training.dataset import Sample, make_samples, unread_states
 from surefield.training.problem import Weights
 from surefield.training.weights import read_atom_weights
 
@@ -130,6 +130,7 @@ def make_configurations(model: Potential, inputs: Inputs, weights: Weights) -> l
     check_frames(model, frames)
     labels, _ = resolve_labels(frames, require=())
     _check_something_to_fit(labels, weights)
+    unread_states(frames, labels, model.supplies)
     copies = [atoms.copy() for atoms in frames]
     for copy in copies:
         # Weights of atoms come with the call, not with the structure.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -24,6 +25,7 @@ from surefield.structures.labels import LabelReport, Labels, Mapped, resolve_lab
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.offsets import is_isolated_atom, isolated_atom_energies
 from surefield.structures.read import Frames, Source, read_frames
+from surefield.structures.states import mixed_states
 from surefield.structures.tensors import from_voigt, row_slices
 from surefield.training.weights import frame_weights
 
@@ -37,6 +39,7 @@ __all__ = [
     "make_batch",
     "make_samples",
     "prepare",
+    "unread_states",
     "without_baseline",
 ]
 
@@ -157,6 +160,9 @@ def prepare(
         DataError: see `read_frames`, `check_geometry`, `resolve_labels` and `Potential.understood`; or
             nothing is left to use.
         PotentialError: an element the potential does not know.
+
+    Warns:
+        UserWarning: energies differ by charge or spin, which the potential does not read.
     """
     frames = read_frames(source)
     single = np.array([is_isolated_atom(atoms) for atoms in frames], dtype=bool)
@@ -181,6 +187,8 @@ def prepare(
         note = f"{note}; {meaning}" if meaning else note
     else:
         surroundings = partial(neighborhood, cutoff=potential)
+    unread = unread_states(frames, understood, supplies)
+    note = f"{note}; {unread}" if unread else note
     samples = make_samples(frames, understood, surroundings)
     return LabelledSet(samples, frames, isolated, note)
 
@@ -205,6 +213,25 @@ def _without_forces(frames: Frames, report: LabelReport) -> str:
     return (
         f"; energies alone count (keys present: {keys}; labels of another name are found if `labels` says so)"
     )
+
+
+def unread_states(frames: Frames, labels: Sequence[Labels], supplies: Collection[str]) -> str:
+    """Warn of energies that differ by charge or spin, unless a potential of an electrode reads these.
+
+    Args:
+        frames: structures.
+        labels: theirs.
+        supplies: results of the potential.
+
+    Returns:
+        The warning; empty where there is none.
+    """
+    mixed = None if "excess_electrons" in supplies else mixed_states(frames, labels)
+    if mixed is None:
+        return ""
+    text = f"{mixed.message}; the potential reads neither charge nor spin and fits the mean of such energies"
+    warnings.warn(text, UserWarning, stacklevel=3)
+    return text
 
 
 def make_samples(

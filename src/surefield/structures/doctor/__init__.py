@@ -17,10 +17,13 @@ from surefield.structures.doctor.forces import (
     check_outlying_energies,
     check_zero_forces,
 )
+from surefield.structures.doctor.magnitudes import check_magnitudes
+from surefield.structures.doctor.overview import overview
 from surefield.structures.doctor.pairs import find_pairs
-from surefield.structures.doctor.repeats import check_leakage, check_repeats
+from surefield.structures.doctor.repeats import check_leakage, check_repeats, check_states
 from surefield.structures.doctor.stress import check_stress
 from surefield.structures.doctor.temperatures import check_temperatures
+from surefield.structures.doctor.virials import check_virials
 from surefield.structures.labels import Labels, resolve_labels
 from surefield.structures.read import Frames, Source, read_frames
 
@@ -54,15 +57,16 @@ def doctor(
         DataError: unreadable structures, or as many labels as structures are not given.
     """
     chosen = read_frames(frames)
-    known = _labels(chosen, labels)
+    known, note = _labels(chosen, labels)
     findings = [
         *check_labels(chosen, known),
         *check_contacts(chosen, min_distance),
         *check_repeats(chosen, known),
+        *check_states(chosen, known),
     ]
     if reference is not None:
         training = read_frames(reference)
-        findings += check_leakage(chosen, known, training, _labels(training, reference_labels))
+        findings += check_leakage(chosen, known, training, _labels(training, reference_labels)[0])
     findings += [
         *check_net_force(chosen, known),
         *check_zero_forces(chosen, known),
@@ -78,15 +82,22 @@ def doctor(
     elif any(label.stress is not None for label in finite):
         message = "stresses were not compared with energies, because these contradict the forces"
         findings.append(Finding("stress undecidable", "note", message, (), 0.0, "mend the energies first"))
-    return DoctorReport(len(chosen), _source(chosen), worst_first(findings))
+    if not any("unit" in finding.check for finding in work):
+        findings += check_magnitudes(chosen, finite)
+    known_faults = {finding.check for finding in findings}
+    if known_faults.isdisjoint({"force unit", "force sign", "stress unit", "stress sign", "stress slope"}):
+        findings += check_virials(chosen, finite)
+    lines = overview(chosen, known, note)
+    return DoctorReport(len(chosen), _source(chosen), worst_first(findings), lines)
 
 
-def _labels(frames: Frames, labels: Sequence[Labels] | None) -> Sequence[Labels]:
+def _labels(frames: Frames, labels: Sequence[Labels] | None) -> tuple[Sequence[Labels], str]:
     if labels is None:
-        return resolve_labels(frames, require=(), allow_nan=True)[0]
+        resolved, report = resolve_labels(frames, require=(), allow_nan=True)
+        return resolved, str(report).partition(": ")[2]
     if len(labels) != len(frames):
         raise DataError(f"{len(frames)} structures need as many labels, got {len(labels)}")
-    return labels
+    return labels, ""
 
 
 def _finite(label: Labels) -> Labels:

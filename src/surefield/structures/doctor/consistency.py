@@ -51,18 +51,24 @@ def _wrong_slope(slope: float, numbers: str, where: tuple[int, ...]) -> Finding:
         remedy = "the forces are gradients: multiply them by -1"
         return Finding("force sign", "error", f"{numbers}: forces point uphill", where, slope, remedy)
     # An energy of 1 eV reads 1/factor in another unit, and so does a force.
+    bohr = units.ANGSTROM_PER_BOHR
     candidates = [
         *(
             (f"energies look like {n}, forces like eV/Å", "energy", n, f, 1 / f)
             for n, f in units.ENERGY.items()
         ),
         *(
-            (f"forces look like {n}/Å, energies like eV", "force", f"{n}/Å", f, f)
+            (f"forces look like {n}/{length}, energies like eV", "force", f"{n}/{length}", f / a, f / a)
             for n, f in units.ENERGY.items()
+            for length, a in (("Å", 1.0), ("Bohr", bohr))
+            if (n, length) != ("eV", "Bohr")
         ),
-        *(
-            (f"forces look like {n}/Bohr, energies like eV", "force", f"{n}/Bohr", f, f)
-            for n, f in ((n, f / units.ANGSTROM_PER_BOHR) for n, f in units.ENERGY.items())
+        (
+            "forces are per Bohr, as in atomic units (Hartree and Hartree/Bohr; eV and eV/Bohr are rare)",
+            "force",
+            "Hartree/Bohr",
+            units.EV_PER_HARTREE / bohr,
+            1 / bohr,
         ),
     ]
     text, kind, name, factor, expected = min(candidates, key=lambda c: abs(np.log(abs(slope) / c[4])))

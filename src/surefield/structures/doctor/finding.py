@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 __all__ = ["DoctorReport", "Finding", "Severity"]
@@ -41,11 +41,13 @@ class DoctorReport:
         n_frames: number of structures examined.
         source: the file or files they come from.
         findings: sorted by severity.
+        overview: what the set is, lines by title.
     """
 
     n_frames: int
     source: str
     findings: tuple[Finding, ...]
+    overview: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> Severity | None:
@@ -61,6 +63,7 @@ class DoctorReport:
         counts = {name: sum(f.severity == name for f in self.findings) for name in reversed(_RANK)}
         total = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
         lines = [f"{self.source}: {self.n_frames} structures, {total}"]
+        lines += [f"  {title}: {text}" for title, text in self.overview.items()]
         for finding in self.findings:
             lines.append(f"\n{finding.severity.upper()} {finding.check}: {finding.message}")
             if finding.frames:
@@ -76,6 +79,7 @@ class DoctorReport:
             "source": self.source,
             "n_frames": self.n_frames,
             "worst": self.worst,
+            "overview": dict(self.overview),
             "findings": [asdict(f) | {"frames": list(f.frames)} for f in self.findings],
         }
 

@@ -16,13 +16,12 @@ from scipy.spatial.distance import pdist
 
 from surefield.structures.labels import Labels
 from surefield.structures.read import Frames
+from surefield.structures.states import state
 from surefield.structures.tensors import to_voigt
 
 __all__ = ["Pairs", "find_pairs"]
 
 
-#: Entries of `info` under which structures are comparable only when they agree.
-_CONDITIONS = ("target_potential", "total_charge", "charge", "spin")
 _MOST = 800
 _MOST_PAIRS = 4000
 
@@ -97,7 +96,7 @@ def find_pairs(
             or not np.isfinite(atoms.positions).all()
         ):
             continue
-        conditions = tuple(str(atoms.info.get(name)) for name in _CONDITIONS)
+        conditions = (str(atoms.info.get("target_potential")), state(atoms))
         groups[(atoms.numbers.tobytes(), atoms.pbc.tobytes(), conditions)].append(i)
     rng = np.random.default_rng(seed)
     parts: list[Pairs] = []

@@ -12,20 +12,35 @@ from surefield.structures.doctor.finding import Finding
 from surefield.structures.fingerprint import duplicate_groups, equal_pairs, fingerprints
 from surefield.structures.labels import Labels
 from surefield.structures.read import Frames
+from surefield.structures.states import mixed_states, state
 
-__all__ = ["check_leakage", "check_repeats"]
+__all__ = ["check_leakage", "check_repeats", "check_states"]
 
 #: Largest energy difference of two copies, eV.
 _ENERGY = 1e-5
-#: Entries of `info` that make two structures of equal geometry different calculations.
-_CONDITIONS = (
-    "electrode_potential",
-    "target_potential",
-    "excess_electrons",
-    "total_charge",
-    "charge",
-    "spin",
-)
+#: Entries of `info` that make two structures of equal geometry different calculations, besides their state.
+_CONDITIONS = ("electrode_potential", "target_potential", "excess_electrons")
+
+
+def check_states(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
+    """Report energies that differ by charge or spin, of which potentials know nothing; and charges at all."""
+    mixed = mixed_states(frames, labels)
+    if mixed is not None:
+        remedy = (
+            "train on one state, or one potential for each: none here reads charge or spin (those of an "
+            "electrode read its potential)"
+        )
+        return [
+            Finding(
+                "charge and spin states", "warning", mixed.message, mixed.frames, mixed.difference, remedy
+            )
+        ]
+    charged = tuple(i for i, atoms in enumerate(frames) if dict(state(atoms))["charge"] != 0)
+    if not charged:
+        return []
+    message = f"{len(charged)} of {len(frames)} structures are charged, first {frames.origin(charged[0])}"
+    remedy = "no potential here reads the charge: a system of given atoms has one only"
+    return [Finding("charged structures", "note", message, charged, float(len(charged)), remedy)]
 
 
 def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
@@ -76,8 +91,8 @@ def check_leakage(
         return []
     first = min(leaked)
     message = (
-        f"{len(leaked)} of {len(frames)} structures have a copy, possibly rotated, in the training set; e.g. "
-        f"frame {first} is {reference.origin(leaked[first])}"
+        f"{len(leaked)} of {len(frames)} test structures have a copy, possibly rotated, in the training set; "
+        f"e.g. {frames.origin(first)} is {reference.origin(leaked[first])}"
     )
     remedy = "report errors with and without them, or remove the copies from the training set"
     return [Finding("leakage", "warning", message, tuple(sorted(leaked)), float(len(leaked)), remedy)]
@@ -124,7 +139,8 @@ def _contradictions(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
         if labels[i].energy is None or not np.isfinite(_energy(labels[i])):
             continue
         rounded = [np.round(array, 6) + 0.0 for array in (atoms.positions, atoms.cell.array)]
-        conditions = tuple(str(atoms.info.get(name)) for name in _CONDITIONS)
+        moments = atoms.arrays.get("initial_magmoms")
+        conditions = (*(str(atoms.info.get(name)) for name in _CONDITIONS), state(atoms), str(moments))
         key = (atoms.numbers.tobytes(), *(array.tobytes() for array in rounded), conditions)
         groups[key].append(i)
     spans = {
