@@ -6,8 +6,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import DataError
-from surefield.structures.batching import plan_shapes
+from surefield.structures.batching import Shape, plan_shapes
+from surefield.training.breakdown import LossForm, breakdown
 from surefield.training.dataset import batches, make_batch, prepare
+from surefield.training.problem import Weights
+from surefield.training.train import train
+from surefield.uncertainty.llpr import LLPR
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +84,37 @@ def test_labels_and_weights_in_a_batch(copper):
     assert batch.labels["energy"].dtype == np.float64
     assert batch.labels["forces"].dtype == np.float32
     assert batch.weights["energy"][:2].tolist() == [2.0, 1.0]
-    assert batch.weights["forces"][:4].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert batch.weights["forces"][:4].tolist() == [[w] * 3 for w in (1.0, 0.0, 1.0, 1.0)]
     assert not batch.weights["forces"][4:].any()
     xx, yy, zz, yz, xz, xy = copper[1].get_stress()
     np.testing.assert_allclose(
         batch.labels["stress"][1], [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], rtol=1e-6
     )
+
+
+def _with_diagonal_stress(atoms, rest):
+    copy = atoms.copy()
+    stress = np.append(atoms.get_stress()[:3], np.full(3, rest))
+    copy.calc = SinglePointCalculator(copy, **{**atoms.calc.results, "stress": stress})
+    copy.info["stress_is_diagonal"] = True
+    return copy
+
+
+def test_components_without_a_label_count_nowhere(copper, copper_network):
+    """A stress of three components: three rows, and the same results whatever the file holds for the others."""
+    weights = {"stress_weight": 100.0, "epochs": 1, "batch_size": 4, "progress": False}
+    results = []
+    for rest in (0.0, 1e3):
+        frames = [_with_diagonal_stress(atoms, rest) for atoms in copper]
+        sample = prepare(frames[:1], copper_network).samples[0]
+        assert sample.known("stress").tolist() == [True] * 3 + [False] * 3
+        batch = make_batch([sample], Shape(2, 60, 1), np.float64)
+        np.testing.assert_array_equal(batch.weights["stress"][0], np.eye(3))
+        fit = train(copper_network, frames, validation=frames[:3], **weights)
+        llpr = LLPR.fit(fit.potential, frames, calibration=frames[:3], progress=False)
+        assert llpr.statistics["rows"]["stress"] == 3 * len(frames)
+        assert llpr.statistics["calibration_rows"]["stress"] == 9
+        table = breakdown(fit.potential, fit.train_set.samples, Weights(), LossForm())
+        assert table.errors["stress", "train", "unweighted"].count == 3 * len(frames)
+        results.append((fit.train_errors.as_dict(), llpr.maps["stress"].to_dict(), table.total))
+    assert results[0] == results[1]

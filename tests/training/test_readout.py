@@ -81,6 +81,22 @@ def test_against_plain_ridge_regression(standard, data):
     np.testing.assert_allclose(solved.bias[0], w[-1], atol=1e-5 * np.abs(w).max())
 
 
+def test_stresses_are_rows_like_forces(standard, data):
+    """The Gram matrix with stresses is that without them and the weighted rows of the stresses."""
+    n, samples = standard.n_invariants, data.samples[:4]
+    both = LossWeights(energy=30.0, forces=1.0, stress=200.0)
+    (plain,), (whole,) = (_accumulate(standard, samples, w, 10_000, lambda: None) for w in (WEIGHTS, both))
+    rows = structure_rows(standard, [s.structure for s in samples], ("stress",))
+    full = np.concatenate(
+        [
+            np.column_stack([r.stress, np.zeros(6), s.labels.stress])
+            for r, s in zip(rows, samples, strict=True)
+        ]
+    )
+    assert full.shape == (24, plain.shape[1])
+    np.testing.assert_allclose(whole - plain, full.T @ full * 200 / 24, atol=1e-9 * np.abs(plain).max())
+
+
 def test_solution_starts_without_the_network_and_lowers_the_errors(standard, data):
     solved, solution = solve_readout(standard, data.samples, (), WEIGHTS)
     assert not np.any(solved.readout[:, standard.n_invariants :])

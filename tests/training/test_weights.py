@@ -89,7 +89,8 @@ def test_minibatches_have_the_roots(copper):
     data = prepare([first, second], 3.5)
     batch = make_batch(data.samples, Shape(8, 60, 2), np.float64)
     np.testing.assert_allclose(batch.weights["energy"], [1.0, 0.0])
-    np.testing.assert_allclose(batch.weights["forces"][: len(first)], [6.0, *np.zeros(len(first) - 1)])
+    forces = batch.weights["forces"][: len(first)]
+    np.testing.assert_allclose(forces, np.outer([6.0, *np.zeros(len(first) - 1)], np.ones(3)))
     assert [s.trained_energy for s in data.samples] == [True, False]
     assert data.samples[0].trained_atoms.tolist() == [True] + [False] * (len(first) - 1)
 

@@ -17,7 +17,10 @@ from surefield.structures.label_sources import candidate_keys, has_stale_results
 from surefield.structures.read import Frames, read_frames
 from surefield.structures.tensors import VOIGT, to_voigt, volume
 
-__all__ = ["KindReport", "LabelReport", "Labels", "resolve_labels"]
+__all__ = ["DIAGONAL_STRESS", "KindReport", "LabelReport", "Labels", "resolve_labels"]
+
+#: Entry of `info` of structures whose stress label has xx, yy, zz only; the other components have no label.
+DIAGONAL_STRESS = "stress_is_diagonal"
 
 _RELATIVE = 1e-6
 _ABSOLUTE = {"strain": 1e-8}
@@ -145,6 +148,9 @@ def resolve_labels(
         reports[kind] = KindReport(tuple(counts.most_common()), picks.count(None), others)
         if not allow_nan:
             _check_finite(frames, kind, values[kind], picks)
+    for atoms, stress in zip(frames, values["stress"], strict=True):
+        if stress is not None and atoms.info.get(DIAGONAL_STRESS):
+            stress[VOIGT.index("yz") :] = np.nan
     report = LabelReport(len(frames), reports, sum(has_stale_results(atoms) for atoms in frames))
     _check_required(frames, require, values, report)
     numbers = [dict(zip(values, column, strict=True)) for column in zip(*values.values(), strict=True)]

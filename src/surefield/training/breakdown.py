@@ -59,6 +59,8 @@ def compared(
 ) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Prediction and label of each kind of each sample, as rows: eV/atom, (3 n_atoms,) eV/Å, (6,) eV/Å^3.
 
+    Components without a label are NaN.
+
     What a fixed baseline has of them is taken off both: the spread of the labels, to which R2 refers, is
     that of what was fitted.
     """
@@ -246,8 +248,10 @@ def breakdown(
             table = sums.setdefault(name, {})
             for weighting, of in (("unweighted", pairs), ("weighted", weighted)):
                 for kind, (predicted, label) in of.items():
-                    if len(label):
-                        table.setdefault((kind, part, weighting), _Sums()).add(predicted, label)
+                    known = ~np.isnan(label)
+                    if known.any():
+                        rows_of_kind = table.setdefault((kind, part, weighting), _Sums())
+                        rows_of_kind.add(predicted[known], label[known])
         for kind, (predicted, label) in weighted.items():
             parts[i, KINDS.index(kind)] = _penalty(predicted - label, kind, sample.n_atoms, form)
     scale = 1 / max(len(samples), 1) if form.bracket == "mean" else 1.0
@@ -275,4 +279,4 @@ def _penalty(weighted: Float[np.ndarray, " n"], kind: str, n_atoms: int, form: L
         weighted = weighted * n_atoms
     values = np.abs(weighted) if form.method == "mae" else weighted**2
     divisor = 1 if form.bracket == "rows" or kind == "energy" else len(weighted)
-    return float(values.sum() / divisor)
+    return float(np.nansum(values) / divisor)

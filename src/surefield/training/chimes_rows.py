@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import DataError
-from surefield.formats.chimes.xyzf import DIAGONAL_STRESS
 from surefield.potentials.chimes import Chimes
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.potentials.potential import ClosedRows, Potential, SumPotential
@@ -71,7 +70,7 @@ def row_kinds(linear: Chimes, c: Sample, weights: ResidualWeights, compat: str |
     kinds = set()
     if "forces" in c.labels and np.any(weights.forces > 0):
         kinds.add("F")
-    if "stress" in c.labels and weights.stress > 0 and not (compat and s.fit_stress == "false"):
+    if "stress" in c.labels and np.any(weights.stress > 0) and not (compat and s.fit_stress == "false"):
         kinds.add("s")
     if "energy" in c.labels and weights.energy > 0 and not (compat and s.fit_energy == "false"):
         kinds.add("+1")
@@ -129,10 +128,10 @@ def _native_rows(
         labels = tuple(label for label, u in zip(every.labels, used, strict=True) if u)
         yield FitRows(every.a[used], every.b[used], every.w[used], labels)
     if "s" in kinds and "stress" in c.labels:
-        n = 3 if c.atoms.info.get(DIAGONAL_STRESS) else 6
-        matrix = _stress_rows(rows, c)[VOIGT_ROWS[:n], VOIGT_COLUMNS[:n]]
-        labels = tuple(f"s_{component}" for component in VOIGT[:n])
-        yield FitRows(matrix, (c.labels.stress - fixed.stress)[:n], np.full(n, w.stress), labels)
+        used = w.stress > 0
+        matrix = _stress_rows(rows, c)[VOIGT_ROWS, VOIGT_COLUMNS][used]
+        labels = tuple(f"s_{component}" for component, u in zip(VOIGT, used, strict=True) if u)
+        yield FitRows(matrix, (c.labels.stress - fixed.stress)[used], w.stress[used], labels)
 
 
 def _peer_rows(
@@ -148,15 +147,18 @@ def _peer_rows(
         yield _force_rows(c, rows, w.forces, fixed)
     if "s" in kinds and "stress" in c.labels:
         full = linear.settings.fit_stress == "ALL"
-        if full and c.atoms.info.get(DIAGONAL_STRESS):
-            raise DataError(f"FITSTRS ALL needs six stress components, configuration {c.id} has xx, yy, zz")
+        unknown = [x for x, known in zip(VOIGT, c.known("stress"), strict=True) if not known]
+        missing = [x for x in unknown if full or x in ("xx", "yy", "zz")]
+        if missing:
+            what = "FITSTRS ALL needs six stress components" if full else "FITSTRS needs xx, yy, zz"
+            raise DataError(f"{what}, configuration {c.id} lacks {' '.join(missing)}")
         places = [(i, j) for i in range(3) for j in range(3) if full or i == j]
         by_columns = _stress_rows(rows, c)
         matrix = -np.stack([by_columns[i] for i in places])
         labels = tuple(f"s_{_AXES[i]}{_AXES[j]}" for i, j in places)
         tensor = from_voigt(c.labels.stress - fixed.stress)
         values = -np.array([tensor[i] for i in places])
-        yield FitRows(matrix, values, np.full(len(places), w.stress), labels)
+        yield FitRows(matrix, values, np.full(len(places), w.stress.max()), labels)
     if "+1" in kinds and "energy" in c.labels:
         yield FitRows(
             np.tile(rows.energy, (3, 1)),

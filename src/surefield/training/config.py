@@ -42,8 +42,10 @@ class TrainConfig(Config):
     forces_weight: float = Field(
         default=_weight("forces"), ge=0, description="of mean squared force errors, (eV/Å)^-2"
     )
-    stress_weight: float = Field(
-        default=_weight("stress"), ge=0, description="of mean squared stress errors, (eV/Å^3)^-2"
+    stress_weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="of mean squared stress errors, (eV/Å^3)^-2; null: from the sizes of the labels",
     )
     charge_weight: float = Field(
         default=_weight("excess_electrons"),
@@ -77,7 +79,7 @@ class TrainConfig(Config):
         return {
             "energy": self.energy_weight,
             "forces": self.forces_weight,
-            "stress": self.stress_weight,
+            "stress": self.stress_weight or 0.0,
             "excess_electrons": self.charge_weight,
             **self.weights,
         }

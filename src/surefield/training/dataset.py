@@ -86,6 +86,21 @@ class Sample:
         products = {name: self.factors.get(name, 1.0) * factor for name, factor in factors.items()}
         return replace(self, factors={**self.factors, **products})
 
+    def known(self, name: str) -> Bool[np.ndarray, "*shape"]:
+        """Which components of a quantity have a label; NaN marks those that have none."""
+        label = self.labels.get(name)
+        return np.zeros(quantity(name).shape(self.n_atoms), bool) if label is None else ~np.isnan(label)
+
+    def label(self, name: str) -> Float[np.ndarray, "*shape"]:
+        """The label of a quantity, zero where there is none."""
+        known = self.known(name)
+        return np.where(known, self.labels[name], 0.0) if known.any() else np.zeros(known.shape)
+
+    def component_weights(self, name: str) -> Float[np.ndarray, "*shape"]:
+        """`residual_weight` of every component; 0 for those without a label."""
+        weight, known = self.residual_weight(name), self.known(name)
+        return weight.reshape(weight.shape + (1,) * (known.ndim - weight.ndim)) * known
+
     def residual_weight(self, name: str) -> Float[np.ndarray, "*n_atoms"]:
         """What residuals of a quantity are multiplied by, () or (n_atoms,); 0 without a label that counts."""
         entry = quantity(name)
@@ -284,12 +299,12 @@ class Batch(eqx.Module):
         graph: the structures.
         labels: by quantity, (n_structures or n_atoms, *components); energies are float64, of stress whole
             tensors (n_structures, 3, 3).
-        weights: by quantity, (n_structures,) or (n_atoms,).
+        weights: by quantity, in the shape of the labels.
     """
 
     graph: Graph
     labels: dict[str, Float[Array, ...]]
-    weights: dict[str, Float[Array, " n_rows"]]
+    weights: dict[str, Float[Array, ...]]
 
 
 def batches(
@@ -346,12 +361,11 @@ def make_batch(
         components = (3, 3) if entry.source == "strain" else entry.components
         # Energies are differences of large numbers.
         kind = np.float64 if entry.source == "energy" else dtype
-        labels[name], weights[name] = np.zeros((n_rows, *components), kind), np.zeros(n_rows, dtype)
+        labels[name], weights[name] = (np.zeros((n_rows, *components), d) for d in (kind, dtype))
         places = row_slices(s.structure.n_atoms for s in samples) if entry.per == "atom" else range(n_rows)
         for place, sample in zip(places, samples, strict=False):
-            weight = sample.residual_weight(name)
-            weights[name][place] = weight
-            if name in sample.labels and np.any(weight > 0):
-                value = sample.labels[name]
-                labels[name][place] = from_voigt(value) if entry.source == "strain" else value
+            weight = sample.component_weights(name)
+            if np.any(weight > 0):
+                whole = from_voigt if entry.source == "strain" else np.asarray
+                labels[name][place], weights[name][place] = whole(sample.label(name)), whole(weight)
     return Batch(graph, labels, weights)  # type: ignore[arg-type]

@@ -342,7 +342,8 @@ def _evaluate(
                 brackets[i] = values[place]
                 for kind in known[i].intersection(present):
                     own = getattr(plain, kind)[place]
-                    columns[kind][i] = own[: samples[i].n_atoms] if kind == "forces" else own
+                    own = own[: samples[i].n_atoms] if kind == "forces" else own
+                    columns[kind][i] = np.where(samples[i].known(kind), own, np.nan)
     return _Evaluated(
         float(np.mean(brackets)), Residuals({k: tuple(column) for k, column in columns.items()})
     )

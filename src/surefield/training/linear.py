@@ -56,7 +56,7 @@ def linear_rows(
         asked = {
             "energy": True,
             "forces": any(np.any(w.forces > 0) for w in factors),
-            "stress": any(w.stress > 0 for w in factors),
+            "stress": any(np.any(w.stress > 0) for w in factors),
         }
         names = [name for name, wanted in asked.items() if wanted]
         structures = [sample.structure for sample in block]
@@ -73,10 +73,11 @@ def linear_rows(
                 factor = np.repeat(w.forces, 3)
                 used = factor > 0
                 a.append(_widened(rows.forces[used] * factor[used, None], len(bias)))
-                b.append((labels.forces.ravel() * factor)[used])
-            if rows.stress is not None and labels.stress is not None and w.stress > 0:
-                a.append(_widened(rows.stress * w.stress, len(bias)))
-                b.append(labels.stress * w.stress)
+                b.append(labels.forces.ravel()[used] * factor[used])
+            if rows.stress is not None and labels.stress is not None and np.any(w.stress > 0):
+                used = w.stress > 0
+                a.append(_widened(rows.stress[used] * w.stress[used, None], len(bias)))
+                b.append(labels.stress[used] * w.stress[used])
             if a:
                 yield LinearRows(sample, np.concatenate(a), np.concatenate(b))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "Errors",
     "LossWeights",
     "Residuals",
+    "balanced_stress_weight",
     "error_intervals",
     "errors",
     "loss",
@@ -68,9 +69,8 @@ def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Arra
         residual = _predicted(results, batch.graph, name) - batch.labels[name]
         if quantity(name).extensive:
             residual = residual / jnp.maximum(batch.graph.n_atoms, 1)
-        rows = (..., *(None,) * (residual.ndim - 1))
-        known = jnp.broadcast_to((batch.weights[name] > 0)[rows], residual.shape)
-        residual = residual.astype(dtype) * batch.weights[name][rows]
+        known = batch.weights[name] > 0
+        residual = residual.astype(dtype) * batch.weights[name]
         total += (
             weights[name] * jnp.sum(jnp.where(known, residual, 0.0) ** 2) / jnp.maximum(jnp.sum(known), 1)
         )
@@ -155,10 +155,10 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
     for sample, p in zip(samples, predictions, strict=True):
         for name in kinds:
             entry = quantity(name)
-            weight = np.expand_dims(sample.residual_weight(name), tuple(range(-len(entry.components), 0)))
             difference = np.full(entry.shape(sample.n_atoms), np.nan)
             if name in p and name in sample.labels:
-                difference = np.where(weight > 0, p[name] - sample.labels[name], np.nan)
+                counts = sample.component_weights(name) > 0
+                difference = np.where(counts, p[name] - sample.labels[name], np.nan)
             values[name].append(difference / sample.n_atoms if entry.per_atom else difference)
     return Residuals({name: tuple(column) for name, column in values.items()})
 
@@ -218,3 +218,17 @@ def mean_and_half_width(
         return float(mean), float("nan")
     spread = np.sqrt(n / (n - 1) * np.sum((totals - mean * counts[counted]) ** 2)) / counts.sum()
     return float(mean), float(stdtrit(n - 1, 0.975) * spread)
+
+
+#: What stresses count beside forces of the same relative error, where their weight follows from the data.
+STRESS_SHARE: Final = 0.1
+
+
+def balanced_stress_weight(samples: Sequence[Sample], forces_weight: float) -> float:
+    """Weight with which stresses count a tenth of forces of the same relative error; 0 without either."""
+    size = {}
+    for name in ("forces", "stress"):
+        values = [s.label(name)[s.component_weights(name) > 0] for s in samples if name in s.labels]
+        size[name] = float(np.mean(np.concatenate(values) ** 2)) if sum(map(len, values)) else 0.0
+    share = STRESS_SHARE * forces_weight * size["forces"]
+    return float(f"{share / size['stress']:.3g}") if size["stress"] else 0.0

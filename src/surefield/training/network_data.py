@@ -44,7 +44,7 @@ class Targets(eqx.Module):
         stress: eV/Å^3, Voigt, without baseline.
         energy_weight: of the energy per atom.
         force_weight: of each atom.
-        stress_weight: of each structure.
+        stress_weight: of each component.
         n_atoms: real atoms.
         volume: Å^3; 1 without stress.
     """
@@ -54,7 +54,7 @@ class Targets(eqx.Module):
     stress: Float[Array, "s 6"]
     energy_weight: Float[Array, " s"]
     force_weight: Float[Array, "s n"]
-    stress_weight: Float[Array, " s"]
+    stress_weight: Float[Array, "s 6"]
     n_atoms: Float[Array, " s"]
     volume: Float[Array, " s"]
 
@@ -154,7 +154,7 @@ def residuals(results: PerKind, targets: Targets) -> PerKind:
     """Residuals, of energies per atom, times their weights, which are zero without label (traceable)."""
     energy = (results.energy - targets.energy) / targets.n_atoms * targets.energy_weight
     forces = (results.forces - targets.forces) * targets.force_weight[..., None]
-    stress = (results.stress - targets.stress) * targets.stress_weight[:, None]
+    stress = (results.stress - targets.stress) * targets.stress_weight
     return PerKind(energy, forces, stress)
 
 
@@ -263,7 +263,7 @@ def _stack(
     neighbors, slots = np.zeros((size, n, k), np.int32), np.zeros((size, n, k), np.int32)
     energy, energy_weight, n_atoms = np.zeros(size), np.zeros(size), np.zeros(size)
     forces, force_weight = np.zeros((size, n, 3)), np.zeros((size, n))
-    stress, stress_weight, volumes = np.zeros((size, 6)), np.zeros(size), np.ones(size)
+    stress, stress_weight, volumes = np.zeros((size, 6)), np.zeros((size, 6)), np.ones(size)
     for place, row in enumerate(rows):
         sample, f = samples[row], folded[row]
         s, labels, w = sample.structure, sample.labels, residual_weights(sample, weights)
@@ -277,9 +277,10 @@ def _stack(
         if labels.energy is not None:
             energy[place] = labels.energy - network.constant_energy(s.numbers)
         if labels.forces is not None:
-            forces[place, :m], force_weight[place, :m] = labels.forces, w.forces
+            forces[place, :m], force_weight[place, :m] = sample.label("forces"), w.forces
         if labels.stress is not None and s.periodic:
-            stress[place], stress_weight[place], volumes[place] = labels.stress, w.stress, volume(s.cell)
+            stress[place], stress_weight[place] = sample.label("stress"), w.stress
+            volumes[place] = volume(s.cell)
     kinds = (energy, forces, stress, energy_weight, force_weight, stress_weight)
     targets = Targets(*kinds, n_atoms, volumes)  # type: ignore[arg-type]
     geometry = Geometry(vectors, neighbors, mask, slots)  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def prepare_blocks(
         method: squares or absolute values.
         energy_per_atom: whether energies count per atom.
     """
-    stress = any(_has_stress(c) and weights(c).stress > 0 for c in configurations)
+    stress = any(_has_stress(c) and np.any(weights(c).stress > 0) for c in configurations)
     mean = float(np.mean([s.n_atoms for s in structures]))
     size = max(1, round(_ATOMS / mean))
     blocks = []
@@ -307,6 +307,6 @@ def _fill(labels: Any, factors: Any, place: int, rows: slice, c: Sample, factor:
     if c.labels.energy is not None:
         labels.energy[place], factors.energy[place] = c.labels.energy, factor.energy
     if c.labels.forces is not None:
-        labels.forces[:, rows], factors.forces[:, rows] = c.labels.forces.T, factor.forces
+        labels.forces[:, rows], factors.forces[:, rows] = c.label("forces").T, factor.forces
     if labels.stress is not None and _has_stress(c):
-        labels.stress[:, place], factors.stress[:, place] = c.labels.stress, factor.stress
+        labels.stress[:, place], factors.stress[:, place] = c.label("stress"), factor.stress

@@ -30,11 +30,11 @@ class Weights(NamedTuple):
 
 
 class ResidualWeights(NamedTuple):
-    """What the residuals of one configuration are multiplied by."""
+    """What the residuals of one configuration are multiplied by; 0 where there is no label."""
 
     energy: float
     forces: Float[np.ndarray, " n_atoms"]
-    stress: float
+    stress: Float[np.ndarray, " 6"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def residual_weights(sample: Sample, weights: Weights) -> ResidualWeights:
         weight * sample.weight * sample.factors.get(kind, 1.0) if kind in sample.labels else 0.0
         for kind, weight in zip(Weights._fields, weights, strict=True)
     )
-    return ResidualWeights(energy, forces * sample.weights_of_atoms, stress)
+    whole = sample.known("forces").all(axis=1)
+    return ResidualWeights(energy, forces * sample.weights_of_atoms * whole, stress * sample.known("stress"))
 
 
 def problem_hash(problem: Problem) -> str:
@@ -108,7 +109,7 @@ def problem_hash(problem: Problem) -> str:
             digest.update(b"validation")
             continue
         weights = problem.residual_weights(c)
-        digest.update(json.dumps([c.id, c.labels.energy, weights.energy, weights.stress]).encode())
+        digest.update(json.dumps([c.id, c.labels.energy, weights.energy, weights.stress.max()]).encode())
         for values in (
             c.structure.positions,
             c.structure.cell,

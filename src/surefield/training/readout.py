@@ -1,8 +1,8 @@
-"""Exact solution of the last layer: ridge regression on energies, forces and outputs that have labels."""
+"""Exact solution of the last layer: ridge regression on all labels that the loss weighs."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +64,8 @@ def solve_readout(
         train: labelled samples.
         validation: labelled samples.
         weights: of the loss.
-        max_force_rows: force rows that are used at most; structures are thinned evenly beyond.
+        max_force_rows: force rows that are used at most; structures whose forces and stresses are used are
+            thinned evenly beyond.
         progress: called with the number of structures that were done.
         sums: what keeps the sums of the "training" and the "validation" structures while the pass goes on.
     """
@@ -127,28 +128,24 @@ def _accumulate(
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
     """Gram matrices of [rows, target]: features, biases, label without what a zero last layer gives.
 
-    Structures go to the matrices in turn, those whose forces are used and the others each for themselves:
-    thinning must not leave all forces in one matrix. The sum of the matrices is that of all structures.
+    Structures go to the matrices in turn, those whose forces and stresses are used and the others each for
+    themselves: thinning must not leave all forces in one matrix. The sum of the matrices is that of all.
     """
     n_blocks = potential.readout.shape[0]
     total_rows = sum(3 * s.structure.n_atoms for s in samples)
     keep = min(1.0, max_force_rows / max(total_rows, 1))
     taken = np.diff(np.floor(np.arange(len(samples) + 1) * keep)) > 0
-    n_force = sum(
-        3 * int(s.trained_atoms.sum())
+    differentiated = [
+        bool(t) and ("forces" in s.labels or "stress" in s.labels)
         for s, t in zip(samples, taken, strict=True)
-        if t and s.labels.forces is not None
-    )
-    n_energy = sum(s.trained_energy for s in samples)
+    ]
+    derivatives = [name for name in weights if quantity(name).source in ("gradient", "strain")]
     # Outputs of a potential with a solvable layer are linear in it, like the energy.
-    counts = {
-        name: sum(
-            int(np.sum(s.residual_weight(name) > 0)) * math.prod(quantity(name).components) for s in samples
-        )
-        for name in weights
-        if quantity(name).source == "output" and name in potential.supplies
-    }
-    outputs = tuple(name for name, count in counts.items() if count)
+    names = [name for name in weights if name not in derivatives and name in potential.supplies]
+    asked = {True: [*names[:1], *derivatives, *names[1:]], False: names}
+    counts: Counter[str] = Counter()
+    for sample, use in zip(samples, differentiated, strict=True):
+        counts.update({name: int(np.sum(sample.component_weights(name) > 0)) for name in asked[use]})
     folds = [RowCovariance(potential.n_features + n_blocks + 1) for _ in range(n_folds)]
     done, known = 0, sums.load()
     if known is not None:
@@ -156,41 +153,30 @@ def _accumulate(
         folds = [RowCovariance.from_arrays(part_of(known, f"{i}:")) for i in range(n_folds)]
         progress(done)
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
-    with_forces = [bool(t) and s.labels.forces is not None for s, t in zip(samples, taken, strict=True)]
     # Rows of many structures at once need few programs; both kinds are drawn from in the samples' order.
     sources = {
         use: structure_rows(
             potential,
-            [s.structure for s, w in zip(samples[done:], with_forces[done:], strict=True) if w == use],
-            ("energy", "forces", *outputs) if use else ("energy", *outputs),
+            [s.structure for s, u in zip(samples[done:], differentiated[done:], strict=True) if u == use],
+            asked[use],
         )
         for use in (True, False)
     }
-    steps = list(zip(samples, with_forces, turns.tolist(), strict=True))
+    steps = list(zip(samples, differentiated, turns.tolist(), strict=True))
     for number, (sample, use, turn) in enumerate(steps[done:], start=done + 1):
-        covariance = folds[turn % n_folds]
-        rows = next(sources[use])
-        numbers = sample.structure.numbers
-        if sample.trained_energy and sample.labels.energy is not None:
-            target = sample.labels.energy - potential.constant_energy(numbers)
-            row = np.concatenate([rows.energy, potential.bias_row(numbers), [target]]) / len(numbers)
-            factor = float(sample.residual_weight("energy")) ** 2
-            covariance.add(row[None], "energy", weights["energy"] * factor / n_energy)
-        if rows.forces is not None and sample.labels.forces is not None:
-            target = sample.labels.forces.reshape(-1, 1)
-            full = np.hstack([rows.forces, np.zeros((len(target), n_blocks)), target])
-            if sample.atom_weights is not None:
-                full *= np.repeat(sample.atom_weights, 3)[:, None]
-            covariance.add(full, "forces", weights["forces"] * sample.weight**2 / n_force)
-        for name in outputs:
-            weight = np.ravel(sample.residual_weight(name))
-            if np.any(weight > 0):
-                target = np.reshape(sample.labels[name], (-1, 1))
-                values = rows[name].reshape(len(target), -1)
-                full = np.hstack([values, np.zeros((len(target), n_blocks)), target])
-                full *= np.repeat(weight, len(target) // len(weight))[:, None]
-                full /= len(numbers) if quantity(name).extensive else 1
-                covariance.add(full, name, weights[name] / counts[name])
+        rows, numbers = next(sources[use]), sample.structure.numbers
+        for name in asked[use]:
+            weight = np.ravel(sample.component_weights(name))
+            counted = weight > 0
+            if not counted.any():
+                continue
+            target, biases = np.reshape(sample.label(name), (-1, 1)), np.zeros((len(weight), n_blocks))
+            if name == "energy":
+                target = target - potential.constant_energy(numbers)
+                biases = potential.bias_row(numbers)[None]
+            full = np.hstack([rows[name].reshape(len(target), -1), biases, target])[counted]
+            full *= weight[counted, None] / (len(numbers) if quantity(name).extensive else 1)
+            folds[turn % n_folds].add(full, name, weights[name] / counts[name])
         progress(1)
         sums.save(lambda number=number: _state(number, folds))
     return [fold.matrix for fold in folds]

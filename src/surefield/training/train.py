@@ -47,7 +47,7 @@ from surefield.training.dataset import LabelledSet, as_labelled, without_baselin
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
-from surefield.training.loss import Errors, errors, residuals
+from surefield.training.loss import Errors, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["METRICS", "Fit", "fit_samples", "train"]
@@ -242,6 +242,12 @@ def _fit(
         return replace(inner, potential=whole, train_set=train_set, validation_set=valid_set)
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
+    if config.stress_weight is None:
+        weight = balanced_stress_weight(train_set.samples, config.forces_weight)
+        config = config.model_copy(update={"stress_weight": weight})
+        if weight:
+            note = f"{train_set.label_note}; stress counts with a weight of {weight:g} in the loss"
+            train_set = replace(train_set, label_note=note)
     weights = step_settings(config, potential).weights
     energies = [sample.labels.energy for sample in train_set.samples]
     offsets = _offsets(train_set, energies, isolated_atoms)

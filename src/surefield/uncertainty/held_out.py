@@ -30,11 +30,11 @@ class HeldOut(NamedTuple):
 
 def label_residuals(
     sample: Sample, prediction: Prediction, names: Collection[str]
-) -> dict[str, tuple[Float[np.ndarray, "*shape"], Bool[np.ndarray, "#n_atoms"]]]:
+) -> dict[str, tuple[Float[np.ndarray, "*shape"], Bool[np.ndarray, "*shape"]]]:
     """Prediction minus label of the quantities that have both, and which of their values count.
 
-    Residuals are those of the mean over the atoms where `Quantity.per_atom`. What has a weight of zero, atoms
-    for quantities of atoms, does not count; a quantity of which nothing counts is left out.
+    Residuals are those of the mean over the atoms where `Quantity.per_atom`. What has a weight of zero or no
+    label does not count; a quantity of which nothing counts is left out.
     """
     residuals = {}
     for name in names:
@@ -42,9 +42,7 @@ def label_residuals(
         if label is None or value is None:
             continue
         entry = quantity(name)
-        counts = np.asarray(sample.trained_atoms if entry.per == "atom" else sample.weight > 0)
-        if entry.source == "energy":
-            counts = np.asarray(sample.trained_energy)
+        counts = np.asarray(sample.component_weights(name) > 0)
         if counts.any():
             n = sample.structure.n_atoms if entry.per_atom else 1
             residuals[name] = (np.asarray(value) - label) / n, counts

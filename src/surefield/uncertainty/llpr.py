@@ -254,10 +254,7 @@ class _Pass:
             labelled_rows = {}
             for name, (residual, counts) in label_residuals(sample, prediction, names).items():
                 if name in rows:
-                    keep = np.broadcast_to(
-                        counts.reshape(counts.shape + (1,) * (residual.ndim - counts.ndim)), residual.shape
-                    )
-                    labelled_rows[name] = rows[name][keep.ravel()], residual.ravel()[keep.ravel()]
+                    labelled_rows[name] = rows[name][counts.ravel()], residual[counts]
             yield labelled_rows
             self.done += 1
             self.bar.advance()

@@ -12,14 +12,13 @@ from ase.data import chemical_symbols
 
 from surefield.formats.chimes.text_files import Lines, read_text
 from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
+from surefield.structures.labels import DIAGONAL_STRESS
 
-__all__ = ["DIAGONAL_STRESS", "GPA_PER_KCAL_MOL_A3", "read_xyzf"]
+__all__ = ["GPA_PER_KCAL_MOL_A3", "read_xyzf"]
 
 #: chimes_lsq's own conversions: hartree/bohr to kcal/mol/Å, and kcal/mol/Å^3 to GPa.
 KCAL_MOL_A_PER_HARTREE_BOHR: Final = 627.50960803 * 1.889725989
 GPA_PER_KCAL_MOL_A3: Final = 6.9476955
-#: Entry of `info` of structures whose stress label has xx, yy, zz only; the other components are 0 there.
-DIAGONAL_STRESS: Final = "stress_is_diagonal"
 #: Stress components and energies in a comment line, by the number of words behind the cell.
 _LABELS: Final = {0: (0, 0), 1: (0, 1), 3: (3, 0), 4: (3, 1), 6: (6, 0), 7: (6, 1)}
 
@@ -30,7 +29,7 @@ def read_xyzf(path: str | Path, n_frames: int | None = None) -> list[Atoms]:
     The comment line has `lx ly lz`, or `NON-ORTHO` and nine numbers; then the stress in GPa, positive in
     compression (xx yy zz or xx yy zz xy xz yz), and the energy in kcal/mol, each if it is there. Lines of
     atoms have symbol, x, y, z in Å and the force in hartree/bohr. Where only xx, yy and zz are given,
-    `info['stress_is_diagonal']` is set, and a ChIMES fit uses these three alone.
+    `info['stress_is_diagonal']` is set, and the others are no labels.
 
     Args:
         path: the file, which may be packed with xz.

@@ -157,13 +157,15 @@ def _terms(
     """Terms of the loss; largest residuals, and where they are."""
     energy, forces, charge, stress = predictions(potential, data, terms)
     n, labels, weights = jnp.maximum(data.graph.n_atoms, 1), data.labels, data.weights
+    # A component without a label is NaN.
+    known = ~jnp.isnan(labels["stress"]) if terms.stress else None
     residuals = (
         ((energy - labels["energy"]) / n, weights["energy"], 1.0) if terms.energy else None,
         (forces - labels["forces"], weights["forces"][:, None], 1.0) if forces is not None else None,
         ((charge + labels["excess_electrons"]) / n, weights["excess_electrons"], 1.0)
         if charge is not None
         else None,
-        (stress - labels["stress"], weights["stress"][:, None], 6.0) if stress is not None else None,
+        (stress - labels["stress"], weights["stress"][:, None] * known, 6.0) if stress is not None else None,
     )
     zero = jnp.zeros(())
     sums, largest, where = [], [], []
