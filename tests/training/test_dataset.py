@@ -101,7 +101,7 @@ def _with_diagonal_stress(atoms, rest):
 
 
 def test_components_without_a_label_count_nowhere(copper, copper_network):
-    """A stress of three components: three rows, and the same results whatever the file holds for the others."""
+    """A stress of three components has three rows, whatever the file holds for the others."""
     weights = {"stress_weight": 100.0, "epochs": 1, "batch_size": 4, "progress": False}
     results = []
     for rest in (0.0, 1e3):

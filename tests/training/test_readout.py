@@ -7,7 +7,7 @@ import pytest
 from surefield.errors import PotentialError
 from surefield.potentials.potential import TrainingData
 from surefield.sensitivity import structure_rows
-from surefield.training import checkpoint
+from surefield.training import checkpoint, readout
 from surefield.training.checkpoint import PartialSums
 from surefield.training.dataset import prepare
 from surefield.training.loss import LossWeights, errors, residuals
@@ -16,6 +16,7 @@ from surefield.training.readout import (
     RIDGES,
     TOLERATED,
     _accumulate,
+    _ridge_path,
     solve_readout,
 )
 
@@ -81,11 +82,27 @@ def test_against_plain_ridge_regression(standard, data):
     np.testing.assert_allclose(solved.bias[0], w[-1], atol=1e-5 * np.abs(w).max())
 
 
+def test_many_features_are_solved_by_factorisation(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 12)) * np.logspace(0, -3, 12)
+    gram, scale = rows.T @ rows, np.trace(rows.T @ rows) / 11
+    few = _ridge_path(gram, 2, scale)
+    monkeypatch.setattr(readout, "LARGEST_FOLDED", 5)
+    np.testing.assert_allclose(_ridge_path(gram, 2, scale), few, rtol=1e-6)
+    indefinite = gram - 1e-3 * scale * np.diag([1.0] * 9 + [0.0] * 3)
+    missing = [bool(np.isnan(w).all()) for w in _ridge_path(indefinite, 2, scale)]
+    assert missing[0]
+    assert not missing[-1]
+
+
 def test_stresses_are_rows_like_forces(standard, data):
     """The Gram matrix with stresses is that without them and the weighted rows of the stresses."""
-    n, samples = standard.n_invariants, data.samples[:4]
+    samples = data.samples[:4]
     both = LossWeights(energy=30.0, forces=1.0, stress=200.0)
-    (plain,), (whole,) = (_accumulate(standard, samples, w, 10_000, lambda: None) for w in (WEIGHTS, both))
+    (plain,), (whole,) = (
+        _accumulate(standard, samples, w, 10_000, lambda count: None, PartialSums(None, {}))
+        for w in (WEIGHTS, both)
+    )
     rows = structure_rows(standard, [s.structure for s in samples], ("stress",))
     full = np.concatenate(
         [

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float64
@@ -59,7 +59,15 @@ def as_rows(rows: ArrayLike, n_features: int, kind: str = "rows") -> Float64[np.
     return matrix
 
 
-@dataclass(frozen=True, eq=False)
+class _Chunk(NamedTuple):
+    """Rows times the roots of their weights, and what is kept besides."""
+
+    rows: Float64[np.ndarray, "n_rows n_features"]
+    n_residuals: int = 0
+    sum_squares: float = 0.0
+
+
+@dataclass(eq=False)
 class _KindSum:
     """What is kept of the rows of one kind."""
 
@@ -67,6 +75,20 @@ class _KindSum:
     n_rows: int = 0
     n_residuals: int = 0
     sum_squares: float = 0.0
+
+    def add(self, chunk: _Chunk) -> None:
+        """Add rows in place."""
+        rows = chunk.rows
+        # Rows have zeros for elements that their structure lacks: of many elements few columns count.
+        used = np.flatnonzero(rows.any(axis=0))
+        if 2 * len(used) < rows.shape[1]:
+            rows = rows[:, used]
+            self.gram[np.ix_(used, used)] += rows.T @ rows
+        else:
+            self.gram += rows.T @ rows  # NumPy sends this to BLAS syrk: half the work, symmetric
+        self.n_rows += len(rows)
+        self.n_residuals += chunk.n_residuals
+        self.sum_squares += chunk.sum_squares
 
     def plus(self, other: _KindSum, sign: int = 1) -> _KindSum:
         return _KindSum(
@@ -117,9 +139,9 @@ class RowCovariance:
             DataError: malformed rows, weights or residuals.
             PotentialError: wrong number of features or a feature that is not finite.
         """
-        total, n_masked = self._summed(rows, kind, weight, residuals)
+        chunk, n_masked = self._summed(rows, kind, weight, residuals)
         self.single_precision |= _is_single_precision(rows)
-        self._sums[kind] = self._sum_of(kind).plus(total)
+        self._sums.setdefault(kind, self._sum_of(kind)).add(chunk)
         if n_masked:
             self.count_masked(kind, NAN_LABEL, n_masked)
         return self
@@ -136,7 +158,9 @@ class RowCovariance:
         Raises:
             DataError: these rows were not added before.
         """
-        removed, n_masked = self._summed(rows, kind, weight, residuals)
+        chunk, n_masked = self._summed(rows, kind, weight, residuals)
+        removed = _KindSum(np.zeros((self.n_features, self.n_features)))
+        removed.add(chunk)
         before = self._sum_of(kind)
         after = before.plus(removed, sign=-1)
         largest = float(np.linalg.eigvalsh(before.gram)[-1])
@@ -309,18 +333,19 @@ class RowCovariance:
 
     def _summed(
         self, rows: ArrayLike, kind: str, weight: ArrayLike, residuals: ArrayLike | None
-    ) -> tuple[_KindSum, int]:
-        """Sums over one chunk, and how many of its rows were masked."""
+    ) -> tuple[_Chunk, int]:
+        """Weighted rows of one chunk, and how many were masked."""
         matrix = as_rows(rows, self.n_features, kind)
         weights = _row_weights(weight, len(matrix), kind)
         if residuals is None:
-            return _KindSum(_gram(matrix, weights), len(matrix)), 0
+            return _Chunk(_weighted(matrix, weights)), 0
         squares = _mean_squares(residuals, len(matrix), kind)
         keep = ~np.isnan(squares)
         n_kept = int(keep.sum())
         if n_kept < len(matrix):
             matrix, weights, squares = matrix[keep], weights[keep], squares[keep]
-        return _KindSum(_gram(matrix, weights), n_kept, n_kept, float(weights @ squares)), len(keep) - n_kept
+        chunk = _Chunk(_weighted(matrix, weights), n_kept, float(weights @ squares))
+        return chunk, len(keep) - n_kept
 
 
 def _is_single_precision(rows: ArrayLike) -> bool:
@@ -329,14 +354,10 @@ def _is_single_precision(rows: ArrayLike) -> bool:
     return dtype.kind in "fV" and dtype.itemsize < 8
 
 
-def _gram(
+def _weighted(
     rows: Float64[np.ndarray, "n_rows n_features"], weights: Float64[np.ndarray, " n_rows"]
-) -> Float64[np.ndarray, "n_features n_features"]:
-    if (weights != 1.0).any():
-        rows = rows * np.sqrt(weights)[:, None]
-    return (
-        rows.T @ rows
-    )  # NumPy sends a product with its own transpose to BLAS syrk: half the work, symmetric
+) -> Float64[np.ndarray, "n_rows n_features"]:
+    return rows * np.sqrt(weights)[:, None] if (weights != 1.0).any() else rows
 
 
 def _row_weights(weight: ArrayLike, n_rows: int, kind: str) -> Float64[np.ndarray, " n_rows"]:

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from surefield.execution.memory import check_memory
 from surefield.potentials.potential import LastLayerPotential
 from surefield.quantities import quantity
 from surefield.sensitivity.covariance import RowCovariance
@@ -25,6 +26,8 @@ __all__ = ["Solution", "solve_readout"]
 
 #: Ridge strengths that are tried, relative to the mean diagonal of the Gram matrix.
 RIDGES = tuple(float(x) for x in np.logspace(-9, -2, 15))
+#: Matrices of features times features that are held at once, and what a core does in an hour, for estimates.
+_MATRICES, _OPERATIONS_PER_HOUR = 6, 3.6e13
 #: Parts of the training set that are left out in turn, and the number of features beyond which none is.
 FOLDS, LARGEST_FOLDED = 5, 3000
 #: The weakest ridge whose loss is this close to the least is taken: the network that follows corrects noise
@@ -71,10 +74,11 @@ def solve_readout(
     """
     n_blocks, width = potential.readout.shape
     linear = potential.solvable()
+    _check_size(linear.n_features, [*train, *validation], max_force_rows)
     n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
     accumulate = partial(_accumulate, linear, weights=weights, max_force_rows=max_force_rows)
     folds = accumulate(train, progress=progress, sums=sums("training"), n_folds=n_folds)
-    gram = np.sum(folds, axis=0)
+    gram = np.sum(folds, axis=0) if n_folds > 1 else folds[0]
     check = accumulate(validation, progress=progress, sums=sums("validation"))[0] if validation else None
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
@@ -88,7 +92,7 @@ def solve_readout(
             losses += len(train) * np.array([_quadratic(fold, w) for w in without])
     elif check is None:
         losses += np.array([_quadratic(gram, w) for w in whole])
-    best = int(np.argmax(losses <= (1 + TOLERATED) * losses.min()))
+    best = int(np.argmax(losses <= (1 + TOLERATED) * np.nanmin(losses)))
     ridge, w = RIDGES[best], whole[best]
     value = _quadratic(gram if check is None else check, w)
     readout = np.zeros((n_blocks, width))
@@ -103,13 +107,37 @@ def solve_readout(
 
 
 def _ridge_path(gram: np.ndarray, n_constants: int, scale: float) -> list[np.ndarray]:
-    """Solution for each of `RIDGES`, from one eigenbasis."""
+    """Solution for each of `RIDGES`, from one eigenbasis; NaN where rounding makes the matrix indefinite."""
     d = gram.shape[0] - 1
     # Constants are all but free of the penalty; scaled-up columns let one eigenbasis serve all ridges.
     column = np.append(np.ones(d - n_constants), np.full(n_constants, 1e3))
-    values, vectors = scipy.linalg.eigh(column[:, None] * gram[:d, :d] * column)
-    projected = vectors.T @ (column * gram[:d, d])
+    matrix, right = column[:, None] * gram[:d, :d] * column, column * gram[:d, d]
+    if d > LARGEST_FOLDED:  # fifteen factorisations take a fraction of one eigenbasis
+        return [column * _cholesky_solution(matrix, r * scale, right) for r in RIDGES]
+    values, vectors = scipy.linalg.eigh(matrix)
+    projected = vectors.T @ right
     return [column * (vectors @ (projected / (np.maximum(values, 0.0) + r * scale))) for r in RIDGES]
+
+
+def _cholesky_solution(matrix: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:
+    shifted = matrix.copy()
+    shifted.ravel()[:: len(matrix) + 1] += ridge
+    try:
+        factor = scipy.linalg.cho_factor(shifted, overwrite_a=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        return np.full(len(matrix), np.nan)
+    return scipy.linalg.cho_solve(factor, right, check_finite=False)
+
+
+def _check_size(n_features: int, samples: Sequence[Sample], max_force_rows: int) -> None:
+    """Refuse matrices that do not fit into memory, before any row is computed."""
+    if n_features <= LARGEST_FOLDED:
+        return
+    n_rows = min(3 * sum(s.n_atoms for s in samples), max_force_rows) + len(samples)
+    hours = (len(RIDGES) * n_features**3 / 3 + n_rows * n_features**2) / _OPERATIONS_PER_HOUR
+    detail = f"{n_features} weights of the last layer, which would take {hours:.1g} hours or less"
+    fix = "train on fewer elements, or take fewer features per element (moment network: n_channels, n_triple)"
+    check_memory("the exact solution of the last layer", _MATRICES * 8 * n_features**2, detail, fix)
 
 
 def _quadratic(gram: np.ndarray, w: np.ndarray) -> float:
@@ -176,7 +204,8 @@ def _accumulate(
                 biases = potential.bias_row(numbers)[None]
             full = np.hstack([rows[name].reshape(len(target), -1), biases, target])[counted]
             full *= weight[counted, None] / (len(numbers) if quantity(name).extensive else 1)
-            folds[turn % n_folds].add(full, name, weights[name] / counts[name])
+            # One kind: a matrix of its own for each would be held.
+            folds[turn % n_folds].add(full, "loss", weights[name] / counts[name])
         progress(1)
         sums.save(lambda number=number: _state(number, folds))
     return [fold.matrix for fold in folds]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.execution.memory import check_memory
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import Track, track
 from surefield.execution.stopwatch import Stopwatch
@@ -42,11 +43,13 @@ from surefield.uncertainty.held_out import (
 )
 from surefield.uncertainty.uncertainty import Spread, Uncertainty, times
 
-__all__ = ["LLPR"]
+__all__ = ["LLPR", "check_size"]
 
 Rows = Float[np.ndarray, "n_rows n_features"]
 #: Rows and residuals of one structure by quantity.
 LabelledRows = Mapping[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]
+#: Features beyond which memory is looked at, and matrices of features times features that are held at once.
+_LARGE, _MATRICES = 3000, 9
 
 
 @final
@@ -113,6 +116,7 @@ class LLPR(Uncertainty):
             raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
         release_compiled()
         layer = potential.last_layer()
+        check_size(layer)
         sets = [as_labelled(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
             raise DataError("LLPR needs at least one labelled structure to fit and one to calibrate")
@@ -191,6 +195,21 @@ class LLPR(Uncertainty):
         """The posterior."""
         varsigma2 = float(arrays["varsigma2"])
         return {"posterior": LLPRPosterior(varsigma2, arrays["eigenvalues"], arrays["factor"])}
+
+
+def check_size(layer: LastLayerPotential) -> None:
+    """Refuse a last layer whose covariances do not fit into memory, before any row is computed.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    n = layer.n_features
+    if n > _LARGE:
+        detail = f"{n} weights of the last layer, whose eigenbasis takes about {(n / 1e4) ** 3:.1g} hours"
+        fix = (
+            "use a potential of fewer elements or fewer features per element, or another kind of uncertainty"
+        )
+        check_memory("LLPR", _MATRICES * 8 * n**2, detail, fix)
 
 
 class _Clock(NamedTuple):
