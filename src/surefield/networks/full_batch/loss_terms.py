@@ -158,7 +158,7 @@ def _terms(
     energy, forces, charge, stress = predictions(potential, data, terms)
     n, labels, weights = jnp.maximum(data.graph.n_atoms, 1), data.labels, data.weights
     # A component without a label is NaN.
-    known = ~jnp.isnan(labels["stress"]) if terms.stress else None
+    known = ~jnp.isnan(labels["stress"]) if terms.stress else jnp.zeros(())
     residuals = (
         ((energy - labels["energy"]) / n, weights["energy"], 1.0) if terms.energy else None,
         (forces - labels["forces"], weights["forces"][:, None], 1.0) if forces is not None else None,
