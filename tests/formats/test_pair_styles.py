@@ -108,7 +108,9 @@ def test_elements_without_an_atom_type_are_left_out(folder):
         (ZBL.replace("3.0", "${r}"), "variable 'r' is not defined"),
         (ZBL.replace(PAIRS, f'if "1" then "{PAIRS.splitlines()[0]}"\n'), "'if' around"),
         (ZBL.replace(PAIRS, "include x.mod\n"), "includes itself"),
-        (ZBL.partition("\n")[2], "without a pair_style"),
+        (ZBL.partition("\n")[2], "no pair_style and pair_coeff of SNAP"),
+        (ZBL.removesuffix(SNAP), "no pair_style and pair_coeff of SNAP"),
+        ("# nothing\n", "no pair_style and pair_coeff of SNAP"),
         (ZBL.replace("snap x.", "1 x."), "unusable pair_coeff of SNAP"),
     ],
 )

@@ -86,7 +86,7 @@ def pair_commands(path: Path) -> PairCommands:
 def _follow(path: Path, result: PairCommands, variables: Variables, depth: int) -> None:
     if depth > _DEEPEST:
         raise PotentialError(f"{path} includes itself")
-    for words in commands(read_text(path), path, variables):
+    for words in commands(read_text(path, numbers=False), path, variables):
         match words:
             case ["include", name]:
                 _follow(path.parent / name, result, variables, depth + 1)

@@ -36,6 +36,8 @@ FLAGS: Final = {
     "wselfallflag": False,
     "switchinnerflag": False,
 }
+#: First line of parameters written here, which state all of these.
+_HEADING: Final = "# SNAP parameters, written by surefield"
 #: Lists, and settings of LAMMPS that change speed only.
 _LISTS, _OTHERS = ("sinner", "dinner"), ("chunksize", "parallelthresh")
 
@@ -125,6 +127,10 @@ def _stated(
     sources: Sequence[PairCommands], parameters: Path, symbols: list[str]
 ) -> tuple[ZBL | None, list[str]]:
     """The reference potential, and the elements of the atom types in the order of the coefficients."""
+    for source in sources:
+        if not (source.style and source.files):
+            fix = "the file with commands beside the coefficients may be cut short"
+            raise PotentialError(f"no pair_style and pair_coeff of SNAP beside {parameters}", fix=fix)
     comments = PairCommands()
     for line in read_text(parameters).splitlines():
         if line.startswith("#") and (words := line.lstrip("# ").split())[:1] in (
@@ -266,7 +272,7 @@ def _coefficients_text(snap: Snap, order: Sequence[int]) -> str:
 def _parameters_text(snap: Snap, order: Sequence[int], reference: Sequence[str]) -> str:
     d = snap.descriptor
     flags = vars(d) | {"quadraticflag": snap.quadratic, "switchinnerflag": bool(d.sinner)}
-    lines = ["# SNAP parameters, written by surefield", f"rcutfac {d.rcutfac!r}", f"twojmax {d.twojmax}"]
+    lines = [_HEADING, f"rcutfac {d.rcutfac!r}", f"twojmax {d.twojmax}"]
     lines += [f"rfac0 {d.rfac0!r}", f"rmin0 {d.rmin0!r}"]
     lines += [f"{name} {int(flags[name])}" for name in FLAGS]
     if d.sinner:
@@ -336,7 +342,8 @@ def _read_coefficients(
 def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
     """Arguments of `Bispectrum` besides elements, radii and weights; `quadraticflag`."""
     entries: dict[str, list[str]] = {}
-    for place, line in enumerate(read_text(path).splitlines(), 1):
+    text = read_text(path)
+    for place, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
@@ -344,7 +351,10 @@ def _read_parameters(path: Path, n_elements: int) -> dict[str, Any]:
         if words[0] not in known:
             raise PotentialError(f"{path}, line {place}: unknown {words[0]!r}; {nearest(words[0], known)}")
         entries[words[0]] = words[1:]
-    for name in ("rcutfac", "twojmax"):
+    required = ("rcutfac", "twojmax")
+    if text.startswith(_HEADING):
+        required += (*_NUMBERS, *FLAGS)
+    for name in required:
         if name not in entries:
             raise PotentialError(f"{path} has no {name}")
     name = ""

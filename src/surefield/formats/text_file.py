@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from surefield.errors import PotentialError
 
 __all__ = ["check_range", "number", "read_text", "whole"]
 
+_NUMBER: Final = re.compile(r"[-+]?[\d.]+[-+\deE.]*")
 #: No interaction reaches this far, Å: a range beyond is a damaged number, and would never end.
 _FARTHEST: Final = 100.0
 
@@ -38,16 +40,17 @@ def check_range(value: float, where: object) -> None:
         raise PotentialError("unusable range of interaction", where=where, got=value, expected=expected)
 
 
-def read_text(path: str | Path, what: str = "file") -> str:
+def read_text(path: str | Path, what: str = "file", *, numbers: bool = True) -> str:
     """Content of a text file, with '\\n' at the ends of lines; comments may be in old encodings.
 
     Args:
         path: of the file.
         what: it holds, for messages.
+        numbers: whether an end within a number matters.
 
     Raises:
-        PotentialError: no such file, not text, or an end that looks cut: no line end after a word that is
-            shorter than the one before it.
+        PotentialError: no such file, not text, or it ends within a line with a number that may be cut: one
+            whose length is not that of the numbers before it.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,13 +61,23 @@ def read_text(path: str | Path, what: str = "file") -> str:
         raise PotentialError(f"cannot read {path}: {error}") from None
     if "\0" in text:
         raise PotentialError(f"{path} is not a text file")
-    last = text[text.rfind("\n") + 1 :]
-    words = text[-400:].split()
-    if last and "#" not in last and len(words) > 1 and len(words[-1]) < len(words[-2]):
+    if numbers and _cut(text):
         raise PotentialError(
             "the file may be cut short: it ends within a line",
             where=path,
-            got=f"{words[-1]!r} without a line end",
+            got=f"{text.split()[-1]!r} without a line end",
             fix="compare it with its source; if it is whole, add a line end",
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _cut(text: str) -> bool:
+    """Whether the text ends with a number that may have had more digits; a switch has one."""
+    last = text[text.rfind("\n") + 1 :]
+    words = text[-400:].split()
+    if not last.strip() or last[-1].isspace() or "#" in last or not _NUMBER.fullmatch(words[-1]):
+        return False
+    if len(words) > 1 and words[-2].endswith("flag"):
+        return False
+    lengths = {len(word.lstrip("+-")) for word in words[-8:] if _NUMBER.fullmatch(word)}
+    return len(lengths) > 1 or len(words) < 8

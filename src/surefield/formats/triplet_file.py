@@ -127,7 +127,7 @@ def read_entries(
                 expected=f"three names and {len(columns)} numbers ({', '.join(columns)})",
             )
         entries[key[0], key[1], key[2]] = dict(zip(columns, values, strict=True))
-    names = list(species or dict.fromkeys(i for i, j, k in entries if i == j == k))
+    names = list(species or dict.fromkeys(name for key in entries for name in key))
     missing = [key for key in itertools.product(names, repeat=3) if key not in entries]
     if missing or not names:
         what = " ".join(missing[0]) if missing else "an element with itself"
