@@ -15,9 +15,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.formats.fitsnap_json import read_fitsnap_json
 from surefield.potentials import predict
 from surefield.potentials.potential import SumPotential
 from surefield.structures.convert import convert_labels
+from surefield.structures.tensors import from_voigt
 from surefield.testing.frames import random_rotation, rotated
 from surefield.trainers.fitsnap import BAR, FitSnapPotential, FitSnapTrainer
 from surefield.trainers.fitsnap_settings import fitsnap_settings, read_sections
@@ -26,6 +28,7 @@ from surefield.trainers.result import TrainingWarning
 from surefield.training.least_squares import StreamedRows, solve
 from surefield.training.linear import linear_rows
 from surefield.training.problem import ResidualWeights, Weights, residual_weights
+from surefield.units import EV_A3_PER_BAR
 
 #: MAE, RMSE, R2 of fitsnap_03_metrics.md.
 FITSNAP_03 = {
@@ -470,6 +473,27 @@ def test_energies_are_shifted_before_the_fit(train, alloys):
     np.testing.assert_array_equal(bias[2], bias[0])
     assert results[1].loss < 1e-16
     assert results[1].notes["energy_shifts"] == shifts
+
+
+def test_folders_of_fitsnap_are_trained_on(train, truth, alloys, tmp_path):
+    for i, atoms in enumerate(alloys):
+        compression = -from_voigt(atoms.get_stress()) / EV_A3_PER_BAR
+        data = {
+            "Positions": atoms.positions.tolist(), "Lattice": atoms.cell.array.tolist(),
+            "Energy": atoms.get_potential_energy(), "Forces": atoms.get_forces().tolist(),
+            "Stress": compression.tolist(), "AtomTypes": atoms.get_chemical_symbols(),
+        }  # fmt: skip
+        path = tmp_path / "JSON" / atoms.info["config_type"] / f"{i}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# of a test\n" + json.dumps({"Dataset": {"Data": [data], "StressStyle": "bar"}}))
+    handle = small(REFERENCE=REFERENCE, GROUPS={"even": "1.0 0.0 2 1 1e-6", "odd": "1.0 0.0 1 1 1e-6"})
+    result = train(handle, read_fitsnap_json(tmp_path / "JSON"))
+    for element in (0, 1):
+        known = coefficients(truth, element)
+        np.testing.assert_allclose(
+            coefficients(handle.model, element), known, atol=1e-7 * np.abs(known).max()
+        )
+    assert set(result.groups) == {"even", "odd"}
 
 
 def test_errors_of_groups_have_units(train, alloys):
