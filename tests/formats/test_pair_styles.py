@@ -62,6 +62,8 @@ def folder(tmp_path: Path) -> Path:
         ZBL.replace("zbl", "zbl/kk").replace("pair_style", "units metal\npair_style zero 1.0\npair_style"),
         ZBL.replace("x.snapcoeff", '"x.snapcoeff"').replace("zbl 74 74", "zbl 74.0 '74'"),
         ZBL.replace(PAIRS, "include pairs.in\n"),
+        ZBL.replace("x.snapcoeff", "x.snapcoeff Ta W"),
+        ZBL.replace("snap\n", "snap/kk\n").replace("* * snap", "* * snap/kk"),
         ZBL.replace(SNAP, f'if "1" then "{SNAP.strip()}" else "{SNAP.strip()}"'),
     ],
 )
@@ -83,6 +85,13 @@ def test_files_are_those_that_the_commands_name(folder, tmp_path_factory):
         (folder / name).rename(moved / name)
     (moved / "y.mod").write_text(ZBL.replace("x.snapcoeff", "/elsewhere/x.snapcoeff"))
     assert isinstance(read_snap(moved / "y.mod"), SumPotential)
+
+
+def test_names_of_files_are_free(folder):
+    (folder / "x.snapcoeff").rename(folder / "a.txt")
+    (folder / "x.snapparam").rename(folder / "b.txt")
+    (folder / "x.mod").write_text("pair_style snap\npair_coeff * * a.txt b.txt Ta W\n")
+    assert read_snap(folder / "x").species == (73, 74)
 
 
 def test_elements_without_an_atom_type_are_left_out(folder):
@@ -111,7 +120,9 @@ def test_elements_without_an_atom_type_are_left_out(folder):
         (ZBL.partition("\n")[2], "no pair_style and pair_coeff of SNAP"),
         (ZBL.removesuffix(SNAP), "no pair_style and pair_coeff of SNAP"),
         ("# nothing\n", "no pair_style and pair_coeff of SNAP"),
-        (ZBL.replace("snap x.", "1 x."), "unusable pair_coeff of SNAP"),
+        (ZBL.replace("snap x.", "1 x."), "no pair_style and pair_coeff of SNAP"),
+        (ZBL.replace("* * snap", "1 2 snap"), "unusable pair_coeff of SNAP"),
+        (ZBL.replace(" Ta W", ""), "unusable pair_coeff of SNAP"),
     ],
 )
 def test_what_cannot_be_read_is_refused(folder, text, message):

@@ -76,6 +76,7 @@ def test_both_forms_with_and_without_lattice(tmp_path, densities, lattice):
         (text().replace("-1.0", "-1.0x", 1), "not a value of the embedding energy of element 1"),
         (text().replace("-1.0", "nan", 1), "not a finite number|could not convert"),
         (text(cutoff=8.0), "beyond the tables"),
+        (text(cutoff=1.0), "far before their end"),
         (text().replace("c1", "UNITS: real", 1), "only units metal"),
         (text().replace("\n2 Ni Cu", "\n2 Ni Xx"), "chemical symbols"),
         (text().replace(f" {R!r}\n", f" {R!r} 7.0\n", 1), "eam/he"),

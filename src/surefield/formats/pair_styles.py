@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.lammps_commands import Variables, commands
@@ -52,16 +52,24 @@ class PairCommands:
                 raise PotentialError("only units metal are read", where=where, got=unit)
             case ["pair_style", *style]:
                 self.style, self.pairs, self.files, self.types = " ".join(style), [], (), []
-            case ["pair_coeff", *pair] if any(word.endswith(".snapcoeff") for word in pair):
-                place = next(i for i, word in enumerate(pair) if word.endswith(".snapcoeff"))
-                fine = pair[:2] == ["*", "*"] and pair[2:place] in ([], ["snap"]) and len(pair) > place + 2
-                if not fine or (self.files and self.types != pair[place + 2 :]):
-                    what = "unusable pair_coeff of SNAP"
-                    expected = "one command, * * [snap] NAME.snapcoeff NAME.snapparam ELEMENT ..."
-                    raise PotentialError(what, where=where, got=" ".join(pair), expected=expected)
-                self.files, self.types = self.files or tuple(pair[place : place + 2]), pair[place + 2 :]
             case ["pair_coeff", *pair]:
-                self.pairs.append(" ".join(pair))
+                styles = _VARIANTS.sub(r"\1", " ".join([*pair[2:3], *self.style.split()[:1]])).split()
+                if "snap" in styles:
+                    self._add_snap(pair, where)
+                else:
+                    self.pairs.append(" ".join(pair))
+
+    def _add_snap(self, pair: Sequence[str], where: Path) -> None:
+        named = pair[2:3] and pair[2].partition("/")[0] == "snap"
+        first, *rest = pair[3 if named else 2 :] or [""]
+        # Of old, the elements to be read stood between the two files.
+        place = next((i for i, word in enumerate(rest) if word not in (*chemical_symbols, NULL)), len(rest))
+        types = rest[place + 1 :]
+        if list(pair[:2]) != ["*", "*"] or not types or (self.files and self.types != types):
+            what = "unusable pair_coeff of SNAP"
+            expected = "one command, * * [snap] NAME.snapcoeff NAME.snapparam ELEMENT ..."
+            raise PotentialError(what, where=where, got=" ".join(pair), expected=expected)
+        self.files, self.types = self.files or (first, rest[place]), types
 
     def reference(self, elements: Sequence[str]) -> ZBL | None:
         """The potential that is added to SNAP; see `reference_potential`."""

@@ -54,10 +54,13 @@ def read_setfl(path: str | Path) -> EAM:
         what, got = "not a file of eam/alloy or eam/fs, but perhaps of eam/he", f"{len(spacings)} numbers"
         raise PotentialError(what, where=f"{path}, line 5", got=got)
     check_range(cutoff, path)
-    # LAMMPS takes the last value of a table beyond its end, which no file means for more than a step or two.
-    if cutoff > dr * (n_r + 2):
+    # LAMMPS takes the last value of a table beyond its end, which no file means for more than a step or two;
+    # nor has one tables of which most cannot be reached.
+    if not 0.25 * dr * n_r < cutoff <= dr * (n_r + 2):
         got = f"cutoff {cutoff}, tables that end at {dr * (n_r - 1):.6g}"
-        raise PotentialError("the cutoff lies beyond the tables", where=path, got=got)
+        raise PotentialError(
+            "the cutoff lies beyond the tables, or far before their end", where=path, got=got
+        )
     embedding, density, pair = _read_tables(file, count, n_rho, n_r)
     values = {"embedding": embedding, "density": density, "pair": pair}
     try:
