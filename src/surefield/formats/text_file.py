@@ -13,7 +13,7 @@ __all__ = ["check_range", "number", "read_text", "whole"]
 
 _NUMBER: Final = re.compile(r"[-+]?[\d.]+[-+\deE.]*")
 #: No interaction reaches this far, Å: a range beyond is a damaged number, and would never end.
-_FARTHEST: Final = 100.0
+_FARTHEST: Final = 50.0
 
 
 def number(word: str) -> float:
