@@ -6,7 +6,9 @@ from typing import Final
 
 #: Labels with this prefix were written on purpose and win over all but an explicit mapping.
 REFERENCE_PREFIX: Final = "REF_"
-VIRIAL_ALIASES: Final[tuple[str, ...]] = ("REF_virial", "REF_virials", "virial", "virials", "dft_virial")
+VIRIAL_ALIASES: Final = ("REF_virial", "REF_virials", "virial", "virials", "dft_virial", "dft_virials")
+#: Names that state no unit and mean other things too (a field, a free energy): never a label unasked.
+BARE: Final = {"energy": "E", "forces": "F"}
 
 CONFIG_TYPE: Final = "config_type"
 #: Per-frame and per-atom weights of the training loss (`atoms.info` and `atoms.arrays`).
@@ -26,3 +28,6 @@ SPIN_KEYS: Final = (
     "total_multiplicity",
     "unpaired_electrons",
 )
+
+#: Entry of structures whose file stated its units, so that positions and labels have been converted.
+CONVERTED: Final = "surefield_units"

@@ -45,8 +45,8 @@ class Quantity:
         extensive: a sum over atoms: the loss divides its residuals by the number of atoms.
         per_atom: errors and spreads are those of the mean over the atoms.
         fitted: structures may have labels of it, which training fits and an uncertainty is calibrated on.
-        aliases: names of its label besides `REF_<name>`, the calculator's result and the name itself; None:
-            its label is not found by name.
+        aliases: names of its label, whatever their case, besides `REF_<name>`, the calculator's result and
+            the name itself; None: its label is not found by name.
         calibration_map: from the raw spread to a standard deviation; None: it has no uncertainty.
         weight: of its mean squared residuals in a training that names none.
         symmetric_zeros: components may vanish by symmetry; these have no uncertainty.
@@ -79,7 +79,7 @@ _TABLE: dict[str, Quantity] = {
             source="energy",
             extensive=True,
             per_atom=True,
-            aliases=("dft_energy", "DFT_energy", "energy_dft", "Energy", "total_energy", "free_energy", "E"),
+            aliases=("dft_energy", "energy_dft", "total_energy", "free_energy"),
             weight=30.0,
         ),
         Quantity("energies", "eV", per="atom", source="energy", fitted=False),
@@ -89,7 +89,7 @@ _TABLE: dict[str, Quantity] = {
             per="atom",
             components=(3,),
             source="gradient",
-            aliases=("dft_forces", "DFT_forces", "force", "forces_dft", "Forces", "F"),
+            aliases=("dft_forces", "force", "forces_dft"),
             calibration_map="alpha_sigma0",
             symmetric_zeros=True,
         ),
@@ -98,7 +98,7 @@ _TABLE: dict[str, Quantity] = {
             "eV/Å^3",
             components=(6,),
             source="strain",
-            aliases=("dft_stress", "DFT_stress", "stress_dft", "Stress"),
+            aliases=("dft_stress", "stress_dft"),
             calibration_map="alpha_sigma0",
             weight=0.0,
         ),

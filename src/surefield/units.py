@@ -5,9 +5,13 @@ Values are those of `ase.units`, so that no two places disagree in the last digi
 
 from __future__ import annotations
 
-from typing import Final
+import ast
+import re
+from typing import Final, NamedTuple
 
 from ase import units as _ase
+
+from surefield.errors import DataError
 
 EV_PER_HARTREE: Final[float] = _ase.Hartree
 EV_PER_RYDBERG: Final[float] = _ase.Rydberg
@@ -38,3 +42,68 @@ STRESS: Final[dict[str, float]] = {
     "kbar": EV_A3_PER_KBAR,
     "bar": EV_A3_PER_BAR,
 }
+
+
+class Unit(NamedTuple):
+    """A unit of energies, lengths and their products.
+
+    Attributes:
+        factor: its value in eV and Å.
+        energy: power of an energy in it.
+        length: power of a length in it.
+    """
+
+    factor: float
+    energy: int = 0
+    length: int = 0
+
+
+_NAMES: Final = {
+    **{name: Unit(factor, energy=1) for name, factor in ENERGY.items() if "/" not in name},
+    **{name: Unit(factor, length=1) for name, factor in LENGTH.items()},
+    **{name: Unit(factor, 1, -3) for name, factor in STRESS.items() if "/" not in name},
+    "kcal": Unit(_ase.kcal, energy=1),
+    "kJ": Unit(_ase.kJ, energy=1),
+    "mol": Unit(_ase.mol),
+    "Ha": Unit(EV_PER_HARTREE, energy=1),
+    "Ry": Unit(EV_PER_RYDBERG, energy=1),
+    "Ang": Unit(1.0, length=1),
+    "a0": Unit(ANGSTROM_PER_BOHR, length=1),
+    "Pascal": Unit(_ase.Pascal, 1, -3),
+}
+_BY_NAME: Final = {name.lower(): unit for name, unit in _NAMES.items()}
+
+
+def parse_unit(text: str | float) -> Unit:
+    """Read a unit such as `kcal/mol/Ang`, `Hartree/Bohr^3`, `kJ/(mol*nm)`, or a number of ASE's units.
+
+    Raises:
+        DataError: a name that is no unit of energy, length or pressure, or no product of units.
+    """
+    source = str(text).replace("^", "**").replace("·", "*").replace("³", "**3").strip()
+    source = re.sub(r"(?<=[\w)])\s+(?=[\w(])", "*", source)
+    try:
+        return _unit(ast.parse(source, mode="eval").body)
+    except (SyntaxError, ValueError, KeyError, OverflowError, RecursionError, MemoryError, ZeroDivisionError):
+        known = ", ".join(_NAMES)
+        raise DataError(f"unknown unit {text!r}", expected=f"products of {known}") from None
+
+
+def _unit(node: ast.expr) -> Unit:
+    match node:
+        case ast.Name(name):
+            return _BY_NAME[name.lower()]
+        case ast.Constant(int() | float() as number):
+            return Unit(float(number))
+        case ast.BinOp(left, ast.Mult(), right):
+            a, b = _unit(left), _unit(right)
+            return Unit(a.factor * b.factor, a.energy + b.energy, a.length + b.length)
+        case ast.BinOp(left, ast.Div(), right):
+            a, b = _unit(left), _unit(right)
+            return Unit(a.factor / b.factor, a.energy - b.energy, a.length - b.length)
+        case ast.BinOp(base, ast.Pow(), exponent):
+            a, power = _unit(base), ast.literal_eval(exponent)
+            if not isinstance(power, int) or abs(power) > 9:
+                raise ValueError("no power of a unit")
+            return Unit(a.factor**power, a.energy * power, a.length * power)
+    raise ValueError("no product of units")

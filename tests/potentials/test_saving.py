@@ -5,8 +5,10 @@ import json
 import equinox as eqx
 import numpy as np
 import pytest
+from tests.damaged_files import damaged
 
-from surefield.errors import PotentialError
+from surefield.errors import DataError, PotentialError
+from surefield.loading import load_any
 from surefield.potentials import ZBL, load_potential, save_potential
 from surefield.potentials.saving import FORMAT, load_arrays, save_arrays
 
@@ -52,6 +54,28 @@ def test_every_damaged_byte_is_noticed(file):
         file.write_bytes(bytes(changed))
         with pytest.raises(PotentialError):
             load_potential(file)
+
+
+def fuzz(file, n_files, seed):
+    """Load damaged files: each is refused, or gives the potential that was saved; how many were refused."""
+    data, whole, refused = file.read_bytes(), load_potential(file), 0
+    rng = np.random.default_rng(seed)
+    for _ in range(n_files):
+        file.write_bytes(damaged(data, rng))
+        try:
+            assert eqx.tree_equal(load_any(file), whole)
+        except (PotentialError, DataError):
+            refused += 1
+    return refused
+
+
+def test_damaged_files_are_refused(file):
+    assert fuzz(file, 40, 0) > 20
+
+
+@pytest.mark.slow
+def test_five_hundred_damaged_files_are_refused(file):
+    assert fuzz(file, 500, 1) > 300
 
 
 def test_changed_array_does_not_match_the_hash(file):

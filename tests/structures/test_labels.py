@@ -9,6 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield import units
 from surefield.errors import DataError
+from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames, write_frames
 
@@ -67,11 +68,12 @@ def test_free_energy_stands_in_but_does_not_compete():
 
 def test_mapping_wins_and_ends_disagreement():
     atoms = dimer(energy=-1.0, forces=FORCES)
-    atoms.info |= {"REF_energy": -2.0, "mine": -5.0}
+    atoms.info |= {"dft_energy": -2.0, "mine": -5.0}
     with pytest.raises(
-        DataError, match=r"energy disagree in frame 0: 'REF_energy' = -2 and 'calculator.energy' = -1"
+        DataError, match=r"energy disagree in frame 0: 'calculator.energy' = -1 and 'dft_energy' = -2"
     ):
         resolve_labels([atoms])
+    atoms.info["REF_energy"] = -2.0
     assert resolve_labels([atoms], {"energy": "mine"})[0][0].energy == -5.0
     assert resolve_labels([atoms], {"energy": "calculator.energy"})[0][0].energy == -1.0
     assert resolve_labels([atoms], {"energy": ["absent", "REF_energy"]})[0][0].energy == -2.0
@@ -80,9 +82,77 @@ def test_mapping_wins_and_ends_disagreement():
 
 def test_forces_that_disagree():
     atoms = dimer(energy=-1.0, forces=FORCES)
-    atoms.arrays["REF_forces"] = FORCES + 1e-3
-    with pytest.raises(DataError, match=r"forces disagree.*'REF_forces'.*'calculator.forces'.*up to 0.001"):
+    atoms.arrays["dft_forces"] = FORCES + 1e-3
+    with pytest.raises(DataError, match=r"forces disagree.*'calculator.forces'.*'dft_forces'.*up to 0.001"):
         resolve_labels([atoms])
+
+
+def test_reference_keys_win_over_whatever_else_there_is_and_that_is_said():
+    atoms = dimer(energy=-1.0, forces=FORCES)
+    atoms.info |= {"REF_energy": -467.0, "E": 0.05, "F": -467.1, "total_energy": "low", "dft_energy": [1, 2]}
+    atoms.arrays["REF_forces"] = FORCES + 1e-3
+    (labels,), report = resolve_labels([atoms])
+    assert labels.energy == -467.0
+    assert np.array_equal(labels.forces, FORCES + 1e-3)
+    assert "energy from REF_energy (1), not from calculator.energy, which differs" in str(report)
+    atoms.info["REF_virial"], atoms.info["REF_stress"] = -np.eye(3) * 24, np.eye(3) * 2
+    with pytest.raises(DataError, match=r"stress disagree.*'REF_stress'.*'REF_virial'"):
+        resolve_labels([atoms])
+
+
+@pytest.mark.parametrize("value", ["low", "-5.0", True, [1.0, 2.0], [1.0, None], {"a": 1.0}, None, "None"])
+def test_what_is_no_number_under_an_alias_is_passed_over(value: object):
+    atoms = dimer(forces=FORCES)
+    atoms.info |= {"energy": value, "stress": value, "total_energy": -3.0}
+    (labels,), _ = resolve_labels([atoms])
+    assert labels.energy == -3.0
+    assert labels.stress is None
+    if value not in (None, "None"):
+        with pytest.raises(DataError, match=r"energy must be .* in frame 0 .*key 'energy'"):
+            resolve_labels([atoms], {"energy": "energy"})
+
+
+@pytest.mark.parametrize("key", ["ENERGY", "Energy", "DFT_Energy", "Ref_Energy"])
+def test_keys_are_found_whatever_their_case(key: str):
+    atoms = dimer()
+    atoms.info |= {key: -3.0, "VIRIALS": [-24.0, -48, -72, -96, -120, -144]}
+    atoms.arrays["FORCE"] = FORCES
+    (labels,), report = resolve_labels([atoms])
+    assert labels.energy == -3.0
+    assert np.array_equal(labels.forces, FORCES)
+    assert labels.stress == pytest.approx(STRESS)
+    assert report.kinds["energy"].keys == ((key, 1),)
+    bare = without_labels(atoms)
+    assert not {*bare.info}
+    assert {*bare.arrays} == {"numbers", "positions"}
+
+
+def test_names_that_state_no_unit_are_named_by_the_user(tmp_path: Path):
+    comment = " i =        5, time =        2.500, E =       -17.1643447508"
+    (tmp_path / "a.xyz").write_text(f"1\n{comment}\nO 0 0 0\n")
+    frames = read_frames(tmp_path / "a.xyz")
+    message = (
+        r"no energy in frame 0 of .*a.xyz.*'E' alone states no unit.*CP2K.*hartree.*"
+        r"mapping={'energy': 'E'}, units={'energy': 'Hartree'}"
+    )
+    with pytest.raises(DataError, match=message):
+        resolve_labels(frames, require=["energy"])
+    (labels,), _ = resolve_labels(frames, {"energy": "E"}, {"energy": "Hartree"}, require=["energy"])
+    assert labels.energy == pytest.approx(-467.0656, abs=1e-4)
+    named, bare = dimer(), dimer()
+    named.info["REF_energy"], bare.info["E"] = -467.0, -0.4998
+    with pytest.raises(DataError, match=r"called 'REF_energy' in 1 structures but 'E' in frame 1.*or units"):
+        resolve_labels([named, bare], require=())
+
+
+def test_a_label_that_is_not_finite_is_none(caplog: pytest.LogCaptureFixture):
+    frames = [dimer(energy=0.0, forces=FORCES, stress=STRESS), dimer(energy=0.0, forces=FORCES)]
+    frames[1].calc.results["stress"] = STRESS * np.nan
+    labels, report = resolve_labels(frames)
+    assert labels[1].stress is None
+    assert np.array_equal(labels[0].stress, STRESS)
+    assert "stress from calculator.stress (2), 1 without, 1 of them not finite" in str(report)
+    assert "stress ('calculator.stress') is not finite in frame 1" in caplog.text
 
 
 def test_keys_that_take_turns_are_refused_until_declared_equal():
@@ -155,10 +225,11 @@ def test_virial_becomes_stress():
     (labels,), report = resolve_labels([atoms])
     assert labels.stress == pytest.approx(-STRESS / 24, rel=1e-14)
     assert report.kinds["stress"].keys == (("REF_virial", 1),)
+    atoms.info["virial"] = atoms.info.pop("REF_virial")
     atoms.calc.results["stress"] = -STRESS / 24
     resolve_labels([atoms])
     atoms.calc.results["stress"] = STRESS / 24
-    with pytest.raises(DataError, match=r"stress disagree.*'REF_virial'.*'calculator.stress'"):
+    with pytest.raises(DataError, match=r"stress disagree.*'calculator.stress'.*'virial'"):
         resolve_labels([atoms])
     atoms.cell[:] = 0
     with pytest.raises(DataError, match=r"a virial .* needs a cell with a volume in frame 0"):

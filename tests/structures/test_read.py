@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import lzma
 import time
 from pathlib import Path
@@ -10,8 +11,11 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.units import kcal, mol
 
 from surefield.errors import DataError
+from surefield.structures import read
+from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames, write_frames
 
 
@@ -80,9 +84,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
     path = trajectory(tmp_path / "a.xyz")
     old = path.read_bytes()
     bad = labelled()
-    bad.arrays["deep"] = np.zeros((4, 2, 2))
-    with pytest.raises(DataError, match="'deep' of shape"):
+    bad.info["energy"] = 1.0
+    with pytest.raises(DataError, match="'energy' contradicts"):
         write_frames(path, [labelled(), bad])
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
+
+
+def test_a_file_that_does_not_read_back_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = trajectory(tmp_path / "a.xyz")
+    old = path.read_bytes()
+    monkeypatch.setattr(read, "compress", lambda data, _: data.replace(b"count=7", b"count=8"))
+    with pytest.raises(DataError, match=r"'count' of frame 0 is not read back .*; got 8; expected 7"):
+        write_frames(path, [labelled()])
+    monkeypatch.setattr(read, "compress", lambda data, _: data + data)
+    with pytest.raises(DataError, match="not read back as it was written; got 2; expected 1"):
+        write_frames(path, [labelled()])
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
 
@@ -209,6 +226,33 @@ def test_unknown_format_and_binary_content(tmp_path: Path):
     (tmp_path / "a.xyz").write_bytes(lzma.compress(b"2\n"))
     with pytest.raises(DataError, match="not a text file"):
         read_frames(tmp_path / "a.xyz")
+
+
+def dump(units: str = "") -> str:
+    text = f"ITEM: UNITS\n{units}\n" if units else ""
+    text += "ITEM: TIMESTEP\n7\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n" + "0 4\n" * 3
+    return text + "ITEM: ATOMS id type element x y z fx fy fz\n1 1 Cu 0 0 0 1 0 0\n2 1 Cu 0 0 2 -1 0 0\n"
+
+
+def test_energies_that_a_reader_invents_are_none(tmp_path: Path):
+    (tmp_path / "a.lammpstrj").write_text(dump())
+    with gzip.open(tmp_path / "b.lammpstrj.gz", "wb") as file:
+        file.write(dump().encode())
+    for name in ("a.lammpstrj", "b.lammpstrj.gz"):
+        (atoms,) = read_frames(tmp_path / name)
+        assert {*atoms.calc.results} == {"forces"}
+        assert atoms.get_forces()[:, 0].tolist() == [1, -1]
+        with pytest.raises(DataError, match=rf"no energy in frame 0 of .*{name}"):
+            resolve_labels(read_frames(tmp_path / name))
+
+
+def test_units_that_a_dump_states_are_converted(tmp_path: Path):
+    (tmp_path / "a.lammpstrj").write_text(dump("real"))
+    forces = read_frames(tmp_path / "a.lammpstrj")[0].get_forces()
+    assert forces[:, 0] == pytest.approx([kcal / mol, -kcal / mol], rel=1e-6)
+    (tmp_path / "a.lammpstrj").write_text(dump("lj"))
+    with pytest.raises(DataError, match=r"ASE cannot read .*a.lammpstrj"):
+        read_frames(tmp_path / "a.lammpstrj")
 
 
 def test_real_set_is_read_in_time_linear_in_its_length(shared: Path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +14,14 @@ from ase import Atoms
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.derivatives import atomic_features, dense_derivatives
-from surefield.errors import ExecutionError
-from surefield.files import atomic_path, json_text
+from surefield.errors import DataError, ExecutionError
+from surefield.files import atomic_path, json_text, read_arrays
 from surefield.structures.neighbors import neighborhood
 
 __all__ = ["Computed", "Fingerprinted", "LazyMapping", "Recipe"]
 
 #: Changes with the meaning of the numbers in a file, so that files of older programs are never read.
 _FORMAT: Final = "surefield fingerprints 1"
-_UNREADABLE: Final = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 V = TypeVar("V")
 
 
@@ -156,10 +153,8 @@ class Computed:
         path = self.recipe.folder / kind / f"{self.digest}.npz"
         if path.exists():
             try:
-                # By way of memory: of a damaged file np.load would leave the handle open.
-                with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                    return file["values"]
-            except _UNREADABLE:  # damaged from outside: computed anew
+                return read_arrays(path)["values"]
+            except (DataError, KeyError):  # damaged from outside: computed anew
                 pass
         values = compute()
         try:

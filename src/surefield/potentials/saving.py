@@ -7,8 +7,6 @@ import importlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from surefield.errors import PotentialError
-from surefield.files import write_atomic
+from surefield.errors import DataError, PotentialError
+from surefield.files import read_arrays, write_atomic
 from surefield.potentials.potential import Potential
 
 __all__ = [
@@ -59,19 +57,6 @@ _HOMES: Final = {
     "tersoff": "parametric.Tersoff",
     "zbl": "zbl.ZBL",
 }
-#: What reading a damaged archive raises: flipped bits also look like encryption or an unknown compression.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def save_arrays(
@@ -105,9 +90,8 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
     if not path.is_file():
         raise PotentialError(f"there is nothing saved at {path.resolve()}")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return str(json.loads(str(file[_HEADER]))["kind"])
-    except _DAMAGED:
+        return str(json.loads(str(read_arrays(path)[_HEADER]))["kind"])
+    except (DataError, KeyError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -121,24 +105,23 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     if not path.is_file():
         raise PotentialError(f"there is no saved {kind} at {path.resolve()}")
     try:
-        # From memory: np.load leaves its own handle open on a file that was cut short.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(path)
         header = json.loads(str(arrays.pop(_HEADER)))
-    except _DAMAGED as error:
+        if header.get("format", 0) > FORMAT:
+            raise PotentialError(
+                f"{path} was written by a newer version",
+                got=f"format {header['format']}",
+                expected=f"at most {FORMAT}",
+                fix="update surefield",
+            )
+        stored, kept, config = header["kind"], header["hash"], header["config"]
+    except (DataError, AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise PotentialError(f"{path} is cut short or not a saved {kind}: {error}") from None
-    if header.get("format", 0) > FORMAT:
-        raise PotentialError(
-            f"{path} was written by a newer version",
-            got=f"format {header['format']}",
-            expected=f"at most {FORMAT}",
-            fix="update surefield",
-        )
-    if header.get("kind") != kind:
-        raise PotentialError(f"{path} holds a {header.get('kind')}, not a {kind}")
-    if header["hash"] != _hash(arrays):
+    if stored != kind:
+        raise PotentialError(f"{path} holds a {stored}, not a {kind}")
+    if kept != _hash(arrays):
         raise PotentialError(f"{path} is damaged: its arrays do not match its hash; use another copy")
-    return header["config"], arrays
+    return config, arrays
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:

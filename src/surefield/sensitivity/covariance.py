@@ -8,8 +8,6 @@ combined, because precision weights are known only after the validation set was 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
@@ -19,7 +17,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
-from surefield.files import atomic_path
+from surefield.files import atomic_path, read_arrays
 
 __all__ = ["RowCovariance", "as_rows"]
 
@@ -296,13 +294,11 @@ class RowCovariance:
             PotentialError: missing, damaged or foreign file, or one of a newer format.
         """
         try:
-            # opened here, because np.load leaves its own handle open on a file that was cut short
-            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-                stored = {name: file[name] for name in file.files}
+            stored = read_arrays(path)
             version = int(stored["format_version"])
             if version <= FORMAT_VERSION:
                 return cls.from_arrays(stored)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (DataError, ValueError, KeyError, IndexError, TypeError) as error:
             raise PotentialError("cannot read a row covariance", where=path, got=error) from error
         raise PotentialError(
             "row covariance of a newer format",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,30 +14,99 @@ from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from surefield.errors import DataError
+from surefield.keys import CONVERTED
+from surefield.quantities import labelled, quantity
 from surefield.structures.extxyz import is_per_atom
-from surefield.structures.label_sources import results_of
+from surefield.structures.extxyz_comment import ARRAYS, is_numeric
+from surefield.structures.label_sources import candidate_keys, results_of
+from surefield.units import parse_unit
 
 __all__ = ["read_database", "restore_arrays", "write_database", "write_trajectory"]
 
+_log = logging.getLogger(__name__)
 #: Arrays that every format of ASE stores itself.
 _OWN: Final = {"numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"}
-#: Entry of info under which a trajectory holds the other arrays.
-_ARRAYS: Final = "surefield_arrays"
 
 
 def read_database(path: str | Path) -> list[Atoms]:
-    """Read all rows; key-value pairs of a row become info, as do the entries that `write_database` stored."""
+    """Read all rows; key-value pairs of a row become info, as do the entries that `write_database` stored.
+
+    Units that the metadata state (SchNetPack's `_property_unit_dict` and `_distance_unit`, the third entry of
+    ASE's `key_descriptions`) are converted: energies to eV, forces to eV/Å, stresses to eV/Å^3.
+
+    Raises:
+        DataError: the stated unit of a length or of a label is not known, or is none of its kind.
+    """
     frames = []
-    for row in ase.db.connect(path).select():
+    database: Any = ase.db.connect(path)
+    factors, length, stated = _stated_units(database.metadata or {}, path)
+    for row in database.select():
         atoms = row.toatoms()
         data = row.data
         stored = set(data) == {"info", "arrays"}
         atoms.info = dict(row.key_value_pairs) | dict(data["info"] if stored else data)
         if stored:
-            atoms.info[_ARRAYS] = data["arrays"]
+            atoms.info[ARRAYS] = data["arrays"]
         restore_arrays(atoms)
+        if stated:
+            _convert(atoms, factors, length)
+            atoms.info[CONVERTED] = stated
         frames.append(atoms)
     return frames
+
+
+def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[str, float], float, str]:
+    """Factors of properties and of lengths, and the stated units as text; "" where none are."""
+    described = metadata.get("key_descriptions") or {}
+    units = {name: texts[-1] for name, texts in described.items() if len(texts) == 3}
+    units |= metadata.get("_property_unit_dict") or {}
+    expected = {key.lower(): _dimension(key, kind) for kind in labelled() for key in candidate_keys(kind)}
+    factors, unknown = {}, []
+    for name, text in units.items():
+        wanted = expected.get(name.lower())
+        try:
+            unit = parse_unit(text) if text else None
+        except DataError as error:
+            if wanted is not None:
+                raise DataError(f"unit of {name!r} in the metadata of {path}: {error}") from None
+            unknown.append(f"{name} ({text})")
+            continue
+        if unit is None or (wanted is None and unit[1:] not in expected.values()):
+            continue
+        if wanted not in (None, unit[1:]) and isinstance(text, str):
+            raise DataError(f"{text!r} is no unit of {name!r}", where=f"the metadata of {path}")
+        factors[name] = unit.factor
+    if unknown:
+        _log.warning("units of %s in %s are not known: values as they stand", ", ".join(unknown), path)
+    distance = metadata.get("_distance_unit") or "Ang"
+    length = parse_unit(distance)
+    if isinstance(distance, str) and length[1:] != (0, 1):
+        raise DataError(f"{distance!r} is no unit of lengths", where=f"the metadata of {path}")
+    stated = [f"{name} {units[name]}" for name in factors]
+    stated += [f"lengths {distance}"] if "_distance_unit" in metadata else []
+    return factors, length.factor, ", ".join(stated)
+
+
+def _dimension(key: str, kind: str) -> tuple[int, int]:
+    """Powers of energy and length in the unit of a label."""
+    return {"energy": (1, 0), "gradient": (1, -1), "strain": (1, 0 if "virial" in key else -3)}.get(
+        quantity(kind).source, (0, 0)
+    )
+
+
+def _convert(atoms: Atoms, factors: Mapping[str, float], length: float) -> None:
+    """Convert a freshly read structure to eV and Å."""
+    results = results_of(atoms)
+    for name, factor in factors.items():
+        for place in (atoms.info, atoms.arrays, results):
+            if is_numeric(place.get(name)):
+                place[name] = np.asarray(place[name]) * factor
+                break
+    atoms.set_cell(atoms.cell.array * length)
+    atoms.positions *= length
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
 
 
 def write_database(path: str | Path, frames: Sequence[Atoms]) -> None:
@@ -54,14 +124,14 @@ def write_trajectory(path: str | Path, frames: Sequence[Atoms]) -> None:
     for atoms in frames:
         image, arrays = _packed(atoms)
         if arrays:
-            image.info[_ARRAYS] = arrays
+            image.info[ARRAYS] = arrays
         images.append(image)
     ase.io.write(path, images, format="traj")
 
 
 def restore_arrays(atoms: Atoms) -> None:
     """Put the extra arrays of a freshly read structure back in their place."""
-    for name, value in atoms.info.pop(_ARRAYS, {}).items():
+    for name, value in atoms.info.pop(ARRAYS, {}).items():
         atoms.set_array(name, np.asarray(value))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,17 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from surefield import keys
 from surefield.quantities import labelled, names, quantity
 
-__all__ = ["candidate_keys", "has_stale_results", "keys_present", "look_up", "results_of", "without_labels"]
+__all__ = [
+    "FREE_ENERGY",
+    "candidate_keys",
+    "has_stale_results",
+    "is_reference",
+    "keys_present",
+    "look_up",
+    "results_of",
+    "spellings",
+    "without_labels",
+]
 
 #: Prefix of a key that means a result of the attached calculator.
 CALCULATOR: Final = "calculator."
@@ -25,37 +35,57 @@ def candidate_keys(kind: str) -> tuple[str, ...]:
     reference = (keys.REFERENCE_PREFIX + kind,)
     aliases = (kind, *(quantity(kind).aliases or ()))
     if quantity(kind).source == "strain":
-        reference += tuple(k for k in keys.VIRIAL_ALIASES if k.startswith(keys.REFERENCE_PREFIX))
-        aliases += tuple(k for k in keys.VIRIAL_ALIASES if not k.startswith(keys.REFERENCE_PREFIX))
+        reference += tuple(k for k in keys.VIRIAL_ALIASES if is_reference(k))
+        aliases += tuple(k for k in keys.VIRIAL_ALIASES if not is_reference(k))
     last = (CALCULATOR + FREE_ENERGY,) if quantity(kind).source == "energy" else ()
     return (*reference, CALCULATOR + kind, *dict.fromkeys(aliases), *last)
 
 
-def look_up(atoms: Atoms, kind: str, candidates: Sequence[str], *, anywhere: bool) -> dict[str, Any]:
+def is_reference(key: str) -> bool:
+    """Whether a label was written on purpose: it wins over all but an explicit mapping."""
+    return key.upper().startswith(keys.REFERENCE_PREFIX)
+
+
+def look_up(atoms: Atoms, kind: str, candidates: Sequence[str], *, explicit: bool) -> dict[str, Any]:
     """Find the values that a structure has under some keys.
 
     Args:
         atoms: the structure.
         kind: name of the quantity.
         candidates: keys, best first; "calculator.x" is the result x, others are in info (of values of atoms:
-            arrays).
-        anywhere: whether a key that is not there may also be a result of the calculator.
+            arrays), whatever their case.
+        explicit: the user named the keys: they are spelled like that, and may be results of the calculator.
 
     Returns:
-        Key to value, in the order of the candidates.
+        Key to value, in the order of the candidates; words that say that there is none are left out.
     """
     results = results_of(atoms)
+    places = [atoms.arrays, atoms.info] if quantity(kind).per == "atom" else [atoms.info]
+    if explicit:
+        places.append(results)
+    alike = spellings(name for place in places for name in place)
     values: dict[str, Any] = {}
     for key in candidates:
         if key.startswith(CALCULATOR):
-            value = results.get(key.removeprefix(CALCULATOR))
+            entries = {key: results.get(key.removeprefix(CALCULATOR))}
         else:
-            value = atoms.arrays.get(key) if quantity(kind).per == "atom" else None
-            value = atoms.info.get(key) if value is None else value
-            value = results.get(key) if value is None and anywhere else value
-        if value is not None and not (FREE_ENERGY in key and values and not anywhere):
-            values[key] = value
+            spelled = [key] if explicit else sorted(alike.get(key.lower(), ()), key=key.__ne__)
+            entries = {n: next((p[n] for p in places if p.get(n) is not None), None) for n in spelled}
+        values |= {name: value for name, value in entries.items() if not _says_none(value)}
     return values
+
+
+def spellings(names: Iterable[Any]) -> dict[str, list[str]]:
+    """Names by what they are in lower case."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        if isinstance(name, str):
+            alike.setdefault(name.lower(), []).append(name)
+    return alike
+
+
+def _says_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null", "n/a"))
 
 
 def keys_present(atoms: Atoms) -> str:
@@ -91,7 +121,7 @@ def _fits(atoms: Atoms) -> bool:
     return (
         np.array_equal(known.numbers, atoms.numbers)
         and np.array_equal(known.positions, atoms.positions, equal_nan=True)
-        and np.array_equal(known.cell.array, atoms.cell.array)
+        and np.array_equal(known.cell.array, atoms.cell.array, equal_nan=True)
         and np.array_equal(known.pbc, atoms.pbc)
     )
 
@@ -104,7 +134,11 @@ def without_labels(atoms: Atoms, extra: Sequence[str] = ()) -> Atoms:
         extra: further keys of `info` and `arrays` to leave out.
     """
     copy = atoms.copy()
-    for key in {*(key for kind in labelled(names()) for key in candidate_keys(kind)), *extra}:
+    alike = spellings([*copy.info, *copy.arrays])
+    labels = [
+        n for kind in labelled(names()) for key in candidate_keys(kind) for n in alike.get(key.lower(), ())
+    ]
+    for key in {*labels, *extra}:
         copy.info.pop(key, None)
         if key not in ("numbers", "positions"):
             copy.arrays.pop(key, None)

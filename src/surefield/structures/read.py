@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,18 +14,20 @@ from typing import Any, overload
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.extxyz import read_xyz
 from ase.io.formats import filetype
 
 from surefield.errors import DataError, nearest
 from surefield.quantities import ENSEMBLE, UNCERTAINTY
 from surefield.structures.compression import compress, decompress, readable_part, without_compression
 from surefield.structures.database import read_database, restore_arrays, write_database, write_trajectory
-from surefield.structures.extxyz import cut_frames, extxyz_text
+from surefield.structures.extxyz import check_read_back, cut_frames, extxyz_text, frame_of, lines_of
 
 __all__ = ["Frames", "Source", "read_frames", "write_frames"]
 
+_log = logging.getLogger(__name__)
 _XYZ = {".xyz", ".extxyz"}
+#: Formats in which ASE stores results as they are.
+_STORES = {"traj", "bundletrajectory", "extxyz"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +132,7 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
     os.close(handle)
     try:
         if inner.suffix in _XYZ:
-            text = "".join(extxyz_text(atoms, f"frame {i}") for i, atoms in enumerate(frames))
-            Path(temporary).write_bytes(compress(text.encode(), compression))
+            _write_extxyz(Path(temporary), compression, frames)
         elif compression:
             raise DataError(f"only extxyz is written compressed, got {path.name}")
         else:
@@ -143,6 +144,20 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _write_extxyz(path: Path, compression: str, frames: Sequence[Atoms]) -> None:
+    """Write a file, read it back, and compare; what is no data is left out with a word."""
+    texts = [extxyz_text(atoms, f"frame {i}") for i, atoms in enumerate(frames)]
+    path.write_bytes(compress("".join(text for text, _ in texts).encode(), compression))
+    back, _ = _read_extxyz(path, compression, ":")
+    if len(back) != len(frames):
+        raise DataError("the file is not read back as it was written", got=len(back), expected=len(frames))
+    for i, (atoms, again, (_, left_out)) in enumerate(zip(frames, back, texts, strict=True)):
+        check_read_back(atoms, again, left_out, f"frame {i}")
+    for name in dict.fromkeys(name for _, left_out in texts for name in left_out):
+        first = next(i for i, (_, left_out) in enumerate(texts) if name in left_out)
+        _log.warning("%r is no data that extxyz can hold; left out (first in frame %d)", name, first)
 
 
 def _write_other(temporary: str, path: Path, frames: Sequence[Atoms]) -> None:
@@ -191,31 +206,37 @@ def _read_file(source: str | Path, index: str | int | slice) -> Frames:
 
 
 def _read_extxyz(path: Path, compression: str, index: str | int | slice) -> tuple[list[Atoms], list[int]]:
+    content = _content(path, compression)
     try:
-        text = _content(path, compression).decode("utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text file, so not extxyz; is its extension right?") from None
-    chunks = list(cut_frames(text.splitlines(), path))
-    if not chunks:
-        raise DataError(f"{path} is empty")
-    wanted = range(len(chunks))[_as_slice(index, len(chunks))]
-    try:
-        return _parse("".join(chunks[i] for i in wanted)), list(wanted)
-    except Exception:
-        for i in wanted:  # slow way, to name the frame
+        lines = lines_of(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not a text file (line {line}), so not extxyz; is its extension right?"
+        ) from None
+    everything = index == ":"
+    length = 0 if everything else sum(1 for _ in cut_frames(lines, path))
+    wanted = range(length)[_as_slice(index, length)] if length else range(0)
+    read = {}
+    for number, piece in enumerate(cut_frames(lines, path)):
+        if everything or number in wanted:
             try:
-                _parse(chunks[i])
-            except Exception as error:
-                where = f"frame {i} of {path}"
-                raise DataError("unreadable extxyz", where=where, got=_cause(error)) from error
-        raise
+                read[number] = frame_of(piece)
+            except Exception as error:  # whatever Atoms and NumPy raise at words that are no numbers
+                raise DataError(
+                    "unreadable extxyz", where=f"frame {number} of {path}", got=_cause(error)
+                ) from error
+    if not read and not length:
+        raise DataError(f"{path} is empty")
+    numbers = list(read if everything else wanted)
+    return [read[number] for number in numbers], numbers
 
 
 def _content(path: Path, compression: str) -> bytes:
     try:
         return decompress(path, compression)
     except DataError as error:
-        lines = readable_part(path, compression).decode("utf-8", errors="replace").splitlines()
+        lines = readable_part(path, compression).decode("utf-8", errors="replace").split("\n")
         whole = 0
         with contextlib.suppress(DataError):
             for _ in cut_frames(lines, path):
@@ -223,28 +244,51 @@ def _content(path: Path, compression: str) -> bytes:
         raise DataError(f"{error}; readable up to frame {whole}") from None
 
 
-def _parse(text: str) -> list[Atoms]:
-    read: Any = read_xyz  # ASE annotates the index as int, and takes slices
-    return list(read(io.StringIO(text), slice(None)))
-
-
 def _read_other(path: Path, inner: Path, compression: str, index: str | int | slice) -> list[Atoms]:
     try:
-        if inner.suffix == ".db" and not compression:
-            rows = read_database(path)
-            return rows[_as_slice(index, len(rows))]
         if not compression:
-            frames = ase.io.read(path, index=index)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                plain = Path(folder) / inner.name
-                plain.write_bytes(decompress(path, compression))
-                frames = ase.io.read(plain, index=index)
+            return _read_by_ase(path, index)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / inner.name
+            plain.write_bytes(decompress(path, compression))
+            return _read_by_ase(plain, index)
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise whatever their format makes them stumble over
         raise DataError(f"ASE cannot read {path}", got=_cause(error)) from error
-    return frames if isinstance(frames, list) else [frames]
+
+
+def _read_by_ase(path: Path, index: str | int | slice) -> list[Atoms]:
+    kind = None if path.suffix == ".db" else filetype(str(path))
+    if kind in (None, "db", "json"):
+        rows = read_database(path)
+        return rows[_as_slice(index, len(rows))]
+    units: dict[str, Any] = _lammps_units(path) if kind == "lammps-dump-text" else {}
+    frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True, **units)
+    frames = frames if isinstance(frames, list) else [frames]
+    if kind not in _STORES:
+        for atoms in frames:
+            _drop_invented(atoms)
+    return frames
+
+
+def _lammps_units(path: Path) -> dict[str, str]:
+    """Units that a dump states (`dump_modify ... units yes`); ASE takes metal units where none are given."""
+    with path.open() as file:
+        for line in file:
+            if line.startswith("ITEM: UNITS"):
+                return {"units": next(file).strip()}
+            if line.startswith("ITEM: ATOMS"):
+                break
+    return {}
+
+
+def _drop_invented(atoms: Atoms) -> None:
+    """Take out energies of 0.0, which readers put where a file has none, as that of LAMMPS dumps does."""
+    results = getattr(atoms.calc, "results", {})
+    for name in ("energy", "free_energy"):
+        if np.array_equal(results.get(name, ""), 0.0):
+            del results[name]
 
 
 def _cause(error: Exception) -> str:

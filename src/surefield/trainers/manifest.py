@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.quantities import labelled
-from surefield.structures.label_sources import candidate_keys
+from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import Frames, read_frames
 from surefield.training.dataset import Sample
@@ -142,11 +142,7 @@ def _with_labels(frames: Sequence[Atoms], keys: Mapping[str, str]) -> list[Atoms
     labels, _ = resolve_labels(named, keys, require=())  # type: ignore[arg-type]
     copies = []
     for atoms, label in zip(frames, labels, strict=True):
-        copy = atoms.copy()
-        for kind in labelled():
-            for name in (*candidate_keys(kind), *keys.values()):
-                copy.info.pop(name, None)
-                copy.arrays.pop(name, None)
+        copy = without_labels(atoms, tuple(keys.values()))
         values = {kind: label.get(kind) for kind in labelled()}
         copy.calc = SinglePointCalculator(copy, **{k: v for k, v in values.items() if v is not None})
         copies.append(copy)

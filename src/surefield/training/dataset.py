@@ -183,10 +183,10 @@ def prepare(
     single = np.array([is_isolated_atom(atoms) for atoms in frames], dtype=bool)
     isolated: dict[int, float] = {}
     if single.any():
-        free = frames[np.flatnonzero(single)]
         with worded(_ARGUMENT):
-            of_free, _ = resolve_labels(free, labels, require=())
-        isolated = isolated_atom_energies(free, [label.energy for label in of_free])
+            # Of all frames at once: free atoms whose energy has another name are refused.
+            of_all, _ = resolve_labels(frames, labels, require=())
+        isolated = isolated_atom_energies(frames, [label.energy for label in of_all])
     frames = frames[np.flatnonzero(~single)]
     if len(frames) == 0:
         raise DataError("there are no structures to use: the source is empty or holds isolated atoms only")
