@@ -101,7 +101,7 @@ def test_as_many_structures_as_asked_for(reference):
         (f"2\n5 6 0\n{ATOMS}", "no volume in data.xyzf:2"),
         ("1\n5 6 7\nH 0 0 0\n", "unusable atom in data.xyzf:3"),
         ("1\n5 6 7\nX1 0 0 0 0 0 0\n", "unusable atom in data.xyzf:3"),
-        ("1\n5 6 7\nH 0 0 0 0 0 fast\n", "not a number in data.xyzf:3"),
+        ("1\n5 6 7\nH 0 0 0 0 0 fast\n", "not a finite number in data.xyzf:3"),
         ("2\n5 6 7\nH 0 0 0 0 0 0\n", "ends too early"),
     ],
 )
