@@ -5,10 +5,11 @@ Names are imported on first use, so that `import surefield` and the command line
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
     from surefield.acquisition.select import feature_rows, select
@@ -55,8 +56,6 @@ _HOMES = {
     "surefield.uncertainty": ("LLPR",),
     "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
 }
-_PLACES = {name: module for module, names in _HOMES.items() for name in names}
-
 __all__ = [
     "EAM",
     "LLPR",
@@ -105,13 +104,4 @@ def load(path: str | os.PathLike[str]) -> Any:
     return load_any(path)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'surefield' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PLACES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+import_on_first_use(__name__, _HOMES)

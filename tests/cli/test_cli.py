@@ -252,6 +252,15 @@ def test_an_interrupt_says_how_to_go_on(config: Path, monkeypatch: pytest.Monkey
     assert done.stderr == "interrupted; run the same command again to go on\n"
 
 
+def test_configurations_are_read_without_jax(config: Path) -> None:
+    """So that a fault is told within a second."""
+    code = "import sys\nfrom surefield.cli import main\ntry: main()\nexcept SystemExit: print('jax' in sys.modules)"
+    command = [sys.executable, "-c", code, "train", str(config), "training.epochs=-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "training.epochs: must be greater than or equal to 0, got -1" in done.stderr
+    assert done.stdout == "False\n"
+
+
 def test_version() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.stdout) == (0, f"surefield {surefield.__version__}\n")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from surefield.acquisition.config import FeatureMap, Score
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
@@ -21,9 +22,6 @@ from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
-
-FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior"]
-Score = Literal["forces_variance", "energy_variance"]
 
 
 def feature_rows(

@@ -8,16 +8,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from surefield.acquisition.select import FeatureMap, Score
+from surefield.acquisition.config import SelectionConfig
 from surefield.config import Config, load
 from surefield.errors import nearest
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
-from surefield.potentials.atomic_network import AtomicNetworkConfig
-from surefield.potentials.dropout_network import DropoutNetworkConfig
-from surefield.potentials.moment_network import MomentNetworkConfig
-from surefield.potentials.snap.snap import SnapConfig
+from surefield.potentials.config import (
+    AtomicNetworkConfig,
+    DropoutNetworkConfig,
+    MomentNetworkConfig,
+    SnapConfig,
+)
 from surefield.quantities import labelled, names
-from surefield.selection.methods import METHODS
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 
@@ -78,26 +79,6 @@ class RepulsionConfig(Config):
     def _ordered(self) -> Self:
         if not self.inner < self.outer:
             raise ValueError(f"the switch begins at inner {self.inner} Å and must end later")
-        return self
-
-
-class SelectionConfig(Config):
-    """What to label next."""
-
-    method: str = Field(default="lcmd", description="lcmd, max_dist, kmeanspp, max_diag or random")
-    features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
-    score: Score | None = Field(
-        default=None, description="expected squared error: max_diag ranks by it, others weight by it"
-    )
-    n: int = Field(default=10, ge=1, description="picks")
-    seed: int = Field(default=0, ge=0, description="of sketches and random methods")
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; {nearest(self.method, METHODS)}")
-        if self.score is not None and not METHODS[self.method].uses_features:
-            raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
         return self
 
 

@@ -32,7 +32,7 @@ from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import RunFolder
 from surefield.execution.stopwatch import compiling_seconds
-from surefield.files import write_arrays, write_atomic
+from surefield.files import read_arrays, write_arrays, write_atomic
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.pools import dynamics_pool, file_pool
 from surefield.loop.rounds import Loop
@@ -245,7 +245,7 @@ def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         pool = file_pool(labelled, source, config.potential.cutoff, loop.oracle, config.data.labels)
         potential = make_potential(config, pool.candidates, pool.test)
         test = read_test(config, potential, "loop")
-    return Loop(
+    summary = Loop(
         folder.folder,
         loop,
         potential,
@@ -256,6 +256,9 @@ def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         pool.isolated_atoms,
         config.uncertainty,
     ).run()
+    last = Comparison(read_arrays(folder.path("predictions.npz")))
+    summary["test"] = {**summary["test"], "n_structures": len(last.arrays["n_atoms"])}
+    return {**summary, "intervals": {"test": last.intervals()}, "baselines": last.baselines()}
 
 
 VERBS: dict[str, Job] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,17 @@ class _Lines:
     def __init__(self, work: _Work) -> None:
         self._work = work
         self._last = time.monotonic()
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        # No step ends while a program compiles, which may take minutes.
+        while not self._ended.wait(LINE_INTERVAL):
+            if compiling_now(LINE_INTERVAL / 2):
+                print(self._work.line(), file=sys.stderr, flush=True)
 
     def advance(self, n: int = 1, **fields: object) -> None:
         self._work.advance(n, **fields)
@@ -156,7 +168,11 @@ def track(
                 if len(progress.tasks) > 1:  # the outermost bar stays on the screen
                     progress.remove_task(task)
     else:
-        yield _Lines(work)
+        lines = _Lines(work)
+        try:
+            yield lines
+        finally:
+            lines.close()
     _log.info("%s", work.line())
 
 

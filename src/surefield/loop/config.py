@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from surefield.acquisition.select import FeatureMap, Score
+from surefield.acquisition.config import FeatureMap, Score
 from surefield.config import Config
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
 from surefield.selection.methods import METHODS

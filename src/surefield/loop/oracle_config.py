@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
-from ase import Atoms
 from pydantic import Field
 
 from surefield.config import Config
 from surefield.errors import ConfigError
-from surefield.loop.oracle import Oracle, ReplayOracle, ase_calculator, emt, tblite
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from surefield.loop.oracle import Oracle
 
 __all__ = [
     "ASEOracleConfig",
@@ -73,6 +76,9 @@ def make_oracle(config: OracleConfig, labelled: Sequence[Atoms] | None = None) -
     Raises:
         ConfigError: a package is missing, the calculator cannot be made, or replay without labels.
     """
+    # Configurations are read without what oracles need.
+    from surefield.loop.oracle import ReplayOracle, ase_calculator, emt, tblite
+
     match config:
         case ReplayOracleConfig():
             if labelled is None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
-from pydantic import Field
 
-from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
+from surefield.potentials.config import AtomicNetworkConfig
 from surefield.potentials.element_networks import (
     ElementNetworks,
     Layers,
@@ -29,7 +28,6 @@ from surefield.potentials.element_networks import (
     unit_ranges,
 )
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.layers import Activation
 from surefield.potentials.potential import (
     DescriptorPotential,
     SiteInput,
@@ -40,25 +38,6 @@ from surefield.potentials.potential import (
 from surefield.structures.graph import Graph
 
 __all__ = ["AtomicNetwork", "AtomicNetworkConfig"]
-
-
-class AtomicNetworkConfig(Config):
-    """Atom-centred networks on the default symmetry functions."""
-
-    kind: Literal["atomic_network", "neural_network"] = "atomic_network"
-    species: tuple[str, ...] | None = Field(
-        default=None, description="elements; null takes those of the data"
-    )
-    cutoff: float = Field(default=6.5, gt=0, description="of the symmetry functions, Å")
-    hiddenlayers: tuple[int, ...] = Field(default=(5, 5), description="hidden layers of every element")
-    activation: Activation = Field(default="tanh", description="of the hidden nodes")
-    output_activation: Literal["linear", "activation"] = Field(
-        default="linear", description="of the output node; activation bounds the energy of an atom"
-    )
-    seed: int = Field(default=0, ge=0, description="of the initial weights")
-    dtype: Literal["float32", "float64"] = Field(
-        default="float64", description="of the parameters and the arithmetic"
-    )
 
 
 class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]

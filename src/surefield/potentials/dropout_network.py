@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import equinox as eqx
 import jax
@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Bool, Float, Int
-from pydantic import Field
 
-from surefield.config import Config
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError
+from surefield.potentials.config import DropoutNetworkConfig
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
 from surefield.potentials.potential import DescriptorPotential, TrainingData, species_numbers
@@ -41,27 +40,6 @@ __all__ = [
 FULL, MEAN = 0, -1
 #: Members whose forces are held at once by `member_results`.
 MEMBERS_AT_ONCE: Final = 16
-
-
-class DropoutNetworkConfig(Config):
-    """Dropout networks on the symmetry functions of KLIFF and KIM's DUNN driver.
-
-    `train` fits the full network. For cells of copper its ensembles had lower errors and a better likelihood
-    than those of a network trained with fresh masks in every step, as `DUNNTrainer` does.
-    """
-
-    kind: Literal["dropout_network"] = "dropout_network"
-    species: tuple[str, ...] | None = Field(
-        default=None, description="elements; null takes those of the data"
-    )
-    cutoff: float = Field(default=5.0, gt=0, description="of the symmetry functions, Å")
-    hyperparams: str | dict[str, list[dict[str, float]]] = Field(
-        default="set51", description="symmetry functions: set51, set30 or lists under g2 and g4"
-    )
-    neurons: tuple[int, ...] = Field(default=(10, 10), description="widths of the hidden layers")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="rate; 0 for none")
-    norm: bool = Field(default=True, description="standardise each feature over the training atoms")
-    seed: int = Field(default=0, ge=0, description="of the initial weights")
 
 
 class Layer(eqx.Module):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from surefield.potentials.config import Activation
 from surefield.potentials.network_parameters import CONSTANT
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "zero_pad",
 ]
 
-Activation = Literal["tanh", "sigmoid", "linear"]
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,

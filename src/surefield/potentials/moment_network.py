@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -12,37 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float
-from pydantic import Field
 
-from surefield.config import Config
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
+from surefield.potentials.config import MomentNetworkConfig
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.potential import DensityPotential, TrainingData, species_numbers
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
-
-
-class MomentNetworkConfig(Config):
-    """Shape of a `MomentNetwork`; the fields are its arguments."""
-
-    kind: Literal["moment_network"] = "moment_network"
-    species: tuple[str, ...] | None = Field(
-        default=None, description="elements; null takes those of the data"
-    )
-    cutoff: float = Field(default=5.5, gt=0, description="range of the neighbour density, Å")
-    n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
-    n_channels: int = Field(
-        default=8, ge=1, le=32, description="learned radial functions per pair of species"
-    )
-    n_triple: int = Field(default=5, ge=0, le=16, description="channels that enter products of three tensors")
-    hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network")
-    seed: int = Field(default=0, ge=0, description="of the initial weights")
-    dtype: Literal["float32", "float64"] = Field(
-        default="float32", description="of the parameters and the arithmetic"
-    )
 
 
 class MomentNetwork(DensityPotential):

@@ -188,7 +188,9 @@ def _of_the_training(run: Run) -> Iterator[str]:
 def _of_the_calibration(run: Run) -> Iterator[str]:
     for name, scores in mapping(run.summary.get("calibration")).items():
         rows = value_of(scores, "calibration_rows")
-        if rows and rows < FEW_LABELS:
+        if rows == 0:
+            yield f"No label calibrates σ of the {name.replace('_', ' ')}: its size is a guess."
+        elif rows and rows < FEW_LABELS:
             yield (
                 f"Only {rows:.0f} labels calibrate σ of the {name.replace('_', ' ')}: its scale is known to "
                 f"about {100 / math.sqrt(2 * rows):.0f} %; more validation structures make it certain."

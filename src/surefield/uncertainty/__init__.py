@@ -1,13 +1,18 @@
 """Uncertainty: wraps a potential and predicts with calibrated standard deviations."""
 
-from surefield.sensitivity.covariance import RowCovariance
-from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
-from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
-from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
-from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
-from surefield.uncertainty.llpr import LLPR
-from surefield.uncertainty.metrics import uq_metrics
-from surefield.uncertainty.uncertainty import Uncertainty
+from typing import TYPE_CHECKING
+
+from surefield.lazy import import_on_first_use
+
+if TYPE_CHECKING:
+    from surefield.sensitivity.covariance import RowCovariance
+    from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
+    from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
+    from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+    from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
+    from surefield.uncertainty.llpr import LLPR
+    from surefield.uncertainty.metrics import uq_metrics
+    from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = [
     "LLPR",
@@ -24,3 +29,17 @@ __all__ = [
     "uq_metrics",
     "val_nll_regularizer",
 ]
+
+import_on_first_use(
+    __name__,
+    {
+        "surefield.sensitivity.covariance": ("RowCovariance",),
+        "surefield.sensitivity.posterior": ("LLPRPosterior", "evidence_regularizer", "val_nll_regularizer"),
+        "surefield.uncertainty.calibration": ("calibrate_alpha", "fit_calibration_map"),
+        "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
+        "surefield.uncertainty.last_layer_ensemble": ("ensemble_loss", "ensemble_predict", "sample_ensemble"),
+        "surefield.uncertainty.llpr": ("LLPR",),
+        "surefield.uncertainty.metrics": ("uq_metrics",),
+        "surefield.uncertainty.uncertainty": ("Uncertainty",),
+    },
+)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from pydantic import Field
 
-from surefield.config import Config
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError
+from surefield.potentials.config import SnapConfig
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.potential import ClosedRows, DescriptorPotential, species_numbers
 from surefield.potentials.snap.rows import closed_rows
@@ -21,20 +20,6 @@ from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["Snap", "SnapConfig"]
-
-
-class SnapConfig(Config):
-    """SNAP with the same radius and weight for every element."""
-
-    kind: Literal["snap"] = "snap"
-    species: tuple[str, ...] | None = Field(
-        default=None, description="elements; null takes those of the data"
-    )
-    cutoff: float = Field(default=4.7, gt=0, description="of the bispectrum, Å")
-    twojmax: int = Field(default=6, ge=0, description="largest doubled index: 6 for 30 components, 8 for 55")
-    quadratic: bool = Field(default=False, description="products of components too")
-    rfac0: float = Field(default=0.99363, gt=0, description="part of the sphere that distances cover")
-    rmin0: float = Field(default=0.0, ge=0, description="distance that maps to its pole, Å")
 
 
 class Snap(DescriptorPotential):

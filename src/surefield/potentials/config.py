@@ -1,0 +1,87 @@
+"""Configuration of potentials: one model a kind, told apart by `kind:`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from surefield.config import Config
+
+__all__ = ["Activation", "AtomicNetworkConfig", "DropoutNetworkConfig", "MomentNetworkConfig", "SnapConfig"]
+
+Activation = Literal["tanh", "sigmoid", "linear"]
+
+
+class MomentNetworkConfig(Config):
+    """Shape of a `MomentNetwork`; the fields are its arguments."""
+
+    kind: Literal["moment_network"] = "moment_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.5, gt=0, description="range of the neighbour density, Å")
+    n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
+    n_channels: int = Field(
+        default=8, ge=1, le=32, description="learned radial functions per pair of species"
+    )
+    n_triple: int = Field(default=5, ge=0, le=16, description="channels that enter products of three tensors")
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="of the parameters and the arithmetic"
+    )
+
+
+class AtomicNetworkConfig(Config):
+    """Atom-centred networks on the default symmetry functions."""
+
+    kind: Literal["atomic_network", "neural_network"] = "atomic_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=6.5, gt=0, description="of the symmetry functions, Å")
+    hiddenlayers: tuple[int, ...] = Field(default=(5, 5), description="hidden layers of every element")
+    activation: Activation = Field(default="tanh", description="of the hidden nodes")
+    output_activation: Literal["linear", "activation"] = Field(
+        default="linear", description="of the output node; activation bounds the energy of an atom"
+    )
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float64", description="of the parameters and the arithmetic"
+    )
+
+
+class DropoutNetworkConfig(Config):
+    """Dropout networks on the symmetry functions of KLIFF and KIM's DUNN driver.
+
+    `train` fits the full network. For cells of copper its ensembles had lower errors and a better likelihood
+    than those of a network trained with fresh masks in every step, as `DUNNTrainer` does.
+    """
+
+    kind: Literal["dropout_network"] = "dropout_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.0, gt=0, description="of the symmetry functions, Å")
+    hyperparams: str | dict[str, list[dict[str, float]]] = Field(
+        default="set51", description="symmetry functions: set51, set30 or lists under g2 and g4"
+    )
+    neurons: tuple[int, ...] = Field(default=(10, 10), description="widths of the hidden layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="rate; 0 for none")
+    norm: bool = Field(default=True, description="standardise each feature over the training atoms")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+
+
+class SnapConfig(Config):
+    """SNAP with the same radius and weight for every element."""
+
+    kind: Literal["snap"] = "snap"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=4.7, gt=0, description="of the bispectrum, Å")
+    twojmax: int = Field(default=6, ge=0, description="largest doubled index: 6 for 30 components, 8 for 55")
+    quadratic: bool = Field(default=False, description="products of components too")
+    rfac0: float = Field(default=0.99363, gt=0, description="part of the sphere that distances cover")
+    rmin0: float = Field(default=0.0, ge=0, description="distance that maps to its pole, Å")
