@@ -254,7 +254,8 @@ def test_an_interrupt_says_how_to_go_on(config: Path, monkeypatch: pytest.Monkey
 
 def test_configurations_are_read_without_jax(config: Path) -> None:
     """So that a fault is told within a second."""
-    code = "import sys\nfrom surefield.cli import main\ntry: main()\nexcept SystemExit: print('jax' in sys.modules)"
+    start = "import sys\nfrom surefield.cli import main\n"
+    code = f"{start}try: main()\nexcept SystemExit: print('jax' in sys.modules)"
     command = [sys.executable, "-c", code, "train", str(config), "training.epochs=-1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "training.epochs: must be greater than or equal to 0, got -1" in done.stderr
