@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from surefield.errors import ConfigError, DataError
+from surefield.execution.identity import contents
 from surefield.execution.run_folder import RunFolder
 
 CONFIG = "train:\n  epochs: 10\n  members: [1, 2]\nseed: 0\n"
@@ -120,3 +121,22 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert not run.path("error.log").exists()
     assert "stopped by KeyboardInterrupt" in run.path("run.log").read_text()
+
+
+def test_a_run_that_ended_is_known_by_what_entered_it(tmp_path: Path) -> None:
+    table = {"trained potential": "a" * 32, "test set": contents([[("forces", [1.0]), ("cell", [2.0])]])}
+    with RunFolder.create(tmp_path, "a", CONFIG) as run:
+        assert run.finished(table) is None
+        run.write_json("picks.json", {})
+        run.finish({"verb": "uq"})
+    with RunFolder.create(tmp_path, "a", CONFIG) as run:
+        assert run.finished(table) == {"verb": "uq"}
+    other = table | {"test set": contents([[("forces", [1.5]), ("cell", [2.0])]])}
+    with (
+        pytest.raises(ConfigError, match=r"got forces of the test set; .*--overwrite"),
+        RunFolder.create(tmp_path, "a", CONFIG) as run,
+    ):
+        run.finished(other)
+    with RunFolder.create(tmp_path, "a", CONFIG) as run:
+        run.path("picks.json").unlink()
+        assert run.finished(table) is None

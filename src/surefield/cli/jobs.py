@@ -26,6 +26,7 @@ from surefield.cli.inputs import (
     trained,
     uncertainty_file,
 )
+from surefield.cli.made_from import made_from
 from surefield.cli.rehearsal import rehearse
 from surefield.config import parse, to_yaml
 from surefield.errors import ConfigError, worded
@@ -88,9 +89,13 @@ def run_verb(
         if folder.resumed:
             say(f"continuing {folder.folder}: what is done is not done again")
         with worded(_KEYS):
-            summary = VERBS[verb](config, folder)
+            summary = folder.finished(made_from(verb, config))
+            if summary is None:
+                summary = VERBS[verb](config, folder)
+            else:
+                say("nothing has changed since this run ended: nothing is done again")
         seconds = time.perf_counter() - begin
-        folder.write_json("summary.json", {"verb": verb, "seconds": seconds, **summary})
+        folder.finish({"verb": verb, "seconds": seconds, **summary})
         report = write_report(folder.folder)
         write_index(Path(config.root), config.name)
         answer(load_run(folder.folder), config, path, overrides, seconds, compiling_seconds())

@@ -15,7 +15,8 @@ from typing import Any, Final, Self, final
 import yaml
 
 from surefield.errors import ConfigError
-from surefield.files import drop_torn_line, json_text, write_atomic
+from surefield.execution.identity import Table, check_inputs
+from surefield.files import drop_torn_line, json_text, read_json, write_atomic
 
 __all__ = ["RunFolder"]
 
@@ -23,6 +24,10 @@ CONFIG: Final = "config.yaml"
 VERSIONS: Final = "versions.json"
 LOG: Final = "run.log"
 ERROR_LOG: Final = "error.log"
+SUMMARY: Final = "summary.json"
+#: What entered the run, and what came of it.
+INPUTS: Final = "inputs.json"
+OUTPUTS: Final = "outputs.json"
 _PACKAGES: Final = (
     "surefield",
     "jax",
@@ -107,6 +112,37 @@ class RunFolder:
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all (`files.json_text`)."""
         write_atomic(self.path(name), json_text(data, indent=2) + "\n")
+
+    def finished(self, table: Table) -> dict[str, Any] | None:
+        """Compare what enters the run with what entered it before; the summary of a run that has ended.
+
+        Args:
+            table: all that enters besides the configuration, see `execution.identity`.
+
+        Returns:
+            The summary of the run, if it ended, in this version, and its files are all there: then nothing is
+            left to do. None if there is work to be done.
+
+        Raises:
+            ConfigError: something else entered the run of this folder.
+        """
+        known = self.path(INPUTS).exists()
+        fix = "give the run another name, start anew with --overwrite, or restore what changed"
+        check_inputs(self.path(INPUTS), table, fix)
+        if not (known and self.path(OUTPUTS).exists()):
+            return None
+        outputs = read_json(self.path(OUTPUTS))
+        there = all(self.path(name).exists() for name in outputs["files"])
+        same = outputs["version"] == _versions()["surefield"]
+        return read_json(self.path(SUMMARY)) if there and same else None
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, and that the run has ended."""
+        self.write_json(SUMMARY, summary)
+        # Without folders: checkpoints and labels are for the way there.
+        names = sorted(entry.name for entry in self.folder.iterdir() if entry.is_file())
+        files = [name for name in names if name not in (LOG, OUTPUTS) and not name.startswith(".")]
+        self.write_json(OUTPUTS, {"version": _versions()["surefield"], "files": files})
 
     def failed(self, exception: BaseException) -> None:
         """Write the traceback to `error.log` and one line of cause to the log."""

@@ -18,8 +18,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, ExecutionError, nearest
 from surefield.execution.executor import SerialExecutor, map_ordered
+from surefield.execution.identity import contents
 from surefield.execution.progress import Track
 from surefield.structures.geometry import check_geometry
+from surefield.structures.images import image_key
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import Mapped, resolve_labels
 from surefield.structures.read import Frames, read_frames
@@ -126,8 +128,9 @@ class ReplayOracle(Oracle):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Number of structures."""
-        return {"kind": "replay", "n_frames": len(self._frames)}
+        """Number of structures, and hashes of their labels."""
+        labels = contents(sorted(label.results().items()) for label in self._labels)
+        return {"kind": "replay", "n_frames": len(self._frames), "labels": labels}
 
     @property
     def pool(self) -> list[Atoms]:
@@ -164,8 +167,7 @@ class ReplayOracle(Oracle):
                 fix="take the frames from ReplayOracle.pool",
             )
         known = self._frames[index]
-        same = len(known) == len(atoms) and np.array_equal(known.numbers, atoms.numbers)
-        if not same or not np.allclose(known.positions, atoms.positions, rtol=0.0, atol=1e-6):
+        if image_key(known) != image_key(atoms):
             raise DataError(
                 f"frame {i} has info[{POOL_INDEX!r}] {index} but is another structure than entry {index} of "
                 f"the labelled set ({atoms.get_chemical_formula()} against {known.get_chemical_formula()})"

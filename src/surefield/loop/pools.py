@@ -9,11 +9,13 @@ from pathlib import Path
 from ase import Atoms
 
 from surefield.errors import ConfigError
+from surefield.execution.identity import check_inputs
 from surefield.execution.progress import track
 from surefield.exploration.sampling import pool_and_test, start_structure
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.oracle import CalculatorOracle, Oracle, ReplayOracle
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.structures.contents import frame_contents
 from surefield.structures.geometry import check_geometry
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames, write_frames
@@ -69,7 +71,8 @@ def dynamics_pool(settings: MolecularDynamicsPoolConfig, config: OracleConfig, f
     """Candidates and test structures from molecular dynamics, made and labelled once per run folder.
 
     Raises:
-        ConfigError: an engine or an oracle that only replays labels.
+        ConfigError: an engine or an oracle that only replays labels; or structures that are there already are
+            those of other settings.
     """
     if isinstance(config, ReplayOracleConfig):
         raise ConfigError("loop.oracle 'replay' needs labelled structures: use loop.pool.kind: file")
@@ -78,6 +81,9 @@ def dynamics_pool(settings: MolecularDynamicsPoolConfig, config: OracleConfig, f
         raise ConfigError("loop.pool.engine must be a calculator, not 'replay'")
     options = settings.model_dump(exclude={"kind", "structure", "engine"})
     start = start_structure(settings.structure)
+    table = {"dynamics": settings.model_dump(mode="json"), "oracle": config.model_dump(mode="json")}
+    table["structure"] = frame_contents([start])
+    check_inputs(folder / "pool.json", table, "start anew with --overwrite, or in another folder")
     candidates, test = pool_and_test(folder / "structures.xyz", start, engine.make_calculator, **options)
     oracle = make_oracle(config)
     return Pool(candidates, _labelled_once(folder / "test.xyz", oracle, test), oracle)

@@ -6,7 +6,6 @@ killed repeats the round it was in and ends with the same journal as one that wa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,20 @@ from ase import Atoms
 
 from surefield.acquisition.select import feature_rows, score_frames
 from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.identity import check_table, digest
 from surefield.execution.progress import Track, track
+from surefield.files import json_text
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
-from surefield.loop.oracle import Oracle
+from surefield.loop.oracle import POOL_INDEX, Oracle
 from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.select_rows import select_rows
+from surefield.structures.contents import frame_contents, frame_digest, geometry_of
 from surefield.structures.geometry import check_geometry
+from surefield.structures.label_sources import results_of
 from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
+from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.loss import LossWeights
@@ -42,6 +46,7 @@ _log = logging.getLogger(__name__)
 #: Of `fit_uncertainty`: a round holds out a few energies only, and they steer the early stop as well.
 SHARED_ALPHA = 10.0
 _LLPR: Final = LLPRConfig()
+_FIX: Final = "run the loop in another folder, or start anew with --overwrite"
 
 
 class Loop:
@@ -94,9 +99,14 @@ class Loop:
         self._labels: dict[int, Atoms] = {}
 
     def run(self, progress: bool | None = None) -> dict[str, Any]:
-        """Do all rounds that the journal does not have yet, and write the summary."""
+        """Do all rounds that the journal does not have yet, and write the summary.
+
+        Raises:
+            ConfigError: the journal is that of a loop with another pool, test set or potential, or with other
+                settings or labels.
+        """
         config = self.config
-        self.journal.append(self._start(), once=["event"])
+        self._begin()
         fits = [(seed, method) for seed in config.seeds for method in config.methods]
         total = len(fits) * (config.n_rounds + 1)
         done = len(self.journal.find(event="round"))
@@ -109,18 +119,35 @@ class Loop:
             self._final(config.methods[0], config.seeds[0])
         return summary
 
-    def _start(self) -> dict[str, Any]:
-        settings = [part.model_dump(mode="json") for part in (self.config, self.training, self.uncertainty)]
-        return {
-            "event": "start",
-            "version": 1,
-            "config_hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+    def _begin(self) -> None:
+        """Write what the loop is made from, or check that the journal is of the same."""
+        oracle = {"name": self.oracle.name, **self.oracle.settings}
+        labels = oracle.pop("labels", None)
+        plain = {key: v if isinstance(v, str | int | float) else digest(v) for key, v in oracle.items()}
+        inputs = {
+            "loop": self.config.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json") | {"isolated_atoms": self.isolated_atoms},
+            "uncertainty": self.uncertainty.model_dump(mode="json"),
+            "oracle": plain,
+            **potential_entries(self.potential),
+            "pool": frame_contents(self.pool, (POOL_INDEX,)),
+            "pool's labels": labels,
+            "test set": sample_contents(self.test.samples),
+        }
+        sizes = {
             "n_pool": len(self.pool),
             "n_test": len(self.test),
             "methods": list(self.config.methods),
             "seeds": list(self.config.seeds),
             "oracle": self.oracle.name,
         }
+        start = {"event": "start", "version": 1, **sizes, "inputs": inputs}
+        if not self.journal.append(start, once=["event"]):
+            known = self.journal.find(event="start")[0]
+            what = f"{self.journal.path} is the journal of another loop"
+            fix = f"{_FIX}, or restore what changed"
+            check_table(what, known.get("inputs", {}), json.loads(json_text(inputs)), fix)
+            check_table(what, known, sizes, fix)
 
     def _arm(self, method: str, seed: int, bar: Track) -> None:
         config = self.config
@@ -197,26 +224,53 @@ class Loop:
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""
-        folder = self.folder / "labels"
-        folder.mkdir(exist_ok=True)
+        (self.folder / "labels").mkdir(exist_ok=True)
         done = []
         for index in picks:
-            path = folder / f"{index:06d}.xyz"
-            if index not in self._labels:
-                if not path.exists():
-                    (labelled,) = self.oracle.label([self.pool[index]])
-                    if labelled is None:
-                        _log.warning("structure %d of the pool could not be labelled", index)
-                        continue
-                    write_frames(path, [labelled])
-                self._labels[index] = read_frames(path)[0]
-            energy = float(self._labels[index].get_potential_energy())
-            event = {"event": "labelled", **arm, "round": number, "index": int(index), "energy": energy}
-            self.journal.append(event, once=["event", "method", "seed", "index"])
+            labelled = self._labelled(index)
+            if labelled is None:
+                _log.warning("structure %d of the pool could not be labelled", index)
+                continue
+            event = {
+                "event": "labelled",
+                **arm,
+                "round": number,
+                "index": int(index),
+                "energy": float(labelled.get_potential_energy()),
+                "label": digest(results_of(labelled)),
+            }
+            if not self.journal.append(event, once=["event", "method", "seed", "index"]):
+                (known,) = self.journal.find(event="labelled", **arm, index=int(index))
+                what = f"the label of structure {index} of the pool is no longer that of the journal"
+                check_table(what, known, {key: event[key] for key in ("energy", "label")}, _FIX)
             done.append(int(index))
         if not done and len(picks):
             raise ExecutionError(f"{self.oracle.name} could not label any of {len(picks)} structures")
         return done
+
+    def _labelled(self, index: int) -> Atoms | None:
+        """A structure of the pool with its label, which is kept under the structure's own hash.
+
+        Raises:
+            DataError: the file of the label is of another structure.
+        """
+        if index in self._labels:
+            return self._labels[index]
+        atoms, folder = self.pool[index], self.folder / "labels"
+        path = folder / f"{frame_digest(atoms, (POOL_INDEX,))}.xyz"
+        older = folder / f"{index:06d}.xyz"  # its name in version 0.1
+        if older.exists() and not path.exists():
+            path = older
+        if not path.exists():
+            (labelled,) = self.oracle.label([atoms])
+            if labelled is None:
+                return None
+            write_frames(path, [labelled])
+        labelled = read_frames(path)[0]
+        if digest(list(geometry_of(labelled))) != digest(list(geometry_of(atoms))):
+            what = f"{path} is the label of another structure than number {index} of the pool"
+            raise DataError(what, fix=_FIX)
+        return self._labels.setdefault(index, labelled)
 
     def _final(self, method: str, seed: int) -> None:
         """Fit once more on all labels of the first arm: the potential the user takes home."""
@@ -224,7 +278,7 @@ class Loop:
         if not chosen:
             raise DataError("the journal holds no labels")
         for index in chosen:
-            self._labels.setdefault(index, read_frames(self.folder / "labels" / f"{index:06d}.xyz")[0])
+            self._labelled(index)
         uncertainty = self._fit(chosen, seed)
         uncertainty.save(self.folder / "potential.npz")
         evaluate_uncertainty(uncertainty, self.test, self.fitted).save(self.folder / "predictions.npz")

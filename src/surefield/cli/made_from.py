@@ -1,0 +1,84 @@
+"""What the result of each verb is made from: the contents of files, and what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from surefield.cli.config import RunConfig
+from surefield.execution.identity import check_table, digest
+from surefield.execution.run_folder import INPUTS
+from surefield.files import read_json
+from surefield.loop.config import MolecularDynamicsPoolConfig
+from surefield.potentials.saving import kind_of, load_arrays
+from surefield.structures.contents import frame_contents
+from surefield.structures.read import read_frames
+
+__all__ = ["made_from"]
+
+_SETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "doctor": ("train", "test"),
+    "train": ("train", "validation", "test"),
+    "eval": ("test",),
+    "uq": ("test",),
+    "select": ("pool",),
+    "loop": ("train", "test"),
+}
+_NAMES: Final = {"train": "training set", "validation": "validation set", "test": "test set", "pool": "pool"}
+#: Verbs that begin with what `train` wrote, and the kinds of its files that they read.
+_FOLLOWING: Final = {"eval": ("potential",), "uq": ("llpr", "uncertainty"), "select": ("llpr", "uncertainty")}
+
+
+def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
+    """Table of all that enters the result of a verb, as far as it is there.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: the data of the configuration are no longer those that its potential was trained on.
+    """
+    if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
+        return {}  # the loop compares what its candidates are made from
+    table = _sets(config, _SETS[verb])
+    if verb in _FOLLOWING:
+        table |= _trained(config, _FOLLOWING[verb])
+    fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"
+    if verb == "select" and fitted.exists():
+        table["fitted structures"] = frame_contents(read_frames(fitted))
+    return table
+
+
+def _sets(config: RunConfig, names: tuple[str, ...], *, missing: bool = False) -> dict[str, Any]:
+    """Contents of data files; those that are missing are an error, or left out."""
+    table = {}
+    for name in names:
+        source = getattr(config.data, name)
+        paths = [source] if isinstance(source, str) else source
+        if isinstance(paths, int | float) or not paths:
+            continue
+        if not missing or all(Path(path).exists() for path in paths):
+            table[_NAMES[name]] = frame_contents(read_frames(list(paths)))
+    return table
+
+
+def _trained(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    """What was trained, and on what: other data since then must not pass unseen."""
+    folder = Path(config.root) / f"{config.name}-train"
+    table: dict[str, Any] = {}
+    if (folder / INPUTS).exists():
+        known = read_json(folder / INPUTS)
+        table = {name: known[name] for name in ("training set", "validation set") if name in known}
+        check_table(
+            f"the potential in {folder} was trained on other data",
+            table,
+            _sets(config, ("train", "validation"), missing=True),
+            "run 'surefield train' with --overwrite first, or restore what changed",
+        )
+    for name in names:
+        path = folder / f"{name}.npz"
+        if path.exists() and (kind := kind_of(path)) is not None:
+            header, arrays = load_arrays(path, kind)
+            # Statistics hold seconds, which differ each time.
+            header = {key: value for key, value in header.items() if key != "statistics"}
+            table[f"trained {name}"] = digest(header, {key: digest(array) for key, array in arrays.items()})
+    return table

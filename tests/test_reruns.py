@@ -1,0 +1,247 @@
+"""Reruns: whatever goes on refuses when what went in has changed, and else does nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+import surefield as sf
+from surefield.cli.jobs import VERBS, run_verb
+from surefield.errors import SurefieldError
+from surefield.files import read_json
+from surefield.loop import Loop, LoopConfig
+from surefield.loop.oracle import ReplayOracle
+from surefield.networks import Gaussian, LossFunction, NeuralNetwork, Regressor
+from surefield.potentials.snap.snap import Snap, SnapConfig
+from surefield.structures.read import write_frames
+from surefield.trainers import DUNNTrainer, FitSnapTrainer, KliffBPPotential
+from surefield.trainers.handle import BareHandle
+from surefield.trainers.inputs import gather
+from surefield.trainers.job_folder import run_job, write_inputs
+from surefield.trainers.result import Call
+from surefield.trainers.run import execute
+from surefield.training import TrainConfig
+
+SETS = ("train", "validation", "test", "pool")
+#: Change, the set that it is made in, and what the refusal says.
+CHANGES = {
+    "forces": ("train", "forces of the"),
+    "cell": ("train", "cell"),
+    "pbc": ("train", "pbc"),
+    "weights": ("train", "weights"),
+    "validation": ("validation", "validation set"),
+    "settings": (None, "settings"),
+    "order": ("train", "order of the"),
+    "test": ("test", "forces of the test set"),
+    "pool": ("pool", "order of the pool"),
+    "start": (None, "starting parameters"),
+}
+
+
+def _copper(n: int, seed: int) -> list[Atoms]:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += 0.1 * rng.standard_normal(atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def _changed(frames: list[Atoms], change: str) -> list[Atoms]:
+    if change in ("order", "pool"):
+        return frames[::-1]
+    copies = []
+    for i, atoms in enumerate(frames):
+        copy, results = atoms.copy(), dict(atoms.calc.results)
+        if change in ("forces", "validation", "test"):
+            results["forces"] = -results["forces"]
+        if change == "cell":
+            copy.set_cell(1.001 * copy.cell.array)
+        if change == "pbc" and i == 0:
+            copy.pbc = (True, True, False)
+        if change == "weights" and i == 0:
+            copy.info["weight"] = 2.0
+        copy.calc = SinglePointCalculator(copy, **results)
+        copies.append(copy)
+    return copies
+
+
+class Given:
+    """What a door is given: sets of structures, and whether a setting or a start value is another."""
+
+    def __init__(self, sets: dict[str, list[Atoms]], change: str = "") -> None:
+        self.sets, self.change = dict(sets), change
+        which = CHANGES[change][0] if change else None
+        if which is not None:
+            self.sets[which] = _changed(sets[which], change)
+
+    def __getattr__(self, name: str) -> list[Atoms]:
+        return self.sets[name]
+
+    def setting(self, value: Any, other: Any) -> Any:
+        return other if self.change == "settings" else value
+
+    def start(self, value: Any, other: Any) -> Any:
+        return other if self.change == "start" else value
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict[str, list[Atoms]]:
+    return {name: _copper(5 if name == "train" else 3, i) for i, name in enumerate(SETS)}
+
+
+def _snap() -> Snap:
+    return Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"])
+
+
+def _train(folder: Path, given: Given) -> Any:
+    settings = {"epochs": 0, "progress": False, "energy_weight": given.setting(30.0, 31.0)}
+    fit = sf.train(_snap(), given.train, given.validation, folder=folder, **settings)
+    return np.asarray(fit.potential.readout).tolist()
+
+
+def _regressor(folder: Path, given: Given) -> Any:
+    loss = LossFunction(
+        convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9},
+        force_coefficient=given.setting(0.04, 0.05),
+        maxiter=2,
+        validation=given.validation,
+    )
+    gs = {"Cu": [{"type": "G2", "element": "Cu", "eta": 0.5}]}
+    model = NeuralNetwork(
+        (2,), lossfunction=loss, regressor=Regressor(), checkpoints=1, randomseed=given.start(1, 2)
+    )
+    model.label = str(folder / "amp")
+    model.fit(given.train, Gaussian(3.6, Gs=gs, dblabel=None))
+    return np.asarray(model.vector).tolist()
+
+
+def _trainer(folder: Path, given: Given) -> Any:
+    frames = [*given.train, *given.validation]
+    names = [f"{i:06d}" for i in range(len(frames))]
+    call = Call(
+        "run",
+        fweight=given.setting(1.0, 2.0),
+        split={"train": names[: len(given.train)], "validation": names[len(given.train) :]},
+        upload_to_kimkit=False,
+    )
+    execute(FitSnapTrainer(), BareHandle(_snap()), gather(frames, None, False), call, folder)
+    return read_json(folder / "result.json")["training_hash"]
+
+
+def _network_trainer(folder: Path, given: Given) -> Any:
+    """Stopped after its first epoch, so that it goes on from a checkpoint."""
+    frames = [*given.train, *given.validation]
+    names = [f"{i:06d}" for i in range(len(frames))]
+    split = {"train": names[: len(given.train)], "validation": names[len(given.train) :]}
+    handle = KliffBPPotential(["Cu"], cutoff={"Cu-Cu": 3.6}, hyperparams="set51", neurons=(2,))
+    handle.build_potential()
+    trainer = DUNNTrainer(epochs=1, learning_rate=given.setting(1e-3, 2e-3), log_per_atom_pred=False)
+    call = Call("run", split=split, upload_to_kimkit=False, seed=given.start(0, 1))
+    (folder / "inputs.json").unlink(missing_ok=True)  # what is left is the checkpoint
+    execute(trainer, handle, gather(frames, None, False), call, folder)
+    return read_json(folder / "result.json")["training_hash"]
+
+
+def _submitted(folder: Path, given: Given) -> Any:
+    """A job that is started again, after its files have been changed."""
+    frames = [*given.train, *given.validation]
+    names = [f"{i:06d}" for i in range(len(frames))]
+    split = {"train": names[: len(given.train)], "validation": names[len(given.train) :]}
+    call = Call("run", fweight=given.setting(1.0, 2.0), split=split, upload_to_kimkit=False)
+    kept = folder / "inputs" / "contents.json"
+    known = kept.read_bytes() if kept.exists() else None
+    if known is not None:
+        kept.unlink()
+    write_inputs(folder, FitSnapTrainer(), BareHandle(_snap()), gather(frames, None, False), call)
+    if known is not None:
+        kept.write_bytes(known)
+    run_job(folder)
+    return read_json(folder / "result.json")["training_hash"]
+
+
+def _loop(folder: Path, given: Given) -> Any:
+    settings = {"methods": ("max_dist",), "seeds": (0,), "n_initial": 3, "n_per_round": 1, "n_rounds": 1}
+    config = LoopConfig(**settings, validation=given.setting(0.34, 0.4))
+    oracle = ReplayOracle(given.train)
+    training = TrainConfig(epochs=0)
+    return Loop(folder, config, _snap(), training, oracle, oracle.pool, given.test).run(progress=False)
+
+
+def _command_line(folder: Path, given: Given, verb: str) -> Any:
+    for name in SETS:
+        write_frames(folder / f"{name}.xyz", given.sets[name])
+    config = {
+        "name": "copper",
+        "data": {name: f"{name}.xyz" for name in SETS},
+        "root": str(folder / "runs"),
+        "potential": {"kind": "snap", "cutoff": 3.6, "twojmax": 2},
+        "training": {"energy_weight": given.setting(30.0, 31.0)},
+        "selection": {"n": 1, "features": "ll_grad"},
+        "loop": {"methods": ["max_dist"], "seeds": [0], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
+    }
+    config["loop"]["validation"] = 0.34
+    (folder / "copper.yaml").write_text(yaml.safe_dump(config))
+    train = folder / "runs" / "copper-train" / "outputs.json"
+    if verb in ("eval", "uq", "select") and not train.exists():
+        run_verb("train", folder / "copper.yaml", [], dry_run=False, overwrite=False)
+    run_verb(verb, folder / "copper.yaml", [], dry_run=False, overwrite=False)
+    return read_json(folder / "runs" / f"copper-{verb}" / "summary.json")
+
+
+def _verb(verb: str) -> Callable[[Path, Given], Any]:
+    return lambda folder, given: _command_line(folder, given, verb)
+
+
+DATA = ("forces", "cell", "pbc", "weights", "order", "settings")
+TRAINED = (*DATA, "validation")
+#: Doors, the changes that enter their results, and what a rerun must not call again.
+DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
+    "train": (_train, TRAINED, "surefield.training.train.solve_readout"),
+    "regressor": (_regressor, (*TRAINED, "start"), "surefield.networks.model.Model.get_loss"),
+    "trainer": (_trainer, TRAINED, "surefield.trainers.fitsnap.FitSnapTrainer.fit"),
+    "network trainer": (
+        _network_trainer,
+        (*TRAINED, "start"),
+        "surefield.training.gradient_steps._train_step",
+    ),
+    "submitted trainer": (_submitted, TRAINED[:-1], "surefield.trainers.fitsnap.FitSnapTrainer.fit"),
+    "loop": (_loop, (*DATA, "test"), "surefield.loop.rounds.fit_samples"),
+    "train verb": (_verb("train"), (*TRAINED, "test"), "surefield.cli.jobs.train"),
+    "eval verb": (_verb("eval"), (*TRAINED, "test"), "surefield.cli.jobs.compare"),
+    "uq verb": (_verb("uq"), (*TRAINED, "test"), "surefield.cli.jobs.evaluate_uncertainty"),
+    "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
+    "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.jobs.Loop"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::surefield.trainers.TrainingWarning")
+@pytest.mark.parametrize("door", DOORS)
+def test_a_rerun(door, sets, tmp_path, monkeypatch):
+    run, changes, work = DOORS[door]
+    first = run(tmp_path, Given(sets))
+
+    def twice(*args: Any, **options: Any) -> None:
+        raise AssertionError(f"{door} calls {work} again")
+
+    monkeypatch.setattr(work, twice)
+    for change in changes:
+        with pytest.raises(SurefieldError) as refused:
+            run(tmp_path, Given(sets, change))
+        assert CHANGES[change][1] in str(refused.value), (change, str(refused.value))
+        assert any(word in str(refused.value) for word in ("anew", "another folder", "another label"))
+    assert run(tmp_path, Given(sets)) == first
+    assert set(VERBS) - {"doctor"} == {name.split()[0] for name in DOORS if name.endswith("verb")}
