@@ -72,7 +72,7 @@ def _trained(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
             f"the potential in {folder} was trained on other data",
             table,
             _sets(config, ("train", "validation"), missing=True),
-            "run 'surefield train' with --overwrite first, or restore what changed",
+            "train anew first: 'surefield train' with --overwrite, or restore what changed",
         )
     for name in names:
         path = folder / f"{name}.npz"

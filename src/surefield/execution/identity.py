@@ -22,6 +22,8 @@ __all__ = ["Table", "changes", "check_inputs", "check_table", "contents", "diges
 
 #: Names to settings (compared entry by entry), to what `contents` gives, or to single values.
 Table = Mapping[str, Any]
+#: Name of the part by which things are called: places in a list do not make them others.
+IDS: Final = "ids"
 _MISSING: Final = object()
 _HASH: Final = re.compile(r"[0-9a-f]{32,64}")
 
@@ -55,7 +57,7 @@ def _bytes(value: Any) -> bytes:
 def contents(things: Iterable[Iterable[tuple[str, Any]]]) -> dict[str, Any]:
     """Hashes of a list of things, such as structures, each given by the names and values of its parts.
 
-    There is one hash for each name, so that a change is known by it, and one that knows no order.
+    There is one hash for each name, so that a change is known by it, and one that knows no order and no ids.
     """
     parts: dict[str, Any] = {}
     whole = []
@@ -63,7 +65,7 @@ def contents(things: Iterable[Iterable[tuple[str, Any]]]) -> dict[str, Any]:
         hashes = [(name, digest(value)) for name, value in thing]
         for name, value in hashes:
             parts.setdefault(name, hashlib.sha256()).update(f"{number} {value} ".encode())
-        whole.append(digest(hashes))
+        whole.append(digest([entry for entry in hashes if entry[0] != IDS]))
     hashed = {name: part.hexdigest()[:32] for name, part in parts.items()}
     return {"count": len(whole), "in any order": digest(sorted(whole)), "parts": hashed}
 
@@ -92,10 +94,11 @@ def changes(known: Table, now: Table) -> list[str]:
 def _changed_contents(name: str, before: Table, now: Table) -> str:
     if before["count"] != now["count"]:
         return f"{name}: {before['count']} structures, now {now['count']}"
-    if before["in any order"] == now["in any order"]:
-        return f"order of the {name}"
     old, new = before["parts"], now["parts"]
-    return f"{', '.join(part for part in {**old, **new} if old.get(part) != new.get(part))} of the {name}"
+    changed = [part for part in {**old, **new} if old.get(part) != new.get(part)]
+    if before["in any order"] == now["in any order"] and changed != [IDS]:
+        return f"order of the {name}"
+    return f"{', '.join(changed)} of the {name}"
 
 
 def _changed_setting(name: str, before: Any, now: Any) -> list[str]:

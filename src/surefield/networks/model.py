@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, nearest
+from surefield.execution.identity import digest
 from surefield.networks.fingerprint_derivatives import (
     Image,
     by_component,
@@ -72,6 +73,8 @@ class Model(abc.ABC):
         self._log: Log | None = None
         self.regressor = arguments["regressor"] or Regressor()
         self.label: str | None = None
+        #: whether the seed of the start values was drawn
+        self.drawn_start = False
         self.observer: Callable[[Model, np.ndarray, float], Any] | None = None
         self.status: str | None = None
         self.lossfunction = arguments["lossfunction"] or LossFunction()
@@ -234,6 +237,12 @@ class Model(abc.ABC):
         """Where checkpoints of this fit go; None without a label."""
         return None if self.label is None else Checkpoints(self.label, self._settings.checkpoints)
 
+    def start_settings(self) -> dict[str, Any]:
+        """What the start values follow from: the seed, or weights that were given."""
+        weights = self._settings.get("weights")
+        seed = {"randomseed": self._settings.randomseed}
+        return seed if weights is None else {"weights": digest(weights)}
+
     def get_loss(self, vector: ArrayLike, lossprime: bool) -> Any:
         """Loss of a parameter vector, and its gradient if asked for.
 
@@ -247,6 +256,7 @@ class Model(abc.ABC):
     def _seed(self) -> int:
         """Seed of the start values; one that was not given is drawn, logged and kept."""
         if self._settings.randomseed is None:
+            self.drawn_start = True
             self._settings["randomseed"] = secrets.randbits(32)
             self.say(f"random seed: {self._settings.randomseed}")
         return int(self._settings["randomseed"])

@@ -45,8 +45,8 @@ class FolderStorage(Storage):
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        #: what was found in a file, by its path, size and time
-        self._seen: dict[tuple[Path, int, int], Dataset] = {}
+        #: what was found in a file, by its path, size and times; that of the last change cannot be set
+        self._seen: dict[tuple[Path, int, int, int], Dataset] = {}
         if not self._folder.is_dir():
             raise DataError(f"there is no folder {self._folder}")
         files = extxyz_files(self._folder)
@@ -91,7 +91,7 @@ class FolderStorage(Storage):
 
     def _dataset(self, stem: str, path: Path) -> Dataset:
         state = path.stat()
-        key = (path, state.st_size, state.st_mtime_ns)
+        key = (path, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         if key not in self._seen:
             entries, source = entries_of(path)
             ids = assign_ids(entries, {})

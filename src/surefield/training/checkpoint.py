@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from surefield.errors import PotentialError
-from surefield.execution.identity import Table, changes, check_table, contents, digest
+from surefield.execution.identity import IDS, Table, changes, check_table, contents, digest
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.storage.dataset import package_version
@@ -73,7 +73,7 @@ def _parts(sample: Sample, ids: bool) -> Iterator[tuple[str, Any]]:
     yield "weights", [sample.weight, sorted(sample.factors.items())]
     yield "atom weights", sample.weights_of_atoms
     if ids:
-        yield "ids", sample.id
+        yield IDS, sample.id
 
 
 def data_digest(*parts: Sequence[Sample]) -> str:

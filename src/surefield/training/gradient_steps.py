@@ -126,7 +126,6 @@ def fit_steps(
         PotentialError: the checkpoint is that of another training.
     """
     parts, method = (problem.train, problem.validation), settings.step.method
-    stacks, held = make_stacks(network, parts, problem.weights, baseline)
     fixed = eqx.filter(network, trainable(network), inverse=True)
     parameters = eqx.filter(network, trainable(network))
     start = State(parameters, settings.step.transform.init(cast(Any, parameters)), None, parameters)
@@ -151,6 +150,7 @@ def fit_steps(
     }
     checkpoint = Checkpoint(problem.run.path(CHECKPOINT), "network_checkpoint", identity, older)
     state, history = checkpoint.load(start) or (start, History())
+    stacks, held = make_stacks(network, parts, problem.weights, baseline)
     problem.run.path("metrics.csv").unlink(missing_ok=True)
     for row in history.rows:
         problem.run.add_metrics(row)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from surefield.errors import ConfigError
+from surefield.execution.identity import Table, changes
 from surefield.networks.full_batch.outcome import Progress
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import load_arrays, save_arrays, save_potential
+from surefield.training.checkpoint import part_of
 
 __all__ = ["CheckpointState", "Checkpoints"]
 
@@ -24,7 +26,7 @@ class CheckpointState:
     """All that is needed to go on.
 
     Attributes:
-        fingerprint: texts and hashes of data and settings.
+        fingerprint: texts and hashes of data and settings, and tables of them.
         progress: evaluations so far.
         boundary: the same when the latest iteration of the optimizer began.
         optimizer: state of the optimizer at that moment; empty if it cannot be restarted.
@@ -33,7 +35,7 @@ class CheckpointState:
         reason: one line.
     """
 
-    fingerprint: Mapping[str, str]
+    fingerprint: Table
     progress: Progress
     boundary: Progress
     optimizer: Mapping[str, np.ndarray]
@@ -87,11 +89,12 @@ class Checkpoints:
             path = self._folder / str(state.progress.step)
         save_arrays(path, _KIND, header, arrays, compressed=False)
 
-    def load(self, fingerprint: Mapping[str, str]) -> CheckpointState | None:
+    def load(self, fingerprint: Table, older: Table | None = None) -> CheckpointState | None:
         """The latest checkpoint, in whichever form; None if there is none.
 
         Args:
-            fingerprint: of this training.
+            fingerprint: of this training; what the file does not state is not compared.
+            older: what files of older versions state of it.
 
         Raises:
             ConfigError: it is of other data or settings.
@@ -106,15 +109,12 @@ class Checkpoints:
         if not written:
             return None
         path, state = max(written, key=lambda entry: entry[1].progress.step)
-        # Files of version 0.1 do not state the version.
-        known = {"version": fingerprint.get("version"), **state.fingerprint}
-        changed = [name for name in {**known, **fingerprint} if known.get(name) != fingerprint.get(name)]
+        changed = _changes(state.fingerprint, fingerprint) or _changes(state.fingerprint, older or {})
         if changed:
-            details = "; ".join(_change(name, known.get(name), fingerprint.get(name)) for name in changed)
             raise ConfigError(
                 f"{path} is the checkpoint of another training",
-                got=f"changed: {details}",
-                fix="restore that, use another label, or remove the checkpoint",
+                got=f"changed: {'; '.join(changed)}",
+                fix="restore that, use another label, or remove the checkpoint to start anew",
             )
         return state
 
@@ -127,23 +127,26 @@ class Checkpoints:
         return Path(f"{self.label}-checkpoints")
 
 
-def _change(name: str, known: str | None, now: str | None) -> str:
-    readable = all(text is not None and text.startswith(("[", "{")) for text in (known, now))
-    return f"{name} (then {known}, now {now})" if readable else name
+def _changes(known: Table, now: Table) -> list[str]:
+    texts = []
+    for name, value in now.items():
+        before = known.get(name, value)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            texts += changes({name: before}, {name: value})
+        elif before != value:
+            readable = all(str(text).startswith(("[", "{")) for text in (before, value))
+            texts.append(f"{name} (then {before}, now {value})" if readable else name)
+    return texts
 
 
 def _read(path: Path) -> tuple[Path, CheckpointState]:
     header, arrays = load_arrays(path, _KIND)
-
-    def part(prefix: str) -> dict[str, Any]:
-        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
     return path, CheckpointState(
         fingerprint=header["fingerprint"],
         progress=Progress.from_arrays(arrays, "progress:"),
         boundary=Progress.from_arrays(arrays, "boundary:"),
-        optimizer=part("optimizer:"),
-        random_state=part("random:"),
+        optimizer=part_of(arrays, "optimizer:"),
+        random_state=part_of(arrays, "random:"),
         status=header["status"],
         reason=header["reason"],
     )

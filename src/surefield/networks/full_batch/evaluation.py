@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from surefield.execution.executor import map_ordered
+from surefield.execution.identity import contents
 from surefield.files import json_text
 from surefield.networks.full_batch.criteria import KINDS
 from surefield.networks.full_batch.loss_data import exact_batch, loss_batches
@@ -120,8 +121,12 @@ class ImageLoss:
             results[f"{kind}_worst"] = total.where[k]
         return results
 
+    def contents(self) -> dict[str, Any]:
+        """Hashes of images with labels and weights, by their parts."""
+        return contents(image.parts() for image in self.images)
+
     def fingerprint(self) -> dict[str, str]:
-        """Hashes of images with labels and weights, and of all of the potential that is not trained."""
+        """Hashes of all of the potential that is not trained and, as older files have it, of all images."""
         images = hashlib.sha256(b"".join(image.digest() for image in self.images))
         networks = hashlib.sha256(
             (type(self.potential).__name__ + json_text(self.potential.config())).encode()

@@ -314,14 +314,23 @@ class LossFunction:
             )
         return "\n".join(lines)
 
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, Any]:
         """Texts and hashes of all data and settings on which the path of a training depends."""
-        hashes = self._evaluation("training").fingerprint()
-        settings = [*self.coefficients, self.overfit, self.d]
-        validation = "none"
+        training = self._evaluation("training")
+        validation = None if self.validation is None else self._evaluation("validation").contents()
+        return {
+            "training set": training.contents(),
+            "validation set": validation,
+            "networks": training.fingerprint()["networks"],
+            "loss function": json_text([*self.coefficients, self.overfit, self.d]),
+        }
+
+    def older_fingerprint(self) -> dict[str, str]:
+        """What files of older versions state of the images."""
+        stated = {"images": self._evaluation("training").fingerprint()["images"], "validation images": "none"}
         if self.validation is not None:
-            validation = self._evaluation("validation").fingerprint()["images"]
-        return {**hashes, "loss function": json_text(settings), "validation images": validation}
+            stated["validation images"] = self._evaluation("validation").fingerprint()["images"]
+        return stated
 
     @property
     def _plain(self) -> bool:

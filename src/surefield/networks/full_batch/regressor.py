@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from surefield.errors import ConfigError, nearest
 from surefield.execution.memory_maps import release_compiled
+from surefield.files import json_text
 from surefield.networks.full_batch.checkpoints import Checkpoints, CheckpointState
 from surefield.networks.full_batch.interruption import interruptible
 from surefield.networks.full_batch.loss_function import LossFunction
@@ -139,7 +140,9 @@ class _Run:
         self.fingerprint = {}
         if self.files.every:
             own = {"optimizer": self.regressor.fingerprint(), "version": package_version()}
-            self.fingerprint = {**loss.fingerprint(), **own}
+            start = getattr(self.model, "start_settings", dict)()
+            own["criteria"] = json_text([dict(loss.criteria.tolerances), loss.raise_ConvergenceOccurred])
+            self.fingerprint = {**loss.fingerprint(), **own, "start": start}
         self._resume()
         loss.on_evaluation = self._evaluated
         try:
@@ -160,6 +163,8 @@ class _Run:
 
     def _minimise(self) -> None:
         loss = self.loss
+        if loss.status is not None:
+            return
         if loss.step >= loss.maxiter:
             loss.end("maxiter", f"{loss.maxiter} evaluations without convergence")
             return
@@ -244,11 +249,18 @@ class _Run:
         )
 
     def _resume(self) -> None:
-        checkpoint = self.files.load(self.fingerprint)
+        if not self.files.every:
+            return
+        now = {name: value for name, value in self.fingerprint.items() if name != "criteria"}
+        if getattr(self.model, "drawn_start", False):  # the checkpoint has the start that was drawn first
+            now["start"] = {}
+        checkpoint = self.files.load(now, self.loss.older_fingerprint())
         if checkpoint is None:
             return
         step, self.resumed = checkpoint.progress.step, True
-        if self.optimizer is not None and checkpoint.optimizer:
+        if self._has_ended(checkpoint):
+            self._say(f"the checkpoint of step {step} is the end of this training")
+        elif self.optimizer is not None and checkpoint.optimizer:
             self.state = self.optimizer.restored(checkpoint.optimizer)
             self.loss.progress = self.boundary = checkpoint.boundary
             self._say(f"resumed from the checkpoint of step {step}, at step {checkpoint.boundary.step}")
@@ -262,6 +274,19 @@ class _Run:
             f"resumed from the checkpoint of step {step}: {name} cannot go on in the middle and starts again "
             "from the best parameters so far"
         )
+
+    def _has_ended(self, checkpoint: CheckpointState) -> bool:
+        """Whether nothing is left to do; criteria may be others than before, and more steps allowed."""
+        loss, criteria = self.loss, self.fingerprint["criteria"]
+        met = checkpoint.status == "converged" and checkpoint.fingerprint.get("criteria") == criteria
+        if not met and checkpoint.progress.step < loss.maxiter:
+            return False
+        loss.progress, self.boundary = checkpoint.progress, checkpoint.boundary
+        if self.optimizer is not None and checkpoint.optimizer:
+            self.state = self.optimizer.restored(checkpoint.optimizer)
+        if met:
+            loss.end("converged", checkpoint.reason)
+        return True
 
     def _interrupt(self, reason: str) -> None:
         self.loss.stop_request = reason

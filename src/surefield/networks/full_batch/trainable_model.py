@@ -15,7 +15,8 @@ class TrainableModel(Protocol):
 
     A model may also have `parallel` (number of shards), `fortran` (False: the plain path), `observer`, called
     as observer(model, vector, loss) after every evaluation, `checkpoint_files()`, which gives the
-    `Checkpoints` of a fit or None, and `shape`, its potential with whatever vector costs nothing.
+    `Checkpoints` of a fit or None, `start_settings()`, what the start values follow from, with `drawn_start`
+    where nobody has chosen them, and `shape`, its potential with whatever vector costs nothing.
     """
 
     vector: Any

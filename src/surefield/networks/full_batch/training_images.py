@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +12,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from surefield.errors import DataError
+from surefield.execution.identity import digest
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.potential import Potential
 from surefield.structures.electrode import INTERFACE, PHI, excess_electrons, grand_canonical_energy
@@ -58,9 +59,18 @@ class TrainingImage:
     features: Float[np.ndarray, "n_atoms width"] | None = None
     primes: Float[np.ndarray, "n_atoms 3 n_atoms width"] | None = None
 
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """All of it but the name, for `execution.identity.contents`."""
+        s, labels = self.sample.structure, self.sample.labels.results()
+        yield from (("elements", s.numbers), ("positions", s.positions), ("cell", s.cell))
+        yield from (("pbc", self.sample.atoms.pbc), *sorted(s.inputs.items()), *sorted(labels.items()))
+        yield "weights", [self.weight, *(digest(value) for _, value in sorted(self.weights.items()))]
+        if self.features is not None:
+            yield "fingerprints", [digest(self.features), digest(self.primes)]
+
     def digest(self) -> bytes:
-        """Hash of all of it but the name."""
-        digest = hashlib.sha256(self.key.encode())
+        """The one hash of it by which older files know it."""
+        total = hashlib.sha256(self.key.encode())
         s, labels, weights = self.sample.structure, self.sample.labels, self.weights
         # As version 0.1 did: zeros for labels that do not count, and charges for electrons.
         energy = labels.energy if "energy" in labels else 0.0
@@ -71,8 +81,8 @@ class TrainingImage:
         electrode = (weights["stress"], s.inputs.get(PHI, np.nan), s.inputs.get(INTERFACE, np.nan))
         arrays = (s.numbers, s.positions, s.cell, forces, weights["forces"], stress)
         for array in (*arrays, self.features, self.primes, np.array(numbers + electrode)):
-            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return digest.digest()
+            total.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return total.digest()
 
 
 def training_images(
