@@ -265,11 +265,14 @@ class RowCovariance:
         Raises:
             ExecutionError: disk full, no permission, no such folder.
         """
+        arrays = self.arrays()
+        grams = [arrays.pop(f"gram {i}") for i in range(len(self._sums))]
+        arrays["grams"] = np.array(grams).reshape(-1, self.n_features, self.n_features)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **self.arrays())  # pyright: ignore[reportArgumentType]
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, from which `from_arrays` makes it again."""
+        """All of it as arrays, from which `from_arrays` makes it again; large ones are not copied."""
         parts = list(self._sums.values())
         masked = [(k, reason, n) for k, reasons in self._masked.items() for reason, n in reasons.items()]
         return {
@@ -278,7 +281,7 @@ class RowCovariance:
             "fingerprint": np.array(self.fingerprint),
             "single_precision": np.array(self.single_precision),
             "kinds": np.array(list(self._sums), dtype=np.str_),
-            "grams": np.array([p.gram for p in parts]).reshape(-1, self.n_features, self.n_features),
+            **{f"gram {i}": p.gram for i, p in enumerate(parts)},
             "n_rows": np.array([p.n_rows for p in parts], dtype=np.int64),
             "n_residuals": np.array([p.n_residuals for p in parts], dtype=np.int64),
             "sum_squares": np.array([p.sum_squares for p in parts], dtype=np.float64),
@@ -310,12 +313,12 @@ class RowCovariance:
 
     @classmethod
     def from_arrays(cls, stored: Mapping[str, np.ndarray]) -> Self:
-        """From what `arrays` gave."""
+        """From what `arrays` gave, or the file of `save`."""
         loaded = cls(int(stored["n_features"]), str(stored["fingerprint"]))
         loaded.single_precision = bool(stored["single_precision"])
         for i, kind in enumerate(stored["kinds"]):
             loaded._sums[str(kind)] = _KindSum(
-                stored["grams"][i],
+                stored["grams"][i] if "grams" in stored else stored[f"gram {i}"],
                 int(stored["n_rows"][i]),
                 int(stored["n_residuals"][i]),
                 float(stored["sum_squares"][i]),

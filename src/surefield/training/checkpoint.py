@@ -14,6 +14,7 @@ import numpy as np
 
 from surefield.errors import PotentialError
 from surefield.execution.identity import IDS, Table, changes, check_table, contents, digest
+from surefield.files import read_arrays, write_arrays
 from surefield.potentials.potential import Potential
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.storage.dataset import package_version
@@ -33,6 +34,7 @@ __all__ = [
 
 #: Parts of the state that are trees of arrays.
 _TREES: Final = ("parameters", "optimizer", "average", "best")
+_IDENTITY: Final = "identity"
 #: Seconds between two files of partial sums, and how many times as long as writing one takes, at least.
 SAVE_SECONDS, SAVE_SHARE = 30.0, 20.0
 
@@ -160,8 +162,6 @@ class PartialSums:
         identity: of all that enters the sums, see `identity_of`.
     """
 
-    kind: Final = "partial_sums"
-
     def __init__(self, path: Path | None, identity: Table) -> None:
         self.path, self.identity = path, identity
         self._begin, self._seconds = time.monotonic(), 0.0
@@ -170,12 +170,13 @@ class PartialSums:
         """Arrays of the file; None without one.
 
         Raises:
-            PotentialError: file damaged, of a newer version, or of other structures or another potential.
+            DataError: file damaged.
+            PotentialError: of other structures or another potential.
         """
         if self.path is None or not self.path.exists():
             return None
-        header, arrays = load_arrays(self.path, self.kind)
-        Checkpoint(None, self.kind, self.identity).check(self.path, header)
+        arrays = read_arrays(self.path)
+        Checkpoint(None, "", self.identity).check(self.path, json.loads(str(arrays.pop(_IDENTITY))))
         return arrays
 
     def save(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
@@ -183,7 +184,8 @@ class PartialSums:
         begin = time.monotonic()
         if self.path is None or begin - self._begin < max(SAVE_SECONDS, SAVE_SHARE * self._seconds):
             return
-        save_arrays(self.path, self.kind, self.identity, arrays(), compressed=False)
+        # Straight to the file: in memory there may be no room for a second copy.
+        write_arrays(self.path, {_IDENTITY: np.array(json.dumps(self.identity)), **arrays()})
         self._begin = time.monotonic()
         self._seconds = self._begin - begin
 

@@ -179,6 +179,7 @@ def _accumulate(
     if known is not None:
         done = int(known["done"])
         folds = [RowCovariance.from_arrays(part_of(known, f"{i}:")) for i in range(n_folds)]
+        del known
         progress(done)
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     # Rows of many structures at once need few programs; both kinds are drawn from in the samples' order.

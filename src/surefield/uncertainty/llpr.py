@@ -290,6 +290,7 @@ def _summed(summing: _Pass, names: Sequence[str], n_features: int) -> tuple[RowC
     if summing.known is not None:
         covariance = RowCovariance.from_arrays(part_of(summing.known, "covariance:"))
         lengths = {name: [values] for name, values in part_of(summing.known, "lengths:").items()}
+        summing.known = None
 
     def arrays() -> dict[str, np.ndarray]:
         joined = {f"lengths:{name}": np.concatenate(values) for name, values in lengths.items()}
@@ -312,6 +313,7 @@ def _collected(
     if collecting.known is not None:
         residuals = part_of(collecting.known, "residuals:")
         parts = {name: [(g, residuals[name])] for name, g in part_of(collecting.known, "rows:").items()}
+        collecting.known = None
 
     def joined() -> dict[str, tuple[Rows, np.ndarray]]:
         return {
