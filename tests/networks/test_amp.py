@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 
 from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
@@ -216,3 +219,16 @@ def test_workers_on_other_hosts_are_refused():
 def test_keys_are_those_of_the_images(copper):
     images = hash_images(copper)
     assert list(hash_images([a.copy() for a in copper])) == list(images)
+
+
+@pytest.mark.parametrize(("place", "message"), [(np.nan, "is not finite in"), (0.0, "Å apart in")])
+def test_images_that_cannot_be_computed_are_named(tmp_path: Path, place: float, message: str):
+    frames = [bulk("Cu", cubic=True) for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=k)
+    frames[2].positions[1] = frames[2].positions[0] + place
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((4, 3)))
+    calc = Amp(Gaussian(), NeuralNetwork(hiddenlayers=(2,)), label=str(tmp_path / "amp"))
+    with pytest.raises(DataError, match=f"{message} (frame|image) 2"):
+        calc.train(frames)

@@ -119,3 +119,17 @@ def test_overview_says_what_the_set_is():
     stress = np.concatenate([a.get_stress() for a in frames]) / units.EV_A3_PER_GPA
     assert f"stress: {stress.min():.4g} to {stress.max():.4g} GPa" in text
     assert doctor(frames).to_dict()["overview"]["cells"] == "3 crystals, 13.18 Å^3/atom"
+
+
+def test_structures_that_cannot_be_computed_are_reported_and_left_out():
+    frames = copper(4, 1)
+    frames[1].positions[2] = np.nan
+    frames[3].cell[0, 0] = np.inf
+    labels = [Labels(energy=float(i), forces=np.ones((4, 3))) for i in range(4)]
+    report = doctor(frames, labels)
+    (finding,) = report.of("impossible structures")
+    assert finding.severity == "error"
+    assert "position of atom 2 is not finite in frame 1" in finding.message
+    assert finding.frames == (1, 3)
+    # All others are numbered as in the whole list.
+    assert report.of("net force")[0].frames == (0, 2)

@@ -115,10 +115,11 @@ def _completed(text: str) -> str:
 
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     frames = read_frames(need(config.data.train, "train", "doctor"))
-    examination = doctor(frames)
+    keys = config.data.labels
+    examination = doctor(frames, keys)
     say(examination.to_text())
     if config.data.test:
-        of_test = doctor(config.data.test, reference=frames)
+        of_test = doctor(config.data.test, keys, reference=frames, reference_labels=keys)
         say(f"\n{of_test.to_text()}")
         examination = replace(examination, findings=(*examination.findings, *of_test.of("leakage")))
     folder.write_json("doctor.json", examination.to_dict())

@@ -37,6 +37,7 @@ from surefield.potentials.evaluate import composition_energy, species_index
 from surefield.potentials.network_parameters import check_activation, check_weights, hidden_layers
 from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import grand_canonical_energy
+from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.labels import resolve_labels
 from surefield.structures.offsets import energy_offsets
@@ -295,6 +296,7 @@ class ChargeNeuralNetwork(Model):
     def potential_for(self, frames: Frames) -> ChargedPotential:
         """Untrained potential for these structures; what was given is kept."""
         if self._potential is None:
+            check_geometry(frames)
             self.set_up(hash_images(frames), self._descriptor or Gaussian())
         return self._charged
 

@@ -33,6 +33,7 @@ from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential, VectorPotential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import pack, save_arrays
+from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.read import Frames
 
@@ -222,6 +223,7 @@ class Model(abc.ABC):
         """
         self.log = log
         images = hash_images(trainingimages, log)
+        check_geometry(images.frames)
         self.set_up(images, descriptor)
         if parallel is not None:
             self.lossfunction.parallel = parallel

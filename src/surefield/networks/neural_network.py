@@ -37,6 +37,7 @@ from surefield.potentials.network_parameters import (
     hidden_layers,
     hidden_sizes,
 )
+from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.labels import resolve_labels
 from surefield.structures.neighbors import neighborhood
@@ -184,6 +185,7 @@ class NeuralNetwork(Model):
         if descriptor is None:
             descriptor = ImageCentred() if self._settings.mode == IMAGE_CENTERED else Gaussian()
         other = NeuralNetwork(**self._settings, descriptor=descriptor)
+        check_geometry(frames)
         images = hash_images(frames)
         other.set_up(images, descriptor)
         self._settings["randomseed"] = other._settings.randomseed

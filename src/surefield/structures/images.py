@@ -11,6 +11,7 @@ from ase import Atoms
 
 from surefield.errors import DataError
 from surefield.structures.electrode import stated_potential
+from surefield.structures.geometry import check_numbers
 from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = ["HashedImages", "Images", "hash_images", "image_key"]
@@ -62,20 +63,19 @@ def hash_images(
         Dict key -> image (the same objects), with the number of copies in `counts`.
 
     Raises:
-        DataError: not a structure, or an unreadable file.
+        DataError: not a structure, one that cannot be computed (`check_numbers`), or an unreadable file.
     """
     if isinstance(images, HashedImages):
         return images
     if isinstance(images, Mapping):
-        _check(images.items())
-        return HashedImages(
-            images, dict.fromkeys(images, 1), {key: f"image {key!r}" for key in images}, list(images)
-        )
+        names = {key: f"image {key!r}" for key in images}
+        _check(zip(names.values(), images.values(), strict=True))
+        return HashedImages(images, dict.fromkeys(images, 1), names, list(images))
     frames = read_frames(images)
-    _check(enumerate(frames))
+    _check(zip(frames.origins, frames, strict=True))
     unique: dict[str, Atoms] = {}
     counts: dict[str, int] = {}
-    names: dict[str, str] = {}
+    names = {}
     sequence: list[str] = []
     for index, atoms in enumerate(frames):
         key = image_key(atoms)
@@ -120,7 +120,8 @@ def _millionths(values: Any) -> np.ndarray:
     return (whole.astype("<i8") + 50) // 100
 
 
-def _check(images: Iterable[tuple[Any, Any]]) -> None:
-    for key, atoms in images:
+def _check(images: Iterable[tuple[str, Any]]) -> None:
+    for name, atoms in images:
         if not isinstance(atoms, Atoms):
-            raise DataError(f"image {key!r} is no ase.Atoms", got=repr(atoms)[:80])
+            raise DataError(f"{name} is no ase.Atoms", got=repr(atoms)[:80])
+        check_numbers(atoms, name)

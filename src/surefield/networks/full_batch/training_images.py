@@ -20,7 +20,7 @@ from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, Images, hash_images, image_key
 from surefield.structures.label_sources import keys_present
 from surefield.structures.labels import Labels, resolve_labels
-from surefield.training.dataset import Sample, make_samples
+from surefield.training.dataset import Sample, make_samples, unread_states
 from surefield.training.weights import FrameWeights, frame_weights
 
 __all__ = ["Terms", "TrainingImage", "is_charged", "training_images"]
@@ -118,6 +118,7 @@ def training_images(
         labels, _ = resolve_labels(frames, _wanted_labels(terms), require=())
     else:
         labels = [Labels()] * len(frames)
+    unread_states(frames, labels, potential.supplies)
     places = {key: i for i, key in enumerate(hashed) if key in counts}
     chosen = list(places.values())
     samples = make_samples(frames[chosen], [labels[i] for i in chosen], potential.neighborhood)

@@ -92,5 +92,5 @@ def _apart(frames: Frames, i: int) -> bool:
     """Whether no two atoms of a structure are so near that they repel each other strongly."""
     atoms = frames[i]
     radii = covalent_radii[atoms.numbers]
-    pair = closest_pair(atoms, 2 * float(radii.max())) if np.isfinite(atoms.positions).all() else None
+    pair = closest_pair(atoms, 2 * float(radii.max()))
     return pair is None or pair[2] > _APART * (radii[pair[0]] + radii[pair[1]])

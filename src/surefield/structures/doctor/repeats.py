@@ -63,8 +63,8 @@ def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     message = (
         f"{len(surplus)} structures repeat an earlier one ({exact} with equal positions, "
         f"{len(surplus) - exact} as symmetry copies): {len(copies)} geometries occur more than once, "
-        f"one of them {len(largest)} times (frames {', '.join(map(str, largest[:6]))}"
-        f"{' ...' if len(largest) > 6 else ''})"
+        f"one of them {len(largest)} times ({', '.join(map(frames.origin, largest[:4]))}"
+        f"{' ...' if len(largest) > 4 else ''})"
     )
     remedy = "keep copies on one side of every split; drop them, or divide their weight by their number"
     return [*findings, Finding("repeats", "warning", message, surplus, float(len(surplus)), remedy)]
@@ -154,7 +154,7 @@ def _contradictions(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     worst = max(wrong, key=lambda group: wrong[group])
     message = (
         f"{len(wrong)} geometries have several energies; the largest difference is {wrong[worst]:.4g} eV "
-        f"(frames {', '.join(map(str, worst[:4]))})"
+        f"({', '.join(map(frames.origin, worst[:4]))})"
     )
     remedy = "two levels of theory or unconverged calculations are mixed: keep one label per geometry"
     chosen = tuple(sorted(i for group in wrong for i in group))
