@@ -1,5 +1,7 @@
 """Accuracy and force uncertainty on mlearn with all defaults: `python benchmarks/mlearn.py Si Cu`.
 
+Sets of one's own are measured likewise: `--data FOLDER` holds `X_train.xyz` and `X_test.xyz` for each name X.
+
 Trains one `MomentNetwork` per element on the published training set and scores it on the published test set,
 next to the potentials published with the sets (SNAP, qSNAP, MTP, measured on the same test frames). Then fits
 `LLPR` on the frames that were trained on, calibrates it on those that `train` held out, and scores its force
@@ -22,13 +24,13 @@ from scipy.special import erf
 from surefield.files import json_text, write_atomic
 from surefield.potentials import MomentNetwork
 from surefield.structures.doctor.repeats import check_leakage
+from surefield.structures.read import read_frames
 from surefield.training import Fit, train
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.loss import Residuals, residuals
 from surefield.uncertainty import LLPR, uq_metrics
 from surefield.uncertainty.metrics import coverage, gaussian_nll
 
-ELEMENTS = ("Si", "Cu", "Mo", "Li")
 PUBLISHED = {"SNAP": "snap", "qSNAP": "qsnap", "MTP": "mtp"}
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mlearn"
 ONE_SIGMA = float(erf(np.sqrt(0.5)))
@@ -88,11 +90,22 @@ def force_uncertainty(uncertain: LLPR, test: LabelledSet) -> Row:
     }
 
 
+def sets(data: Path) -> list[str]:
+    """Names of the sets of a folder that have both parts."""
+    train_part, test_part = (
+        {path.name.split(f"_{part}.xyz")[0] for path in data.glob(f"*_{part}.xyz*")}
+        for part in ("train", "test")
+    )
+    return sorted(train_part & test_part)
+
+
 def measure(element: str, data: Path) -> Row:
     """Train and score one element."""
-    paths = [data / f"{element}_{part}.xyz.xz" for part in ("train", "test")]
+    paths = [next(iter(sorted(data.glob(f"{element}_{part}.xyz*")))) for part in ("train", "test")]
     start = time.perf_counter()
-    fit = train(MomentNetwork(species=[element]), paths[0])
+    frames = read_frames(paths[0])
+    species = sorted({int(z) for atoms in frames for z in atoms.numbers})
+    fit = train(MomentNetwork(species=species), frames)
     train_minutes = (time.perf_counter() - start) / 60
     test = prepare(paths[1], fit.potential.cutoff)
     found = residuals(fit.potential, test.samples)
@@ -138,7 +151,9 @@ def print_accuracy(rows: dict[str, Row], published: dict[str, Row]) -> None:
             forces = f"{errors['forces_mae']:.4f} {_interval(errors['forces_interval'], 4)}"
             print(f"{element:<4}{name:<28}{spent}{energy:>24}{forces:>27}")
         for name, key in PUBLISHED.items():
-            other = published[f"{element}/{key}/test"]
+            other = published.get(f"{element}/{key}/test")
+            if other is None:
+                continue
             energy, forces = f"{other['E_mae']:.2f}", f"{other['F_mae']:.4f}"
             print(f"{element:<4}{name:<28}{'':>16}{energy:>24}{forces:>27}")
 
@@ -168,19 +183,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("elements", nargs="*", help=f"of {', '.join(ELEMENTS)}; all by default")
+    parser.add_argument("elements", nargs="*", help="names of sets; all in the folder by default")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the sets")
     parser.add_argument("--out", type=Path, help="JSON file for all numbers")
     arguments = parser.parse_args()
-    elements = arguments.elements or ELEMENTS
-    if unknown := sorted(set(elements) - set(ELEMENTS)):
-        parser.error(f"mlearn has {', '.join(ELEMENTS)} here, got {', '.join(unknown)}")
-    if not arguments.data.is_dir():
+    known = sets(arguments.data)
+    elements = arguments.elements or known
+    if not known:
         print(f"skipped: needs the mlearn sets in {arguments.data}; name their folder with --data")
         return
+    if unknown := sorted(set(elements) - set(known)):
+        parser.error(f"{arguments.data} has the sets {', '.join(known)}, got {', '.join(unknown)}")
     if arguments.out and not arguments.out.absolute().parent.is_dir():
         parser.error(f"no folder {arguments.out.absolute().parent} to write {arguments.out.name} to")
-    published = json.loads((arguments.data / "measured_accuracy.json").read_text())
+    table = arguments.data / "measured_accuracy.json"
+    published = json.loads(table.read_text()) if table.exists() else {}
     rows: dict[str, Row] = {}
     for element in elements:
         print(f"== {element}", flush=True)

@@ -38,6 +38,10 @@ def labelled() -> Callable[..., list[Atoms]]:
     return make
 
 
+def _user_exists(name: str) -> bool:
+    return any(line.startswith(f"{name}:") for line in Path("/etc/passwd").read_text("utf-8").splitlines())
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Callable[[], str]]:
     """Maker of fresh databases in a PostgreSQL server that runs for this session, on a socket in a file."""
@@ -48,6 +52,8 @@ def postgres() -> Iterator[Callable[[], str]]:
     )
     if found is None:
         pytest.skip("needs a PostgreSQL server: apt install postgresql")
+    if os.getuid() == 0 and not (shutil.which("runuser") and _user_exists("postgres")):
+        pytest.skip("as root, needs the program runuser on the path and the user postgres")
     programs = Path(found).resolve().parent
     # The server refuses to run as root, and its user cannot enter pytest's folders.
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
