@@ -30,10 +30,25 @@ print(json.dumps([str(folder), s.hits, s.misses]))
 """
 
 
-def run(environment: dict[str, str], *arguments: str) -> tuple[str, int, int]:
+# What a script of a user does: nothing about a cache.
+PREDICTION = """
+import json
+from ase.build import bulk
+from surefield.execution import cache
+from surefield.potentials.snap.snap import Snap, SnapConfig
+cache.MIN_COMPILE_SECONDS = 0.0
+atoms = bulk("Cu")
+atoms.calc = Snap.from_settings(SnapConfig(cutoff=3.0, twojmax=2), ["Cu"]).calculator()
+atoms.get_forces()
+s = cache.cache_statistics()
+print(json.dumps(["", s.hits, s.misses]))
+"""
+
+
+def run(environment: dict[str, str], *arguments: str, program: str = PROGRAM) -> tuple[str, int, int]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "SUREFIELD", "XDG_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, *arguments],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         env={**clean, "PYTHONPATH": SOURCE, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
@@ -52,6 +67,13 @@ def test_a_second_process_compiles_nothing_again(tmp_path: Path) -> None:
     assert list(Path(folder).glob("*-cache"))
     # a folder that the user gave to JAX is kept
     assert run({"JAX_COMPILATION_CACHE_DIR": folder}) == (folder, misses, 0)
+
+
+def test_predictions_use_it_unasked(tmp_path: Path) -> None:
+    where = {"SUREFIELD_CACHE": str(tmp_path)}
+    _, hits, misses = run(where, program=PREDICTION)
+    assert (hits, misses > 0) == (0, True)
+    assert run(where, program=PREDICTION) == ("", misses, 0)
 
 
 def test_half_written_programs_are_dropped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -16,7 +17,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jaxlib.version import __version__ as jaxlib_version
 
-__all__ = ["CacheStatistics", "cache_statistics", "enable_compilation_cache"]
+__all__ = ["CacheStatistics", "cache_statistics", "enable_compilation_cache", "use_compilation_cache"]
 
 _HIT: Final = "/jax/compilation_cache/cache_hits"
 _MISS: Final = "/jax/compilation_cache/cache_misses"
@@ -89,6 +90,12 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return chosen
+
+
+@functools.cache
+def use_compilation_cache() -> None:
+    """Enable the cache once, with its defaults: whatever compiles for minutes calls this before."""
+    enable_compilation_cache()
 
 
 def cache_statistics() -> CacheStatistics:

@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, PotentialError
+from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
@@ -135,6 +136,7 @@ def predict(
         DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: an element the potential does not know.
     """
+    use_compilation_cache()
     if neighborhoods is None:
         structures: Sequence[Neighborhood] = neighborhoods_of(potential, frames)
     else:

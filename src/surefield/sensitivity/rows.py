@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
+from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.potential import (
     ClosedRows,
     DensityPotential,
@@ -255,6 +256,7 @@ def structure_rows(
         ConfigError: a name that is not in the table.
         PotentialError: a quantity that the potential does not give.
     """
+    use_compilation_cache()
     wanted = {name: quantity(name) for name in quantities}
     outputs = [name for name, entry in wanted.items() if entry.source == "output"]
     for name in outputs:

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from surefield.errors import ConfigError, ExecutionError, PotentialError
+from surefield.execution.cache import use_compilation_cache
 from surefield.execution.identity import check_inputs, digest
 from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text, read_json, write_atomic
@@ -56,6 +57,7 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
     Raises:
         ConfigError: the folder holds the training of something else.
     """
+    use_compilation_cache()
     release_compiled()
     run = TrainingRun(folder)
     run.log(f"{type(trainer).__name__} on {len(inputs.frames)} configurations, surefield {package_version()}")

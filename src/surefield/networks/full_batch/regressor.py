@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from surefield.errors import ConfigError, nearest
+from surefield.execution.cache import use_compilation_cache
 from surefield.execution.memory_maps import release_compiled
 from surefield.files import json_text
 from surefield.networks.full_batch.checkpoints import Checkpoints, CheckpointState
@@ -78,6 +79,7 @@ class Regressor:
         Raises:
             ConfigError: there is a checkpoint of another training.
         """
+        use_compilation_cache()
         release_compiled()
         return _Run(self, model, log or model.log).finish()
 
