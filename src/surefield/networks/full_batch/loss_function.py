@@ -244,7 +244,7 @@ class LossFunction:
     def calculate_loss(self, parametervector: ArrayLike, lossprime: bool) -> dict[str, Any]:
         """The same numbers as `get_loss` from plain operations, image by image; no step is counted.
 
-        To check against: it takes up to a second an image, where `get_loss` takes microseconds.
+        To check against: it takes up to a second an image, because nothing is compiled.
         """
         evaluation = self._evaluation("training")
         return evaluation.loss(_checked(parametervector, evaluation), lossprime, plain=True)
