@@ -34,7 +34,7 @@ REFUSED = {
 VARIABLES = ("zblcutinner", "zblcutouter", "zblz", "zblz1", "zblz2")
 #: Names of SiCGe.tersoff that belong together.
 VARIANTS = {"SiCGe.tersoff": ["C", "Si(D)"]}
-#: Numbers that should be the same have the digits of the file: of mixed triplets, of bonds in both directions,
+#: Numbers that should be the same have the digits of the file: of mixed triplets, of both ways of a bond,
 #: of components that differ in the order of elements only (LAMMPS's forces are no exact derivatives there).
 DIGITS = {"CdTeZnSeHgS0.sw": 1e-6, "GaN.sw": 1e-8, "SiC_1989.tersoff": 1e-7}
 DIGITS |= dict.fromkeys(("InP_JCPA2020.snap", "InP_JCPA2020.snapcoeff"), 1e-8)
