@@ -501,12 +501,11 @@ def test_errors_of_groups_have_units(train, alloys):
     counts = {name: result.groups[name]["forces", "train", "unweighted"].count for name in ("even", "odd")}
     assert counts == {"even": 60, "odd": 60}
     text = (result.path / "metrics.md").read_text()
-    assert "| group | kind | part | weighting | unit | count | mae | rmse | r2 |" in text
-    (line,) = (
-        x for x in text.splitlines() if x.startswith("| even | forces | train | unweighted | eV/Å | 60 |")
-    )
+    assert "| group | kind | part | weighting | count | mae | rmse | r2 | unit of mae and rmse |" in text
+    (line,) = (x for x in text.splitlines() if x.startswith("| even | forces | train | unweighted | 60 |"))
     assert f"{result.groups['even']['forces', 'train', 'unweighted'].rmse:.8g}" in line
-    assert "| stress | train | unweighted | eV/Å^3 | 60 |" in text
+    assert line.endswith("| eV/Å |")
+    assert any(x.startswith("| stress | train") and x.endswith("| eV/Å^3 |") for x in text.splitlines())
 
 
 def test_settings_of_fitsnap_that_change_nothing():

@@ -176,15 +176,15 @@ def errors_text(tables: Mapping[str, ErrorTable], weighted_unit: str = "") -> st
     """
     first = "| " if list(tables) == [""] else "| group | "
     lines = [
-        f"{first}kind | part | weighting | unit | count | mae | rmse | r2 |",
-        "|---" * (first.count("|") + 3) + "|---:" * 4 + "|",
+        f"{first}kind | part | weighting | count | mae | rmse | r2 | unit of mae and rmse |",
+        "|---" * (first.count("|") + 2) + "|---:" * 4 + "|---|",
     ]
     for name, table in tables.items():
         for (kind, part, weighting), e in table.items():
             unit = UNITS[kind] if weighting == "unweighted" else weighted_unit or "weighted"
             numbers = " | ".join(f"{x:.8g}" for x in (e.mae, e.rmse, e.r2))
             start = f"| {name} | " if name or len(tables) > 1 else "| "
-            lines.append(f"{start}{kind} | {part} | {weighting} | {unit} | {e.count} | {numbers} |")
+            lines.append(f"{start}{kind} | {part} | {weighting} | {e.count} | {numbers} | {unit} |")
     return "\n".join(lines)
 
 
