@@ -137,13 +137,20 @@ def test_two_thousand_random_structures_come_back(tmp_path: Path, before: Atoms)
     check(before, tmp_path / "a.xyz")
 
 
-def test_what_is_no_data_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("name", ["a.xyz", "a.db", "a.traj"])
+def test_what_is_no_data_is_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str):
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1]], info={"count": 1, "object": object(), 5: "number"})
     atoms.arrays["when"] = np.array(["2020-01-01", "2020-01-02"], dtype="M8[D]")
-    write_frames(tmp_path / "a.xyz", [Atoms("H"), atoms, atoms])
-    assert read_frames(tmp_path / "a.xyz")[2].info == {"count": 1}
-    for name in ("object", "5", "when"):
-        assert f"'{name}' is no data that extxyz can hold; left out (first in frame 1)" in caplog.text
+    atoms.arrays["site"] = np.array(["H 1", ""])
+    atoms.info |= {"words": np.array(["a", "b c"]), "nested": {"a": [1, {"b": None}], "c": np.array(["d"])}}
+    write_frames(tmp_path / name, [Atoms("H"), atoms, atoms])
+    after = read_frames(tmp_path / name)[2]
+    assert {*after.info} == {"count", "words", "nested"}
+    assert alike(after.info["words"], ["a", "b c"])
+    assert alike(after.info["nested"], {"a": [1, {"b": None}], "c": ["d"]})
+    assert after.arrays["site"].tolist() == ["H 1", ""]
+    for entry in ("object", "5", "when"):
+        assert f"'{entry}' is no data that a file can hold; left out (first in frame 1)" in caplog.text
 
 
 def test_texts_with_blanks_shift_nothing(tmp_path: Path):

@@ -17,8 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield.errors import DataError
 from surefield.keys import CONVERTED
 from surefield.quantities import labelled, quantity
-from surefield.structures.extxyz import is_per_atom
-from surefield.structures.extxyz_comment import ARRAYS, is_numeric
+from surefield.structures.extxyz import is_data, is_per_atom
+from surefield.structures.extxyz_comment import ARRAYS, is_numeric, same
 from surefield.structures.label_sources import candidate_keys, results_of
 from surefield.units import parse_unit
 
@@ -109,24 +109,28 @@ def _convert(atoms: Atoms, factors: Mapping[str, float], length: float) -> None:
         atoms.calc = SinglePointCalculator(atoms, **results)
 
 
-def write_database(path: str | Path, frames: Sequence[Atoms]) -> None:
-    """Write rows; info and extra arrays go to each row's data, the only place where a database keeps them."""
+def write_database(path: str | Path, frames: Sequence[Atoms]) -> list[list[str]]:
+    """Write rows; info and extra arrays go to each row's data, the only place where a database keeps them.
+
+    Returns:
+        For each structure the names of what is no data and was left out.
+    """
+    packed = [_packed(atoms) for atoms in frames]
     database: Any = ase.db.connect(path, append=False)
     with database:  # one transaction
-        for atoms in frames:
-            row, arrays = _packed(atoms)
+        for row, arrays, _ in packed:
             database.write(row, data={"info": row.info, "arrays": arrays})
+    return [left_out for _, _, left_out in packed]
 
 
-def write_trajectory(path: str | Path, frames: Sequence[Atoms]) -> None:
-    """Write a trajectory; extra arrays travel in info."""
-    images = []
-    for atoms in frames:
-        image, arrays = _packed(atoms)
+def write_trajectory(path: str | Path, frames: Sequence[Atoms]) -> list[list[str]]:
+    """Write a trajectory; extra arrays travel in info. Returns what `write_database` does."""
+    packed = [_packed(atoms) for atoms in frames]
+    for image, arrays, _ in packed:
         if arrays:
             image.info[ARRAYS] = arrays
-        images.append(image)
-    ase.io.write(path, images, format="traj")
+    ase.io.write(path, [image for image, _, _ in packed], format="traj")
+    return [left_out for _, _, left_out in packed]
 
 
 def restore_arrays(atoms: Atoms) -> None:
@@ -135,8 +139,8 @@ def restore_arrays(atoms: Atoms) -> None:
         atoms.set_array(name, np.asarray(value))
 
 
-def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, np.ndarray]]:
-    """Copy with the results that ASE knows, the other results in info; and the arrays that ASE would drop."""
+def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, Any], list[str]]:
+    """Copy with results that ASE knows, the others in info; arrays that ASE would drop; what is no data."""
     packed = atoms.copy()
     results = results_of(atoms)
     known = {k: v for k, v in results.items() if k in all_properties}
@@ -147,5 +151,27 @@ def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, np.ndarray]]:
     for name, value in results.items():
         if name not in all_properties:
             (arrays if is_per_atom(name, np.asarray(value), len(atoms)) else info)[name] = value
-    packed.info = {k: v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
-    return packed, arrays
+    packed.info = {name: _without_text_arrays(value) for name, value in info.items() if is_data(name, value)}
+    kept = {name: _without_text_arrays(array) for name, array in arrays.items() if is_data(name, array)}
+    kept = {name: value for name, value in kept.items() if _is_array_of(value, arrays[name])}
+    left_out = [str(name) for name in info if name not in packed.info]
+    return packed, kept, left_out + [name for name in arrays if name not in kept]
+
+
+def _without_text_arrays(value: Any) -> Any:
+    """Lists for arrays of text, which databases of ASE cannot read again."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "iufbc":
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _without_text_arrays(entry) for key, entry in value.items()}
+    return [_without_text_arrays(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _is_array_of(value: Any, array: np.ndarray) -> bool:
+    """Whether the array is made again of its list."""
+    try:
+        return same(np.asarray(value), array)
+    except ValueError:  # lists of several lengths
+        return False

@@ -30,7 +30,7 @@ from surefield.structures.extxyz_comment import (
 from surefield.structures.label_sources import results_of
 from surefield.structures.tensors import to_voigt
 
-__all__ = ["check_read_back", "cut_frames", "extxyz_text", "frame_of", "is_per_atom", "lines_of"]
+__all__ = ["check_read_back", "cut_frames", "extxyz_text", "frame_of", "is_data", "is_per_atom", "lines_of"]
 
 #: Column names that ASE takes for something else than an array of that name.
 _RESERVED: Final = {*REV_PROPERTY_NAME_MAP, "positions", "numbers", "symbols", "move_mask"}
@@ -283,7 +283,7 @@ def extxyz_text(atoms: Atoms, where: str) -> tuple[str, list[str]]:
     beside = {ARRAYS: kept, INFO: {name: info[name] for name, entry in entries.items() if entry is None}}
     left_out: list[str] = []
     for key, values in beside.items():
-        data = {name: value for name, value in values.items() if _is_data(name, value)}
+        data = {name: value for name, value in values.items() if is_data(name, value)}
         left_out += [str(name) for name in values if name not in data]
         if data:
             entries[key] = f"{key}={quoted('_JSON ' + jsonio.encode(data))}"
@@ -301,10 +301,12 @@ def check_read_back(atoms: Atoms, back: Atoms, left_out: Iterable[str], where: s
         DataError: something is not the same.
     """
     wanted, got = _all_contents(atoms, where), _all_contents(back, where)
-    for place, name in {**wanted, **got}:
-        a, b = (contents.get((place, name), _MISSING) for contents in (wanted, got))
-        if name not in left_out and not same(a, b):
-            raise DataError(f"{name!r} of {where} is not read back as it was written", got=b, expected=a)
+    for (place, name), value in wanted.items():
+        back_value = got.get((place, name), _MISSING)
+        if name not in left_out and not same(back_value, value):
+            raise DataError(
+                f"{name!r} of {where} is not read back as it was written", got=back_value, expected=value
+            )
 
 
 def _all_contents(atoms: Atoms, where: str) -> dict[tuple[str, str], Any]:
@@ -373,7 +375,7 @@ def _words(array: np.ndarray) -> list[list[str]]:
     return [[repr(v) if isinstance(v, float) else str(v) for v in row] for row in rows]
 
 
-def _is_data(name: Any, value: Any) -> bool:
+def is_data(name: Any, value: Any) -> bool:
     """Whether an entry comes back from JSON as it was."""
     if not isinstance(name, str):
         return False

@@ -116,11 +116,13 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
 
     Args:
         path: extxyz (.xyz, .extxyz, also with .xz, .gz, .bz2), .traj or .db; these keep everything, and every
-            number bit by bit. Other formats of ASE, such as POSCAR, keep what the format has room for.
+            number bit by bit; what is no data, such as an object, is left out with a word. Other formats of
+            ASE, such as POSCAR, keep what the format has room for.
         frames: the structures; they are not changed.
 
     Raises:
-        DataError: nothing to write, no such folder, or a result that contradicts an entry of the same name.
+        DataError: nothing to write, no such folder, a result that contradicts an entry of the same name, or a
+            file that does not read back as it was written.
     """
     path = Path(path)
     if len(frames) == 0:
@@ -131,12 +133,9 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=inner.suffix, dir=path.parent)
     os.close(handle)
     try:
-        if inner.suffix in _XYZ:
-            _write_extxyz(Path(temporary), compression, frames)
-        elif compression:
+        if compression and inner.suffix not in _XYZ:
             raise DataError(f"only extxyz is written compressed, got {path.name}")
-        else:
-            _write_other(temporary, path, frames)
+        _write(Path(temporary), path, frames)
         # mkstemp makes files private; data sets follow the user's mask.
         umask = os.umask(0)
         os.umask(umask)
@@ -146,31 +145,32 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _write_extxyz(path: Path, compression: str, frames: Sequence[Atoms]) -> None:
-    """Write a file, read it back, and compare; what is no data is left out with a word."""
-    texts = [extxyz_text(atoms, f"frame {i}") for i, atoms in enumerate(frames)]
-    path.write_bytes(compress("".join(text for text, _ in texts).encode(), compression))
-    back, _ = _read_extxyz(path, compression, ":")
-    if len(back) != len(frames):
-        raise DataError("the file is not read back as it was written", got=len(back), expected=len(frames))
-    for i, (atoms, again, (_, left_out)) in enumerate(zip(frames, back, texts, strict=True)):
-        check_read_back(atoms, again, left_out, f"frame {i}")
-    for name in dict.fromkeys(name for _, left_out in texts for name in left_out):
-        first = next(i for i, (_, left_out) in enumerate(texts) if name in left_out)
-        _log.warning("%r is no data that extxyz can hold; left out (first in frame %d)", name, first)
-
-
-def _write_other(temporary: str, path: Path, frames: Sequence[Atoms]) -> None:
-    if path.suffix == ".db":
-        os.unlink(temporary)  # ASE would try to append to the empty file
-        write_database(temporary, frames)
-    elif path.suffix == ".traj":
-        write_trajectory(temporary, frames)
+def _write(temporary: Path, path: Path, frames: Sequence[Atoms]) -> None:
+    """Write a file; those that keep everything are read back and compared."""
+    inner, compression = without_compression(path)
+    if inner.suffix in _XYZ:
+        texts = [extxyz_text(atoms, f"frame {i}") for i, atoms in enumerate(frames)]
+        temporary.write_bytes(compress("".join(text for text, _ in texts).encode(), compression))
+        left_out = [names for _, names in texts]
+        back, _ = _read_extxyz(temporary, compression, ":")
+    elif path.suffix in (".db", ".traj"):
+        temporary.unlink()  # ASE would try to append to the empty file
+        left_out = (write_database if path.suffix == ".db" else write_trajectory)(temporary, frames)
+        back = _read_other(temporary, temporary, "", ":")
     else:
         try:
             ase.io.write(temporary, list(frames), format=filetype(path.name, read=False))
         except Exception as error:  # ASE's writers raise whatever their format makes them stumble over
             raise DataError(f"ASE cannot write {path}", got=_cause(error)) from error
+        return
+    if len(back) != len(frames):
+        raise DataError("the file is not read back as it was written", got=len(back), expected=len(frames))
+    for i, (atoms, again) in enumerate(zip(frames, back, strict=True)):
+        _restore(again)
+        check_read_back(atoms, again, left_out[i], f"frame {i}")
+    for name in dict.fromkeys(name for names in left_out for name in names):
+        first = next(i for i, names in enumerate(left_out) if name in names)
+        _log.warning("%r is no data that a file can hold; left out (first in frame %d)", name, first)
 
 
 def _read_file(source: str | Path, index: str | int | slice) -> Frames:
