@@ -118,3 +118,16 @@ def test_components_without_a_label_count_nowhere(copper, copper_network):
         assert table.errors["stress", "train", "unweighted"].count == 3 * len(frames)
         results.append((fit.train_errors.as_dict(), llpr.maps["stress"].to_dict(), table.total))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("key", ["E", "dft_energy"])
+def test_free_atoms_whose_energy_has_another_name_are_refused(key):
+    # A bare E is in hartree as often as not; another name may be another level of theory.
+    free = Atoms("H", info={key: -0.4998})
+    molecule = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], info={"REF_energy": -31.0})
+    with pytest.raises(
+        DataError, match=rf"called 'REF_energy' in 1 structures but '{key}' in frame 0.*or units"
+    ):
+        prepare([free, molecule], 4.0, require=["energy"])
+    free.info["REF_energy"] = -13.6
+    assert prepare([free, molecule], 4.0, require=["energy"]).isolated_atoms == {1: -13.6}

@@ -58,7 +58,7 @@ def test_only_needed_labels_are_asked_for(frames, network):
 
 
 def test_labels_that_are_not_used_may_disagree(frames, network):
-    frames[0].arrays["REF_forces"] = np.ones((2, 3))
+    frames[0].arrays["dft_forces"] = np.ones((2, 3))
     training_images(frames, network, ENERGY)
     with pytest.raises(DataError, match="disagree"):
         training_images(frames, network, ALL)
