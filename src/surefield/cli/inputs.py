@@ -23,6 +23,7 @@ from surefield.structures.geometry import check_geometry
 from surefield.structures.read import Frames, read_frames
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.uncertainty.config import LLPRConfig
+from surefield.uncertainty.llpr import check_size
 
 __all__ = [
     "TrainingInputs",
@@ -75,6 +76,8 @@ def read_training(config: RunConfig) -> TrainingInputs:
     data = config.data
     frames = read_frames(need(data.train, "train", "train"))
     potential = make_potential(config, frames)
+    if isinstance(config.uncertainty, LLPRConfig):
+        check_size(potential.last_layer())
     train = prepare(frames, potential, labels=data.labels)
     say(f"training: {train.label_note}")
     validation = data.validation

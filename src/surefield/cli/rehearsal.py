@@ -22,6 +22,7 @@ from surefield.cli.inputs import (
     uncertainty_file,
 )
 from surefield.errors import ConfigError
+from surefield.execution.memory import check_memory
 from surefield.execution.progress import duration
 from surefield.execution.stopwatch import Stopwatch
 from surefield.exploration.sampling import start_structure
@@ -147,9 +148,16 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, epochs: int, n_
     if isinstance(inner, LastLayerPotential):
         width = inner.n_features
         epochs = epochs if _has_more(inner) else 0
-    seconds = n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
+    # Eigenbases of the last layer.
+    seconds = n_fits * 5e-10 * width**3 + n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
     folds = FOLDS if width <= LARGEST_FOLDED else 1
     memory = 8 * ((folds + 4) * width**2 + 16 * 3 * size * width) + _bytes(data.structures) * n / len(data)
+    check_memory(
+        "this run",
+        memory,
+        f"{width} weights of the last layer, {len(data)} structures",
+        "take fewer features per element, fewer elements or fewer structures",
+    )
     say(
         f"roughly {duration(seconds)} without compiling, which the first run adds minutes for, and "
         f"{max(memory / 1e9, 0.1) + 0.5:.1f} GB of memory (within a factor of three)"
