@@ -20,12 +20,16 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, DataError
 from surefield.loop import Loop, LoopConfig
+from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import ReplayOracle
+from surefield.loop.oracle_config import EMTOracleConfig
+from surefield.loop.pools import dynamics_pool
 from surefield.loop.rounds import labels_to_reach, summarise, verdict
 from surefield.potentials import MomentNetwork
+from surefield.structures.read import write_frames
 from surefield.training import TrainConfig
 
 
@@ -152,3 +156,42 @@ def test_killed_ten_times_it_ends_the_same(tmp_path: Path) -> None:
     assert start("cut").wait() == 0
     journals = [(tmp_path / root / "x-loop" / "journal.jsonl").read_bytes() for root in ("whole", "cut")]
     assert journals[0] == journals[1]
+
+
+def test_labels_are_those_of_their_structures(tmp_path: Path) -> None:
+    """A label file with another structure, or with another energy than the journal has, is not taken."""
+    loop(tmp_path).run(progress=False)
+    first, second = sorted((tmp_path / "labels").iterdir())[:2]
+    label = first.read_text()
+    first.write_text(second.read_text())
+    with pytest.raises(DataError, match="label of another structure than number"):
+        loop(tmp_path).run(progress=False)
+    energy = float(label.split("energy=")[1].split()[0])
+    first.write_text(label.replace(f"energy={energy!r}", f"energy={energy + 1!r}"))
+    with pytest.raises(ConfigError, match=r"label of structure .* that of the journal; got another"):
+        loop(tmp_path).run(progress=False)
+    first.write_text(label)
+    loop(tmp_path).run(progress=False)
+
+
+def test_candidates_are_those_of_their_settings(tmp_path: Path) -> None:
+    settings = {
+        "n_pool": 2,
+        "n_test": 2,
+        "steps_between": 1,
+        "equilibration_steps": 0,
+        "temperatures": (300.0,),
+    }
+    write_frames(tmp_path / "start.xyz", copper(1, 0))
+
+    def pool(**changes: Any) -> int:
+        all_settings = {"structure": str(tmp_path / "start.xyz"), "engine": EMTOracleConfig(), **settings}
+        config = MolecularDynamicsPoolConfig(**{**all_settings, **changes})
+        return len(dynamics_pool(config, EMTOracleConfig(), tmp_path).candidates)
+
+    assert pool() == pool() == 2
+    with pytest.raises(ConfigError, match=r"dynamics\.seed was 0, now 1"):
+        pool(seed=1)
+    write_frames(tmp_path / "start.xyz", copper(1, 1))
+    with pytest.raises(ConfigError, match="energy, forces, positions of the structure"):
+        pool()

@@ -51,7 +51,7 @@ def solve_readout(
     weights: LossWeights,
     *,
     max_force_rows: int = 60_000,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[], None] = lambda: None,
     sums: Callable[[str], PartialSums] = lambda part: PartialSums(None, {}),
 ) -> tuple[LastLayerPotential, Solution]:
     """Minimise the loss over the last layer exactly, with a ridge that does well on structures left out.
@@ -69,7 +69,7 @@ def solve_readout(
         weights: of the loss.
         max_force_rows: force rows that are used at most; structures whose forces and stresses are used are
             thinned evenly beyond.
-        progress: called with the number of structures that were done.
+        progress: called after every structure.
         sums: what keeps the sums of the "training" and the "validation" structures while the pass goes on.
     """
     n_blocks, width = potential.readout.shape
@@ -150,7 +150,7 @@ def _accumulate(
     samples: Sequence[Sample],
     weights: LossWeights,
     max_force_rows: int,
-    progress: Callable[[int], None],
+    progress: Callable[[], None],
     sums: PartialSums,
     n_folds: int = 1,
 ) -> list[Float[np.ndarray, "d_plus_1 d_plus_1"]]:
@@ -180,7 +180,6 @@ def _accumulate(
         done = int(known["done"])
         folds = [RowCovariance.from_arrays(part_of(known, f"{i}:")) for i in range(n_folds)]
         del known
-        progress(done)
     turns = np.where(taken, np.cumsum(taken), np.cumsum(~taken)) - 1
     # Rows of many structures at once need few programs; both kinds are drawn from in the samples' order.
     sources = {
@@ -207,7 +206,7 @@ def _accumulate(
             full *= weight[counted, None] / (len(numbers) if quantity(name).extensive else 1)
             # One kind: a matrix of its own for each would be held.
             folds[turn % n_folds].add(full, "loss", weights[name] / counts[name])
-        progress(1)
+        progress()
         sums.save(lambda number=number: _state(number, folds))
     return [fold.matrix for fold in folds]
 

@@ -257,7 +257,8 @@ def _fit(
         solution = None
         if isinstance(start, LastLayerPotential) and start.n_solvable:
             count = len(train_set) + len(valid_set)
-            with track(count, "solve last layer", progress) as bar:
+            done = sum(files.sums(part).done for part in _SUMMED)
+            with track(count, "solve last layer", progress, done=done) as bar:
                 start, solution = solve_readout(
                     start,
                     train_set.samples,

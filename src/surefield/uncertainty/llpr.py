@@ -127,7 +127,8 @@ class LLPR(Uncertainty):
             raise PotentialError(what, fix="train it first: sigmas belong to fitted weights")
         clocks, solving = [_Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
         files = _files(folder, potential, sets, kinds)
-        with track(sum(map(len, sets)), "last-layer rows", progress) as bar:
+        done = sum(file.done for file in files)
+        with track(sum(map(len, sets)), "last-layer rows", progress, done=done) as bar:
             passes = [_Pass(potential, *rest, bar) for rest in zip(sets, clocks, files, strict=True)]
             covariance, thresholds = _summed(passes[0], kinds, layer.n_features)
             held = _collected(passes[1], [*kinds, *outputs], thresholds)
@@ -258,7 +259,6 @@ class _Pass:
         if self.known is not None:
             self.done = int(self.known["done"])
             clock.bare.seconds, clock.rows.seconds = self.known["seconds"].tolist()
-            bar.advance(self.done)
         self.data = data[np.arange(self.done, len(data))] if self.done else data
 
     def rows(self, names: Sequence[str]) -> Iterator[LabelledRows]:
