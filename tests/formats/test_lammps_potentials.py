@@ -42,7 +42,7 @@ FEW = ["Ta06A.snap", "NiAlH_jea.eam.fs", "GaN.sw", "SiC.tersoff"]
 STYLES = {
     r"\.eam\.fs$": (read_setfl, "eam/fs"),
     r"\.(eam\.alloy|eam|adp|cdeam|eam\.he)$": (read_setfl, "eam/alloy"),
-    r"\.sw(\.\w+)?$": (read_sw, "sw"),
+    r"\.sw(\.mod|\.quip)?$": (read_sw, "sw"),
     r"\.tersoff(\.\w+)?$": (read_tersoff, "tersoff"),
     r"\.snap(coeff)?$": (read_snap, "snap"),
 }
