@@ -14,8 +14,8 @@ from ase.io import read
 
 import surefield as sf
 from surefield.cli import main
-from surefield.formats.setfl import read_setfl
 from surefield.networks import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_images
+from surefield.potentials.parametric.eam import EAM
 from surefield.report import load_run
 from surefield.report.reasons import sentence
 from surefield.selection import Selection
@@ -245,7 +245,7 @@ def test_row_covariance(arrays):
 
 def test_files_for_other_programs(arrays):
     folder = FILES / "exports"
-    check("exports/cu.eam.alloy", read_setfl(folder / "cu.eam.alloy"), arrays)
+    check("exports/cu.eam.alloy", EAM.read(folder / "cu.eam.alloy"), arrays)
     check("exports/params.txt", ChIMESPotential(["Si"], None, folder / "params.txt").model, arrays)
 
 

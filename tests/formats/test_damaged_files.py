@@ -12,17 +12,17 @@ import pytest
 from tests.formats.chimes.conftest import SETTINGS, chimes
 from tests.formats.test_pair_styles import COEFFICIENTS, PARAMETERS
 from tests.formats.test_pair_styles import ZBL as COMMANDS
-from tests.formats.test_setfl import text as setfl_text
 from tests.formats.test_triplet_file import SW, TERSOFF
+from tests.potentials.parametric.test_setfl import text as setfl_text
 
 from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.formats.chimes import read_params, write_params
 from surefield.formats.dunn import read_dropout_files, write_dropout_files
-from surefield.formats.setfl import read_setfl
 from surefield.formats.snap import read_snap, write_snap
 from surefield.formats.triplet_file import read_sw, read_tersoff
 from surefield.networks import load_model
 from surefield.potentials.dropout_network import DropoutNetwork, draw_masks
+from surefield.potentials.parametric.eam import EAM
 
 __all__ = ["SETTINGS", "chimes"]
 
@@ -39,7 +39,7 @@ def files(tmp_path, chimes, shared) -> Callable[[str], tuple[list[Path], Callabl
         match kind:
             case "setfl" | "fs":
                 (tmp_path / "x").write_text(setfl_text(2 if kind == "fs" else 1))
-                return [tmp_path / "x"], lambda: read_setfl(tmp_path / "x")
+                return [tmp_path / "x"], lambda: EAM.read(tmp_path / "x")
             case "snap" | "lammps_snap":
                 texts = {"coeff": COEFFICIENTS, "param": PARAMETERS + "bzeroflag 1\n"}
                 for suffix, content in texts.items():

@@ -13,10 +13,10 @@ from ase.build import bulk
 from ase.data import chemical_symbols
 
 from surefield.errors import ConfigError, PotentialError
-from surefield.formats.setfl import read_setfl
 from surefield.formats.snap import read_snap
 from surefield.formats.triplet_file import read_sw, read_tersoff
 from surefield.potentials.evaluate import predict
+from surefield.potentials.parametric.eam import EAM
 
 #: Files that are refused, and why.
 REFUSED = {
@@ -40,8 +40,8 @@ DIGITS = {"CdTeZnSeHgS0.sw": 1e-6, "GaN.sw": 1e-8, "SiC_1989.tersoff": 1e-7}
 DIGITS |= dict.fromkeys(("InP_JCPA2020.snap", "InP_JCPA2020.snapcoeff"), 1e-8)
 FEW = ["Ta06A.snap", "NiAlH_jea.eam.fs", "GaN.sw", "SiC.tersoff"]
 STYLES = {
-    r"\.eam\.fs$": (read_setfl, "eam/fs"),
-    r"\.(eam\.alloy|eam|adp|cdeam|eam\.he)$": (read_setfl, "eam/alloy"),
+    r"\.eam\.fs$": (EAM.read, "eam/fs"),
+    r"\.(eam\.alloy|eam|adp|cdeam|eam\.he)$": (EAM.read, "eam/alloy"),
     r"\.sw(\.mod|\.quip)?$": (read_sw, "sw"),
     r"\.tersoff(\.\w+)?$": (read_tersoff, "tersoff"),
     r"\.snap(coeff)?$": (read_snap, "snap"),

@@ -22,8 +22,8 @@ from surefield.descriptors.symmetry_functions import SymmetryFunctions
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
 from surefield.formats.kim import CMAKE
-from surefield.formats.text_file import check_range, number, read_text, whole
 from surefield.potentials.dropout_network import DropoutNetwork, Layer
+from surefield.text_file import check_range, number, read_text, whole
 
 __all__ = ["DRIVER", "FILES", "dropout_network_from_text", "read_dropout_files", "write_dropout_files"]
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
-from surefield.formats.text_file import number, read_text, whole
 from surefield.formats.triplet_file import TERSOFF, read_entries, tersoff_values
 from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.kim_ids import DRIVERS, Driver
@@ -18,6 +17,7 @@ from surefield.potentials.parametric.lennard_jones import LennardJones
 from surefield.potentials.parametric.morse import Morse
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber
 from surefield.potentials.parametric.tersoff import Tersoff
+from surefield.text_file import number, read_text, whole
 
 __all__ = ["CMAKE", "driver_of", "params_text", "read_params", "write_kim_model"]
 

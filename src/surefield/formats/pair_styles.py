@@ -13,8 +13,8 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.lammps_commands import Variables, commands
-from surefield.formats.text_file import read_text
 from surefield.potentials.zbl import ZBL
+from surefield.text_file import read_text
 
 __all__ = ["NULL", "PairCommands", "pair_commands", "reference_potential"]
 

@@ -18,10 +18,10 @@ from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError, PotentialError, nearest
 from surefield.files import write_atomic
 from surefield.formats.pair_styles import NULL, PairCommands, pair_commands, reference_potential
-from surefield.formats.text_file import check_range, number, read_text, whole
 from surefield.potentials.potential import SumPotential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
+from surefield.text_file import check_range, number, read_text, whole
 
 __all__ = ["FLAGS", "read_snap", "reference_potential", "write_snap"]
 

@@ -13,9 +13,9 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from surefield.errors import PotentialError
-from surefield.formats.text_file import check_range, number, read_text
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber
 from surefield.potentials.parametric.tersoff import Tersoff
+from surefield.text_file import check_range, number, read_text
 
 __all__ = ["TERSOFF", "read_entries", "read_sw", "read_tersoff", "tersoff_values"]
 

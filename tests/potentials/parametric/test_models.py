@@ -12,7 +12,6 @@ from ase import Atoms
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.kim import params_text
-from surefield.formats.setfl import write_setfl
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber
 from surefield.potentials.parametric.kim_ids import find_model
@@ -186,7 +185,7 @@ def test_lammps_agrees(name, lammps, carbide, alloy_eam, tmp_path: Path):
     else:
         potential = alloy_eam
         box.numbers = np.where(box.numbers == 6, 29, 79)
-        write_setfl(tmp_path / "file", potential)
+        potential.write(tmp_path / "file")
     symbols = list(potential.symbols)
     sides = " ".join(f"0 {side!r}" for side in box.cell.lengths().tolist())
     commands = ["clear", "units metal", "atom_modify map yes", f"region box block {sides}"]

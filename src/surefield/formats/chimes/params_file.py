@@ -21,10 +21,10 @@ from surefield.formats.chimes.text_files import (
     read_text,
     special_rows,
 )
-from surefield.formats.text_file import check_range
 from surefield.potentials.chimes.model import Chimes
 from surefield.potentials.chimes.power_sets import PAIRS, power_codes
 from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock, type_pairs
+from surefield.text_file import check_range
 
 __all__ = ["EXACT", "HEADINGS", "KCAL", "OFF", "read_params"]
 

@@ -1,8 +1,9 @@
-"""Embedded-atom potential from tables; `formats.setfl` reads and writes them."""
+"""Embedded-atom potential from tables, also from setfl files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -11,9 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.parametric.edges import BondPotential, Edges, pair_index
 from surefield.potentials.parametric.parameters import Entry, ParameterForm
+from surefield.potentials.parametric.setfl import Setfl, read_tables, write_tables
 
 __all__ = ["EAM"]
 
@@ -69,6 +71,27 @@ class EAM(BondPotential):
             raise ConfigError(f"EAM: dr, drho and reach must be positive, got {dr}, {drho}, {reach}")
         super().__init__(values, species, free=free)
         self.dr, self.drho, self.reach = float(dr), float(drho), float(reach)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Potential of a setfl file of eam/alloy or eam/fs.
+
+        Raises:
+            PotentialError: no such file, not of that format, values missing or left over, as in files of adp.
+        """
+        tables = read_tables(path)
+        values = {name: getattr(tables, name) for name in cls.FORMS}
+        try:
+            return cls(values, tables.symbols, dr=tables.dr, drho=tables.drho, reach=tables.cutoff)
+        except ConfigError as error:
+            raise PotentialError(f"{path}: {error}") from None
+
+    def write(self, path: str | Path, comment: str = "surefield") -> None:
+        """Write a setfl file, of eam/fs if densities depend on pairs; reading it gives the same numbers."""
+        tables = {name: np.asarray(self.values[name]) for name in self.FORMS}
+        write_tables(
+            path, Setfl(self.symbols, **tables, dr=self.dr, drho=self.drho, cutoff=self.reach), comment
+        )
 
     def resampled(self, n_r: int, n_rho: int) -> Self:
         """Copy with tables of fewer points over the same ranges, read off the present ones."""

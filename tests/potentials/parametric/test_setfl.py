@@ -9,7 +9,6 @@ import pytest
 from tests.potentials.parametric.conftest import alloy_eam
 
 from surefield.errors import PotentialError
-from surefield.formats.setfl import read_setfl, write_setfl
 from surefield.potentials.parametric import EAM
 
 __all__ = ["alloy_eam"]
@@ -38,8 +37,8 @@ def test_setfl_files_read_back_exactly(alloy_eam, tmp_path: Path):
     }
     sizes = {"dr": alloy_eam.dr, "drho": alloy_eam.drho, "reach": alloy_eam.reach}
     for source in (alloy_eam, EAM(paired, ["Cu", "Au"], **sizes)):
-        write_setfl(tmp_path / "CuAu.eam", source)
-        potential = read_setfl(tmp_path / "CuAu.eam")
+        source.write(tmp_path / "CuAu.eam")
+        potential = EAM.read(tmp_path / "CuAu.eam")
         assert potential.symbols == ("Cu", "Au")
         assert potential.options() == sizes
         for name, table in source.values.items():
@@ -48,14 +47,14 @@ def test_setfl_files_read_back_exactly(alloy_eam, tmp_path: Path):
     (tmp_path / "short").write_text(content[: len(content) // 2])
     for path in ("short", "none"):
         with pytest.raises(PotentialError, match=path):
-            read_setfl(tmp_path / path)
+            EAM.read(tmp_path / path)
 
 
 @pytest.mark.parametrize("lattice", [" 3.52 fcc", "", " 3.52"])
 @pytest.mark.parametrize("densities", [1, 2])
 def test_both_forms_with_and_without_lattice(tmp_path, densities, lattice):
     (tmp_path / "x").write_text(text(densities, lattice=lattice).replace("\n28", "\n\n28"))
-    potential = read_setfl(tmp_path / "x")
+    potential = EAM.read(tmp_path / "x")
     # The species that feels the density comes first, in the file the one that it is of.
     np.testing.assert_array_equal(
         potential.values["density"][:, 0], [10, 20, 11, 21] if densities == 2 else [10, 20]
@@ -86,4 +85,4 @@ def test_both_forms_with_and_without_lattice(tmp_path, densities, lattice):
 def test_what_is_no_such_file_is_refused(tmp_path, content, message):
     (tmp_path / "x.eam.alloy").write_text(content)
     with pytest.raises(PotentialError, match=message):
-        read_setfl(tmp_path / "x.eam.alloy")
+        EAM.read(tmp_path / "x.eam.alloy")

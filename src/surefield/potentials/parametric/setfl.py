@@ -1,29 +1,50 @@
-"""Embedded-atom potentials as setfl files (eam/alloy and eam/fs of LAMMPS): read and written."""
+"""Setfl files (eam/alloy and eam/fs of LAMMPS): tables of embedded-atom potentials, read and written."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 from jaxtyping import Float, Int
 
-from surefield.errors import ConfigError, PotentialError
+from surefield.errors import PotentialError
 from surefield.files import write_atomic
-from surefield.formats.text_file import check_range, number, read_text, whole
-from surefield.potentials.parametric.eam import EAM
 from surefield.potentials.parametric.edges import pair_index
+from surefield.text_file import check_range, number, read_text, whole
 
-__all__ = ["read_setfl", "write_setfl"]
+__all__ = ["Setfl", "read_tables", "write_tables"]
 
 #: Units other than those of LAMMPS's style 'metal' (eV, Å), as its files state them in their first line.
 _OTHER_UNITS: Final = re.compile(r"\bUNITS:\s*(?!metal\b)(\w+)")
 
 
-def read_setfl(path: str | Path) -> EAM:
-    """Potential of a setfl file, line by line as LAMMPS reads it: every table begins on a line of its own.
+class Setfl(NamedTuple):
+    """What a setfl file holds; eV, Å, tables as `EAM` takes them.
+
+    Attributes:
+        symbols: species in the order of the tables.
+        embedding: of each species.
+        density: of each species, or of each pair: those that a species feels, one after the other.
+        pair: r times pair energies, pairs 11, 12, .., 22, ..
+        dr: spacing of densities and pair energies.
+        drho: spacing of embedding energies.
+        cutoff: range.
+    """
+
+    symbols: tuple[str, ...]
+    embedding: Float[np.ndarray, "n_species n_rho"]
+    density: Float[np.ndarray, "n_densities n_r"]
+    pair: Float[np.ndarray, "n_pairs n_r"]
+    dr: float
+    drho: float
+    cutoff: float
+
+
+def read_tables(path: str | Path) -> Setfl:
+    """Tables of a setfl file, line by line as LAMMPS reads it: every table begins on a line of its own.
 
     Three lines of comments; number and names of the elements; numbers and spacings of the points, and the
     cutoff; for each element a line with number, mass and what else there is, its embedding energies and its
@@ -61,12 +82,8 @@ def read_setfl(path: str | Path) -> EAM:
         raise PotentialError(
             "the cutoff lies beyond the tables, or far before their end", where=path, got=got
         )
-    embedding, density, pair = _read_tables(file, count, n_rho, n_r)
-    values = {"embedding": embedding, "density": density, "pair": pair}
-    try:
-        return EAM(values, symbols, dr=dr, drho=drho, reach=cutoff)
-    except ConfigError as error:
-        raise PotentialError(f"{path}: {error}") from None
+    tables = _read_tables(file, count, n_rho, n_r)
+    return Setfl(tuple(symbols), *tables, dr=dr, drho=drho, cutoff=cutoff)
 
 
 class _Tables:
@@ -157,19 +174,17 @@ def _read_form(
     return np.array(embedding), tables, pair
 
 
-def write_setfl(path: str | Path, potential: EAM, comment: str = "surefield") -> None:
+def write_tables(path: str | Path, tables: Setfl, comment: str) -> None:
     """Write a setfl file, of eam/fs if densities depend on pairs; reading it gives the same numbers."""
-    embedding, density, pair = (
-        np.asarray(potential.values[name]) for name in ("embedding", "density", "pair")
-    )
-    n = len(potential.symbols)
+    symbols, embedding, density, pair, dr, drho, cutoff = tables
+    n = len(symbols)
     by_source = density.reshape(-1, n, density.shape[1]).transpose(1, 0, 2).reshape(n, -1)
-    spacings = f"{embedding.shape[1]} {potential.drho!r} {density.shape[1]} {potential.dr!r}"
+    spacings = f"{embedding.shape[1]} {drho!r} {density.shape[1]} {dr!r}"
     first = comment.replace("\n", " ")
     form = "eam/alloy" if len(density) == n else "eam/fs"
     lines = [first, f"{form}: embedding energies, densities, r times pair energies; eV, Å", ""]
-    lines += [f"{n} {' '.join(potential.symbols)}", f"{spacings} {potential.reach!r}"]
-    for row, symbol in enumerate(potential.symbols):
+    lines += [f"{n} {' '.join(symbols)}", f"{spacings} {cutoff!r}"]
+    for row, symbol in enumerate(symbols):
         atomic_number = chemical_symbols.index(symbol)
         lines.append(f"{atomic_number} {atomic_masses[atomic_number]!s} 0.0 none")
         lines += [repr(value) for value in (*embedding[row].tolist(), *by_source[row].tolist())]
