@@ -17,8 +17,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
 
 import surefield
+from surefield.cli.config import RunConfig
+from surefield.cli.inputs import read_training
 from surefield.cli.jobs import run_verb
 from surefield.cli.main import app
+from surefield.config import load
 from surefield.errors import ConfigError, DataError, PotentialError, SurefieldError
 from surefield.potentials import MomentNetwork, load_potential
 from surefield.potentials.atomic_network import AtomicNetwork
@@ -197,9 +200,17 @@ def test_all_files_are_read_before_training(config: Path, tmp_path: Path, key: s
         ("nowhere.xyz", DataError, "nowhere"),
         ("aluminium.xyz", PotentialError, "does not know Al"),
     ):
+        if key == "pool" and name == "nowhere.xyz":
+            continue
         with pytest.raises(error, match=words):
             run("train", config, f"data.{key}={tmp_path / name}", f"name={name[:3]}")
     assert not list((tmp_path / "runs").glob("*/checkpoint"))
+
+
+def test_a_pool_may_come_after_the_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = read_training(load(RunConfig, config, ["data.pool=later.xyz", *SNAP]))
+    assert len(inputs.train) > 0
+    assert "pool: later.xyz is not there yet; 'select' needs it" in capsys.readouterr().out
 
 
 def test_structures_without_forces_count_with_their_energies(

@@ -86,7 +86,11 @@ def read_training(config: RunConfig) -> TrainingInputs:
         say(f"validation: {validation.label_note}")
     test = read_test(config, potential) if data.test else None
     if data.pool:
-        read_pool(config, potential)
+        # A pool may be made after the training, which does not read it.
+        if Path(data.pool.partition("@")[0]).exists():
+            read_pool(config, potential)
+        else:
+            say(f"pool: {data.pool} is not there yet; 'select' needs it")
     return TrainingInputs(potential, train, validation, test)
 
 
