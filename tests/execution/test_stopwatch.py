@@ -5,6 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from surefield.execution import stopwatch
 from surefield.execution.stopwatch import Stopwatch
 
 
@@ -19,3 +20,12 @@ def test_compiling_is_left_out_and_blocks_add_up() -> None:
     with watch:
         time.sleep(0.05)
     assert watch.seconds - before >= 0.05
+
+
+def test_programs_in_programs_are_counted_once(monkeypatch) -> None:
+    """Tracing a function includes the inner ones, which JAX reports first."""
+    monkeypatch.setattr(stopwatch, "_compiling", compiling := stopwatch._Compiling())
+    for now, seconds in ((10.0, 1.0), (12.0, 1.5), (13.0, 5.0), (20.0, 2.0)):
+        monkeypatch.setattr(stopwatch.time, "perf_counter", lambda now=now: now)
+        compiling._on_event("/jax/core/compile/jaxpr_trace_duration", seconds)
+    assert stopwatch._compiling.seconds == 7.0

@@ -24,6 +24,9 @@ class _Compiling:
     seconds: float = 0.0
     since: float | None = None
 
+    def __init__(self) -> None:
+        self._counted: list[tuple[float, float]] = []
+
     def listen(self) -> None:
         if not self.listening:
             jax.monitoring.register_event_listener(self._on_begin)
@@ -36,6 +39,13 @@ class _Compiling:
 
     def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_COMPILING):
+            end = time.perf_counter()
+            begin = end - duration_secs
+            # Tracing a function traces those that it calls, which were reported before.
+            while self._counted and self._counted[-1][0] >= begin:
+                first, last = self._counted.pop()
+                self.seconds -= last - first
+            self._counted.append((begin, end))
             self.seconds += duration_secs
         if event == _ENDS:
             self.since = None
