@@ -76,7 +76,7 @@ def test_names_of_the_package_are_what_type_checkers_see(project: Path) -> None:
     checked = next(node for node in tree.body if isinstance(node, ast.If))
     places = {a.name: n.module for n in checked.body if isinstance(n, ast.ImportFrom) for a in n.names}
 
-    assert places == surefield._PLACES
+    assert places == surefield._homes
     assert {*places, "load"} == {*surefield.__all__}
     assert all(getattr(surefield, name) is not None for name in surefield.__all__)
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.files import read_json
@@ -260,12 +261,27 @@ def test_labels_of_some_and_of_none(train, silicon):
 
 
 def test_labels_that_are_not_finite(train, silicon):
-    frames = [atoms.copy() for atoms in silicon]
-    for atoms, original in zip(frames, silicon, strict=True):
-        atoms.arrays["forces"] = original.get_forces()
-    frames[2].arrays["forces"][4, 1] = np.nan
-    with pytest.raises(DataError, match="configuration 000002"):
-        train(frames)
+    """They are no labels: the fit is that of structures without them, and a set without any is refused."""
+
+    def labelled(forces):
+        copies = [atoms.copy() for atoms in silicon]
+        for i, (atoms, original) in enumerate(zip(copies, silicon, strict=True)):
+            results = dict(original.calc.results)
+            if i == 2:
+                results["forces"] = forces
+            kept = {key: value for key, value in results.items() if value is not None}
+            atoms.calc = SinglePointCalculator(atoms, **kept)
+        return copies
+
+    damaged = silicon[2].get_forces().copy()
+    damaged[4, 1] = np.nan
+    with_damage, without = train(labelled(damaged)), train(labelled(None))
+    np.testing.assert_allclose(parameters(with_damage), parameters(without), rtol=1e-9)
+    nothing = labelled(None)
+    for atoms in nothing:
+        atoms.calc.results = {"forces": np.full((len(atoms), 3), np.nan)}
+    with pytest.raises(DataError):
+        train(nothing)
 
 
 def test_a_failed_fit_leaves_the_handle(train, name, monkeypatch, silicon, tmp_path):

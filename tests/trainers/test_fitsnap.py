@@ -150,7 +150,9 @@ def test_rows_of_the_design_matrix(fcc, inputs):
         a, b, kinds, config = (file[name] for name in ("A", "b", "row_type", "config"))
     handle = FitSnapPotential(["Ta"], settings_path=inputs / "ta_fitsnap_settings.in")
     configurations = make_configurations(handle.model, gather(fcc, None, False), Weights())
-    rows = linear_rows(handle.model, configurations, lambda c: ResidualWeights(1.0, np.ones(c.n_atoms), 1.0))
+    rows = linear_rows(
+        handle.model, configurations, lambda c: ResidualWeights(1.0, np.ones(c.n_atoms), np.ones(6))
+    )
     for i, found in enumerate(rows):
         own = np.hstack([found.a[:, -1:], found.a[:, :-1]])
         for kind in "EFS":

@@ -22,7 +22,7 @@ from surefield.errors import ConfigError
 from surefield.loop import LoopConfig
 from surefield.loop.rounds import Loop
 from surefield.report import load_run
-from surefield.selection.selection import Reason
+from surefield.report.reasons import sentence
 from surefield.testing import check_uncertainty
 from surefield.training import TrainConfig
 from surefield.uncertainty import LLPR, DropoutEnsemble
@@ -124,7 +124,8 @@ def test_select(trained):
     (reason,) = selection["reasons"]
     assert reason["score"] == "forces_variance"
     (pick,) = load_run(folder).picks
-    assert pick.reason == str(Reason(**reason))
+    assert pick.reason == sentence(reason)
+    assert "σ" in pick.reason
 
 
 def test_loop_and_report(trained):

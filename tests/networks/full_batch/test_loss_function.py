@@ -355,9 +355,9 @@ def test_fingerprint_depends_on_data_and_settings_only(network, copper, handle):
     base = of()
     moved = network.with_vector(2 * network.vector)
     assert of(potential=moved, maxiter=5, convergence={"force_rmse": 0.3}, log_losses=False) == base
-    assert _changed(base, of(images=copper[:5])) == {"images"}
+    assert _changed(base, of(images=copper[:5])) == {"training set"}
     assert _changed(base, of(overfit=0.1)) == {"loss function"}
-    assert _changed(base, of(validation=copper[:2])) == {"validation images"}
+    assert _changed(base, of(validation=copper[:2])) == {"validation set"}
     structures = [network.neighborhood(atoms) for atoms in copper[:2]]
     assert _changed(base, of(potential=network.prepared(TrainingData(structures, [None] * 2, {})))) == {
         "networks"
