@@ -12,6 +12,7 @@ import numpy as np
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.errors import ConfigError, DataError
+from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
@@ -92,6 +93,23 @@ def read_training(config: RunConfig) -> TrainingInputs:
         else:
             say(f"pool: {data.pool} is not there yet; 'select' needs it")
     return TrainingInputs(potential, train, validation, test)
+
+
+@dataclass(frozen=True, eq=False)
+class LoopInputs:
+    """What a loop on files starts from."""
+
+    pool: Pool
+    potential: Potential
+    test: LabelledSet
+
+
+def read_loop(config: RunConfig) -> LoopInputs:
+    """Candidates, oracle, untrained potential and test set of a loop whose candidates are in a file."""
+    train, test = (need(getattr(config.data, key), key, "loop") for key in ("train", "test"))
+    pool = file_pool(train, test, config.potential.cutoff, config.loop.oracle, config.data.labels)
+    potential = make_potential(config, pool.candidates, pool.test)
+    return LoopInputs(pool, potential, read_test(config, potential, "loop"))
 
 
 def read_test(config: RunConfig, potential: Potential, verb: str = "train") -> LabelledSet:

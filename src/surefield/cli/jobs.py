@@ -20,6 +20,7 @@ from surefield.cli.config import RunConfig, read_config
 from surefield.cli.inputs import (
     make_potential,
     need,
+    read_loop,
     read_pool,
     read_test,
     read_training,
@@ -35,7 +36,7 @@ from surefield.execution.run_folder import RunFolder
 from surefield.execution.stopwatch import compiling_seconds
 from surefield.files import read_arrays, write_arrays, write_atomic
 from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.loop.pools import dynamics_pool, file_pool
+from surefield.loop.pools import dynamics_pool
 from surefield.loop.rounds import Loop
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
@@ -246,11 +247,8 @@ def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         potential = make_potential(config, pool.candidates, pool.test)
         test: Any = pool.test
     else:
-        labelled = need(config.data.train, "train", "loop")
-        source = need(config.data.test, "test", "loop")
-        pool = file_pool(labelled, source, config.potential.cutoff, loop.oracle, config.data.labels)
-        potential = make_potential(config, pool.candidates, pool.test)
-        test = read_test(config, potential, "loop")
+        inputs = read_loop(config)
+        pool, potential, test = inputs.pool, inputs.potential, inputs.test
     summary = Loop(
         folder.folder,
         loop,

@@ -15,6 +15,7 @@ from surefield.cli.config import RunConfig
 from surefield.cli.inputs import (
     make_potential,
     need,
+    read_loop,
     read_pool,
     read_test,
     read_training,
@@ -28,7 +29,6 @@ from surefield.execution.stopwatch import Stopwatch
 from surefield.exploration.sampling import start_structure
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
-from surefield.loop.pools import file_pool
 from surefield.loop.rounds import check_size
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
@@ -36,6 +36,7 @@ from surefield.potentials.saving import load_potential
 from surefield.structures.read import read_frames
 from surefield.training.dataset import LabelledSet
 from surefield.training.readout import FOLDS, LARGEST_FOLDED
+from surefield.training.train import is_linear
 from surefield.uncertainty.build import load_uncertainty
 
 __all__ = ["rehearse"]
@@ -93,7 +94,7 @@ def _select(config: RunConfig) -> None:
 
 
 def _loop(config: RunConfig) -> None:
-    loop, labels = config.loop, config.data.labels
+    loop = config.loop
     n_fits = len(loop.methods) * len(loop.seeds) * (loop.n_rounds + 1)
     n_labels = loop.n_initial + loop.n_rounds * loop.n_per_round
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
@@ -105,11 +106,9 @@ def _loop(config: RunConfig) -> None:
         _describe(make_potential(config, [start]))
         say(f"pool: {loop.pool.n_pool} structures of {start.get_chemical_formula()} by molecular dynamics")
     else:
-        train, test = need(config.data.train, "train", "loop"), need(config.data.test, "test", "loop")
-        pool = file_pool(train, test, config.potential.cutoff, loop.oracle, labels)
-        check_size(loop, len(pool.candidates))
-        oracle, potential = pool.oracle, make_potential(config, pool.candidates, pool.test)
-        data = read_test(config, potential, "loop")
+        inputs = read_loop(config)
+        check_size(loop, len(inputs.pool.candidates))
+        oracle, potential, data = inputs.pool.oracle, inputs.potential, inputs.test
         _describe(potential)
         mean = 0.5 * (loop.n_initial + n_labels) * (1 - loop.validation)
         _estimate(potential, data, mean, config.training.epochs, n_fits)
@@ -144,10 +143,9 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, epochs: int, n_
             predict(potential, sample.frames, neighborhoods=sample.structures)
     each = watch.seconds / len(sample)
     inner = potential.learned if isinstance(potential, SumPotential) else potential
-    width, size = 0, float(max(sample.structures[i].n_atoms for i in range(len(sample))))
-    if isinstance(inner, LastLayerPotential):
-        width = inner.n_features
-        epochs = epochs if _has_more(inner) else 0
+    width = inner.n_features if isinstance(inner, LastLayerPotential) else 0
+    size = float(max(structure.n_atoms for structure in sample.structures))
+    epochs = 0 if is_linear(inner) else epochs
     # Eigenbases of the last layer.
     seconds = n_fits * 5e-10 * width**3 + n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
     folds = FOLDS if width <= LARGEST_FOLDED else 1
@@ -162,11 +160,6 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, epochs: int, n_
         f"roughly {duration(seconds)} without compiling, which the first run adds minutes for, and "
         f"{max(memory / 1e9, 0.1) + 0.5:.1f} GB of memory (within a factor of three)"
     )
-
-
-def _has_more(potential: LastLayerPotential) -> bool:
-    rest = eqx.tree_at(lambda p: (p.readout, p.bias), trainable(potential), (False, False))
-    return any(jax.tree.leaves(rest))
 
 
 def _bytes(structures: Sequence[object]) -> float:

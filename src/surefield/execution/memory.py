@@ -14,14 +14,14 @@ _GIB = 2.0**30
 
 def available_memory() -> float:
     """Bytes left to this process by the machine, its control group and its own limit; infinite if unknown."""
-    pages = float(os.sysconf("SC_PAGE_SIZE"))
     left = [_machine(), _control_group()]
     try:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
-            left.append(limit - pages * int(Path("/proc/self/statm").read_text().split()[0]))
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            left.append(float(limit - pages * os.sysconf("SC_PAGE_SIZE")))
     except (ImportError, OSError):  # not a system with such limits
         pass
     return max(min(left), 0.0)

@@ -29,6 +29,9 @@ __all__ = [
     "residuals",
 ]
 
+#: What stresses count beside forces of the same relative error, where their weight follows from the data.
+STRESS_SHARE: Final = 0.1
+
 
 @final
 class LossWeights:
@@ -218,10 +221,6 @@ def mean_and_half_width(
         return float(mean), float("nan")
     spread = np.sqrt(n / (n - 1) * np.sum((totals - mean * counts[counted]) ** 2)) / counts.sum()
     return float(mean), float(stdtrit(n - 1, 0.975) * spread)
-
-
-#: What stresses count beside forces of the same relative error, where their weight follows from the data.
-STRESS_SHARE: Final = 0.1
 
 
 def balanced_stress_weight(samples: Sequence[Sample], forces_weight: float) -> float:

@@ -50,7 +50,7 @@ from surefield.training.gradient import fit_gradient, initial_state, step_settin
 from surefield.training.loss import Errors, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 
-__all__ = ["METRICS", "Fit", "fit_samples", "train"]
+__all__ = ["METRICS", "Fit", "fit_samples", "is_linear", "train"]
 
 METRICS: tuple[str, ...] = (
     "step",
@@ -273,7 +273,7 @@ def _fit(
         start, solution = begun
     log = None if force_error_log is None else _opened(force_error_log, train_set)
     fitted, history = start, History()
-    if not _is_linear(start):
+    if not is_linear(start):
         fitted, history = _trained(start, train_set, valid_set, config, files, log, progress)
     if log is not None:
         if not history.rows:
@@ -346,7 +346,7 @@ def _opened(given: str | Path | Mapping[str, Any], data: LabelledSet) -> ForceEr
     return open_log(options.pop("folder"), data.samples, options)
 
 
-def _is_linear(potential: Potential) -> bool:
+def is_linear(potential: Potential) -> bool:
     """Whether the exact solution leaves nothing to train."""
     if not isinstance(potential, LastLayerPotential) or potential.n_solvable < potential.readout.shape[1]:
         return False
