@@ -130,6 +130,44 @@ def test_random_structures_come_back_through_our_reader_and_that_of_ase(tmp_path
     check(before, tmp_path / "a.xyz")
 
 
+def objects(items: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Array that holds lists and dictionaries, which NumPy would take for further axes."""
+    values = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        values[i] = item
+    return values.reshape(shape)
+
+
+OBJECTS = [
+    objects([[None]], ()),
+    objects([[1]], (1,)),
+    objects([[]], ()),
+    objects([[], []], (2,)),
+    objects([[[], []]], (1,)),
+    objects([{"a": [1]}], ()),
+    objects([{}, {"b": None}], (2, 1)),
+    objects([[1, 2], [3]], (2,)),
+    objects([[1.5, "x"], None, {"a": [[]]}, True], (2, 2)),
+    objects([], (0, 2)),
+]
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.db", "a.traj"])
+@pytest.mark.parametrize("value", OBJECTS, ids=str)
+def test_arrays_of_lists_keep_their_shape(tmp_path: Path, name: str, value: np.ndarray):
+    atoms = Atoms(f"H{len(value)}" if value.shape else "", info={"entry": value, "nested": {"a": [value, 1]}})
+    if value.shape:
+        atoms.arrays["site"] = value
+    write_frames(tmp_path / name, [atoms])
+    after = read_frames(tmp_path / name)[0]
+    entries = [after.info["entry"], after.info["nested"]["a"][0], after.arrays.get("site", value)]
+    for back in entries:
+        assert np.shape(back) == value.shape
+        assert alike(back, value)
+    if name == "a.xyz":
+        check(atoms, tmp_path / name)
+
+
 @pytest.mark.slow
 @given(before=structures())
 @settings(SETTINGS, max_examples=2000, derandomize=False)

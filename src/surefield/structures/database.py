@@ -17,14 +17,24 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield.errors import DataError
 from surefield.keys import CONVERTED
 from surefield.quantities import labelled, quantity
-from surefield.structures.extxyz import is_data, is_per_atom
-from surefield.structures.extxyz_comment import ARRAYS, is_numeric, same
+from surefield.structures.extxyz import is_per_atom
+from surefield.structures.extxyz_comment import (
+    ARRAYS,
+    INFO,
+    beside_text,
+    from_beside_text,
+    is_data,
+    is_numeric,
+    same,
+)
 from surefield.structures.label_sources import candidate_keys, results_of
 from surefield.units import parse_unit
 
 __all__ = ["read_database", "restore_arrays", "write_database", "write_trajectory"]
 
 _log = logging.getLogger(__name__)
+#: Entry with the text of what lists do not give back: arrays of lists, of which databases of ASE make others.
+_BESIDE: Final = "surefield_beside"
 #: Arrays that every format of ASE stores itself.
 _OWN: Final = {"numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"}
 
@@ -134,9 +144,11 @@ def write_trajectory(path: str | Path, frames: Sequence[Atoms]) -> list[list[str
 
 
 def restore_arrays(atoms: Atoms) -> None:
-    """Put the extra arrays of a freshly read structure back in their place."""
-    for name, value in atoms.info.pop(ARRAYS, {}).items():
+    """Put the extra arrays of a freshly read structure back in their place, and what travelled as text."""
+    beside = from_beside_text(atoms.info.pop(_BESIDE, "{}"))
+    for name, value in (atoms.info.pop(ARRAYS, {}) | beside.get(ARRAYS, {})).items():
         atoms.set_array(name, np.asarray(value))
+    atoms.info |= beside.get(INFO, {})
 
 
 def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, Any], list[str]]:
@@ -151,11 +163,15 @@ def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, Any], list[str]]:
     for name, value in results.items():
         if name not in all_properties:
             (arrays if is_per_atom(name, np.asarray(value), len(atoms)) else info)[name] = value
-    packed.info = {name: _without_text_arrays(value) for name, value in info.items() if is_data(name, value)}
-    kept = {name: _without_text_arrays(array) for name, array in arrays.items() if is_data(name, array)}
-    kept = {name: value for name, value in kept.items() if _is_array_of(value, arrays[name])}
-    left_out = [str(name) for name in info if name not in packed.info]
-    return packed, kept, left_out + [name for name in arrays if name not in kept]
+    left_out = [str(name) for values in (info, arrays) for name in values if not is_data(name, values[name])]
+    info, arrays = ({k: v for k, v in values.items() if is_data(k, v)} for values in (info, arrays))
+    packed.info = {k: plain for k, v in info.items() if same(plain := _without_text_arrays(v), v)}
+    kept = {k: plain for k, v in arrays.items() if _is_array_of(plain := _without_text_arrays(v), v)}
+    beside = {INFO: {k: v for k, v in info.items() if k not in packed.info}}
+    beside |= {ARRAYS: {k: v for k, v in arrays.items() if k not in kept}}
+    if any(beside.values()):
+        packed.info[_BESIDE] = beside_text(beside)
+    return packed, kept, left_out
 
 
 def _without_text_arrays(value: Any) -> Any:

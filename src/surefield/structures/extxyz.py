@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
-from ase.io import jsonio
 from ase.io.extxyz import REV_PROPERTY_NAME_MAP, per_atom_properties, per_config_properties
 
 from surefield.errors import DataError
 from surefield.structures.extxyz_comment import (
     ARRAYS,
     INFO,
+    beside_text,
     entry_text,
+    is_data,
     is_numeric,
     parse_comment,
     quoted,
@@ -30,7 +30,7 @@ from surefield.structures.extxyz_comment import (
 from surefield.structures.label_sources import results_of
 from surefield.structures.tensors import to_voigt
 
-__all__ = ["check_read_back", "cut_frames", "extxyz_text", "frame_of", "is_data", "is_per_atom", "lines_of"]
+__all__ = ["check_read_back", "cut_frames", "extxyz_text", "frame_of", "is_per_atom", "lines_of"]
 
 #: Column names that ASE takes for something else than an array of that name.
 _RESERVED: Final = {*REV_PROPERTY_NAME_MAP, "positions", "numbers", "symbols", "move_mask"}
@@ -286,7 +286,7 @@ def extxyz_text(atoms: Atoms, where: str) -> tuple[str, list[str]]:
         data = {name: value for name, value in values.items() if is_data(name, value)}
         left_out += [str(name) for name in values if name not in data]
         if data:
-            entries[key] = f"{key}={quoted('_JSON ' + jsonio.encode(data))}"
+            entries[key] = f"{key}={quoted('_JSON ' + beside_text(data))}"
     head = " ".join(
         [head, *filter(None, entries.values()), f'pbc="{" ".join(word for (word,) in _words(atoms.pbc))}"']
     )
@@ -373,17 +373,6 @@ def _words(array: np.ndarray) -> list[list[str]]:
     if array.dtype.kind == "b":
         return [["T" if v else "F" for v in row] for row in rows]
     return [[repr(v) if isinstance(v, float) else str(v) for v in row] for row in rows]
-
-
-def is_data(name: Any, value: Any) -> bool:
-    """Whether an entry comes back from JSON as it was."""
-    if not isinstance(name, str):
-        return False
-    try:
-        back = json.loads(jsonio.encode({name: value}), object_hook=jsonio.object_hook)
-        return same(back[name], value)
-    except Exception:  # objects of users raise whatever their conversion makes them stumble over
-        return False
 
 
 def _move_mask(atoms: Atoms) -> np.ndarray | None:

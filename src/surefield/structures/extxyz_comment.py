@@ -13,7 +13,19 @@ from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, per_config_propert
 
 from surefield.structures.tensors import from_voigt
 
-__all__ = ["ARRAYS", "INFO", "entry_text", "is_numeric", "parse_comment", "quoted", "same", "tensor"]
+__all__ = [
+    "ARRAYS",
+    "INFO",
+    "beside_text",
+    "entry_text",
+    "from_beside_text",
+    "is_data",
+    "is_numeric",
+    "parse_comment",
+    "quoted",
+    "same",
+    "tensor",
+]
 
 #: Entries with what ASE's reader would read as something else or not at all; ours puts it in its place.
 ARRAYS: Final = "surefield_arrays"
@@ -94,12 +106,12 @@ def is_numeric(value: Any) -> bool:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal: NaN to NaN, a list to the array and the tuple of its items."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        if a.shape != b.shape:
-            return False
-        if a.dtype.kind == b.dtype.kind and a.dtype.kind in "iufb":
-            return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    """Whether two values are equal: NaN to NaN, a list to its tuple and to the array of its items and shape."""
+    arrays = isinstance(a, np.ndarray), isinstance(b, np.ndarray)
+    if any(arrays) and _shape(a) != _shape(b):
+        return False
+    if all(arrays) and a.dtype.kind == b.dtype.kind and a.dtype.kind in "iufb":
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     a, b = (x.tolist() if isinstance(x, np.ndarray | np.generic) else x for x in (a, b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
@@ -110,6 +122,44 @@ def same(a: Any, b: Any) -> bool:
     ):
         return type(a) is type(b) and a == b
     return bool(a == b) or (a != a and b != b)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    try:
+        return np.shape(value)
+    except ValueError:  # lists of several lengths
+        return None
+
+
+def is_data(name: Any, value: Any) -> bool:
+    """Whether an entry comes back from JSON as it was."""
+    if not isinstance(name, str):
+        return False
+    try:
+        return same(from_beside_text(beside_text({name: value}))[name], value)
+    except Exception:  # objects of users raise whatever their conversion makes them stumble over
+        return False
+
+
+def beside_text(values: Mapping[str, Any]) -> str:
+    """JSON of entries that no other text keeps: arrays with their shape and dtype, as ASE writes them."""
+    return jsonio.encode(values)
+
+
+def from_beside_text(text: str) -> dict[str, Any]:
+    """Entries of a text that `beside_text` wrote."""
+    return json.loads(text, object_hook=_object)
+
+
+def _object(entry: dict[str, Any]) -> Any:
+    """Read one object of JSON as ASE does, but the items of an array of objects stay what they are."""
+    if "__ndarray__" not in entry or entry["__ndarray__"][1] != "object":
+        return jsonio.object_hook(entry)
+    shape, _, items = entry["__ndarray__"]
+    array = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array.reshape(shape)
 
 
 def _unquoted(text: str) -> str:
@@ -132,8 +182,8 @@ def _value(key: str, text: str) -> Any:
     if key.lower() in UNPROCESSED_KEYS or not text:
         return text
     if text.startswith(_JSON):
-        hook = jsonio.object_hook if key in (ARRAYS, INFO) else None
-        return _from_json(json.loads(text.removeprefix(_JSON), object_hook=hook))
+        text = text.removeprefix(_JSON)
+        return from_beside_text(text) if key in (ARRAYS, INFO) else _from_json(json.loads(text))
     parts = re.findall(r"[^\s,]+", text)
     numbers = _numbers(parts)
     if numbers is not None:
