@@ -106,7 +106,7 @@ def is_numeric(value: Any) -> bool:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal: NaN to NaN, a list to its tuple and to the array of its items and shape."""
+    """Whether two values are equal: NaN to NaN, a list to the tuple and the array of its items and shape."""
     arrays = isinstance(a, np.ndarray), isinstance(b, np.ndarray)
     if any(arrays) and _shape(a) != _shape(b):
         return False
