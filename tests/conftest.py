@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from tests.copper import labelled
 
 from surefield.execution import cache
 from surefield.execution.memory_maps import release_compiled
@@ -67,14 +67,7 @@ def copper() -> list[Atoms]:
         atoms = bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
         atoms.positions += rng.normal(0, 0.12, atoms.positions.shape)
-        atoms.calc = EMT()
-        labels = {
-            "energy": atoms.get_potential_energy(),
-            "forces": atoms.get_forces(),
-            "stress": atoms.get_stress(),
-        }
-        atoms.calc = SinglePointCalculator(atoms, **labels)
-        frames.append(atoms)
+        frames.append(labelled(atoms, ("energy", "forces", "stress")))
     return frames
 
 

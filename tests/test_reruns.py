@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
-from ase.build import bulk
-from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from tests.copper import copper
 
 import surefield as sf
 from surefield.cli.jobs import VERBS, run_verb
@@ -49,19 +48,6 @@ CHANGES = {
     "pool": ("pool", "order of the pool"),
     "start": (None, "start.randomseed was 1, now 2"),
 }
-
-
-def _copper(n: int, seed: int) -> list[Atoms]:
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.positions += 0.1 * rng.standard_normal(atoms.positions.shape)
-        atoms.calc = EMT()
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        frames.append(atoms)
-    return frames
 
 
 def _changed(frames: list[Atoms], change: str) -> list[Atoms]:
@@ -104,7 +90,7 @@ class Given:
 
 @pytest.fixture(scope="module")
 def sets() -> dict[str, list[Atoms]]:
-    return {name: _copper(5 if name == "train" else 3, i) for i, name in enumerate(SETS)}
+    return {name: copper(5 if name == "train" else 3, i) for i, name in enumerate(SETS)}
 
 
 def _snap() -> Snap:

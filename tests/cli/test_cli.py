@@ -11,22 +11,22 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
+from tests.copper import copper
 from typer.testing import CliRunner
 
 import surefield
 from surefield.cli.config import RunConfig
-from surefield.cli.inputs import read_training
+from surefield.cli.inputs import read_loop, read_training
 from surefield.cli.jobs import run_verb
 from surefield.cli.main import app
 from surefield.config import load
 from surefield.errors import ConfigError, DataError, PotentialError, SurefieldError
 from surefield.potentials import MomentNetwork, load_potential
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.snap.snap import Snap
+from surefield.potentials.snap.snap import Snap, SnapConfig
+from surefield.potentials.zbl import ZBL
 from surefield.report import load_run
+from surefield.structures.read import Frames, _read_file
 from surefield.training import train
 
 SMALL = [
@@ -41,25 +41,11 @@ SMALL = [
 SNAP = ["potential.kind=snap", "potential.cutoff=3.6", "potential.twojmax=2"]
 
 
-def copper(n: int, seed: int = 0) -> list:
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.set_cell(atoms.cell.array * (1 + 0.03 * rng.uniform(-1, 1)), scale_atoms=True)
-        atoms.positions += 0.1 * rng.standard_normal(atoms.positions.shape)
-        atoms.calc = EMT()
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        frames.append(atoms)
-    return frames
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    ase.io.write(folder / "train.xyz", copper(14))
-    ase.io.write(folder / "test.xyz", copper(5, 1))
+    ase.io.write(folder / "train.xyz", copper(14, strain=0.03))
+    ase.io.write(folder / "test.xyz", copper(5, 1, strain=0.03))
     return folder
 
 
@@ -213,10 +199,40 @@ def test_a_pool_may_come_after_the_training(config: Path, capsys: pytest.Capture
     assert "pool: later.xyz is not there yet; 'select' needs it" in capsys.readouterr().out
 
 
+def test_what_stresses_count_is_said(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = copper(8, strain=0.03, properties=("energy", "forces", "stress"))
+    ase.io.write(tmp_path / "stressed.xyz", frames)
+    repelled = ["repulsion.inner=0.8", "repulsion.outer=1.6"]
+    files = [f"data.{key}={tmp_path / 'stressed.xyz'}" for key in ("train", "validation", "test")]
+    run("train", config, *SNAP, *repelled, *files)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "a weight of" in line]
+    assert line.startswith("stress counts with a weight of ")
+    weight = float(line.split()[-4])
+    snap = Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"])
+    fit = train(snap + ZBL(["Cu"], 0.8, 1.6), frames, frames)
+    assert fit.weights["stress"] == weight
+    assert fit.label_note.endswith(f"; {line}")
+
+
+def test_a_loop_reads_each_file_once(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+
+    def counted(source: str, index: str) -> Frames:
+        files.append(Path(source).name)
+        return _read_file(source, index)
+
+    monkeypatch.setattr("surefield.structures.read._read_file", counted)
+    inputs = read_loop(load(RunConfig, config, SNAP))
+    assert (len(inputs.pool.candidates), len(inputs.test)) == (14, 5)
+    assert sorted(files) == ["test.xyz", "train.xyz"]
+
+
 def test_structures_without_forces_count_with_their_energies(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mixed, test = copper(12), copper(4, 1)
+    mixed, test = copper(12, strain=0.03), copper(4, 1, strain=0.03)
     for atoms in (mixed[3], *test):
         del atoms.calc.results["forces"]
     ase.io.write(tmp_path / "mixed.xyz", mixed)

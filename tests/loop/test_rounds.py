@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
+from tests.copper import copper
 
 from surefield.errors import ConfigError, DataError
 from surefield.loop import Loop, LoopConfig
@@ -32,29 +31,22 @@ from surefield.potentials import MomentNetwork
 from surefield.structures.read import write_frames
 from surefield.training import TrainConfig
 
-
-def copper(n: int, seed: int) -> list:
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.positions += 0.15 * rng.standard_normal(atoms.positions.shape)
-        atoms.calc = EMT()
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        frames.append(atoms)
-    return frames
-
-
 SHAPE = {"cutoff": 3.6, "n_basis": 4, "n_channels": 3, "n_triple": 2, "hidden": (8,)}
 
 
-def loop(folder: Path, **settings: Any) -> Loop:
+def loop(
+    folder: Path,
+    properties: Sequence[str] = ("energy", "forces"),
+    stress_weight: float | None = None,
+    **settings: Any,
+) -> Loop:
+    pool, test = (copper(n, seed, rattle=0.15, properties=properties) for seed, n in enumerate((14, 4)))
     given = {"methods": ("max_dist",), "seeds": (0,), "n_initial": 6, "n_per_round": 3, "n_rounds": 1}
     config = LoopConfig(**{**given, "validation": 0.3, **settings})
-    oracle = ReplayOracle(copper(14, 0))
+    oracle = ReplayOracle(pool)
     potential = MomentNetwork(["Cu"], **SHAPE)
-    return Loop(folder, config, potential, TrainConfig(epochs=1), oracle, oracle.pool, copper(4, 1))
+    training = TrainConfig(epochs=1, stress_weight=stress_weight)
+    return Loop(folder, config, potential, training, oracle, oracle.pool, test)
 
 
 def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
@@ -80,11 +72,24 @@ def test_picks_of_largest_expected_force_error(tmp_path: Path) -> None:
     active.run(progress=False)
     (event,) = active.journal.find(event="round", method="max_diag", round=0)
     labelled = [e["index"] for e in active.journal.find(event="labelled", method="max_diag")][:6]
-    llpr = active._fit(labelled, 0)
+    llpr, _ = active._fit(labelled, 0)
     left = np.setdiff1d(np.arange(14), labelled)
     sigma = [np.mean(p.forces_uncertainty**2) for p in llpr.predict(active.pool[left], forces=True)]
     assert event["picks"] == left[np.argsort(-np.array(sigma), kind="stable")[:3]].tolist()
     np.testing.assert_allclose(event["gains"], np.sort(sigma)[::-1][:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("weight", "reported"), [(None, True), (0.0, False)])
+def test_stresses_are_reported_where_they_count(tmp_path: Path, weight: float | None, reported: bool) -> None:
+    """Also where their weight follows from the data."""
+    active = loop(tmp_path, ("energy", "forces", "stress"), weight, methods=("random",))
+    summary = active.run(progress=False)
+    scores = [event["test"] for event in active.journal.find(event="round")]
+    assert len(scores) == 2
+    assert [("stress_mae" in score) for score in [*scores, summary["test"]]] == [reported] * 3
+    assert ("stress" in summary["calibration"]) is reported
+    with np.load(tmp_path / "predictions.npz") as arrays:
+        assert ("stress_reference" in arrays) is reported
 
 
 def test_too_small_a_pool(tmp_path: Path) -> None:
@@ -125,8 +130,8 @@ def test_labels_are_compared_on_mean_curves(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_the_same(tmp_path: Path) -> None:
-    ase.io.write(tmp_path / "train.xyz", copper(20, 0))
-    ase.io.write(tmp_path / "test.xyz", copper(5, 1))
+    ase.io.write(tmp_path / "train.xyz", copper(20, 0, rattle=0.15))
+    ase.io.write(tmp_path / "test.xyz", copper(5, 1, rattle=0.15))
     found = {
         "name": "x",
         "data": {"train": str(tmp_path / "train.xyz"), "test": str(tmp_path / "test.xyz")},
@@ -187,7 +192,8 @@ def test_candidates_are_those_of_their_settings(tmp_path: Path) -> None:
     def pool(**changes: Any) -> int:
         all_settings = {"structure": str(tmp_path / "start.xyz"), "engine": EMTOracleConfig(), **settings}
         config = MolecularDynamicsPoolConfig(**{**all_settings, **changes})
-        return len(dynamics_pool(config, EMTOracleConfig(), tmp_path).candidates)
+        made, _ = dynamics_pool(config, EMTOracleConfig(), tmp_path)
+        return len(made.candidates)
 
     assert pool() == pool() == 2
     with pytest.raises(ConfigError, match=r"dynamics\.seed was 0, now 1"):

@@ -43,6 +43,19 @@ def test_errors_fall(fit, copper_network, copper):
     assert losses[-1] < losses[0]
 
 
+def test_intervals_are_computed_when_they_are_asked_for(fit, monkeypatch):
+    found, _, _ = fit
+    measured = errors(residuals(found.potential, found.train_set.samples))
+    low, high = measured.intervals["forces_rmse"]
+    assert low < measured.forces_rmse < high
+    monkeypatch.delattr("surefield.training.loss.error_intervals")
+    assert measured.intervals["forces_rmse"] == (low, high)
+    again = errors(residuals(found.potential, found.train_set.samples))  # as after each epoch
+    assert again.as_dict() == measured.as_dict()
+    with pytest.raises(NameError, match="error_intervals"):
+        _ = again.intervals
+
+
 def test_the_callers_potential_is_unchanged(fit):
     assert fit[2]
 

@@ -107,18 +107,22 @@ class LoopInputs:
 def read_loop(config: RunConfig) -> LoopInputs:
     """Candidates, oracle, untrained potential and test set of a loop whose candidates are in a file."""
     train, test = (need(getattr(config.data, key), key, "loop") for key in ("train", "test"))
-    pool = file_pool(train, test, config.potential.cutoff, config.loop.oracle, config.data.labels)
-    potential = make_potential(config, pool.candidates, pool.test)
-    return LoopInputs(pool, potential, read_test(config, potential, "loop"))
+    frames = read_frames(test)
+    pool = file_pool(train, config.potential.cutoff, config.loop.oracle, config.data.labels)
+    potential = make_potential(config, pool.candidates, frames)
+    return LoopInputs(pool, potential, read_test(config, potential, "loop", frames))
 
 
-def read_test(config: RunConfig, potential: Potential, verb: str = "train") -> LabelledSet:
-    """Test set with the labels that are there.
+def read_test(
+    config: RunConfig, potential: Potential, verb: str = "train", frames: Frames | None = None
+) -> LabelledSet:
+    """Test set with the labels that are there; of its frames if these have been read.
 
     Raises:
         DataError: unusable, or without any label.
     """
-    data = prepare(need(config.data.test, "test", verb), potential, labels=config.data.labels, require=())
+    source = need(config.data.test, "test", verb) if frames is None else frames
+    data = prepare(source, potential, labels=config.data.labels, require=())
     if not any(len(sample.labels.results()) for sample in data.samples):
         raise DataError(f"no structure of {config.data.test} has a label", got=data.label_note)
     say(f"test: {data.label_note}")

@@ -137,6 +137,8 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         config=config.training,
         folder=folder.path("checkpoint"),
     )
+    if fit.weight_note:
+        say(fit.weight_note)
     save_potential(folder.path("potential.npz"), fit.potential)
     write_frames(folder.path("train.xyz"), list(fit.train_frames))
     write_atomic(folder.path("metrics.csv"), metrics_text(fit.history))
@@ -243,9 +245,8 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     loop = config.loop
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
-        pool = dynamics_pool(loop.pool, loop.oracle, folder.folder)
-        potential = make_potential(config, pool.candidates, pool.test)
-        test: Any = pool.test
+        pool, test = dynamics_pool(loop.pool, loop.oracle, folder.folder)
+        potential = make_potential(config, pool.candidates, test)
     else:
         inputs = read_loop(config)
         pool, potential, test = inputs.pool, inputs.potential, inputs.test

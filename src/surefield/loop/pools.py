@@ -1,4 +1,4 @@
-"""What a loop starts from: candidates, test structures and the oracle that labels them."""
+"""What a loop starts from: candidates, the oracle that labels them, and test structures by dynamics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.oracle import CalculatorOracle, Oracle, ReplayOracle
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
 from surefield.structures.contents import frame_contents
-from surefield.structures.geometry import check_geometry
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames, write_frames
 from surefield.training.dataset import prepare
@@ -30,25 +29,20 @@ class Pool:
 
     Attributes:
         candidates: structures without labels.
-        test: labelled structures for the errors.
         oracle: labels candidates.
         isolated_atoms: energies of free atoms, eV.
     """
 
     candidates: Sequence[Atoms]
-    test: Sequence[Atoms]
     oracle: Oracle
     isolated_atoms: Mapping[str | int, float] = field(default_factory=dict)
 
 
-def file_pool(
-    labelled: Source, test: Source, cutoff: float, config: OracleConfig, labels: Mapped | None = None
-) -> Pool:
+def file_pool(labelled: Source, cutoff: float, config: OracleConfig, labels: Mapped | None = None) -> Pool:
     """Candidates from labelled structures, whose labels a replay oracle reveals.
 
     Args:
         labelled: candidates; free atoms among them set the element offsets.
-        test: labelled structures.
         cutoff: of the potential, Å.
         config: of the oracle.
         labels: explicit keys of the labels.
@@ -56,19 +50,19 @@ def file_pool(
     Raises:
         DataError: a structure that cannot be computed, see `check_geometry`.
     """
-    held = read_frames(test)
-    check_geometry(held)
     prepared = prepare(labelled, cutoff, labels=labels)
     candidates = prepared.frames
     isolated: dict[str | int, float] = dict(prepared.isolated_atoms.items())
     if not isinstance(config, ReplayOracleConfig):
-        return Pool(candidates, held, make_oracle(config), isolated)
+        return Pool(candidates, make_oracle(config), isolated)
     oracle = ReplayOracle(candidates, mapping=labels)
-    return Pool(oracle.pool, held, oracle, isolated)
+    return Pool(oracle.pool, oracle, isolated)
 
 
-def dynamics_pool(settings: MolecularDynamicsPoolConfig, config: OracleConfig, folder: Path) -> Pool:
-    """Candidates and test structures from molecular dynamics, made and labelled once per run folder.
+def dynamics_pool(
+    settings: MolecularDynamicsPoolConfig, config: OracleConfig, folder: Path
+) -> tuple[Pool, list[Atoms]]:
+    """Candidates and labelled test structures from molecular dynamics, made and labelled once per run folder.
 
     Raises:
         ConfigError: an engine or an oracle that only replays labels; or structures that are there already are
@@ -86,7 +80,7 @@ def dynamics_pool(settings: MolecularDynamicsPoolConfig, config: OracleConfig, f
     check_inputs(folder / "pool.json", table, "start anew with --overwrite, or in another folder")
     candidates, test = pool_and_test(folder / "structures.xyz", start, engine.make_calculator, **options)
     oracle = make_oracle(config)
-    return Pool(candidates, _labelled_once(folder / "test.xyz", oracle, test), oracle)
+    return Pool(candidates, oracle), _labelled_once(folder / "test.xyz", oracle, test)
 
 
 def _labelled_once(path: Path, oracle: Oracle, test: Frames) -> list[Atoms]:

@@ -33,7 +33,6 @@ from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, prepare
-from surefield.training.loss import LossWeights
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import fit_uncertainty
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
@@ -88,7 +87,6 @@ class Loop:
         self.folder, self.config, self.training = folder, config, training
         self.potential = as_potential(potential)
         self.uncertainty = uncertainty
-        self.fitted = tuple(LossWeights(**training.loss_weights))
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         check_geometry(pool if isinstance(pool, Frames) else self.pool)
         if not isinstance(test, LabelledSet):
@@ -173,12 +171,12 @@ class Loop:
     def _round(self, method: str, seed: int, number: int, chosen: list[int]) -> dict[str, Any]:
         twin = self.journal.find(event="round", round=0, seed=seed) if number == 0 else []
         # All methods of a seed share the first round, and random selection needs no potential.
-        uncertainty = None if twin and method == "random" else self._fit(chosen, seed)
+        uncertainty, fitted = (None, ()) if twin and method == "random" else self._fit(chosen, seed)
         if twin:
             scores = {key: twin[0][key] for key in ("test", "calibration")}
         else:
             assert uncertainty is not None
-            evaluation = evaluate_uncertainty(uncertainty, self.test, self.fitted)
+            evaluation = evaluate_uncertainty(uncertainty, self.test, fitted)
             scores = {"test": evaluation.test(), "calibration": evaluation.calibration(uncertainty)}
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
@@ -202,7 +200,8 @@ class Loop:
             "reasons": [reason.to_dict() for reason in picked.reasons],
         }
 
-    def _fit(self, chosen: list[int], seed: int) -> Uncertainty:
+    def _fit(self, chosen: list[int], seed: int) -> tuple[Uncertainty, Sequence[str]]:
+        """Train on labels; the quantities that counted in the loss beside the uncertainty."""
         data = prepare([self._labels[i] for i in chosen], self.potential)
         fitted, held = split_frames(data.frames, self.config.validation, seed=seed)
         fit = fit_samples(
@@ -213,7 +212,7 @@ class Loop:
             isolated_atoms=self.isolated_atoms,
             progress=False,
         )
-        return fit_uncertainty(
+        uncertainty = fit_uncertainty(
             self.uncertainty,
             fit.potential,
             data[fitted],
@@ -221,6 +220,7 @@ class Loop:
             shared_alpha=SHARED_ALPHA,
             progress=False,
         )
+        return uncertainty, tuple(fit.weights)
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""
@@ -279,9 +279,9 @@ class Loop:
             raise DataError("the journal holds no labels")
         for index in chosen:
             self._labelled(index)
-        uncertainty = self._fit(chosen, seed)
+        uncertainty, fitted = self._fit(chosen, seed)
         uncertainty.save(self.folder / "potential.npz")
-        evaluate_uncertainty(uncertainty, self.test, self.fitted).save(self.folder / "predictions.npz")
+        evaluate_uncertainty(uncertainty, self.test, fitted).save(self.folder / "predictions.npz")
 
 
 def check_size(config: LoopConfig, n_pool: int) -> None:

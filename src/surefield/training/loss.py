@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, final
 
 import jax.numpy as jnp
@@ -115,19 +116,24 @@ class Errors:
 
     Args:
         values: of the quantities that were compared.
-        n_structures: how many.
-        intervals: 95 % interval of each, see `error_intervals`.
+        residuals: that they are of.
     """
 
-    def __init__(
-        self,
-        values: Mapping[str, float],
-        n_structures: int,
-        intervals: Mapping[str, tuple[float, float]] | None = None,
-    ) -> None:
-        self._values = dict(values)
-        self.n_structures = n_structures
-        self.intervals = dict(intervals or {})
+    def __init__(self, values: Mapping[str, float], residuals: Residuals) -> None:
+        self._values, self._residuals = dict(values), residuals
+        self.n_structures = max((len(column) for column in residuals.values.values()), default=0)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % interval of each, see `error_intervals`; computed when first asked for."""
+        intervals: dict[str, tuple[float, float]] = {}
+        for name, column in self._residuals.values.items():
+            if self._residuals.flat(name).size:
+                whole = np.concatenate([np.ravel(x) for x in column])
+                structures = np.repeat(np.arange(len(column)), [np.size(x) for x in column])
+                within = error_intervals(whole, structures)
+                intervals |= {f"{name}_{what}": interval for what, interval in within.items()}
+        return intervals
 
     def __getattr__(self, name: str) -> float:
         stem, _, what = name.rpartition("_")
@@ -169,18 +175,11 @@ def residuals(potential: Potential, samples: Sequence[Sample], batch_size: int =
 def errors(residuals: Residuals) -> Errors:
     """Summarise residuals; a quantity without labels gives NaN."""
     values: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for name, column in residuals.values.items():
+    for name in residuals.values:
         known = residuals.flat(name)
         values[f"{name}_mae"] = float(np.abs(known).mean()) if known.size else np.nan
         values[f"{name}_rmse"] = float(np.sqrt((known**2).mean())) if known.size else np.nan
-        if known.size:
-            whole = np.concatenate([np.ravel(x) for x in column])
-            structures = np.repeat(np.arange(len(column)), [np.size(x) for x in column])
-            within = error_intervals(whole, structures)
-            intervals |= {f"{name}_{what}": interval for what, interval in within.items()}
-    count = max((len(column) for column in residuals.values.values()), default=0)
-    return Errors(values, count, intervals)
+    return Errors(values, residuals)
 
 
 def error_intervals(

@@ -47,7 +47,7 @@ from surefield.training.dataset import LabelledSet, as_labelled, without_baselin
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
-from surefield.training.loss import Errors, balanced_stress_weight, errors, residuals
+from surefield.training.loss import Errors, LossWeights, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["METRICS", "Fit", "fit_samples", "is_linear", "train"]
@@ -90,6 +90,8 @@ class Fit:
         train_errors: on the structures it was fitted to.
         validation_errors: on those held out; None without validation.
         solution: of the exact last layer the training started from; None for potentials without one.
+        weights: of the loss; that of stresses may follow from the data.
+        weight_note: what stresses count, in words, where it follows from the data; else empty.
         history: one row per epoch.
         train_set: structures that were fitted, with labels and neighbours; an uncertainty is fitted on them.
         validation_set: structures held out, likewise; they calibrate an uncertainty.
@@ -99,6 +101,8 @@ class Fit:
     train_errors: Errors
     validation_errors: Errors | None
     solution: Solution | None
+    weights: LossWeights
+    weight_note: str
     history: tuple[Mapping[str, float], ...]
     train_set: LabelledSet
     validation_set: LabelledSet
@@ -115,8 +119,8 @@ class Fit:
 
     @property
     def label_note(self) -> str:
-        """Which labels were taken."""
-        return self.train_set.label_note
+        """Which labels were taken, and what stresses count."""
+        return "; ".join(filter(None, (self.train_set.label_note, self.weight_note)))
 
 
 def train(
@@ -242,12 +246,11 @@ def _fit(
         return replace(inner, potential=whole, train_set=train_set, validation_set=valid_set)
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
+    weight_note = ""
     if config.stress_weight is None:
         weight = balanced_stress_weight(train_set.samples, config.forces_weight)
         config = config.model_copy(update={"stress_weight": weight})
-        if weight:
-            note = f"{train_set.label_note}; stress counts with a weight of {weight:g} in the loss"
-            train_set = replace(train_set, label_note=note)
+        weight_note = f"stress counts with a weight of {weight:g} in the loss" if weight else ""
     weights = step_settings(config, potential).weights
     energies = [sample.labels.energy for sample in train_set.samples]
     offsets = _offsets(train_set, energies, isolated_atoms)
@@ -284,6 +287,8 @@ def _fit(
         train_errors=errors(residuals(fitted, train_set.samples)),
         validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
         solution=solution,
+        weights=weights,
+        weight_note=weight_note,
         history=tuple(history.rows),
         train_set=train_set,
         validation_set=valid_set,
