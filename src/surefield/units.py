@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from ase import units as _ase
 
-from surefield.errors import DataError
+from surefield.errors import DataError, nearest
 
 EV_PER_HARTREE: Final[float] = _ase.Hartree
 EV_PER_RYDBERG: Final[float] = _ase.Rydberg
@@ -42,6 +43,23 @@ STRESS: Final[dict[str, float]] = {
     "kbar": EV_A3_PER_KBAR,
     "bar": EV_A3_PER_BAR,
 }
+
+
+#: Tables of the units that labels of a file may be declared in.
+DECLARED: Final = {"energy": ENERGY, "length": LENGTH, "stress": STRESS}
+
+
+def check_declared(declared: Mapping[str, str]) -> None:
+    """Check what a user says of a file, such as `{"energy": "kcal/mol"}`.
+
+    Raises:
+        DataError: an unknown entry, or an unknown unit.
+    """
+    for name, unit in declared.items():
+        if name not in DECLARED:
+            raise DataError(f"unknown entry {name!r} of units; {nearest(name, DECLARED)}")
+        if unit not in DECLARED[name]:
+            raise DataError(f"unknown {name} unit {unit!r}; {nearest(unit, DECLARED[name])}")
 
 
 class Unit(NamedTuple):

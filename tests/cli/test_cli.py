@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from surefield.potentials.zbl import ZBL
 from surefield.report import load_run
 from surefield.structures.read import Frames, _read_file
 from surefield.training import train
+from surefield.units import EV_PER_HARTREE
 
 SMALL = [
     "potential.cutoff=3.6",
@@ -214,6 +216,30 @@ def test_what_stresses_count_is_said(
     fit = train(snap + ZBL(["Cu"], 0.8, 1.6), frames, frames)
     assert fit.weights["stress"] == weight
     assert fit.label_note.endswith(f"; {line}")
+
+
+def test_comment_lines_of_cp2k_are_read_as_the_refusal_says(config: Path, tmp_path: Path) -> None:
+    """Their `E` states no unit; the offer, given to the same command, has it in hartree."""
+    text, energies = "", -17.0 + 0.01 * np.arange(8)
+    for i, (atoms, energy) in enumerate(zip(copper(8), energies, strict=True)):
+        text += f"{len(atoms)}\n i = {i:8d}, time = {i / 2:12.3f}, E = {energy:20.10f}\n"
+        text += "".join(f"{'Cu':>3} {x:19.10f} {y:19.10f} {z:19.10f}\n" for x, y, z in atoms.positions)
+    (tmp_path / "run-pos-1.xyz").write_text(text)
+    files = [f"data.{key}={tmp_path / 'run-pos-1.xyz'}" for key in ("train", "test", "pool")]
+    with pytest.raises(DataError, match="CP2K's comment lines have it in hartree") as error:
+        run("train", config, *SNAP, *files)
+    offer = re.findall(r"data\.\w+=\{.*?\}", str(error.value))
+    assert offer == ["data.labels={'energy': 'E'}", "data.units={'energy': 'Hartree'}"]
+    folder = run("train", config, *SNAP, *files, *offer)
+    found = [
+        atoms.get_potential_energy()
+        for part in ("train", "validation")
+        for atoms in ase.io.read(folder / f"{part}.xyz", ":")
+    ]
+    np.testing.assert_allclose(np.sort(found), EV_PER_HARTREE * energies, rtol=1e-12)
+    assert (run("doctor", config, *files, *offer) / "doctor.json").exists()
+    with pytest.raises(ConfigError, match=r"data\.units.*unit 'hartree'; did you mean 'Hartree'"):
+        run("train", config, *files, "data.units={'energy': 'hartree'}")
 
 
 def test_a_loop_reads_each_file_once(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

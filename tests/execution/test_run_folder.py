@@ -99,6 +99,28 @@ def test_a_run_killed_at_its_start_is_begun_again(tmp_path: Path) -> None:
     assert run.path("config.yaml").read_text() == CONFIG
 
 
+def test_a_run_that_was_refused_may_be_given_what_it_lacks(tmp_path: Path) -> None:
+    """Another configuration or other data; but not once there is work in the folder."""
+
+    def failing(config: str, cutoff: int, *, works: bool = False) -> None:
+        with RunFolder.create(tmp_path, "a", config) as run:
+            run.finished({"read": {"cutoff": cutoff}})
+            if works:
+                run.write_json("checkpoint.json", {})
+            raise DataError("no energy")
+
+    for config, cutoff in ((CONFIG, 1), ("seed: 1\n", 1), ("seed: 1\n", 2)):
+        with pytest.raises(DataError, match="no energy"):
+            failing(config, cutoff)
+    assert (tmp_path / "a" / "config.yaml").read_text() == "seed: 1\n"
+    with pytest.raises(DataError, match="no energy"):
+        failing("seed: 1\n", 2, works=True)
+    with pytest.raises(ConfigError, match="seed: 2; expected 1"):
+        failing("seed: 2\n", 2)
+    with pytest.raises(ConfigError, match="cutoff was 2, now 3"):
+        failing("seed: 1\n", 3)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a"])
 def test_wrong_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="one part of a path"):

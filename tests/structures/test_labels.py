@@ -9,6 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield import units
 from surefield.errors import DataError
+from surefield.structures.convert import convert_labels
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames, write_frames
@@ -133,10 +134,13 @@ def test_names_that_state_no_unit_are_named_by_the_user(tmp_path: Path):
     frames = read_frames(tmp_path / "a.xyz")
     message = (
         r"no energy in frame 0 of .*a.xyz.*'E' alone states no unit.*CP2K.*hartree.*"
-        r"mapping={'energy': 'E'}, units={'energy': 'Hartree'}"
+        r"its unit: convert_labels\(source, energy_unit='Hartree', mapping={'energy': 'E'}\)$"
     )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         resolve_labels(frames, require=["energy"])
+    offer = str(error.value).rpartition("unit: ")[2]
+    (converted,) = eval(offer, {"convert_labels": convert_labels, "source": tmp_path / "a.xyz"})
+    assert converted.get_potential_energy() == pytest.approx(-467.0656, abs=1e-4)
     (labels,), _ = resolve_labels(frames, {"energy": "E"}, {"energy": "Hartree"}, require=["energy"])
     assert labels.energy == pytest.approx(-467.0656, abs=1e-4)
     named, bare = dimer(), dimer()

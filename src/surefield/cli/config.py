@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from surefield.acquisition.config import SelectionConfig
 from surefield.config import Config, load
-from surefield.errors import nearest
+from surefield.errors import DataError, nearest
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.config import (
     AtomicNetworkConfig,
@@ -21,6 +21,7 @@ from surefield.potentials.config import (
 from surefield.quantities import labelled, names
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.units import check_declared
 
 __all__ = [
     "DataConfig",
@@ -52,6 +53,11 @@ class DataConfig(Config):
         default=None,
         description="keys of the labels, if not the usual ones; several: the first that a structure has",
     )
+    units: dict[str, str] | None = Field(
+        default=None,
+        description="of the labels, where a file does not state them: energy, length (forces are in "
+        "energy/length), stress, such as {energy: Hartree}; default eV and Å",
+    )
 
     @field_validator("validation")
     @classmethod
@@ -59,6 +65,15 @@ class DataConfig(Config):
         if isinstance(validation, float) and not 0 <= validation < 1:
             raise ValueError("must be a share in [0, 1), or a file")
         return validation
+
+    @field_validator("units")
+    @classmethod
+    def _known_units(cls, units: dict[str, str] | None) -> dict[str, str] | None:
+        try:
+            check_declared(units or {})
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        return units
 
     @field_validator("labels")
     @classmethod

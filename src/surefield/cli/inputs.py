@@ -20,8 +20,10 @@ from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
+from surefield.structures.convert import convert_labels
 from surefield.structures.geometry import check_geometry
-from surefield.structures.read import Frames, read_frames
+from surefield.structures.labels import Mapped
+from surefield.structures.read import Frames, Source, read_frames
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.uncertainty.config import LLPRConfig
 from surefield.uncertainty.llpr import check_size
@@ -30,6 +32,7 @@ __all__ = [
     "TrainingInputs",
     "make_potential",
     "need",
+    "read_labelled",
     "read_pool",
     "read_test",
     "read_training",
@@ -75,15 +78,16 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
 def read_training(config: RunConfig) -> TrainingInputs:
     """Training set, validation file, test set and pool of a configuration, as far as it names them."""
     data = config.data
-    frames = read_frames(need(data.train, "train", "train"))
+    frames, labels = read_labelled(config, need(data.train, "train", "train"))
     potential = make_potential(config, frames)
     if isinstance(config.uncertainty, LLPRConfig):
         check_size(potential.last_layer())
-    train = prepare(frames, potential, labels=data.labels)
+    train = prepare(frames, potential, labels=labels)
     say(f"training: {train.label_note}")
     validation = data.validation
     if isinstance(validation, str):
-        validation = prepare(validation, potential, labels=data.labels)
+        held, labels = read_labelled(config, validation)
+        validation = prepare(held, potential, labels=labels)
         say(f"validation: {validation.label_note}")
     test = read_test(config, potential) if data.test else None
     if data.pool:
@@ -107,22 +111,35 @@ class LoopInputs:
 def read_loop(config: RunConfig) -> LoopInputs:
     """Candidates, oracle, untrained potential and test set of a loop whose candidates are in a file."""
     train, test = (need(getattr(config.data, key), key, "loop") for key in ("train", "test"))
-    frames = read_frames(test)
-    pool = file_pool(train, config.potential.cutoff, config.loop.oracle, config.data.labels)
-    potential = make_potential(config, pool.candidates, frames)
-    return LoopInputs(pool, potential, read_test(config, potential, "loop", frames))
+    candidates, labels = read_labelled(config, train)
+    held = read_labelled(config, test)
+    pool = file_pool(candidates, config.potential.cutoff, config.loop.oracle, labels)
+    potential = make_potential(config, pool.candidates, held[0])
+    return LoopInputs(pool, potential, read_test(config, potential, "loop", held))
+
+
+def read_labelled(config: RunConfig, source: Source) -> tuple[Frames, Mapped | None]:
+    """Structures of a file and the keys of their labels, which are converted where `data.units` says so."""
+    data = config.data
+    if not data.units:
+        return read_frames(source), data.labels
+    units = {f"{name}_unit": unit for name, unit in data.units.items()}
+    return convert_labels(source, mapping=data.labels, **units), None
 
 
 def read_test(
-    config: RunConfig, potential: Potential, verb: str = "train", frames: Frames | None = None
+    config: RunConfig,
+    potential: Potential,
+    verb: str = "train",
+    held: tuple[Frames, Mapped | None] | None = None,
 ) -> LabelledSet:
-    """Test set with the labels that are there; of its frames if these have been read.
+    """Test set with the labels that are there; of what `read_labelled` gave if it has been read.
 
     Raises:
         DataError: unusable, or without any label.
     """
-    source = need(config.data.test, "test", verb) if frames is None else frames
-    data = prepare(source, potential, labels=config.data.labels, require=())
+    frames, labels = read_labelled(config, need(config.data.test, "test", verb)) if held is None else held
+    data = prepare(frames, potential, labels=labels, require=())
     if not any(len(sample.labels.results()) for sample in data.samples):
         raise DataError(f"no structure of {config.data.test} has a label", got=data.label_note)
     say(f"test: {data.label_note}")

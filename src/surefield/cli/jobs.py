@@ -20,6 +20,7 @@ from surefield.cli.config import RunConfig, read_config
 from surefield.cli.inputs import (
     make_potential,
     need,
+    read_labelled,
     read_loop,
     read_pool,
     read_test,
@@ -56,7 +57,10 @@ _log = logging.getLogger(__name__)
 Job = Callable[[RunConfig, RunFolder], dict[str, Any]]
 #: Arguments of the library as keys of the configuration.
 _KEYS: Final = {
-    r"\b(?:mapping|labels)=\{": "data.labels={",
+    r"convert_labels\(source, energy_unit=(\S+), mapping=(\{.*?\})\)": (
+        r"data.labels=\2 data.units={'energy': \1}"
+    ),
+    r"(?<!\.)\b(?:mapping|labels)=\{": "data.labels={",
     r"(data\.labels=\{[^}]*: )None\}": r"\1null}",
     r"`labels`": "data.labels",
     r", or pass allow_nan=True if NaN marks entries that are not to be trained on": "",
@@ -115,12 +119,12 @@ def _completed(text: str) -> str:
 
 
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    frames = read_frames(need(config.data.train, "train", "doctor"))
-    keys = config.data.labels
+    frames, keys = read_labelled(config, need(config.data.train, "train", "doctor"))
     examination = doctor(frames, keys)
     say(examination.to_text())
     if config.data.test:
-        of_test = doctor(config.data.test, keys, reference=frames, reference_labels=keys)
+        test, _ = read_labelled(config, config.data.test)
+        of_test = doctor(test, keys, reference=frames, reference_labels=keys)
         say(f"\n{of_test.to_text()}")
         examination = replace(examination, findings=(*examination.findings, *of_test.of("leakage")))
     folder.write_json("doctor.json", examination.to_dict())

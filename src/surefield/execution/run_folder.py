@@ -72,7 +72,7 @@ class RunFolder:
         overwrite: bool = False,
         completed: Callable[[str], str] = str,
     ) -> Self:
-        """Make the folder of a run, or open it again when it holds the same configuration.
+        """Make the folder of a run, or open it again when it holds the same configuration or no work yet.
 
         Args:
             root: folder of all runs, made if missing.
@@ -91,7 +91,9 @@ class RunFolder:
         if name in ("", ".", "..") or Path(name).name != name:
             raise ConfigError(f"a run's name is one part of a path, such as 'ethanol-1', got {name!r}")
         folder = Path(root) / name
-        resumed = _check_existing(folder, config_text, resume, overwrite, completed)
+        # What a refusal asks for is done in the configuration or in the data: both may be others then.
+        refused = _was_refused(folder)
+        resumed = not refused and _check_existing(folder, config_text, resume, overwrite, completed)
         try:
             if overwrite and folder.exists():
                 shutil.rmtree(folder)
@@ -100,6 +102,8 @@ class RunFolder:
             raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}") from error
         if not resumed:
             write_atomic(folder / CONFIG, config_text)
+        if refused:
+            (folder / INPUTS).unlink(missing_ok=True)
         drop_torn_line(folder / LOG)
         (folder / ERROR_LOG).unlink(missing_ok=True)
         write_atomic(folder / VERSIONS, json_text(_versions(), indent=2) + "\n")
@@ -168,6 +172,13 @@ class RunFolder:
                 self._logger.warning("stopped by %s", type(value).__name__)
         finally:
             self.close()
+
+
+def _was_refused(folder: Path) -> bool:
+    """Whether a run failed in this folder before it wrote anything of its own."""
+    if not (folder / CONFIG).is_file() or not (folder / ERROR_LOG).is_file():
+        return False
+    return {entry.name for entry in folder.iterdir()} <= {CONFIG, VERSIONS, LOG, ERROR_LOG, INPUTS}
 
 
 def _check_existing(

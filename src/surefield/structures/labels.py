@@ -328,8 +328,8 @@ def _way_out(atoms: Atoms, kind: str) -> str:
     if {"i", "time", "E"} <= {*atoms.info}:
         unit, doubt = "'Hartree'", f"{doubt} (CP2K's comment lines have it in hartree)"
     return (
-        f"{doubt}; if it is the {kind}, name it and its unit: mapping={{{kind!r}: {bare!r}}}, "
-        f"units={{'energy': {unit}}}, or convert_labels(..., energy_unit={unit})"
+        f"{doubt}; if it is the {kind}, name it and its unit: "
+        f"convert_labels(source, energy_unit={unit}, mapping={{{kind!r}: {bare!r}}})"
     )
 
 
@@ -398,14 +398,9 @@ def _wrong(frames: Frames, i: int, kind: str, key: str, needed: str, got: object
 
 def _factors(declared: Mapping[str, str]) -> dict[str, float]:
     """Factor of labels by the source of their quantity."""
-    tables = {"energy": units.ENERGY, "length": units.LENGTH, "stress": units.STRESS}
+    units.check_declared(declared)
     factors = {"energy": 1.0, "length": 1.0}
-    for name, unit in declared.items():
-        if name not in tables:
-            raise DataError(f"unknown entry {name!r} of units; {nearest(name, tables)}")
-        if unit not in tables[name]:
-            raise DataError(f"unknown {name} unit {unit!r}; {nearest(unit, tables[name])}")
-        factors[name] = tables[name][unit]
+    factors |= {name: units.DECLARED[name][unit] for name, unit in declared.items()}
     density = factors["energy"] / factors["length"] ** 3
     return {
         "energy": factors["energy"],

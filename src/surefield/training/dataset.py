@@ -46,7 +46,7 @@ __all__ = [
 #: Samples that are predicted at once, so that memory does not grow with the data.
 AT_ONCE: Final = 512
 #: What the argument of `resolve_labels` is called here.
-_ARGUMENT: Final = {r"\bmapping=": "labels="}
+_ARGUMENT: Final = {r"(?<!, )\bmapping=": "labels="}
 
 
 @dataclass(frozen=True, eq=False)
