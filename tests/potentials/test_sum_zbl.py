@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from surefield.errors import ConfigError, PotentialError
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials import ZBL, SumPotential, predict, trainable
 from surefield.testing import check_potential
+from surefield.training.dataset import prepare
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def _by_hand(z1, z2, r):
     return 14.399645 * z1 * z2 / r * screening
 
 
-@pytest.mark.parametrize("r", [0.3, 0.9, 1.49])
+@pytest.mark.parametrize("r", [0.02, 0.3, 0.9, 1.49])
 def test_energy_of_a_pair(zbl, r):
     (found,) = predict(zbl, [Atoms("CuAu", positions=[[0, 0, 0], [0, 0, r]])])
     expected = _by_hand(29, 79, r)
@@ -45,6 +46,21 @@ def test_energy_of_a_pair(zbl, r):
     np.testing.assert_allclose(found.energies, expected / 2, rtol=1e-6)
     slope = (_by_hand(29, 79, r + 1e-5) - _by_hand(29, 79, r - 1e-5)) / 2e-5
     np.testing.assert_allclose(found.forces[1], [0, 0, -slope], rtol=1e-5, atol=1e-9)
+
+
+def test_collisions_are_computed_where_the_repulsion_of_nuclei_is_there(network, zbl):
+    """As in cascades; without it nobody knows the energy, and what is learned is no guess."""
+    near, touching = (Atoms("CuAu", positions=[[0, 0, 0], [0, 0, r]]) for r in (0.05, 0.005))
+    (both,) = predict(network + zbl, [near])
+    assert both.energy == pytest.approx(_by_hand(29, 79, 0.05), rel=1e-3)
+    assert both.forces[1, 2] > 1e6
+    with pytest.raises(DataError, match=r"0.050 Å apart .* expected at least 0.3 Å"):
+        predict(network, [near])
+    for potential in (zbl, network + zbl):
+        with pytest.raises(DataError, match=r"0.005 Å apart .* expected at least 0.01 Å"):
+            predict(potential, [touching])
+    with pytest.raises(DataError, match=r"expected at least 0.3 Å"):
+        prepare([near], zbl)
 
 
 def test_switch(zbl):

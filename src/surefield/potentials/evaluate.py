@@ -18,7 +18,7 @@ from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
-from surefield.structures.geometry import MIN_DISTANCE, check_contact, check_numbers
+from surefield.structures.geometry import check_contact, check_numbers
 from surefield.structures.graph import Graph, edge_forces, edge_virials, sum_atoms
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Frames
@@ -45,6 +45,8 @@ class EnergyFunction(Protocol):
     def species(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def cutoff(self) -> float: ...  # noqa: D102
+    @property
+    def min_distance(self) -> float: ...  # noqa: D102
     @property
     def offsets(self) -> Float[Array, " n_species"]: ...  # noqa: D102
     @property
@@ -183,8 +185,8 @@ def neighborhoods_of(potential: EnergyFunction, frames: Sequence[Atoms]) -> list
     structures = [potential.neighborhood(atoms) for atoms in frames]
     for index, (structure, atoms) in enumerate(zip(structures, frames, strict=True)):
         # A list of neighbours tells already, which costs less than another search.
-        if min(potential.cutoff, structure.shortest) < MIN_DISTANCE:
-            check_contact(atoms, _origin(frames, index))
+        if min(potential.cutoff, structure.shortest) < potential.min_distance:
+            check_contact(atoms, _origin(frames, index), potential.min_distance)
     return structures
 
 

@@ -26,6 +26,7 @@ from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.element_networks import ElementNetworks
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.prediction import Prediction
+from surefield.structures.geometry import MIN_DISTANCE
 from surefield.structures.graph import Graph, collate
 from surefield.structures.labels import Labels
 from surefield.structures.neighbors import Neighborhood, neighborhood
@@ -112,6 +113,11 @@ class Potential(eqx.Module):
     def supplies(self) -> frozenset[str]:
         """Names of the results it can give."""
         return MECHANICAL
+
+    @property
+    def min_distance(self) -> float:
+        """Distance of two atoms below which nothing is predicted, Å; of training data it is 0.3 for all."""
+        return MIN_DISTANCE
 
     @property
     def reads_positions(self) -> bool:
@@ -549,6 +555,11 @@ class SumPotential(Potential):
     def supplies(self) -> frozenset[str]:
         """Results of the learned part."""
         return self.learned.supplies
+
+    @property
+    def min_distance(self) -> float:
+        """That of the baseline: a repulsion of nuclei outweighs whatever was learned farther out."""
+        return self.baseline.min_distance
 
     @property
     def reads_positions(self) -> bool:

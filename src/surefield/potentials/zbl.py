@@ -69,6 +69,11 @@ class ZBL(Potential):
         return entries if self.switch == "smooth" else entries | {"switch": self.switch}
 
     @property
+    def min_distance(self) -> float:
+        """Collisions of cascades come far below the distances of bonds; here energies are some MeV, Å."""
+        return 0.01
+
+    @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
         """No element offsets."""
         return jnp.zeros(len(self.species))
