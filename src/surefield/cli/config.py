@@ -156,4 +156,6 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(pool, MolecularDynamicsPoolConfig) and (folder / pool.structure).is_file():
         pool = pool.model_copy(update={"structure": place(pool.structure)})
         loop = loop.model_copy(update={"pool": pool})
-    return config.model_copy(update={"data": config.data.model_copy(update=data), "loop": loop})
+    training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
+    changes = {"data": config.data.model_copy(update=data), "loop": loop, "training": training}
+    return config.model_copy(update=changes)

@@ -16,14 +16,16 @@ from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
+from surefield.potentials.growth import with_species
 from surefield.potentials.moment_network import MomentNetwork
-from surefield.potentials.potential import Potential
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import ZBL
 from surefield.structures.convert import convert_labels
 from surefield.structures.geometry import check_geometry
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames
+from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.uncertainty.config import LLPRConfig
 from surefield.uncertainty.llpr import check_size
@@ -67,12 +69,44 @@ def need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tupl
 
 
 def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
-    """Untrained potential of a configuration for the elements of structures."""
+    """Potential of a configuration for the elements of structures: untrained, or the one to start from."""
     species = sorted({int(z) for source in sources for atoms in source for z in np.unique(atoms.numbers)})
+    if config.training.start_from is not None:
+        start = starting_potential(config.training.start_from)
+        _check_shape(config, start)
+        return with_species(start, config.potential.species or species)
     potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
     if config.repulsion is None:
         return potential
     return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)
+
+
+def _check_shape(config: RunConfig, start: Potential) -> None:
+    """Raise `ConfigError` where a configuration states another potential than the one that it starts from."""
+    learned, baseline = (start.learned, start.baseline) if isinstance(start, SumPotential) else (start, None)
+    stated: dict[str, dict[str, Any]] = {
+        "potential": config.potential.model_dump(
+            mode="json", exclude_unset=True, exclude={"species", "seed"}
+        ),
+        "repulsion": {} if config.repulsion is None else config.repulsion.model_dump(),
+    }
+    saved = {
+        "potential": learned.config(),
+        "repulsion": {"inner": None, "outer": None} if baseline is None else baseline.config(),
+    }
+    differing = [
+        f"{section}.{key}: {value}, there {saved[section][key]}"
+        for section, settings in stated.items()
+        if section in config.model_fields_set
+        for key, value in settings.items()
+        if saved[section].get(key, value) != value
+    ]
+    if differing:
+        raise ConfigError(
+            "the potential that training.start_from names has another shape",
+            got="; ".join(differing),
+            fix="leave these settings out: the shape is that of the file",
+        )
 
 
 def read_training(config: RunConfig) -> TrainingInputs:

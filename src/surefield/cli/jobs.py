@@ -135,7 +135,7 @@ def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     inputs = read_training(config)
     fit = train(
-        inputs.potential,
+        None if config.training.start_from else inputs.potential,
         inputs.train,
         inputs.validation,
         config=config.training,

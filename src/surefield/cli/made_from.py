@@ -40,6 +40,8 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
     if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
         return {}  # the loop compares what its candidates are made from
     table = _sets(config, _SETS[verb])
+    if config.training.start_from is not None and verb in ("train", "loop"):
+        table["potential it starts from"] = _saved(Path(config.training.start_from))
     if verb in _FOLLOWING:
         table |= _trained(config, _FOLLOWING[verb])
     fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"
@@ -76,9 +78,17 @@ def _trained(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
         )
     for name in names:
         path = folder / f"{name}.npz"
-        if path.exists() and (kind := kind_of(path)) is not None:
-            header, arrays = load_arrays(path, kind)
-            # Statistics hold seconds, which differ each time.
-            header = {key: value for key, value in header.items() if key != "statistics"}
-            table[f"trained {name}"] = digest(header, {key: digest(array) for key, array in arrays.items()})
+        if path.exists() and (saved := _saved(path)) is not None:
+            table[f"trained {name}"] = saved
     return table
+
+
+def _saved(path: Path) -> str | None:
+    """Hash of a saved potential or uncertainty; None of another file."""
+    kind = kind_of(path)
+    if kind is None:
+        return None
+    header, arrays = load_arrays(path, kind)
+    # Statistics hold seconds, which differ each time.
+    header = {key: value for key, value in header.items() if key != "statistics"}
+    return digest(header, {key: digest(array) for key, array in arrays.items()})

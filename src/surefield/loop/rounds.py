@@ -23,6 +23,7 @@ from surefield.files import json_text
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import POOL_INDEX, Oracle
+from surefield.potentials.growth import with_species
 from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.select_rows import select_rows
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
@@ -32,6 +33,7 @@ from surefield.structures.read import Frames, read_frames, write_frames
 from surefield.structures.splits import split_frames
 from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.config import TrainConfig
+from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import fit_uncertainty
@@ -54,8 +56,8 @@ class Loop:
     Args:
         folder: holds journal.jsonl, labels/ and, in the end, predictions.npz, potential.npz, summary.json.
         config: rounds, methods, seeds.
-        potential: untrained.
-        training: how each round trains.
+        potential: untrained; with `training.start_from` its elements count alone.
+        training: how each round trains, and from which trained potential each starts, if from any.
         oracle: who labels.
         pool: candidates without labels.
         test: labelled structures for the errors.
@@ -86,6 +88,10 @@ class Loop:
             raise ConfigError("features 'll_posterior' need an LLPR", got=uncertainty.kind, fix=fix)
         self.folder, self.config, self.training = folder, config, training
         self.potential = as_potential(potential)
+        self.start = None
+        if training.start_from is not None:
+            self.start = starting_potential(training.start_from)
+            self.potential = with_species(self.start, self.potential.species)
         self.uncertainty = uncertainty
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         check_geometry(pool if isinstance(pool, Frames) else self.pool)
@@ -124,7 +130,8 @@ class Loop:
         plain = {key: v if isinstance(v, str | int | float) else digest(v) for key, v in oracle.items()}
         inputs = {
             "loop": self.config.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json") | {"isolated_atoms": self.isolated_atoms},
+            "training": self.training.model_dump(mode="json", exclude={"start_from"})
+            | {"isolated_atoms": self.isolated_atoms},
             "uncertainty": self.uncertainty.model_dump(mode="json"),
             "oracle": plain,
             **potential_entries(self.potential),
@@ -209,6 +216,7 @@ class Loop:
             data[fitted],
             data[held],
             self.training,
+            start=self.start,
             isolated_atoms=self.isolated_atoms,
             progress=False,
         )

@@ -20,6 +20,21 @@ class TrainConfig(Config):
     epochs: int = Field(
         default=60, ge=0, description="passes over the data after the exact solution; 0 keeps that"
     )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="wall time of a training, exact solution and compiling included, in place of epochs: as "
+        "many as fit; the learning rate falls with the time, and patience is a third of it or more",
+    )
+    start_from: str | None = Field(
+        default=None,
+        description="file of a trained potential that is continued on these data, which may have further "
+        "elements; element offsets are found anew; null: an untrained one",
+    )
+    train_body: bool = Field(
+        default=True,
+        description="false, with start_from: all but the last layer and the offsets stays as it is",
+    )
     batch_size: int = Field(default=8, ge=1, description="structures per step, about")
     learning_rate: float = Field(default=1e-3, gt=0, description="of the network at its highest")
     solved_factor: float = Field(

@@ -28,6 +28,8 @@ class State(NamedTuple):
         loss_sum: of these batches.
         best_loss: least validation score so far.
         best_epoch: epoch of `best`.
+        spent: seconds of a training with a limit of time, see `Budget`.
+        worked: of these, seconds of the steps.
     """
 
     parameters: Any
@@ -40,6 +42,8 @@ class State(NamedTuple):
     loss_sum: float = 0.0
     best_loss: float = math.inf
     best_epoch: int = 0
+    spent: float = 0.0
+    worked: float = 0.0
 
 
 @dataclass
@@ -60,6 +64,7 @@ class Course:
         measure: after an epoch, whose number and losses it is given: the row of metrics, and the state with
             what is to be kept.
         ended: whether a state and its row leave nothing to go on for.
+        over: whether the time is over; then an epoch ends with the batches it has had.
     """
 
     n_epochs: int
@@ -67,6 +72,7 @@ class Course:
     step: Callable[[State, Any], tuple[State, Any]]
     measure: Callable[[State, Sequence[Any]], tuple[State, Row]]
     ended: Callable[[State, Row], bool]
+    over: Callable[[State], bool] = lambda state: False
 
 
 def run_epochs(
@@ -86,7 +92,7 @@ def run_epochs(
         on_step: called after each step with the state and the loss of the batch.
         on_epoch: called after each epoch with the state and its row, which is in the history by then.
     """
-    while state.epoch < course.n_epochs:
+    while state.epoch < course.n_epochs and not course.over(state):
         if history.rows and course.ended(state, history.rows[-1]):
             break
         done, losses = state.batch, []
@@ -98,6 +104,8 @@ def run_epochs(
             losses.append(loss)
             for hook in on_step:
                 hook(state, loss)
+            if course.over(state):
+                break
         state, row = course.measure(state._replace(epoch=state.epoch + 1), losses)
         state = state._replace(batch=0, loss_sum=0.0)
         history.rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -14,9 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.potential import Potential, trainable
 from surefield.quantities import fitted, quantity
 from surefield.structures.batching import plan_shapes
+from surefield.training.budget import Budget
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
 from surefield.training.epochs import Course, History, Row, State, run_epochs
@@ -112,6 +115,7 @@ def fit_gradient(
     *,
     state: State | None = None,
     history: History | None = None,
+    budget: Budget | None = None,
     on_step: Sequence[Callable[[State, float], None]] = (),
     on_epoch: Sequence[Callable[[State, Row], None]] = (),
 ) -> tuple[Potential, State, History]:
@@ -127,6 +131,7 @@ def fit_gradient(
         config: optimiser, weights, epochs.
         state: continue from here instead of from the start.
         history: rows so far, when continuing.
+        budget: of the whole training; its limit, if it has one, takes the place of `config.epochs`.
         on_step: hooks after each step, see `run_epochs`.
         on_epoch: hooks after each epoch.
 
@@ -141,52 +146,69 @@ def fit_gradient(
         "quantities": fitted(potential.supplies),
     }
     per_epoch = sum(1 for _ in batches(train, shapes, epoch=0, **settled))
-    n_steps = per_epoch * config.epochs
+    budget = Budget() if budget is None else budget
+
+    def n_steps(step: int) -> int:
+        return budget.n_steps(step, per_epoch * config.epochs)
+
     settings = step_settings(config, potential)
     weights = settings.weights
     history = History() if history is None else history
     begin = time.perf_counter() - (history.rows[-1]["seconds"] if history.rows else 0.0)
 
+    def validate(potential: Potential) -> tuple[float, Row]:
+        with (watch := Stopwatch()):
+            outcome = _validate(potential, validation, weights)
+        # Both sets are looked at once more in the end.
+        budget.reserve(watch.seconds * (1 + len(train) / len(validation)))
+        return outcome
+
     if state is None:
         state = initial_state(potential, config)
         if validation:
-            value, _ = _validate(potential, validation, weights)
+            value, _ = validate(potential)
             state = state._replace(best_loss=value)
+    budget.begin_steps(state.spent, state.worked)
 
     def step(state: State, batch: Batch) -> tuple[State, float]:
-        rate = jnp.asarray(learning_rate(config, state.step, n_steps))
+        rate = jnp.asarray(learning_rate(config, state.step, n_steps(state.step)))
         *moving, value = train_step(
             batch, state.parameters, state.optimizer, state.average, static, rate, settings
         )
         state = state._replace(**dict(zip(("parameters", "optimizer", "average"), moving, strict=True)))
-        return state._replace(loss_sum=state.loss_sum + float(value)), float(value)
+        loss_sum = state.loss_sum + float(value)
+        return state._replace(loss_sum=loss_sum, spent=budget.spent, worked=budget.worked), float(value)
 
     def measure(state: State, losses: Sequence[float]) -> tuple[State, Row]:
         row = {
             "step": state.step,
             "epoch": state.epoch,
             "seconds": round(time.perf_counter() - begin, 2),
-            "loss": state.loss_sum / per_epoch,
-            "learning_rate": learning_rate(config, state.step, n_steps),
+            "loss": state.loss_sum / state.batch,
+            "learning_rate": learning_rate(config, state.step, n_steps(state.step)),
         }
         near = True
         if validation:
-            value, metrics = _validate(eqx.combine(state.average, static), validation, weights)
+            value, metrics = validate(eqx.combine(state.average, static))
             row |= metrics
             if value < state.best_loss:  # never true of NaN
                 state = state._replace(best_loss=value)
             near = value <= (1 + _standard_error(validation)) * state.best_loss
+        if budget.over(state.step):
+            state = state._replace(spent=budget.seconds)
         return state._replace(best=state.average, best_epoch=state.epoch) if near else state, row
 
     def ended(state: State, row: Row) -> bool:
-        return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= config.patience
+        third = n_steps(state.step) // (3 * per_epoch) if budget.limited else 0
+        return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= max(config.patience, third)
 
     course = Course(
-        config.epochs,
+        sys.maxsize if budget.limited else config.epochs,
         lambda epoch: batches(train, shapes, epoch=epoch, **settled),
         step,
         measure,
         ended,
+        lambda state: budget.over(state.step),
     )
     state = run_epochs(course, state, history, on_step=on_step, on_epoch=on_epoch)
     return eqx.combine(state.best, static), state, history

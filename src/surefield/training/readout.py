@@ -50,6 +50,9 @@ def solve_readout(
     validation: Sequence[Sample],
     weights: LossWeights,
     *,
+    all_columns: bool = False,
+    ridges: Sequence[float] = RIDGES,
+    tolerated: float = TOLERATED,
     max_force_rows: int = 60_000,
     progress: Callable[[], None] = lambda: None,
     sums: Callable[[str], PartialSums] = lambda part: PartialSums(None, {}),
@@ -60,20 +63,23 @@ def solve_readout(
     structures alone would choose by chance. Of the ridges with nearly the least loss the weakest is taken.
     Losses need no predictions: with the Gram matrix C_v of the rows left out they are
     w C_v w - 2 b_v w + c_v. Only the first `potential.n_solvable` weights of a block are solved for, the
-    others become zero.
+    others become zero; unless all columns are asked for.
 
     Args:
         potential: with what it takes from the data, see `Potential.prepared`.
         train: labelled samples.
         validation: labelled samples.
         weights: of the loss.
+        all_columns: solve for all weights, which needs a body that is trained.
+        ridges: strengths that are tried, relative to the mean diagonal of the Gram matrix, ascending.
+        tolerated: relative excess of a loss that is still near the least.
         max_force_rows: force rows that are used at most; structures whose forces and stresses are used are
             thinned evenly beyond.
         progress: called after every structure.
         sums: what keeps the sums of the "training" and the "validation" structures while the pass goes on.
     """
     n_blocks, width = potential.readout.shape
-    linear = potential.solvable()
+    linear = potential if all_columns else potential.solvable()
     _check_size(linear.n_features, [*train, *validation], max_force_rows)
     n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
     accumulate = partial(_accumulate, linear, weights=weights, max_force_rows=max_force_rows)
@@ -82,21 +88,21 @@ def solve_readout(
     check = accumulate(validation, progress=progress, sums=sums("validation"))[0] if validation else None
     d = gram.shape[0] - 1
     scale = np.trace(gram[:d, :d]) / d
-    whole = _ridge_path(gram, n_blocks, scale)
-    losses = np.zeros(len(RIDGES))
+    whole = _ridge_path(gram, n_blocks, scale, ridges)
+    losses = np.zeros(len(ridges))
     if check is not None:
         losses += len(validation) * np.array([_quadratic(check, w) for w in whole])
     if n_folds > 1:
         for fold in folds:
-            without = _ridge_path(gram - fold, n_blocks, scale)
+            without = _ridge_path(gram - fold, n_blocks, scale, ridges)
             losses += len(train) * np.array([_quadratic(fold, w) for w in without])
     elif check is None:
         losses += np.array([_quadratic(gram, w) for w in whole])
-    best = int(np.argmax(losses <= (1 + TOLERATED) * np.nanmin(losses)))
-    ridge, w = RIDGES[best], whole[best]
+    best = int(np.argmax(losses <= (1 + tolerated) * np.nanmin(losses)))
+    ridge, w = ridges[best], whole[best]
     value = _quadratic(gram if check is None else check, w)
     readout = np.zeros((n_blocks, width))
-    readout[:, : potential.n_solvable] = w[:-n_blocks].reshape(n_blocks, -1)
+    readout[:, : linear.readout.shape[1]] = w[:-n_blocks].reshape(n_blocks, -1)
     dtype = potential.dtype
     solved = eqx.tree_at(
         lambda p: (p.readout, p.bias),
@@ -106,17 +112,19 @@ def solve_readout(
     return solved, Solution(ridge, _quadratic(gram, w), value)
 
 
-def _ridge_path(gram: np.ndarray, n_constants: int, scale: float) -> list[np.ndarray]:
-    """Solution for each of `RIDGES`, from one eigenbasis; NaN where rounding makes the matrix indefinite."""
+def _ridge_path(
+    gram: np.ndarray, n_constants: int, scale: float, ridges: Sequence[float] = RIDGES
+) -> list[np.ndarray]:
+    """Solution for each ridge, from one eigenbasis; NaN where rounding makes the matrix indefinite."""
     d = gram.shape[0] - 1
     # Constants are all but free of the penalty; scaled-up columns let one eigenbasis serve all ridges.
     column = np.append(np.ones(d - n_constants), np.full(n_constants, 1e3))
     matrix, right = column[:, None] * gram[:d, :d] * column, column * gram[:d, d]
     if d > LARGEST_FOLDED:  # fifteen factorisations take a fraction of one eigenbasis
-        return [column * _cholesky_solution(matrix, r * scale, right) for r in RIDGES]
+        return [column * _cholesky_solution(matrix, r * scale, right) for r in ridges]
     values, vectors = scipy.linalg.eigh(matrix)
     projected = vectors.T @ right
-    return [column * (vectors @ (projected / (np.maximum(values, 0.0) + r * scale))) for r in RIDGES]
+    return [column * (vectors @ (projected / (np.maximum(values, 0.0) + r * scale))) for r in ridges]
 
 
 def _cholesky_solution(matrix: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -18,9 +20,11 @@ from surefield.errors import ConfigError
 from surefield.execution.cache import enable_compilation_cache
 from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
-from surefield.execution.progress import track
+from surefield.execution.progress import duration, track
 from surefield.files import write_atomic
+from surefield.potentials.growth import with_species
 from surefield.potentials.potential import (
+    HasPotential,
     LastLayerPotential,
     Potential,
     SumPotential,
@@ -34,6 +38,7 @@ from surefield.structures.labels import Mapped
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
+from surefield.training.budget import Budget
 from surefield.training.checkpoint import (
     Checkpoint,
     PartialSums,
@@ -43,6 +48,7 @@ from surefield.training.checkpoint import (
     sample_contents,
 )
 from surefield.training.config import TrainConfig
+from surefield.training.continuation import check_body, continued, solve_around, starting_potential
 from surefield.training.dataset import LabelledSet, as_labelled, without_baseline
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
@@ -52,6 +58,7 @@ from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["METRICS", "Fit", "fit_samples", "is_linear", "train"]
 
+_log = logging.getLogger(__name__)
 METRICS: tuple[str, ...] = (
     "step",
     "epoch",
@@ -124,10 +131,11 @@ class Fit:
 
 
 def train(
-    potential: Potential | MakesPotential,
+    potential: Potential | MakesPotential | None,
     frames: Source | LabelledSet,
     validation: float | Source | LabelledSet = 0.1,
     *,
+    start_from: HasPotential | str | Path | None = None,
     config: TrainConfig | None = None,
     labels: Mapped | None = None,
     isolated_atoms: Mapping[str | int, float] | None = None,
@@ -142,13 +150,18 @@ def train(
     energies and forces); then the rest, if there is any, is trained with AdamW, and the last state whose
     validation score (product of the RMSEs) is within its standard error of the least is kept.
 
+    A trained potential is continued with `start_from`: elements that only the frames have are added, offsets
+    of elements change by what fits the labels, the last layer by as little as it must, and then all of it is
+    trained on; with `train_body=False` the last layer alone is solved for.
+
     Args:
         potential: any potential with parameters, the sum of one and a baseline, or something that makes one
-            from the frames, such as `NeuralNetwork`; it is not changed.
+            from the frames, such as `NeuralNetwork`; it is not changed. None with `start_from`.
         frames: labelled structures: a file, files, a list of `Atoms`, or what `prepare` made of these for
             this potential. Isolated atoms among them set the element offsets and are not fitted; of
             structures without forces the energies count.
         validation: fraction of the frames to hold out, or other frames; 0 for none.
+        start_from: trained potential to go on from, what holds one, or its file; it is not changed.
         config: how to train.
         labels: explicit keys of the labels, kind to key.
         isolated_atoms: energies of free atoms in eV, by symbol or atomic number.
@@ -159,15 +172,28 @@ def train(
         settings: single fields of `TrainConfig`, such as `epochs=20`.
 
     Raises:
-        ConfigError: an unknown setting, no potential, or a fraction outside [0, 1).
+        ConfigError: an unknown setting, no potential or two, or a fraction outside [0, 1).
         DataError: unusable structures or labels.
-        PotentialError: an element the potential does not know; a checkpoint of another run.
+        PotentialError: an element the potential neither knows nor can learn; a checkpoint of another run.
     """
     enable_compilation_cache()
+    if isinstance(start_from, str | Path):
+        settings["start_from"] = str(start_from)
     config = _with_settings(config or TrainConfig(), settings)
-    if isinstance(potential, MakesPotential):
-        frames = frames.frames if isinstance(frames, LabelledSet) else read_frames(frames)
-        potential = potential.potential_for(frames)
+    budget = Budget(config.minutes)
+    given = config.start_from if start_from is None else start_from
+    start = None if given is None else starting_potential(given)
+    if (potential is None) == (start is None):
+        what = "a potential to train, or a trained one to start from"
+        raise ConfigError(f"train needs {what}", got="none" if start is None else "both")
+    if not isinstance(frames, LabelledSet):
+        frames = read_frames(frames)
+    if start is not None:
+        numbers = [atoms.numbers for atoms in (frames.frames if isinstance(frames, LabelledSet) else frames)]
+        potential = with_species(start, sorted({int(z) for z in np.concatenate(numbers)}))
+    elif isinstance(potential, MakesPotential):
+        potential = potential.potential_for(frames.frames if isinstance(frames, LabelledSet) else frames)
+    assert potential is not None
     potential = as_potential(potential)
     data = as_labelled(frames, potential, labels)
     if isinstance(validation, int | float):
@@ -179,16 +205,18 @@ def train(
         train_set, valid_set = data[fitted], data[held]
     else:
         train_set, valid_set = data, as_labelled(validation, potential, labels)
-    given = dict(data.isolated_atoms) | dict(isolated_atoms or {})
+    atoms = dict(data.isolated_atoms) | dict(isolated_atoms or {})
     return fit_samples(
         potential,
         train_set,
         valid_set,
         config,
-        isolated_atoms=given,
+        start=start,
+        isolated_atoms=atoms,
         folder=folder,
         force_error_log=force_error_log,
         progress=progress,
+        budget=budget,
     )
 
 
@@ -198,86 +226,92 @@ def fit_samples(
     valid_set: LabelledSet,
     config: TrainConfig,
     *,
+    start: Potential | None = None,
     isolated_atoms: Mapping[str | int, float] | None = None,
     folder: str | Path | None = None,
     force_error_log: str | Path | Mapping[str, Any] | None = None,
     progress: bool | None = None,
+    budget: Budget | None = None,
 ) -> Fit:
-    """`train` on data that are prepared already."""
+    """`train` on data that are prepared already; its time, if it is limited, may have begun before.
+
+    With a trained `start` the potential is the same one with the elements of the data, see `with_species`.
+    """
+    budget = Budget(config.minutes) if budget is None else budget
     release_compiled()
+    if not config.train_body:
+        if start is None:
+            fix = "give a trained potential as start_from; epochs=0 solves the last layer of an untrained one"
+            raise ConfigError("train_body=False keeps a body that is trained", got="no start_from", fix=fix)
+        check_body(start)
     identity = None
     if folder is not None:
+        settings = config.model_dump(mode="json") | {"start_from": start is not None}
         identity = identity_of(
-            training=config.model_dump(mode="json") | {"isolated_atoms": isolated_atoms or {}},
-            **potential_entries(potential),
+            training=settings | {"isolated_atoms": isolated_atoms or {}},
+            **potential_entries(potential if start is None else start),
             **{"training set": sample_contents(train_set.samples)},
             **{"validation set": sample_contents(valid_set.samples)},
         )
     files = _Files(None if folder is None else Path(folder), identity)
-    return _fit(
-        potential, train_set, valid_set, config, files, isolated_atoms or {}, force_error_log, progress
-    )
+    job = _Job(config, files, isolated_atoms or {}, force_error_log, progress, budget)
+    return _fit(potential, start, train_set, valid_set, job)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What a fit is told besides potential and data; see `train`."""
+
+    config: TrainConfig
+    files: _Files
+    isolated_atoms: Mapping[str | int, float]
+    force_error_log: str | Path | Mapping[str, Any] | None
+    progress: bool | None
+    budget: Budget
 
 
 def _fit(
     potential: Potential,
+    trained: Potential | None,
     train_set: LabelledSet,
     valid_set: LabelledSet,
-    config: TrainConfig,
-    files: _Files,
-    isolated_atoms: Mapping[str | int, float],
-    force_error_log: str | Path | Mapping[str, Any] | None,
-    progress: bool | None,
+    job: _Job,
 ) -> Fit:
     """`fit_samples`, of a potential without its baseline."""
     if isinstance(potential, SumPotential):
-        baseline = potential.baseline
         inner = _fit(
             potential.learned,
+            trained.learned if isinstance(trained, SumPotential) else trained,
             replace(train_set, samples=tuple(without_baseline(potential, train_set.samples)[1])),
             replace(valid_set, samples=tuple(without_baseline(potential, valid_set.samples)[1])),
-            config,
-            files,
-            isolated_atoms,
-            force_error_log,
-            progress,
+            job,
         )
-        whole = SumPotential(inner.potential, baseline)
+        whole = SumPotential(inner.potential, potential.baseline)
         return replace(inner, potential=whole, train_set=train_set, validation_set=valid_set)
     if not any(jax.tree.leaves(trainable(potential))):
         raise ConfigError(f"{type(potential).__name__} has no parameters to train")
-    weight_note = ""
+    config, files, weight_note = job.config, job.files, ""
     if config.stress_weight is None:
         weight = balanced_stress_weight(train_set.samples, config.forces_weight)
         config = config.model_copy(update={"stress_weight": weight})
+        job = replace(job, config=config)
         weight_note = f"stress counts with a weight of {weight:g} in the loss" if weight else ""
-    weights = step_settings(config, potential).weights
-    energies = [sample.labels.energy for sample in train_set.samples]
-    offsets = _offsets(train_set, energies, isolated_atoms)
-    start = potential.prepared(TrainingData(train_set.structures, energies, offsets))
+    if trained is None:
+        energies = [sample.labels.energy for sample in train_set.samples]
+        offsets = _offsets(train_set, energies, job.isolated_atoms)
+        start = potential.prepared(TrainingData(train_set.structures, energies, offsets))
+    else:
+        start = continued(trained, potential, train_set.samples, job.isolated_atoms)
     begun = files.read_start(start, lambda: _older(config, potential, start, train_set, valid_set))
     if begun is None:
-        solution = None
-        if isinstance(start, LastLayerPotential) and start.n_solvable:
-            count = len(train_set) + len(valid_set)
-            done = sum(files.sums(part).done for part in _SUMMED)
-            with track(count, "solve last layer", progress, done=done) as bar:
-                start, solution = solve_readout(
-                    start,
-                    train_set.samples,
-                    valid_set.samples,
-                    weights,
-                    max_force_rows=config.max_force_rows,
-                    progress=bar.advance,
-                    sums=files.sums,
-                )
+        start, solution = _solved(start, trained, train_set, valid_set, job)
         files.write_start(start, solution)
     else:
         start, solution = begun
-    log = None if force_error_log is None else _opened(force_error_log, train_set)
+    log = None if job.force_error_log is None else _opened(job.force_error_log, train_set)
     fitted, history = start, History()
-    if not is_linear(start):
-        fitted, history = _trained(start, train_set, valid_set, config, files, log, progress)
+    if config.train_body and not is_linear(start):
+        fitted, history = _trained(start, train_set, valid_set, job, log)
     if log is not None:
         if not history.rows:
             log.append(0, force_error_norms(fitted, train_set.samples))
@@ -295,22 +329,50 @@ def _fit(
     )
 
 
+def _solved(
+    start: Potential, trained: Potential | None, train_set: LabelledSet, valid_set: LabelledSet, job: _Job
+) -> tuple[Potential, Solution | None]:
+    """The potential with its last layer solved for, as far as it can be; of a trained one around its own."""
+    config, files = job.config, job.files
+    if not isinstance(start, LastLayerPotential) or not (start.n_solvable or not config.train_body):
+        return start, None
+    done = sum(files.sums(part).done for part in _SUMMED)
+    alone = not config.train_body
+    solve = solve_readout if trained is None else partial(solve_around, all_columns=alone)
+    with track(len(train_set) + len(valid_set), "solve last layer", job.progress, done=done) as bar:
+        return solve(
+            start,
+            train_set.samples,
+            valid_set.samples,
+            step_settings(config, start).weights,
+            max_force_rows=config.max_force_rows,
+            progress=bar.advance,
+            sums=files.sums,
+        )
+
+
 def _trained(
     start: Potential,
     train_set: LabelledSet,
     valid_set: LabelledSet,
-    config: TrainConfig,
-    files: _Files,
+    job: _Job,
     log: ForceErrorLog | None,
-    progress: bool | None,
 ) -> tuple[Potential, History]:
     """The potential after the epochs, with a checkpoint to go on from."""
+    config, files, budget = job.config, job.files, job.budget
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
-    with track(config.epochs, "train", progress, done=len(history.rows)) as bar:
+    total = None if budget.limited else config.epochs
+    with track(total, "train", job.progress, done=len(history.rows)) as bar:
 
-        def show(_: State, row: Row) -> None:
-            shown = {"loss": row["loss"]}
+        def show(state: State, row: Row) -> None:
+            shown: dict[str, object] = {}
+            if budget.limited:
+                epochs = round(state.epoch * budget.n_steps(state.step, 0) / state.step)
+                shown = {"of about": epochs, "time left": duration(budget.left)}
+                if row is history.rows[0]:
+                    _log.info("train: about %d epochs fit into the time left, %s", *shown.values())
+            shown["loss"] = row["loss"]
             if np.isfinite(row.get("valid_forces_rmse", np.nan)):
                 shown["valid F RMSE eV/Å"] = row["valid_forces_rmse"]
             elif np.isfinite(row.get("valid_energy_rmse", np.nan)):
@@ -326,13 +388,14 @@ def _trained(
             if state.step % config.checkpoint_every == 0:
                 checkpoint.save(state, history)
 
-        fitted, _, history = fit_gradient(
+        fitted, last, history = fit_gradient(
             start,
             train_set.samples,
             valid_set.samples,
             config,
             state=state,
             history=history,
+            budget=budget,
             on_step=[on_step],
             on_epoch=[
                 log_errors,
@@ -341,6 +404,12 @@ def _trained(
                 show,
             ],
         )
+    if budget.limited:
+        spent, compiled = duration(min(budget.spent, budget.seconds)), duration(budget.compiled)
+        done = f"{last.epoch} epochs, {last.step} steps in {spent} of {config.minutes:g} min"
+        _log.info("train: %s, of these %s compiling", done, compiled)
+        if last.step == 0:
+            _log.warning("nothing was trained: all before the first step took the whole time")
     return fitted, history
 
 
