@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -33,8 +33,6 @@ from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["check_body", "continued", "solve_around", "starting_potential"]
 
-P = TypeVar("P", bound=Potential)
-
 #: Strengths that are tried: up to those that leave a last layer as it is, where there are few labels.
 RIDGES: Final = tuple(float(x) for x in np.logspace(-8, 2, 15))
 
@@ -58,10 +56,10 @@ def check_body(potential: Potential) -> None:
 
 def continued(
     start: Potential,
-    potential: P,
+    potential: Potential,
     samples: Sequence[Sample],
     isolated_atoms: Mapping[str | int, float],
-) -> P:
+) -> Potential:
     """A trained potential with the element offsets of new labels, before anything else is fitted.
 
     Offsets of elements with a free atom are its energy; then the energies per atom of all elements that occur
@@ -94,8 +92,9 @@ def continued(
         residuals = without_predictions(prepared, samples)
     if "offsets" not in vars(prepared):  # a model with its own zero of energy
         return prepared
-    known = [(s.structure.numbers, s.labels.energy) for s in residuals if s.labels.energy is not None]
-    for z, change in energy_offsets(*zip(*known, strict=True)).items() if known else ():
+    known = [s for s in residuals if s.labels.energy is not None]
+    left = [s.labels.energy for s in known]
+    for z, change in energy_offsets([s.structure.numbers for s in known], left).items() if known else ():
         offsets[z] += change
     values = jnp.asarray([offsets[z] for z in prepared.species], jnp.float64)
     return eqx.tree_at(lambda p: p.offsets, prepared, values)

@@ -321,7 +321,7 @@ def _fit(
         train_errors=errors(residuals(fitted, train_set.samples)),
         validation_errors=errors(residuals(fitted, valid_set.samples)) if len(valid_set) else None,
         solution=solution,
-        weights=weights,
+        weights=step_settings(config, start).weights,
         weight_note=weight_note,
         history=tuple(history.rows),
         train_set=train_set,
