@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -45,8 +45,9 @@ class EnergyFunction(Protocol):
     def species(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def cutoff(self) -> float: ...  # noqa: D102
-    @property
-    def min_distance(self) -> float: ...  # noqa: D102
+
+    min_distance: ClassVar[float]
+
     @property
     def offsets(self) -> Float[Array, " n_species"]: ...  # noqa: D102
     @property

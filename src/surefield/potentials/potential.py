@@ -79,10 +79,12 @@ class Potential(eqx.Module):
         offsets: (n_species,) energy of each element that is added in float64, eV.
         default_weight_decay: of AdamW, where a training names none.
         invariances: changes of a structure that leave its energy as it is.
+        min_distance: of two atoms below which nothing is predicted, Å; nothing is trained on below 0.3.
     """
 
     default_weight_decay: ClassVar[float] = 0.0
     invariances: ClassVar[tuple[str, ...]] = ("permutation", "rotation", "translation")
+    min_distance: ClassVar[float] = MIN_DISTANCE
 
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
@@ -113,11 +115,6 @@ class Potential(eqx.Module):
     def supplies(self) -> frozenset[str]:
         """Names of the results it can give."""
         return MECHANICAL
-
-    @property
-    def min_distance(self) -> float:
-        """Distance of two atoms below which nothing is predicted, Å; of training data it is 0.3 for all."""
-        return MIN_DISTANCE
 
     @property
     def reads_positions(self) -> bool:
@@ -527,6 +524,7 @@ class SumPotential(Potential):
     baseline: Potential
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
+    min_distance: float = eqx.field(static=True)
 
     def __init__(self, learned: Potential, baseline: Potential) -> None:
         missing = set(learned.species) - set(baseline.species)
@@ -537,6 +535,8 @@ class SumPotential(Potential):
         self.learned, self.baseline = learned, baseline
         self.species = learned.species
         self.cutoff = max(learned.cutoff, baseline.cutoff)
+        # A repulsion of nuclei outweighs whatever was learned farther out.
+        self.min_distance = baseline.min_distance  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def config(self) -> dict[str, Any]:
         """Configurations of both parts."""
@@ -555,11 +555,6 @@ class SumPotential(Potential):
     def supplies(self) -> frozenset[str]:
         """Results of the learned part."""
         return self.learned.supplies
-
-    @property
-    def min_distance(self) -> float:
-        """That of the baseline: a repulsion of nuclei outweighs whatever was learned farther out."""
-        return self.baseline.min_distance
 
     @property
     def reads_positions(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -42,6 +42,9 @@ class ZBL(Potential):
             'lammps' adds the polynomial of LAMMPS' pair style zbl, which is not zero below `inner` either.
     """
 
+    #: Collisions of cascades come far below the distances of bonds; here energies are some MeV.
+    min_distance: ClassVar[float] = 0.01
+
     species: tuple[int, ...] = eqx.field(static=True)
     inner: float = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
@@ -67,11 +70,6 @@ class ZBL(Potential):
         entries = {"kind": "zbl", "species": symbols, "inner": self.inner, "outer": self.cutoff}
         # Older versions read files that do not name the switch, and do not name it themselves.
         return entries if self.switch == "smooth" else entries | {"switch": self.switch}
-
-    @property
-    def min_distance(self) -> float:
-        """Collisions of cascades come far below the distances of bonds; here energies are some MeV, Å."""
-        return 0.01
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
