@@ -181,6 +181,7 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
         "potential": {"kind": "snap", "cutoff": 3.6, "twojmax": 2},
         "training": {"energy_weight": given.setting(30.0, 31.0)},
         "selection": {"n": 1, "features": "ll_grad"},
+        "stability": False,
         "loop": {"methods": ["max_dist"], "seeds": [0], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
     }
     config["loop"]["validation"] = 0.34

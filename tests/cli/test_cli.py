@@ -22,7 +22,7 @@ from surefield.cli.jobs import run_verb
 from surefield.cli.main import app
 from surefield.config import load
 from surefield.errors import ConfigError, DataError, PotentialError, SurefieldError
-from surefield.potentials import MomentNetwork, load_potential
+from surefield.potentials import MomentNetwork, load_potential, save_potential
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.potentials.zbl import ZBL
@@ -69,6 +69,7 @@ def config(data: Path, tmp_path: Path) -> Path:
             "pool": str(data / "test.xyz"),
             "validation": 0.25,
         },
+        "stability": False,
     }
     path.write_text(yaml.safe_dump(found))
     return path
@@ -91,6 +92,41 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
         "picks"
     ]
     assert len(set(picks)) == 2
+
+
+def test_short_dynamics_follow_a_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("train", config, *SNAP, "stability={steps: 4, n_structures: 1, seconds: 60}")
+    checked = json.loads((folder / "summary.json").read_text())["stability"]
+    assert [(t["kind"], t["temperature"], t["steps"]) for t in checked["trials"]] == [
+        ("training", 600.0, 4),
+        ("training", 300.0, 4),
+    ]
+    said = capsys.readouterr().out
+    assert re.search(r"Runs +atoms +K +first force eV/Å +steps +outcome\n", said)
+    assert len(re.findall(r"Cu \(training\) .* 4 of 4 +ran", said)) == 2
+    page = (folder / "report.html").read_text()
+    assert "Stability" in page
+    assert page.count("Cu (training)") == 2
+
+
+def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Path) -> None:
+    start = run("train", config, *SMALL) / "potential.npz"
+    more = config.parent / "more.yaml"
+    settings = yaml.safe_load(config.read_text()) | {"name": "more"}
+    settings["training"] = {"start_from": str(start.relative_to(config.parent)), "epochs": 1}
+    more.write_text(yaml.safe_dump(settings))
+    folder = run("train", more)
+    first, second = load_potential(start), load_potential(folder / "potential.npz")
+    assert second.config() == first.config()
+    assert not np.allclose(second.readout, first.readout)
+    assert run("train", more) == folder
+    with pytest.raises(ConfigError, match=r"another shape; got potential\.n_basis: 5, there 4"):
+        run("train", more, "potential.n_basis=5", "potential.n_channels=3", "name=wide")
+    with pytest.raises(ConfigError, match=r"another shape; got repulsion\.inner: 0\.7, there None"):
+        run("train", more, "repulsion={inner: 0.7}", "name=repelled")
+    save_potential(start, second)
+    with pytest.raises(ConfigError, match="another potential it starts from"):
+        run("train", more)
 
 
 def test_networks_on_symmetry_functions(config: Path) -> None:

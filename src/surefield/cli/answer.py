@@ -16,6 +16,7 @@ from surefield.execution.progress import duration
 from surefield.report import Run
 from surefield.report.headline import verdict
 from surefield.report.scores import cautions, error_rows
+from surefield.report.stability import stability_cautions, stability_rows
 
 __all__ = ["answer", "say"]
 
@@ -43,7 +44,10 @@ def answer(
         say(_table(columns, rows))
     for pick in run.picks[:_PICKS] if run.verb == "select" else ():
         say(f"  {pick.order + 1}. structure {pick.index} ({pick.formula}): {pick.reason}")
-    for caution in cautions(run):
+    columns, rows = stability_rows(run)
+    if rows:
+        say(_table(columns, rows))
+    for caution in [*cautions(run), *stability_cautions(run)]:
         say(f"note: {caution}")
     share = f", of these {duration(compiling)} compiling" if compiling >= 1 else ""
     say(f"time: {duration(seconds)}{share}")

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from surefield.acquisition.config import SelectionConfig
 from surefield.config import Config, load
 from surefield.errors import DataError, nearest
+from surefield.exploration.config import StabilityConfig
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.config import (
     AtomicNetworkConfig,
@@ -113,7 +114,15 @@ class RunConfig(Config):
         UncertaintyConfig, Field(discriminator="kind", description="llpr where no kind is named")
     ] = LLPRConfig()
     selection: SelectionConfig = SelectionConfig()
+    stability: StabilityConfig | None = Field(
+        default=StabilityConfig(), description="short dynamics after a training; null or false: none"
+    )
     loop: LoopConfig = LoopConfig()
+
+    @field_validator("stability", mode="before")
+    @classmethod
+    def _none(cls, section: Any) -> Any:
+        return {False: None, True: {}}[section] if isinstance(section, bool) else section
 
     @field_validator(*_UNNAMED, mode="before")
     @classmethod

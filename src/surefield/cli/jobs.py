@@ -35,6 +35,7 @@ from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import RunFolder
 from surefield.execution.stopwatch import compiling_seconds
+from surefield.exploration.stability import check_stability
 from surefield.files import read_arrays, write_arrays, write_atomic
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.pools import dynamics_pool
@@ -166,6 +167,9 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         comparison = compare(fit.potential.predict(data.frames), data, fitted(fit.potential.supplies))
     else:
         comparison = evaluate_uncertainty(uncertainty, data, fitted(fit.potential.supplies))
+    if config.stability is not None:
+        say("stability: short molecular dynamics with the trained potential")
+        summary["stability"] = check_stability(fit.potential, fit.train_set, config.stability).as_dict()
     return _merged(summary, _evaluated(comparison, folder, uncertainty, evaluated))
 
 

@@ -1,1 +1,1 @@
-"""Where candidate structures come from."""
+"""Exploration: where candidate structures come from, and whether a potential runs."""

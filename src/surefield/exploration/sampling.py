@@ -20,7 +20,13 @@ from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import without_labels
 from surefield.structures.read import Frames, read_frames, write_frames
 
-__all__ = ["molecular_dynamics_pool", "pool_and_test", "start_structure"]
+__all__ = [
+    "hottest_allowed",
+    "molecular_dynamics_pool",
+    "pool_and_test",
+    "set_velocities",
+    "start_structure",
+]
 
 #: A trajectory this many times hotter than its thermostat has blown up.
 _TOO_HOT = 10.0
@@ -77,8 +83,7 @@ def molecular_dynamics_pool(
         rng = np.random.default_rng([seed, number])
         start = without_labels(atoms)
         start.calc = _fresh(calculator)
-        widths = np.sqrt(start.get_masses() * units.kB * temperature)
-        start.set_momenta(rng.standard_normal((len(start), 3)) * widths[:, None])
+        set_velocities(start, temperature, rng)
         dynamics = Langevin(
             start,
             timestep_fs * units.fs,
@@ -94,6 +99,20 @@ def molecular_dynamics_pool(
             if progress is not None:
                 progress.advance()
     return frames
+
+
+def set_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Draw the velocities of all atoms from Maxwell's distribution."""
+    widths = np.sqrt(atoms.get_masses() * units.kB * temperature)
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * widths[:, None])
+
+
+def hottest_allowed(temperature: float, n_atoms: int) -> float:
+    """Kinetic temperature (K) beyond which a trajectory has blown up.
+
+    That of few atoms fluctuates by sqrt(2/(3 n_atoms)), hence the generous limit.
+    """
+    return temperature * _TOO_HOT * (1.0 + np.sqrt(2.0 / (3.0 * n_atoms)))
 
 
 def start_structure(name: str) -> Atoms:
@@ -177,9 +196,7 @@ def _run(dynamics: Langevin, steps: int, temperature: float) -> None:
     except Exception as error:  # a calculator may raise anything
         raise ExecutionError(f"{where}: the calculator failed: {type(error).__name__}: {error}") from error
     hot = atoms.get_temperature()
-    # The kinetic temperature of few atoms fluctuates by sqrt(2/(3 n_atoms)), hence the generous limit.
-    limit = temperature * _TOO_HOT * (1.0 + np.sqrt(2.0 / (3.0 * len(atoms))))
-    fault = None if hot < limit else f"kinetic temperature {hot:.4g} K"
+    fault = None if hot < hottest_allowed(temperature, len(atoms)) else f"kinetic temperature {hot:.4g} K"
     try:
         check_geometry(Frames((atoms,), ("its structure",)))
     except DataError as error:

@@ -15,6 +15,7 @@ from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_ato
 from surefield.report.picks import picks_section
 from surefield.report.run import Run
 from surefield.report.scores import ONE_SIGMA, coverage_sentence, mapping, trust
+from surefield.report.stability import stability_section
 from surefield.report.tables import entries, number, percent, records, table
 from surefield.uncertainty.metrics import coverage
 
@@ -48,6 +49,7 @@ def sections(run: Run) -> list[Section]:
         _learning(run),
         errors_section(run),
         _uncertainty(run),
+        stability_section(run),
         picks_section(run),
         _training(run),
         _configuration(run),
