@@ -34,11 +34,12 @@ from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
 from surefield.potentials.saving import load_potential
 from surefield.structures.read import read_frames
-from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet
-from surefield.training.readout import FOLDS, LARGEST_FOLDED
+from surefield.training.readout import solution_memory
 from surefield.training.train import is_linear
 from surefield.uncertainty.build import load_uncertainty
+from surefield.uncertainty.config import LLPRConfig
+from surefield.uncertainty.llpr import fit_memory
 
 __all__ = ["rehearse"]
 
@@ -70,7 +71,7 @@ def _train(config: RunConfig) -> None:
     held = inputs.validation if isinstance(inputs.validation, float | int) else 0.0
     n = len(inputs.train) * (1 - held)
     _describe(inputs.potential)
-    _estimate(inputs.potential, inputs.train, n, config.training, 1)
+    _estimate(inputs.potential, inputs.train, n, config, 1)
 
 
 def _eval(config: RunConfig) -> None:
@@ -112,7 +113,7 @@ def _loop(config: RunConfig) -> None:
         oracle, potential, data = inputs.pool.oracle, inputs.potential, inputs.test
         _describe(potential)
         mean = 0.5 * (loop.n_initial + n_labels) * (1 - loop.validation)
-        _estimate(potential, data, mean, config.training, n_fits)
+        _estimate(potential, data, mean, config, n_fits)
     arms = len(loop.methods) * len(loop.seeds)
     say(f"loop: {n_fits} fits; {n_labels} labels by {oracle.name} for each of {arms} arms, which share them")
 
@@ -134,8 +135,9 @@ def _describe(potential: Potential) -> None:
     say(f"potential: {type(inner).__name__} with {count} parameters, cutoff {potential.cutoff:g} Å")
 
 
-def _estimate(potential: Potential, data: LabelledSet, n: float, training: TrainConfig, n_fits: int) -> None:
+def _estimate(potential: Potential, data: LabelledSet, n: float, config: RunConfig, n_fits: int) -> None:
     """Rough time and memory of fits, from predictions of a few structures and the size of the last layer."""
+    training, uncertainty = config.training, config.uncertainty
     sample = data[np.linspace(0, len(data) - 1, min(_SAMPLE, len(data))).astype(int)]
     watch = Stopwatch()
     for _ in range(2):  # the first one also compiles, and loads what it needs
@@ -151,8 +153,9 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, training: Train
     seconds = n_fits * 5e-10 * width**3 + n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
     if training.minutes and not is_linear(inner):
         seconds = max(seconds, n_fits * 60 * training.minutes)
-    folds = FOLDS if width <= LARGEST_FOLDED else 1
-    memory = 8 * ((folds + 4) * width**2 + 16 * 3 * size * width) + _bytes(data.structures) * n / len(data)
+    # One after the other, with the rows of some structures and the neighbours of all.
+    memory = max(solution_memory(width), fit_memory(width) if isinstance(uncertainty, LLPRConfig) else 0.0)
+    memory += 8 * 16 * 3 * size * width + _bytes(data.structures) * n / len(data)
     check_memory(
         "this run",
         memory,

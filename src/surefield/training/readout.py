@@ -16,18 +16,18 @@ from jaxtyping import Float
 from surefield.execution.memory import check_memory
 from surefield.potentials.potential import LastLayerPotential
 from surefield.quantities import quantity
-from surefield.sensitivity.covariance import RowCovariance
+from surefield.sensitivity.covariance import RowCovariance, peak_memory
 from surefield.sensitivity.rows import structure_rows
 from surefield.training.checkpoint import PartialSums, part_of
 from surefield.training.dataset import Sample
 from surefield.training.loss import LossWeights
 
-__all__ = ["Solution", "solve_readout"]
+__all__ = ["Solution", "solution_memory", "solve_readout"]
 
 #: Ridge strengths that are tried, relative to the mean diagonal of the Gram matrix.
 RIDGES = tuple(float(x) for x in np.logspace(-9, -2, 15))
-#: Matrices of features times features that are held at once, and what a core does in an hour, for estimates.
-_MATRICES, _OPERATIONS_PER_HOUR = 6, 3.6e13
+#: What a core does in an hour, for estimates.
+_OPERATIONS_PER_HOUR = 3.6e13
 #: Parts of the training set that are left out in turn, and the number of features beyond which none is.
 FOLDS, LARGEST_FOLDED = 5, 3000
 #: The weakest ridge whose loss is this close to the least is taken: the network that follows corrects noise
@@ -80,8 +80,8 @@ def solve_readout(
     """
     n_blocks, width = potential.readout.shape
     linear = potential if all_columns else potential.solvable()
-    _check_size(linear.n_features, [*train, *validation], max_force_rows)
     n_folds = FOLDS if linear.n_features <= LARGEST_FOLDED and len(train) >= FOLDS else 1
+    _check_size(linear.n_features, n_folds, [*train, *validation], max_force_rows)
     accumulate = partial(_accumulate, linear, weights=weights, max_force_rows=max_force_rows)
     folds = accumulate(train, progress=progress, sums=sums("training"), n_folds=n_folds)
     gram = np.sum(folds, axis=0) if n_folds > 1 else folds[0]
@@ -137,15 +137,19 @@ def _cholesky_solution(matrix: np.ndarray, ridge: float, right: np.ndarray) -> n
     return scipy.linalg.cho_solve(factor, right, check_finite=False)
 
 
-def _check_size(n_features: int, samples: Sequence[Sample], max_force_rows: int) -> None:
+def solution_memory(n_features: int, n_folds: int = FOLDS) -> float:
+    """Bytes that the exact solution takes at its peak; one fold alone beyond `LARGEST_FOLDED` features."""
+    folded = n_features <= LARGEST_FOLDED
+    return peak_memory(n_features, 1 + (n_folds if folded else 1), eigenbasis=folded)
+
+
+def _check_size(n_features: int, n_folds: int, samples: Sequence[Sample], max_force_rows: int) -> None:
     """Refuse matrices that do not fit into memory, before any row is computed."""
-    if n_features <= LARGEST_FOLDED:
-        return
     n_rows = min(3 * sum(s.n_atoms for s in samples), max_force_rows) + len(samples)
     hours = (len(RIDGES) * n_features**3 / 3 + n_rows * n_features**2) / _OPERATIONS_PER_HOUR
     detail = f"{n_features} weights of the last layer, which would take {hours:.1g} hours or less"
     fix = "train on fewer elements, or take fewer features per element (moment network: n_channels, n_triple)"
-    check_memory("the exact solution of the last layer", _MATRICES * 8 * n_features**2, detail, fix)
+    check_memory("the exact solution of the last layer", solution_memory(n_features, n_folds), detail, fix)
 
 
 def _quadratic(gram: np.ndarray, w: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, Final, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import HasPotential, LastLayerPotential, Potential, as_potential
 from surefield.quantities import labelled, quantity, uncertain
-from surefield.sensitivity.covariance import RowCovariance
+from surefield.sensitivity.covariance import RowCovariance, peak_memory
 from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
 from surefield.sensitivity.rows import structure_rows
 from surefield.structures.labels import Mapped
@@ -43,13 +43,13 @@ from surefield.uncertainty.held_out import (
 )
 from surefield.uncertainty.uncertainty import Spread, Uncertainty, times
 
-__all__ = ["LLPR", "check_size"]
+__all__ = ["LLPR", "check_size", "fit_memory"]
 
 Rows = Float[np.ndarray, "n_rows n_features"]
 #: Rows and residuals of one structure by quantity.
 LabelledRows = Mapping[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]
-#: Features beyond which memory is looked at, and matrices of features times features that are held at once.
-_LARGE, _MATRICES = 3000, 9
+#: Kinds of rows that are summed apart: of energies, forces, stresses.
+_KINDS: Final = 3
 
 
 @final
@@ -205,12 +205,14 @@ def check_size(layer: LastLayerPotential) -> None:
         ConfigError: they do not.
     """
     n = layer.n_features
-    if n > _LARGE:
-        detail = f"{n} weights of the last layer, whose eigenbasis takes about {(n / 1e4) ** 3:.1g} hours"
-        fix = (
-            "use a potential of fewer elements or fewer features per element, or another kind of uncertainty"
-        )
-        check_memory("LLPR", _MATRICES * 8 * n**2, detail, fix)
+    detail = f"{n} weights of the last layer, whose eigenbasis takes about {(n / 1e4) ** 3:.1g} hours"
+    fix = "use a potential of fewer elements or fewer features per element, or another kind of uncertainty"
+    check_memory("LLPR", fit_memory(n), detail, fix)
+
+
+def fit_memory(n_features: int) -> float:
+    """Bytes that a fit takes at its peak."""
+    return peak_memory(n_features, _KINDS)
 
 
 class _Clock(NamedTuple):
