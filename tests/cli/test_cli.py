@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import surefield
 from surefield.cli.config import RunConfig
-from surefield.cli.inputs import read_loop, read_training
+from surefield.cli.inputs import make_potential, read_loop, read_training
 from surefield.cli.jobs import run_verb
 from surefield.cli.main import app
 from surefield.config import load
@@ -109,6 +109,18 @@ def test_short_dynamics_follow_a_training(config: Path, capsys: pytest.CaptureFi
     assert page.count("Cu (training)") == 2
 
 
+def test_repulsion_ends_where_the_data_begin(config: Path, data: Path) -> None:
+    potential = load_potential(run("train", config, *SNAP, "repulsion={}") / "potential.npz")
+    frames = [*ase.io.read(data / "train.xyz", ":")]
+    shortest = min(np.min(a.get_all_distances(mic=True)[~np.eye(len(a), dtype=bool)]) for a in frames)
+    assert potential.baseline.outer == pytest.approx(shortest)
+    assert max(np.abs(p.forces).max() for p in potential.baseline.predict(frames)) < 1e-9
+    whole = RunConfig(name="x", repulsion={"outer": 2.0})
+    assert make_potential(whole, frames).baseline.inner == pytest.approx(1.4)
+    with pytest.raises(ConfigError, match=r"inner 0\.7 Å needs outer"):
+        run("train", config, "repulsion={inner: 0.7}")
+
+
 def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Path) -> None:
     start = run("train", config, *SMALL) / "potential.npz"
     more = config.parent / "more.yaml"
@@ -122,8 +134,8 @@ def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Pa
     assert run("train", more) == folder
     with pytest.raises(ConfigError, match=r"another shape; got potential\.n_basis: 5, there 4"):
         run("train", more, "potential.n_basis=5", "potential.n_channels=3", "name=wide")
-    with pytest.raises(ConfigError, match=r"another shape; got repulsion\.inner: 0\.7, there None"):
-        run("train", more, "repulsion={inner: 0.7}", "name=repelled")
+    with pytest.raises(ConfigError, match=r"another shape; got repulsion\.outer: 1\.4, there None"):
+        run("train", more, "repulsion={outer: 1.4}", "name=repelled")
     save_potential(start, second)
     with pytest.raises(ConfigError, match="another potential it starts from"):
         run("train", more)

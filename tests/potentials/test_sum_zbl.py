@@ -94,3 +94,45 @@ def test_wrong_arguments(copper_network, network):
         SumPotential(network, ZBL(["Cu"]))
     with pytest.raises(PotentialError, match="last layer"):
         ZBL(["Cu"]).last_layer()
+
+
+def test_each_pair_may_have_its_range(alloy):
+    """As the potential of one range where that of its pair is; nothing where its pair has ended."""
+    ranges = {"Cu-Au": (1.0, 2.6), "Au-Au": (1.5, 3.0)}
+    zbl = ZBL(["Cu", "Au"], 0.9, 1.8, pairs=ranges)
+    assert zbl.cutoff == 3.0
+    check_potential(zbl, alloy[:2])
+    for symbols, (inner, outer) in {"CuCu": (0.9, 1.8), "CuAu": (1.0, 2.6), "Au2": (1.5, 3.0)}.items():
+        for r in (0.5, 0.5 * (inner + outer), outer + 0.01):
+            pair = Atoms(symbols, positions=[[0, 0, 0], [0, 0, r]])
+            (found,), (expected,) = (p.predict([pair]) for p in (zbl, ZBL(["Cu", "Au"], inner, outer)))
+            assert found.energy == pytest.approx(expected.energy, rel=1e-12)
+            assert (found.energy == 0) == (r > outer)
+    again = ZBL.from_config(zbl.config())
+    assert again.pairs == zbl.pairs
+    assert zbl.config()["pairs"] == {"Cu-Au": [1.0, 2.6], "Au-Au": [1.5, 3.0]}
+
+
+def test_repulsion_below_data_touches_none_of_them():
+    molecules = [Atoms("OH2", positions=[[0, 0, 0], [0.98 + 0.01 * i, 0, 0], [0, 0.95, 0]]) for i in range(3)]
+    zbl = ZBL.below(molecules, ["H", "O", "C"])
+    assert (zbl.outer, zbl.inner) == pytest.approx((0.95, 0.7 * 0.95))  # O-H is the shortest
+    ranges = {(a, b): high for a, b, _, high in zbl.pairs}
+    assert ranges[1, 1] == pytest.approx(np.hypot(0.98, 0.95))
+    scale = 0.95 / (0.31 + 0.66)  # covalent radii; O-H is the shortest in these units, too
+    assert ranges[6, 6] == pytest.approx(scale * 2 * 0.76)
+    assert ranges[6, 8] == pytest.approx(scale * (0.76 + 0.66))
+    assert all(p.energy == 0 for p in zbl.predict(molecules))
+    nearer = molecules[0].copy()
+    nearer.positions[2, 1] = 0.9
+    assert zbl.predict([nearer])[0].energy > 0
+    assert ZBL.below([Atoms("H")], ["H"]).config() == ZBL(["H"]).config()
+
+
+def test_ranges_of_pairs_are_checked():
+    with pytest.raises(ConfigError, match=r"0 <= inner < outer, got inner=2\.0, outer=1\.0"):
+        ZBL(["Cu"], pairs={"Cu-Cu": (2.0, 1.0)})
+    with pytest.raises(ConfigError, match=r"two chemical symbols, such as 'C-H'; got 'CuCu'"):
+        ZBL(["Cu"], pairs={"CuCu": (1.0, 2.0)})
+    with pytest.raises(ConfigError, match="switch='smooth' only"):
+        ZBL(["Cu"], switch="lammps", pairs={"Cu-Cu": (1.0, 2.0)})

@@ -88,12 +88,20 @@ class DataConfig(Config):
 class RepulsionConfig(Config):
     """Short-range repulsion (ZBL) that is added to the potential."""
 
-    inner: float = Field(default=0.7, ge=0, description="where its switch begins, Å")
-    outer: float = Field(default=1.4, gt=0, description="where it ends, Å")
+    inner: float | None = Field(
+        default=None, ge=0, description="where its switch begins, Å; null: 0.7 of outer"
+    )
+    outer: float | None = Field(
+        default=None,
+        gt=0,
+        description="where it ends, Å; null: pair by pair at the shortest distance of the structures",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.inner < self.outer:
+        if self.inner is not None and self.outer is None:
+            raise ValueError(f"inner {self.inner} Å needs outer, too")
+        if self.inner is not None and self.outer is not None and not self.inner < self.outer:
             raise ValueError(f"the switch begins at inner {self.inner} Å and must end later")
         return self
 

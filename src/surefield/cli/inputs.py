@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from surefield.potentials.growth import with_species
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.snap.snap import Snap
-from surefield.potentials.zbl import ZBL
+from surefield.potentials.zbl import INNER, ZBL
 from surefield.structures.convert import convert_labels
 from surefield.structures.geometry import check_geometry
 from surefield.structures.labels import Mapped
@@ -78,7 +79,10 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
     potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
     if config.repulsion is None:
         return potential
-    return potential + ZBL(potential.species, config.repulsion.inner, config.repulsion.outer)
+    inner, outer = config.repulsion.inner, config.repulsion.outer
+    if outer is None:
+        return potential + ZBL.below(itertools.chain.from_iterable(sources), potential.species)
+    return potential + ZBL(potential.species, INNER * outer if inner is None else inner, outer)
 
 
 def _check_shape(config: RunConfig, start: Potential) -> None:
@@ -88,7 +92,7 @@ def _check_shape(config: RunConfig, start: Potential) -> None:
         "potential": config.potential.model_dump(
             mode="json", exclude_unset=True, exclude={"species", "seed"}
         ),
-        "repulsion": {} if config.repulsion is None else config.repulsion.model_dump(),
+        "repulsion": {} if config.repulsion is None else config.repulsion.model_dump(exclude_none=True),
     }
     saved = {
         "potential": learned.config(),

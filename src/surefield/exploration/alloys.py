@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -13,7 +14,7 @@ from scipy.optimize import nnls
 
 from surefield.structures.neighbors import neighborhood
 
-__all__ = ["atomic_volumes", "lattice_of", "random_alloys"]
+__all__ = ["atomic_volumes", "lattice_of", "lowest_cells", "random_alloy", "random_alloys"]
 
 #: Elements that form no alloys.
 _NO_METALS = frozenset([1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86])
@@ -41,7 +42,7 @@ def random_alloys(
         Structures of about 50 atoms, their formulas under `name` in `info`; none where there are fewer than
         two metals, or no periodic cells of them.
     """
-    lowest = _lowest(frames, energies)
+    lowest = lowest_cells(frames, energies)
     volumes = atomic_volumes(lowest)
     metals = sorted(z for z in volumes if z not in _NO_METALS)
     if len(metals) < 2:
@@ -52,18 +53,35 @@ def random_alloys(
     count = min(max(n - len(chosen), 0), len(pairs))
     chosen += [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).round().astype(int)]
     pure = [lattice_of(atoms) for atoms in lowest if len(set(atoms.numbers.tolist())) == 1]
-    lattices = [name for name in pure if name] or ["bcc"]
-    lattice = max(sorted(set(lattices)), key=lattices.count)
+    lattice = "fcc" if pure.count("fcc") > pure.count("bcc") else "bcc"
     alloys = []
     for number, elements in enumerate(chosen[:n]):
-        per_cell, repeats = _CELLS[lattice]
-        edge = (per_cell * float(np.mean([volumes[z] for z in elements]))) ** (1 / 3)
-        atoms = bulk("Fe", lattice, a=edge, cubic=True).repeat(repeats)
-        places = np.random.default_rng([seed, number]).permutation(len(atoms))
-        atoms.numbers = np.array(elements)[places % len(elements)]
-        atoms.info["name"] = "".join(chemical_symbols[z] for z in elements)
-        alloys.append(atoms)
+        alloys.append(random_alloy(elements, lattice, volumes, seed=(seed, number)))
     return alloys
+
+
+def random_alloy(
+    elements: Sequence[int],
+    lattice: Literal["bcc", "fcc"],
+    volumes: Mapping[int, float],
+    *,
+    seed: int | Sequence[int],
+) -> Atoms:
+    """A perfect lattice of 54 (bcc) or 48 (fcc) atoms with elements in random places, in equal parts.
+
+    Args:
+        elements: atomic numbers.
+        lattice: 'bcc' or 'fcc'.
+        volumes: of an atom of each element, Å^3.
+        seed: of the places.
+    """
+    per_cell, repeats = _CELLS[lattice]
+    edge = (per_cell * float(np.mean([volumes[z] for z in elements]))) ** (1 / 3)
+    atoms = bulk("Fe", lattice, a=edge, cubic=True).repeat(repeats)
+    places = np.random.default_rng(seed).permutation(len(atoms))
+    atoms.numbers = np.array(elements)[places % len(elements)]
+    atoms.info["name"] = "".join(chemical_symbols[z] for z in elements)
+    return atoms
 
 
 def atomic_volumes(frames: Sequence[Atoms]) -> dict[int, float]:
@@ -80,7 +98,7 @@ def atomic_volumes(frames: Sequence[Atoms]) -> dict[int, float]:
     return {z: float(v) for z, v in zip(elements, volumes, strict=True) if v > 0}
 
 
-def lattice_of(atoms: Atoms) -> str:
+def lattice_of(atoms: Atoms) -> Literal["bcc", "fcc", ""]:
     """'bcc' or 'fcc' by the number of near neighbours in a cell; empty for any other structure."""
     if not atoms.pbc.all():
         return ""
@@ -94,8 +112,8 @@ def lattice_of(atoms: Atoms) -> str:
     return "fcc" if (counts == 12).all() else ""
 
 
-def _lowest(frames: Sequence[Atoms], energies: Sequence[float | None]) -> list[Atoms]:
-    """The structure of lowest energy per atom of each formula."""
+def lowest_cells(frames: Sequence[Atoms], energies: Sequence[float | None]) -> list[Atoms]:
+    """The periodic structure of lowest energy per atom of each reduced formula."""
     lowest: dict[str, tuple[float, int]] = {}
     for i, (atoms, energy) in enumerate(zip(frames, energies, strict=True)):
         if energy is not None and atoms.pbc.all():

@@ -243,7 +243,7 @@ def _pair_lines(symbols: Sequence[str], zbl: ZBL | None) -> list[str]:
     """Commands of the reference potential."""
     if zbl is None:
         return []
-    lines = [f"pair_style hybrid/overlay zbl {zbl.inner!r} {zbl.cutoff!r}"]
+    lines = [f"pair_style hybrid/overlay zbl {zbl.inner!r} {zbl.outer!r}"]
     for i, j in itertools.combinations_with_replacement(range(len(symbols)), 2):
         lines.append(
             f"pair_coeff {i + 1} {j + 1} zbl {atomic_numbers[symbols[i]]} {atomic_numbers[symbols[j]]}"
