@@ -9,11 +9,11 @@ from tests.training.test_train import SETTINGS, _same
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL, save_potential
-from surefield.potentials.growth import with_species
 from surefield.potentials.parametric import LennardJones
 from surefield.training import train
 from surefield.training.continuation import continued, solve_around
 from surefield.training.dataset import prepare
+from surefield.training.growth import with_species
 from surefield.training.loss import LossWeights, errors, residuals
 
 SHORT = SETTINGS | {"epochs": 2}

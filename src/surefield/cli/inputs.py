@@ -17,7 +17,6 @@ from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
-from surefield.potentials.growth import with_species
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.snap.snap import Snap
@@ -28,6 +27,7 @@ from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
+from surefield.training.growth import with_species
 from surefield.uncertainty.config import LLPRConfig
 from surefield.uncertainty.llpr import check_size
 

@@ -23,7 +23,6 @@ from surefield.files import json_text
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import POOL_INDEX, Oracle
-from surefield.potentials.growth import with_species
 from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.select_rows import select_rows
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
@@ -35,6 +34,7 @@ from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.config import TrainConfig
 from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
+from surefield.training.growth import with_species
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import fit_uncertainty
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig

@@ -14,7 +14,6 @@ from ase.data import atomic_numbers
 
 from surefield.errors import ConfigError
 from surefield.potentials.evaluate import predict
-from surefield.potentials.growth import grafted
 from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
@@ -28,6 +27,7 @@ from surefield.structures.labels import Labels
 from surefield.structures.offsets import energy_offsets
 from surefield.training.checkpoint import PartialSums
 from surefield.training.dataset import AT_ONCE, Sample
+from surefield.training.growth import grafted
 from surefield.training.loss import LossWeights
 from surefield.training.readout import Solution, solve_readout
 

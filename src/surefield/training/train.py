@@ -22,7 +22,6 @@ from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import duration, track
 from surefield.files import write_atomic
-from surefield.potentials.growth import with_species
 from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
@@ -53,6 +52,7 @@ from surefield.training.dataset import LabelledSet, as_labelled, without_baselin
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
 from surefield.training.gradient import fit_gradient, initial_state, step_settings
+from surefield.training.growth import with_species
 from surefield.training.loss import Errors, LossWeights, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
 

@@ -8,7 +8,7 @@ from surefield.errors import PotentialError
 from surefield.potentials import ZBL, load_potential, save_potential
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.config import AtomicNetworkConfig
-from surefield.potentials.growth import grafted, with_species
+from surefield.training.growth import grafted, with_species
 
 
 def _energies(potential, frames):
