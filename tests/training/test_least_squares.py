@@ -113,6 +113,23 @@ def test_reduction_depends_on_the_order_of_rows_only_and_loses_nothing() -> None
     assert pieces.rss(x) == pytest.approx(np.sum((a @ x - b) ** 2), rel=1e-12)
 
 
+def test_what_is_kept_goes_on_bit_by_bit() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(5000, 6)), rng.normal(size=5000)
+    whole, first, second = (StreamedRows(6, 2) for _ in range(3))
+    for start in range(0, 5000, 100):
+        part = a[start : start + 100], b[start : start + 100], start // 100 % 2
+        if start == 4700:  # fold 0 was reduced, neither is at the end of its buffer
+            second.go_on_from({name: array.copy() for name, array in first.arrays().items()})
+        whole.add(*part)
+        (first if start < 4700 else second).add(*part)
+    for fold in (None, 0, 1):
+        expected, found = whole.reduced(fold), second.reduced(fold)
+        assert np.array_equal(found.R, expected.R)
+        assert np.array_equal(found.q, expected.q)
+        assert (found.rest, found.n_rows) == (expected.rest, expected.n_rows)
+
+
 def test_memory_is_bounded() -> None:
     rows = StreamedRows(600)
     block = np.random.default_rng(0).normal(size=(1000, 601))

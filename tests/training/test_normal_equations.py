@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from surefield.errors import DataError
+from surefield.training import normal_equations
 from surefield.training.normal_equations import NormalEquations
 
 
@@ -44,6 +45,23 @@ def test_reference_of_the_peer(shared):
     whole.add(data["A"], data["b"])
     expected = data["x_fast_svd"]
     np.testing.assert_allclose(whole.solved(1e-5).x, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("stop", [0, 3, 40])
+def test_what_is_kept_goes_on_bit_by_bit(stop, monkeypatch):
+    monkeypatch.setattr(normal_equations, "_GATHERED", 500)
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(40, 30, 4)), rng.normal(size=(40, 30))
+    whole, first, second = (NormalEquations(4) for _ in range(3))
+    for i in range(40):
+        whole.add(a[i], b[i])
+        if i == stop:
+            second.go_on_from(first.arrays())
+        (first if i < stop else second).add(a[i], b[i])
+    if stop == 40:
+        second.go_on_from(first.arrays())
+    assert np.array_equal(second.solved(1e-5).x, whole.solved(1e-5).x)
+    assert second.sse(np.ones(4)) == whole.sse(np.ones(4))
 
 
 def test_what_is_refused():

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, check_known
+from surefield.execution.identity import digest
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
@@ -22,6 +23,7 @@ from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
 from surefield.training.breakdown import Pairs
+from surefield.training.checkpoint import PartialSums, part_of
 from surefield.training.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
 from surefield.training.dataset import Sample
 from surefield.training.least_squares import LinearSolution, StreamedRows, solve
@@ -204,7 +206,20 @@ class ChIMESTrainer(Trainer):
         equations = NormalEquations(n) if normal else StreamedRows(n, self.folds if validates else 1)
         plain, largest, taken = NormalEquations(n), np.zeros(n), 0
         kept: list[FitRows] = []
-        for place, rows in enumerate(fit_rows(model, problem, compat=self.compat)):
+        sums = PartialSums(None, {}) if self.keep_rows else problem.row_sums(model, digest(self.settings()))
+        done, known = 0, sums.load()
+        if known is not None:
+            done, taken, largest = int(known["done"]), int(known["taken"]), known["largest"]
+            equations.go_on_from(part_of(known, "weighted:"))
+            plain.go_on_from(part_of(known, "plain:"))
+
+        def state() -> dict[str, np.ndarray]:
+            parts = {"weighted:": equations.arrays(), "plain:": plain.arrays()}
+            found = {prefix + name: v for prefix, arrays in parts.items() for name, v in arrays.items()}
+            return {"done": np.array(place + 1), "taken": np.array(taken), "largest": largest, **found}
+
+        left = replace(problem, train=problem.train[done:])
+        for place, rows in enumerate(fit_rows(model, left, compat=self.compat), start=done):
             w = rows.w if self.row_weights is None else self._own_weights(taken, len(rows.w))
             taken += len(w)
             a, b = rows.a[:, columns], rows.b - np.delete(rows.a, columns, axis=1) @ fixed
@@ -213,6 +228,7 @@ class ChIMESTrainer(Trainer):
             plain.add(a, b)
             if self.keep_rows:
                 kept.append(FitRows(a, b, w, rows.labels))
+            sums.save(state)
         self._check_counts(taken, n)
         empty = [names[c] for c, size in zip(columns, largest, strict=True) if size == 0]
         if empty:

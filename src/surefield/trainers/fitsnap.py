@@ -187,8 +187,16 @@ class FitSnapTrainer(Trainer):
         assert isinstance(layer, Snap)
         fit_bias = not layer.descriptor.bzeroflag
         rows = StreamedRows(layer.readout.size + (layer.bias.size if fit_bias else 0))
-        for part in linear_rows(model, problem.train, problem.residual_weights, fit_bias=fit_bias):
+        sums = problem.row_sums(model)
+        done, known = 0, sums.load()
+        if known is not None:
+            done = int(known["done"])
+            rows.go_on_from(known)
+        left = problem.train[done:]
+        parts = linear_rows(model, left, problem.residual_weights, fit_bias=fit_bias)
+        for number, part in enumerate(parts, start=done + 1):
             rows.add(part.a, part.b)
+            sums.save(lambda number=number: {"done": np.array(number), **rows.arrays()})
         solver, alpha = ("svd", 0.0) if settings is None else (settings.solver, settings.alpha)
         solution = solve(rows.reduced(), solver, eps=_CUT, alpha=alpha)
         fitted = with_coefficients(model, solution.x)

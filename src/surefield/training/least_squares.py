@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -141,6 +141,16 @@ class StreamedRows:
             )
         self._folds[fold].add(a, b)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is kept, from which `go_on_from` goes on bit by bit; large arrays are not copied."""
+        kept = {f"rows {k}": fold.rows for k, fold in enumerate(self._folds)}
+        return kept | {"n_rows": np.array([fold.n_rows for fold in self._folds])}
+
+    def go_on_from(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take what `arrays` gave in place of the rows so far."""
+        for k, fold in enumerate(self._folds):
+            fold.restore(arrays[f"rows {k}"], int(arrays["n_rows"][k]))
+
     def reduced(self, leave_out: int | None = None) -> Reduced:
         """The problem of all rows given so far, or of all but one fold.
 
@@ -181,6 +191,10 @@ class _Buffer:
     def rows(self) -> Float[np.ndarray, "n_kept width"]:
         """What is kept, at most the buffer."""
         return self._rows[: self._used]
+
+    def restore(self, rows: np.ndarray, n_rows: int) -> None:
+        self.n_rows, self._used = n_rows, len(rows)
+        self._rows[: len(rows)] = rows
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
         self.n_rows += len(a)

@@ -78,8 +78,8 @@ def linear_rows(
                 used = w.stress > 0
                 a.append(_widened(rows.stress[used] * w.stress[used, None], len(bias)))
                 b.append(labels.stress[used] * w.stress[used])
-            if a:
-                yield LinearRows(sample, np.concatenate(a), np.concatenate(b))
+            empty = np.zeros((0, layer.n_features + len(bias)))
+            yield LinearRows(sample, np.concatenate([empty, *a]), np.concatenate([np.zeros(0), *b]))
 
 
 def _widened(rows: Float[np.ndarray, "n n_features"], n_biases: int) -> np.ndarray:

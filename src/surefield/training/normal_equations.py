@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 import numpy as np
@@ -55,6 +56,21 @@ class NormalEquations:
         self.n_rows += len(b)
         if self._size > _GATHERED:
             self._sum()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is kept, from which `go_on_from` goes on bit by bit."""
+        n = len(self._right)
+        waiting = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
+        a, b = waiting or (np.zeros((0, n)), np.zeros(0))
+        sums = {"gram": self._gram, "right": self._right, "square": np.array(self._square)}
+        return sums | {"n_rows": np.array(self.n_rows), "waiting a": a, "waiting b": b}
+
+    def go_on_from(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take what `arrays` gave in place of the rows so far."""
+        self._gram, self._right = arrays["gram"], arrays["right"]
+        self._square, self.n_rows = float(arrays["square"]), int(arrays["n_rows"])
+        a, b = arrays["waiting a"], arrays["waiting b"]
+        self._waiting, self._size = ([(a, b)] if len(b) else []), a.size
 
     def _sum(self) -> tuple[np.ndarray, np.ndarray, float]:
         """A^T A, A^T b and b^T b of all rows so far."""

@@ -10,15 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from surefield.files import append_line, write_atomic
+from surefield.potentials.potential import Potential
+from surefield.potentials.saving import arrays_hash
+from surefield.training.checkpoint import PartialSums, identity_of
 from surefield.training.dataset import Sample
 
-__all__ = ["Problem", "ResidualWeights", "TrainingRun", "Weights", "problem_hash", "residual_weights"]
+__all__ = [
+    "ROW_SUMS",
+    "Problem",
+    "ResidualWeights",
+    "TrainingRun",
+    "Weights",
+    "problem_hash",
+    "residual_weights",
+]
+
+#: File of a run that was interrupted while rows were summed.
+ROW_SUMS: Final = "row-sums.npz"
 
 
 class Weights(NamedTuple):
@@ -89,6 +103,16 @@ class Problem:
     def residual_weights(self, sample: Sample) -> ResidualWeights:
         """Weights of the residuals of one configuration; 0 where it has no such label."""
         return residual_weights(sample, self.weights)
+
+    def row_sums(self, model: Potential, settings: str = "") -> PartialSums:
+        """What keeps the sums of the rows of the training configurations while they are made.
+
+        Args:
+            model: whose rows these are.
+            settings: of the trainer, as far as the sums depend on them, as a digest.
+        """
+        identity = identity_of(rows=problem_hash(self), start=arrays_hash(model), settings=settings)
+        return PartialSums(self.run.path(ROW_SUMS), identity)
 
 
 def residual_weights(sample: Sample, weights: Weights) -> ResidualWeights:
