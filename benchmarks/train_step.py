@@ -81,7 +81,7 @@ class JaxSide:
     def step(self) -> float:
         """One step; the loss before it."""
         *self.moving, value = train_step(
-            self.batch, *self.moving, self.fixed, jnp.asarray(RATE), self.settings
+            self.batch, *self.moving, self.fixed, jnp.asarray(RATE), jnp.asarray(0.99), self.settings
         )
         jax.block_until_ready(self.moving)
         return float(value)

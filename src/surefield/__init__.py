@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from surefield.networks import Amp, ChargeNeuralNetwork, NeuralNetwork
     from surefield.networks.fingerprints import Gaussian
     from surefield.networks.full_batch import LossFunction
-    from surefield.potentials import ZBL, MomentNetwork, Prediction, load_potential, save_potential
+    from surefield.potentials import (
+        ZBL,
+        MessageNetwork,
+        MomentNetwork,
+        Prediction,
+        load_potential,
+        save_potential,
+    )
     from surefield.potentials.chimes import Chimes
     from surefield.potentials.dropout_network import DropoutNetwork
     from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
@@ -40,7 +47,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "surefield.acquisition.select": ("feature_rows", "select"),
     "surefield.networks.fingerprints": ("Gaussian",),
-    "surefield.potentials": ("ZBL", "MomentNetwork", "Prediction", "load_potential", "save_potential"),
+    "surefield.potentials": (
+        "ZBL",
+        "MessageNetwork",
+        "MomentNetwork",
+        "Prediction",
+        "load_potential",
+        "save_potential",
+    ),
     "surefield.potentials.chimes": ("Chimes",),
     "surefield.potentials.dropout_network": ("DropoutNetwork",),
     "surefield.potentials.parametric": ("EAM", "LennardJones", "Morse", "StillingerWeber", "Tersoff"),
@@ -70,6 +84,7 @@ __all__ = [
     "KIMPotential",
     "LennardJones",
     "LossFunction",
+    "MessageNetwork",
     "MomentNetwork",
     "Morse",
     "NeuralNetwork",

@@ -68,6 +68,7 @@ def _step(potential, samples, **settings):
         state.average,
         fixed,
         1e-2,
+        0.9,
         step_settings(config, potential),
     )
     return found[0]

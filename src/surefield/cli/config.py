@@ -16,6 +16,7 @@ from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.config import (
     AtomicNetworkConfig,
     DropoutNetworkConfig,
+    MessageNetworkConfig,
     MomentNetworkConfig,
     SnapConfig,
 )
@@ -113,7 +114,7 @@ class RunConfig(Config):
     root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
     potential: Annotated[
-        MomentNetworkConfig | AtomicNetworkConfig | DropoutNetworkConfig | SnapConfig,
+        MomentNetworkConfig | MessageNetworkConfig | AtomicNetworkConfig | DropoutNetworkConfig | SnapConfig,
         Field(discriminator="kind", description="moment_network where no kind is named"),
     ] = MomentNetworkConfig()
     repulsion: RepulsionConfig | None = None

@@ -17,6 +17,7 @@ from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
+from surefield.potentials.message_network import MessageNetwork
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.snap.snap import Snap
@@ -45,6 +46,7 @@ __all__ = [
 
 #: Class of each `potential.kind`.
 _POTENTIALS: Final[Mapping[str, Any]] = {
+    "message_network": MessageNetwork,
     "moment_network": MomentNetwork,
     "neural_network": AtomicNetwork,
     "dropout_network": DropoutNetwork,

@@ -36,6 +36,7 @@ from surefield.potentials.saving import load_potential
 from surefield.structures.read import read_frames
 from surefield.training.dataset import LabelledSet
 from surefield.training.readout import solution_memory
+from surefield.training.recipe import recipe
 from surefield.training.train import is_linear
 from surefield.uncertainty.build import load_uncertainty
 from surefield.uncertainty.config import LLPRConfig
@@ -148,7 +149,7 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, config: RunConf
     inner = potential.learned if isinstance(potential, SumPotential) else potential
     width = inner.n_features if isinstance(inner, LastLayerPotential) else 0
     size = float(max(structure.n_atoms for structure in sample.structures))
-    epochs = 0 if is_linear(inner) or training.minutes else training.epochs
+    epochs = 0 if is_linear(inner) or training.minutes else recipe(training, inner).epochs
     # Eigenbases of the last layer.
     seconds = n_fits * 5e-10 * width**3 + n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
     if training.minutes and not is_linear(inner):

@@ -16,7 +16,15 @@ from jaxtyping import Array, Float
 
 from surefield.descriptors.small_products import small_product
 
-__all__ = ["MAX_RANK", "angular_basis", "invariants", "moments"]
+__all__ = [
+    "MAX_RANK",
+    "N_COMPONENTS",
+    "angular_basis",
+    "invariants",
+    "moments",
+    "packed_indices",
+    "packed_roots",
+]
 
 MAX_RANK = 3
 _INDICES = [list(itertools.combinations_with_replacement(range(3), rank)) for rank in range(MAX_RANK + 1)]
@@ -31,6 +39,18 @@ _ROOTS = [
 ]
 _ENDS = np.cumsum([len(indices) for indices in _INDICES])
 _RANKS = [slice(int(end) - len(indices), int(end)) for end, indices in zip(_ENDS, _INDICES, strict=True)]
+#: Of each rank in turn.
+N_COMPONENTS = tuple(len(indices) for indices in _INDICES)
+
+
+def packed_indices(rank: int) -> list[tuple[int, ...]]:
+    """Sorted indices of each packed component of a rank."""
+    return _INDICES[rank]
+
+
+def packed_roots(rank: int) -> Float[np.ndarray, " n_components"]:
+    """Factors that packed components carry: roots of how often each occurs in the full tensor."""
+    return _ROOTS[rank]
 
 
 def angular_basis(unit: Float[Array, "*shape 3 n"]) -> Float[Array, "*shape 20 n"]:

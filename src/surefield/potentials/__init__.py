@@ -7,6 +7,7 @@ from surefield.lazy import import_on_first_use
 if TYPE_CHECKING:
     from surefield.potentials.calculator import SurefieldCalculator
     from surefield.potentials.evaluate import Results, evaluate, predict
+    from surefield.potentials.message_network import MessageNetwork, MessageNetworkConfig
     from surefield.potentials.moment_network import MomentNetwork, MomentNetworkConfig
     from surefield.potentials.potential import (
         DensityPotential,
@@ -23,6 +24,8 @@ __all__ = [
     "ZBL",
     "DensityPotential",
     "LastLayerPotential",
+    "MessageNetwork",
+    "MessageNetworkConfig",
     "MomentNetwork",
     "MomentNetworkConfig",
     "Potential",
@@ -42,6 +45,7 @@ import_on_first_use(
     {
         "surefield.potentials.calculator": ("SurefieldCalculator",),
         "surefield.potentials.evaluate": ("Results", "evaluate", "predict"),
+        "surefield.potentials.message_network": ("MessageNetwork", "MessageNetworkConfig"),
         "surefield.potentials.moment_network": ("MomentNetwork", "MomentNetworkConfig"),
         "surefield.potentials.potential": (
             "DensityPotential",

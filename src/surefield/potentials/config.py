@@ -8,7 +8,14 @@ from pydantic import Field
 
 from surefield.config import Config
 
-__all__ = ["Activation", "AtomicNetworkConfig", "DropoutNetworkConfig", "MomentNetworkConfig", "SnapConfig"]
+__all__ = [
+    "Activation",
+    "AtomicNetworkConfig",
+    "DropoutNetworkConfig",
+    "MessageNetworkConfig",
+    "MomentNetworkConfig",
+    "SnapConfig",
+]
 
 Activation = Literal["tanh", "sigmoid", "linear"]
 
@@ -27,6 +34,25 @@ class MomentNetworkConfig(Config):
     )
     n_triple: int = Field(default=5, ge=0, le=16, description="channels that enter products of three tensors")
     hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="of the parameters and the arithmetic"
+    )
+
+
+class MessageNetworkConfig(Config):
+    """Shape of a `MessageNetwork`; the fields are its arguments."""
+
+    kind: Literal["message_network"] = "message_network"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour list, Å")
+    n_layers: int = Field(default=2, ge=1, le=4, description="1: an atom sees its neighbours; 2: theirs too")
+    n_channels: int = Field(default=64, ge=1, le=512, description="moments of each rank in a layer")
+    n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
+    n_senders: int = Field(default=16, ge=1, le=256, description="scalars that a neighbour sends")
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network on top")
     seed: int = Field(default=0, ge=0, description="of the initial weights")
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="of the parameters and the arithmetic"

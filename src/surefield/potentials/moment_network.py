@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -44,7 +44,7 @@ class MomentNetwork(DensityPotential):
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
     """
 
-    default_weight_decay: ClassVar[float] = 1.0
+    training_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay": 1.0}
 
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)

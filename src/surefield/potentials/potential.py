@@ -63,11 +63,13 @@ class TrainingData(NamedTuple):
         structures: of the training set.
         energies: their labels, eV.
         offsets: energy of each element, eV.
+        force_scale: root mean square of the components of the labelled forces, eV/Å; 1 where there are none.
     """
 
     structures: Sequence[Neighborhood]
     energies: Sequence[float | None]
     offsets: Mapping[int, float]
+    force_scale: float = 1.0
 
 
 class Potential(eqx.Module):
@@ -77,12 +79,12 @@ class Potential(eqx.Module):
         species: atomic numbers the potential knows, ascending.
         cutoff: range of its neighbour list, Å.
         offsets: (n_species,) energy of each element that is added in float64, eV.
-        default_weight_decay: of AdamW, where a training names none.
+        training_defaults: settings of a training that suit the potential, where the training names none.
         invariances: changes of a structure that leave its energy as it is.
         min_distance: of two atoms below which nothing is predicted, Å; nothing is trained on below 0.3.
     """
 
-    default_weight_decay: ClassVar[float] = 0.0
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
     invariances: ClassVar[tuple[str, ...]] = ("permutation", "rotation", "translation")
     min_distance: ClassVar[float] = MIN_DISTANCE
 
@@ -222,6 +224,13 @@ class Potential(eqx.Module):
     def constants(self) -> tuple[object, ...]:
         """Arrays of this potential that training must leave as they are."""
         return (self.offsets,)
+
+    def matrices(self) -> Sequence[Array]:
+        """Arrays whose last two axes map vectors of features to others; steps of these are orthogonalised.
+
+        Muon (Jordan et al., 2024); none here: then every array is trained by Adam.
+        """
+        return ()
 
     def learning_rate_factors(self, solved: float, radial: float) -> Self:
         """Factor on the learning rate of every array, in the structure of the potential; here ones.

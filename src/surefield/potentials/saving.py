@@ -46,6 +46,7 @@ _HOMES: Final = {
     "image_network": "image_network.ImageNetwork",
     "lennard_jones": "parametric.LennardJones",
     "linearized": "linearized.Linearized",
+    "message_network": "message_network.MessageNetwork",
     "moment_network": "moment_network.MomentNetwork",
     "morse": "parametric.Morse",
     "neural_network": "atomic_network.AtomicNetwork",

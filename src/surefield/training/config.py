@@ -17,8 +17,17 @@ def _weight(name: str) -> float:
 class TrainConfig(Config):
     """Settings of `train`; the defaults are meant to be good for any data set."""
 
-    epochs: int = Field(
-        default=60, ge=0, description="passes over the data after the exact solution; 0 keeps that"
+    epochs: int | None = Field(
+        default=None,
+        ge=0,
+        description="passes over the data after the exact solution; 0 keeps that; null: what suits the "
+        "potential (message network 300, others 60)",
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="structures per step, about; null: message network 5, others 8"
+    )
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="at its highest; null: message network 0.01, others 0.001"
     )
     minutes: float | None = Field(
         default=None,
@@ -35,21 +44,31 @@ class TrainConfig(Config):
         default=True,
         description="false, with start_from: all but the last layer and the offsets stays as it is",
     )
-    batch_size: int = Field(default=8, ge=1, description="structures per step, about")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of the network at its highest")
     solved_factor: float = Field(
         default=0.0, ge=0, description="times the rate: weights that were solved exactly"
     )
-    radial_factor: float = Field(default=0.1, ge=0, description="times the rate: radial functions")
+    radial_factor: float | None = Field(
+        default=None,
+        ge=0,
+        description="times the rate: radial functions; null: message network 1, others 0.1",
+    )
     weight_decay: float | None = Field(
         default=None,
         ge=0,
         description="of AdamW; null: what suits the potential (moment network 1, others 0)",
     )
     gradient_clip: float = Field(default=10.0, gt=0, description="largest global norm of a gradient")
-    ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the average of the weights")
-    patience: int = Field(
-        default=20, ge=1, description="epochs without a validation score near the least until it stops"
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the average of the weights; null: message network 0.999, others 0.99",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs without a validation score near the least until it stops; null: message network "
+        "150, others 20",
     )
     energy_weight: float = Field(
         default=_weight("energy"), ge=0, description="of mean squared energy errors, (eV/atom)^-2"

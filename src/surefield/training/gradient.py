@@ -1,4 +1,4 @@
-"""Minibatch training: AdamW with warm-up and cosine decay, clipping, averaged weights, early stop."""
+"""Minibatch training: AdamW or orthogonalised steps, cosine decay, averaged weights, early stop."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from surefield.training.config import TrainConfig
 from surefield.training.dataset import Batch, Sample, batches
 from surefield.training.epochs import Course, History, Row, State, run_epochs
 from surefield.training.loss import LossWeights, errors, loss, residuals
+from surefield.training.orthogonal import adam_and_orthogonal
+from surefield.training.recipe import recipe
 
 __all__ = ["StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
 
@@ -37,36 +39,34 @@ class StepSettings(NamedTuple):
     weights: LossWeights
     gradient_clip: float
     weight_decay: float
-    ema: float
     solved_factor: float
     radial_factor: float
 
-    @property
-    def transform(self) -> optax.GradientTransformation:
-        """Clipped Adam with a rate of one; the step adds weight decay and multiplies by the rate."""
-        return optax.chain(optax.clip_by_global_norm(self.gradient_clip), optax.adam(1.0))
+    def transform(self, potential: Potential) -> optax.GradientTransformation:
+        """Clipped steps with a rate of one; the step adds weight decay and multiplies by the rate."""
+        steps = adam_and_orthogonal(potential, trainable(potential))
+        return optax.chain(optax.clip_by_global_norm(self.gradient_clip), steps)
 
 
 def step_settings(config: TrainConfig, potential: Potential) -> StepSettings:
     """What the compiled step needs to know of a training configuration."""
-    weights = LossWeights(**config.loss_weights)
+    weights, chosen = LossWeights(**config.loss_weights), recipe(config, potential)
     return StepSettings(
         weights,
         config.gradient_clip,
-        potential.default_weight_decay if config.weight_decay is None else config.weight_decay,
-        config.ema,
+        chosen.weight_decay,
         config.solved_factor,
-        config.radial_factor,
+        chosen.radial_factor,
     )
 
 
-def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
+def learning_rate(highest: float, step: int, n_steps: int) -> float:
     """Rate of a step: linear warm-up over 2 % of the steps, then a cosine down to 1 %."""
     warm = max(n_steps // 50, 1)
     if step < warm:
-        return config.learning_rate * (step + 1) / warm
+        return highest * (step + 1) / warm
     done = min((step - warm) / max(n_steps - warm, 1), 1.0)
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @eqx.filter_jit
@@ -77,14 +77,18 @@ def train_step(
     average: Potential,
     fixed: Potential,
     rate: float | Array,
+    kept: float | Array,
     settings: StepSettings,
 ) -> tuple[Potential, optax.OptState, Potential, Array]:
-    """One optimiser step; compiled once per shape, whatever the data, the schedule and the run."""
+    """One optimiser step; compiled once per shape, whatever the data, the schedule and the run.
+
+    `rate` is the learning rate, `kept` the part of the average of the weights that the step leaves.
+    """
     value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, fixed), batch, settings.weights))(
         parameters
     )
-    updates, optimizer = settings.transform.update(gradient, optimizer)
     whole = eqx.combine(parameters, fixed)
+    updates, optimizer = settings.transform(whole).update(gradient, optimizer)
     moving = jax.tree.map(lambda p: p is not None, parameters, is_leaf=lambda p: p is None)
     factors = eqx.filter(whole.learning_rate_factors(settings.solved_factor, settings.radial_factor), moving)
     decays = eqx.filter(whole.weight_decay_factors(), moving)
@@ -96,14 +100,14 @@ def train_step(
         decays,
     )
     parameters = cast(Potential, optax.apply_updates(cast(Any, parameters), updates))
-    average = jax.tree.map(lambda a, p: a + (1 - settings.ema) * (p - a), average, parameters)
+    average = jax.tree.map(lambda a, p: a + jnp.asarray(1 - kept, p.dtype) * (p - a), average, parameters)
     return parameters, optimizer, average, value
 
 
 def initial_state(potential: Potential, config: TrainConfig) -> State:
     """State before the first step."""
     parameters = eqx.filter(potential, trainable(potential))
-    start = step_settings(config, potential).transform.init(cast(Any, parameters))
+    start = step_settings(config, potential).transform(potential).init(cast(Any, parameters))
     return State(parameters, start, parameters, parameters)
 
 
@@ -131,14 +135,15 @@ def fit_gradient(
         config: optimiser, weights, epochs.
         state: continue from here instead of from the start.
         history: rows so far, when continuing.
-        budget: of the whole training; its limit, if it has one, takes the place of `config.epochs`.
+        budget: of the whole training; its limit, if it has one, takes the place of epochs.
         on_step: hooks after each step, see `run_epochs`.
         on_epoch: hooks after each epoch.
 
     Returns:
         The potential with the kept weights, the last state, the history.
     """
-    shapes = plan_shapes([s.structure for s in train], config.batch_size)
+    chosen = recipe(config, potential)
+    shapes = plan_shapes([s.structure for s in train], chosen.batch_size)
     static = eqx.filter(potential, trainable(potential), inverse=True)
     settled: dict[str, Any] = {
         "seed": config.seed,
@@ -149,7 +154,7 @@ def fit_gradient(
     budget = Budget() if budget is None else budget
 
     def n_steps(step: int) -> int:
-        return budget.n_steps(step, per_epoch * config.epochs)
+        return budget.n_steps(step, per_epoch * chosen.epochs)
 
     settings = step_settings(config, potential)
     weights = settings.weights
@@ -171,9 +176,11 @@ def fit_gradient(
     budget.begin_steps(state.spent, state.worked)
 
     def step(state: State, batch: Batch) -> tuple[State, float]:
-        rate = jnp.asarray(learning_rate(config, state.step, n_steps(state.step)))
+        rate = jnp.asarray(learning_rate(chosen.learning_rate, state.step, n_steps(state.step)))
+        # The first averages are over the steps there are: a long memory would hold on to the random start.
+        kept = jnp.asarray(min(chosen.ema, (1 + state.step) / (10 + state.step)))
         *moving, value = train_step(
-            batch, state.parameters, state.optimizer, state.average, static, rate, settings
+            batch, state.parameters, state.optimizer, state.average, static, rate, kept, settings
         )
         state = state._replace(**dict(zip(("parameters", "optimizer", "average"), moving, strict=True)))
         loss_sum = state.loss_sum + float(value)
@@ -185,7 +192,7 @@ def fit_gradient(
             "epoch": state.epoch,
             "seconds": round(time.perf_counter() - begin, 2),
             "loss": state.loss_sum / state.batch,
-            "learning_rate": learning_rate(config, state.step, n_steps(state.step)),
+            "learning_rate": learning_rate(chosen.learning_rate, state.step, n_steps(state.step)),
         }
         near = True
         if validation:
@@ -200,10 +207,10 @@ def fit_gradient(
 
     def ended(state: State, row: Row) -> bool:
         third = n_steps(state.step) // (3 * per_epoch) if budget.limited else 0
-        return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= max(config.patience, third)
+        return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= max(chosen.patience, third)
 
     course = Course(
-        sys.maxsize if budget.limited else config.epochs,
+        sys.maxsize if budget.limited else chosen.epochs,
         lambda epoch: batches(train, shapes, epoch=epoch, **settled),
         step,
         measure,

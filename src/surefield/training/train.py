@@ -55,6 +55,7 @@ from surefield.training.gradient import fit_gradient, initial_state, step_settin
 from surefield.training.growth import with_species
 from surefield.training.loss import Errors, LossWeights, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
+from surefield.training.recipe import recipe
 
 __all__ = ["METRICS", "Fit", "fit_samples", "is_linear", "train"]
 
@@ -246,7 +247,9 @@ def fit_samples(
         check_body(start)
     identity = None
     if folder is not None:
-        settings = config.model_dump(mode="json") | {"start_from": start is not None}
+        learned = potential.learned if isinstance(potential, SumPotential) else potential
+        chosen = recipe(config, learned)._asdict() | {"weight_decay": config.weight_decay}
+        settings = config.model_dump(mode="json") | chosen | {"start_from": start is not None}
         identity = identity_of(
             training=settings | {"isolated_atoms": isolated_atoms or {}},
             **potential_entries(potential if start is None else start),
@@ -299,7 +302,8 @@ def _fit(
     if trained is None:
         energies = [sample.labels.energy for sample in train_set.samples]
         offsets = _offsets(train_set, energies, job.isolated_atoms)
-        start = potential.prepared(TrainingData(train_set.structures, energies, offsets))
+        scale = _force_scale(train_set)
+        start = potential.prepared(TrainingData(train_set.structures, energies, offsets, scale))
     else:
         start = continued(trained, potential, train_set.samples, job.isolated_atoms)
     begun = files.read_start(start, lambda: _older(config, potential, start, train_set, valid_set))
@@ -362,7 +366,7 @@ def _trained(
     config, files, budget = job.config, job.files, job.budget
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
-    total = None if budget.limited else config.epochs
+    total = None if budget.limited else recipe(config, start).epochs
     with track(total, "train", job.progress, done=len(history.rows)) as bar:
 
         def show(state: State, row: Row) -> None:
@@ -432,6 +436,14 @@ def _with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainCon
     from surefield.config import parse
 
     return parse(TrainConfig, {**config.model_dump(), **settings}, where="train") if settings else config
+
+
+def _force_scale(data: LabelledSet) -> float:
+    """Root mean square of the components of the labelled forces, eV/Å; 1 where there are none."""
+    forces = [sample.labels.forces for sample in data.samples if sample.labels.forces is not None]
+    known = np.concatenate([np.ravel(f) for f in forces]) if forces else np.ones(1)
+    scale = float(np.sqrt(np.nanmean(known**2)))
+    return scale if scale > 0 else 1.0
 
 
 def _offsets(

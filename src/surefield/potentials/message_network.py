@@ -1,0 +1,327 @@
+"""The message network: moments of several channels, mixed, multiplied, and passed on to the neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Array, Float
+
+from surefield.descriptors.channel_invariants import N_INVARIANTS, channel_invariants
+from surefield.descriptors.moments import N_COMPONENTS, angular_basis
+from surefield.descriptors.radial import bessel_basis
+from surefield.potentials.config import MessageNetworkConfig
+from surefield.potentials.evaluate import species_index
+from surefield.potentials.potential import LastLayerPotential, Potential, TrainingData, species_numbers
+from surefield.structures.batching import padded_batches
+from surefield.structures.graph import Graph
+from surefield.structures.neighbor_values import neighbor_values
+
+__all__ = ["MessageLayer", "MessageNetwork", "MessageNetworkConfig"]
+
+#: Structures that the scales of moments and invariants are taken from.
+_SCALED_ON = 64
+
+
+class MessageLayer(eqx.Module):
+    """One layer: scalars of the neighbours in, scalars of the atom out.
+
+    A^(l)_k = sum_cb W^l_cb,k sum_j R_b(r_ij) s_c(j) u_ij^(⊗l) are the moments of channel k, B_k,a their
+    standardised invariants, m_k = sum_a P[z_i]_a,k B_k,a the products, and h' = U m + S (e[z_i] ⊗ h).
+
+    Attributes:
+        senders: from the scalars h of a neighbour to s; None in the first layer, where s is its element.
+        sender_bias: of s, by element.
+        mixing: W, which contains the scale of the moments of each rank.
+        shift: mean of each invariant.
+        scale: reciprocal deviation of each invariant.
+        products: P, by element of the centre.
+        output: U.
+        skip: S; None in the first layer.
+    """
+
+    senders: Float[Array, "n_channels n_senders"] | None
+    sender_bias: Float[Array, "n_species n_senders"]
+    mixing: Float[Array, "4 n_functions n_channels"]
+    shift: Float[Array, "24 1 n_channels"]
+    scale: Float[Array, "24 1 n_channels"]
+    products: Float[Array, "n_species 24 n_channels"]
+    output: Float[Array, "n_channels n_channels"]
+    skip: Float[Array, "n_mixed n_channels"] | None
+
+    def moments(
+        self,
+        edges: Float[Array, "n_atoms n_functions n_neighbors"],
+        scalars: Float[Array, "n_atoms n_channels"] | None,
+        elements: Float[Array, "n_atoms n_species"],
+        graph: Graph,
+    ) -> Float[Array, "20 n_atoms n_channels"]:
+        """Packed moment tensors of rank 0 to 3, mixed over radial functions and senders."""
+        senders = elements @ self.sender_bias
+        if self.senders is not None and scalars is not None:
+            senders = senders + scalars @ self.senders
+        n_atoms, n_basis = len(edges), edges.shape[1] // sum(N_COMPONENTS)
+        summed = edges @ neighbor_values(senders, graph)
+        # One matrix product per rank needs its components, then the atoms, first.
+        summed = jnp.transpose(summed.reshape(n_atoms, n_basis, sum(N_COMPONENTS), -1), (2, 0, 1, 3))
+        ranks = jax.lax.split(summed.reshape(sum(N_COMPONENTS), n_atoms, -1), N_COMPONENTS, 0)
+        n_channels = self.mixing.shape[2]
+        mixed = [
+            (rank.reshape(-1, rank.shape[2]) @ weights).reshape(-1, n_atoms, n_channels)
+            for rank, weights in zip(ranks, self.mixing, strict=True)
+        ]
+        return jnp.concatenate(mixed)
+
+    def update(
+        self,
+        tensors: Float[Array, "20 n_atoms n_channels"],
+        scalars: Float[Array, "n_atoms n_channels"] | None,
+        elements: Float[Array, "n_atoms n_species"],
+    ) -> Float[Array, "n_atoms n_channels"]:
+        """Scalars of the atom after this layer."""
+        invariants = (channel_invariants(tensors) - self.shift) * self.scale
+        n_species, _, n_channels = self.products.shape
+        products = (elements @ self.products.reshape(n_species, -1)).reshape(-1, N_INVARIANTS, n_channels)
+        new = jnp.sum(invariants * jnp.swapaxes(products, 0, 1), axis=0) @ self.output
+        if self.skip is not None and scalars is not None:
+            both = elements[:, :, None] * scalars[:, None]
+            new = new + both.reshape(len(both), -1) @ self.skip
+        return new
+
+
+class MessageNetwork(LastLayerPotential):
+    """Moment-tensor potential with learned channels, and with a second layer that hears from the neighbours.
+
+    Channels are linear mixtures of moments, so that products of a channel with itself suffice (see
+    `channel_invariants`). The scalars of the first layer modulate the moments of the second, as the invariant
+    messages of MACE (Batatia et al., NeurIPS 2022) do. The energy of an atom is
+    E_i = σ w[z_i] · [h¹_i, h²_i, g(h²_i)] + b[z_i] + offset[z_i], g a SiLU network and σ the size of the
+    training forces. The last layer is linear in w. With one layer an atom sees what lies within `cutoff`,
+    with two what lies within twice of it.
+
+    Args:
+        species: chemical symbols or atomic numbers.
+        cutoff: of the neighbour list, Å.
+        n_layers: 1 or more.
+        n_channels: moments of each rank, per layer.
+        n_basis: Bessel functions.
+        n_senders: scalars of a neighbour that its moments are made of.
+        hidden: widths of the network on the last scalars.
+        seed: of the initial weights.
+        dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
+    """
+
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        "epochs": 300,
+        "batch_size": 5,
+        "learning_rate": 1e-2,
+        "ema": 0.999,
+        "patience": 150,
+        "radial_factor": 1.0,
+    }
+
+    species: tuple[int, ...] = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True)
+    n_basis: int = eqx.field(static=True)
+    offsets: Float[Array, " n_species"]
+    energy_scale: Float[Array, ""]
+    layers: list[MessageLayer]
+    weights: list[Float[Array, "width_in width_out"]]
+    biases: list[Float[Array, "n_species width_out"]]
+    readout: Float[Array, "n_species n_site_features"]
+    bias: Float[Array, " n_species"]
+
+    def __init__(
+        self,
+        species: Sequence[str | int],
+        cutoff: float = 5.0,
+        n_layers: int = 2,
+        n_channels: int = 64,
+        n_basis: int = 8,
+        n_senders: int = 16,
+        hidden: Sequence[int] = (64, 64),
+        seed: int = 0,
+        dtype: str | np.typing.DTypeLike = "float32",
+    ) -> None:
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        dtype = np.dtype(dtype)
+        self.species = species_numbers(species)
+        n = len(self.species)
+        self.cutoff, self.n_basis = float(cutoff), int(n_basis)
+        self.offsets, self.energy_scale = jnp.zeros(n, jnp.float64), jnp.ones((), dtype)
+
+        def normal(*shape: int, fan_in: int = 0) -> Array:
+            return jnp.asarray(rng.standard_normal(shape) / np.sqrt(fan_in or shape[-2]), dtype)
+
+        self.layers = []
+        for layer in range(n_layers):
+            first = layer == 0
+            width = min(n, n_senders) if first else n_senders
+            self.layers.append(
+                MessageLayer(
+                    senders=None if first else normal(n_channels, width),
+                    sender_bias=jnp.asarray(_element_senders(n, width, rng), dtype)
+                    if first
+                    else normal(n, width, fan_in=1),
+                    mixing=normal(4, n_basis * width, n_channels),
+                    shift=jnp.zeros((N_INVARIANTS, 1, n_channels), dtype),
+                    scale=jnp.ones((N_INVARIANTS, 1, n_channels), dtype),
+                    products=normal(n, N_INVARIANTS, n_channels),
+                    output=normal(n_channels, n_channels),
+                    skip=None if first else normal(n * n_channels, n_channels, fan_in=n_channels),
+                )
+            )
+        sizes = [n_channels, *hidden]
+        self.weights = [normal(a, b) for a, b in pairwise(sizes)]
+        # Biases per element make the shared network tell elements apart.
+        self.biases = [jnp.asarray(0.3 * rng.standard_normal((n, b)), dtype) for b in sizes[1:]]
+        self.readout = jnp.zeros((n, n_layers * n_channels + (hidden[-1] if hidden else 0)), dtype)
+        self.bias = jnp.zeros(n, dtype)
+
+    @classmethod
+    def from_settings(cls, config: MessageNetworkConfig, species: Sequence[str | int] = ()) -> MessageNetwork:
+        """Build from the settings of a run; `species` is used where they name none."""
+        settings = config.model_dump(exclude={"kind", "species"})
+        return cls(config.species or species, **settings)
+
+    def config(self) -> dict[str, Any]:
+        """Configuration that builds a potential of this shape."""
+        n_senders = self.layers[-1].sender_bias.shape[1]
+        return {
+            "kind": "message_network",
+            "species": [chemical_symbols[z] for z in self.species],
+            "cutoff": self.cutoff,
+            "n_layers": len(self.layers),
+            "n_channels": self.layers[0].output.shape[1],
+            "n_basis": self.n_basis,
+            "n_senders": n_senders,
+            "hidden": [w.shape[1] for w in self.weights],
+            "seed": 0,
+            "dtype": str(self.bias.dtype),
+        }
+
+    def prepared(self, data: TrainingData) -> Self:
+        """Copy with element offsets, and with moments and invariants of the data scaled to one.
+
+        Every random mixture then starts with moments of mean square one and invariants of variance one.
+        """
+        whole = super().prepared(data)
+        scale = jnp.asarray(data.force_scale, self.dtype)
+        bias = jnp.asarray(_binding_energies(whole, data), self.dtype)
+        whole = eqx.tree_at(lambda p: (p.energy_scale, p.bias), whole, (scale, bias))
+        chosen = np.linspace(0, len(data.structures) - 1, min(len(data.structures), _SCALED_ON)).astype(int)
+        structures = [data.structures[i] for i in np.unique(chosen)]
+        for place in range(len(self.layers)):
+            layer = whole.layers[place]
+            tensors, _ = _collected(whole, structures, place)
+            squares = [np.mean(t**2) for t in np.split(tensors, np.cumsum(N_COMPONENTS)[:-1])]
+            factors = [1.0 / np.sqrt(s) if s > 0 else 1.0 for s in squares]
+            mixing = layer.mixing * jnp.asarray(factors, self.dtype)[:, None, None]
+            whole = eqx.tree_at(lambda p, i=place: p.layers[i].mixing, whole, mixing)
+            _, invariants = _collected(whole, structures, place)
+            # One scale for all channels: a channel that varies little says little.
+            deviation = np.sqrt(invariants.var(axis=1).mean(axis=1))[:, None, None]
+            deviation = np.where(deviation > 0, deviation, 1.0)
+            values = (
+                jnp.asarray(invariants.mean(axis=1, keepdims=True), self.dtype),
+                jnp.asarray(np.broadcast_to(1.0 / deviation, layer.scale.shape), self.dtype),
+            )
+            whole = eqx.tree_at(lambda p, i=place: (p.layers[i].shift, p.layers[i].scale), whole, values)
+        return whole
+
+    def constants(self) -> tuple[object, ...]:
+        """Offsets and scales come from the data and are not trained."""
+        scales = [array for layer in self.layers for array in (layer.shift, layer.scale)]
+        return (self.offsets, self.energy_scale, *scales)
+
+    def matrices(self) -> list[Array]:
+        """Weights between vectors of features, which are trained by orthogonalised steps."""
+        between = [
+            matrix
+            for layer in self.layers
+            for matrix in (layer.senders, layer.mixing, layer.output, layer.skip)
+            if matrix is not None
+        ]
+        return [*between, *self.weights]
+
+    def _edge_functions(self, graph: Graph) -> Float[Array, "n_atoms n_functions n_neighbors"]:
+        """Products of radial and angular functions of every neighbour; they serve all layers."""
+        vectors = jnp.swapaxes(graph.vectors.astype(self.bias.dtype), 1, 2)
+        r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
+        radial = bessel_basis(r, self.cutoff, self.n_basis)
+        angular = angular_basis(vectors / r[:, None])
+        return (radial[:, :, None] * angular[:, None]).reshape(len(r), -1, r.shape[1])
+
+    def _elements(self, graph: Graph) -> Float[Array, "n_atoms n_species"]:
+        """One-hot elements; look-ups by them would be scatters in the derivatives."""
+        return jax.nn.one_hot(species_index(self, graph), len(self.species), dtype=self.bias.dtype)
+
+    def layer_scalars(
+        self, graph: Graph, n_layers: int | None = None
+    ) -> tuple[list[Array], list[Float[Array, "20 n_atoms n_channels"]]]:
+        """Scalars (n_atoms, n_channels) and moments after each layer."""
+        edges, elements = self._edge_functions(graph), self._elements(graph)
+        scalars: list[Array] = []
+        tensors: list[Array] = []
+        for layer in self.layers[:n_layers]:
+            before = scalars[-1] if scalars else None
+            tensors.append(layer.moments(edges, before, elements, graph))
+            scalars.append(layer.update(tensors[-1], before, elements))
+        return scalars, tensors
+
+    def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
+        """Scalars of all layers, and the last hidden layer of the network on the last of them; eV."""
+        scalars, _ = self.layer_scalars(graph)
+        elements, h = self._elements(graph), scalars[-1]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            h = jax.nn.silu(h @ weight + elements @ bias)
+        parts = [*scalars, h] if self.weights else scalars
+        return self.energy_scale * jnp.concatenate(parts, axis=-1)
+
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets."""
+        elements = self._elements(graph)
+        energies = jnp.sum(self.site_features(graph) * (elements @ self.readout), axis=-1)
+        return jnp.where(graph.atom_mask, energies + elements @ self.bias, 0.0)
+
+
+def _collected(potential: MessageNetwork, structures: Sequence[Any], place: int) -> tuple[Any, Any]:
+    """Moments (20, n, n_channels) and invariants (24, n, n_channels) of a layer, of all atoms, float64."""
+    both: list[tuple[np.ndarray, np.ndarray]] = []
+    for _, graph in padded_batches(structures, 16, potential.dtype):
+        real = np.asarray(graph.atom_mask)
+        parts = _moments_and_invariants(potential, graph, place)
+        both.append((np.asarray(parts[0])[:, real], np.asarray(parts[1])[:, real]))
+    tensors, invariants = zip(*both, strict=True)
+    return tuple(np.concatenate(part, axis=1).astype(np.float64) for part in (tensors, invariants))  # type: ignore[return-value]
+
+
+@eqx.filter_jit
+def _moments_and_invariants(potential: MessageNetwork, graph: Graph, place: int) -> tuple[Array, Array]:
+    tensors = potential.layer_scalars(graph, place + 1)[1][place]
+    return tensors, channel_invariants(tensors)
+
+
+def _binding_energies(potential: Potential, data: TrainingData) -> np.ndarray:
+    """Mean energy of an atom of each element beyond its offset, eV, so that it need not be learned."""
+    known = [(s, e) for s, e in zip(data.structures, data.energies, strict=True) if e is not None]
+    if not known:
+        return np.zeros(len(potential.species))
+    counts = np.array([np.sum(np.equal.outer(s.numbers, potential.species), axis=0) for s, _ in known])
+    rest = np.array([e for _, e in known]) - counts @ np.asarray(potential.offsets)
+    mean = rest.sum() / counts.sum()
+    # The least correction by element: elements that always come together share it.
+    return mean + np.linalg.lstsq(counts, rest - mean * counts.sum(axis=1))[0]
+
+
+def _element_senders(n_species: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """One number per element while there are few, orthonormal columns of numbers for many."""
+    if width == n_species:
+        return np.eye(n_species)
+    return np.linalg.qr(rng.standard_normal((n_species, width)))[0] * np.sqrt(n_species / width)
