@@ -21,7 +21,7 @@ _gathered_p = Primitive("neighbor_sums")
 
 def neighbor_values(
     values: Float[Array, n_atoms * rest], graph: Graph
-) -> Float[Array, "n_atoms n_neighbors *rest"]:
+) -> Float[Array, " n_atoms n_neighbors *rest"]:
     """Values of every neighbour; of the atom itself where padded.
 
     The transpose sums what the reversed edges hold: a look-up as well, where automatic differentiation would
@@ -55,7 +55,7 @@ def _set_up(primitive: Primitive, other: Primitive, function: Any, shape: Any) -
         values, *indices = primals
         out, tangent = primitive.bind(values, *indices), tangents[0]
         if isinstance(tangent, ad.Zero):
-            return out, ad.Zero.from_primal_value(out)
+            return out, ad.Zero(ShapedArray(out.shape, out.dtype))
         return out, primitive.bind(tangent, *indices)
 
     def backwards(cotangent: Any, values: Any, *indices: Any) -> list[Any]:
