@@ -27,7 +27,7 @@ _AXES: Final = range(3)
 _PAIRS: Final = [(i, j, 1 if i == j else 2) for i, j in itertools.combinations_with_replacement(_AXES, 2)]
 
 
-def channel_invariants(tensors: Float[Array, 20 * shape]) -> Float[Array, 24 * shape]:
+def channel_invariants(tensors: Float[Array, " 20 *shape"]) -> Float[Array, " 24 *shape"]:
     """Invariants of packed tensors s, v, M, T of rank 0 to 3 (see `moments`), for every entry behind them.
 
     With w_i = T_ijj: s, tr M, v·v, M:M, T⋮T, v·w, w·w, v·Mv, w·Mv, w·Mw, tr M³, v·(T:M), w·(T:M),

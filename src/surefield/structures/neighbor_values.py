@@ -20,7 +20,7 @@ _gathered_p = Primitive("neighbor_sums")
 
 
 def neighbor_values(
-    values: Float[Array, n_atoms * rest], graph: Graph
+    values: Float[Array, " n_atoms *rest"], graph: Graph
 ) -> Float[Array, " n_atoms n_neighbors *rest"]:
     """Values of every neighbour; of the atom itself where padded.
 
