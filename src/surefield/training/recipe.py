@@ -7,10 +7,10 @@ from typing import NamedTuple
 from surefield.potentials.potential import Potential
 from surefield.training.config import TrainConfig
 
-__all__ = ["Recipe", "recipe"]
+__all__ = ["EpochSettings", "recipe"]
 
 
-class Recipe(NamedTuple):
+class EpochSettings(NamedTuple):
     """Settings of the epochs; see `TrainConfig` for each."""
 
     epochs: int
@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
 
 
 #: Of potentials that name none themselves, see `Potential.training_defaults`.
-_USUAL = Recipe(
+_USUAL = EpochSettings(
     epochs=60,
     batch_size=8,
     learning_rate=1e-3,
@@ -34,7 +34,7 @@ _USUAL = Recipe(
 )
 
 
-def recipe(config: TrainConfig, potential: Potential) -> Recipe:
+def recipe(config: TrainConfig, potential: Potential) -> EpochSettings:
     """What a training names, else what the potential names, else what is usual."""
-    given = {name: value for name in Recipe._fields if (value := getattr(config, name)) is not None}
+    given = {name: value for name in EpochSettings._fields if (value := getattr(config, name)) is not None}
     return _USUAL._replace(**{**potential.training_defaults, **given})
