@@ -19,7 +19,8 @@ from surefield.errors import DataError
 from surefield.networks.fingerprint_arrays import Primes, dense_primes, padded_rows
 from surefield.potentials.evaluate import composition_energy
 from surefield.potentials.image_network import ImageNetwork
-from surefield.potentials.potential import DescriptorPotential, VectorPotential
+from surefield.potentials.potential import DescriptorPotential
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 

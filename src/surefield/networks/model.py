@@ -30,9 +30,10 @@ from surefield.networks.full_batch import Checkpoints, LossFunction, Regressor
 from surefield.networks.parameters import Parameters, check_version, descriptor_mode
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import predict
-from surefield.potentials.potential import Potential, VectorPotential
+from surefield.potentials.potential import Potential
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import pack, save_arrays
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.geometry import check_geometry
 from surefield.structures.images import HashedImages, hash_images
 from surefield.structures.read import Frames

@@ -32,9 +32,9 @@ from surefield.potentials.potential import (
     DescriptorPotential,
     SiteInput,
     TrainingData,
-    VectorPotential,
     species_numbers,
 )
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph
 
 __all__ = ["AtomicNetwork", "AtomicNetworkConfig"]

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from surefield.potentials.element_networks import ElementNetworks, hidden_widths, random_networks
 from surefield.potentials.layers import excess
-from surefield.potentials.potential import SiteInput, TrainingData, VectorPotential
+from surefield.potentials.potential import SiteInput, TrainingData
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph
 from surefield.structures.system import check_system, periodic_cell
 

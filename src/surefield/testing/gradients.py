@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from surefield.potentials.evaluate import check_frames, evaluate
-from surefield.potentials.potential import HasPotential, Potential, VectorPotential, as_potential, trainable
+from surefield.potentials.potential import HasPotential, Potential, as_potential, trainable
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import collate
 from surefield.structures.tensors import VOIGT
 from surefield.testing.frames import strained

@@ -12,12 +12,12 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Float
 
+from surefield.descriptors.chimes.settings import EV_PER_KCAL_MOL
 from surefield.errors import ConfigError, DataError, check_known
 from surefield.execution.identity import digest
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
-from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult, TrainingWarning

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from surefield.descriptors.chimes.settings import EV_PER_KCAL_MOL
 from surefield.errors import DataError
 from surefield.potentials.chimes import Chimes
-from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.potentials.potential import ClosedRows, Potential, SumPotential
 from surefield.structures.tensors import VOIGT, VOIGT_COLUMNS, VOIGT_ROWS, from_voigt, to_voigt
 from surefield.training.dataset import Sample, without_baseline

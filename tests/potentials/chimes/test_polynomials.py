@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from surefield.descriptors.chimes.polynomials import EXTRAPOLATION, penalty, radial
 from surefield.potentials.chimes import ChimesSettings
-from surefield.potentials.chimes.polynomials import EXTRAPOLATION, penalty, radial
 
 BASE = ChimesSettings(("C",), (8, 0, 0), (1.2,), (5.0,), (1.4,))
 INNER, OUTER, LENGTH = 1.2, 5.0, 1.4

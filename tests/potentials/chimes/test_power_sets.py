@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from surefield.potentials.chimes.power_sets import PAIRS, power_sets
+from surefield.descriptors.chimes.power_sets import PAIRS, power_sets
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Float
 
+from surefield.descriptors.chimes.power_sets import PAIRS, power_codes
+from surefield.descriptors.chimes.settings import ChimesSettings, CoefficientBlock, type_pairs
 from surefield.errors import ConfigError
 from surefield.formats.chimes.text_files import (
     SPECIAL,
@@ -22,8 +24,6 @@ from surefield.formats.chimes.text_files import (
     special_rows,
 )
 from surefield.potentials.chimes.model import Chimes
-from surefield.potentials.chimes.power_sets import PAIRS, power_codes
-from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock, type_pairs
 from surefield.text_file import check_range
 
 __all__ = ["EXACT", "HEADINGS", "KCAL", "OFF", "read_params"]

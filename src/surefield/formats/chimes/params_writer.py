@@ -10,12 +10,12 @@ from typing import Final
 
 import numpy as np
 
+from surefield.descriptors.chimes.power_sets import PAIRS
+from surefield.descriptors.chimes.settings import ChimesSettings, CoefficientBlock
 from surefield.errors import ConfigError
 from surefield.files import write_atomic
 from surefield.formats.chimes.params_file import EXACT, HEADINGS, KCAL, OFF
 from surefield.potentials.chimes.model import Chimes
-from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock
 
 __all__ = ["params_text", "write_params"]
 

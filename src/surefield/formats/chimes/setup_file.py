@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from surefield.descriptors.chimes.power_sets import PAIRS
+from surefield.descriptors.chimes.settings import ChimesSettings, type_pairs
 from surefield.errors import ConfigError, check_known, nearest
 from surefield.formats.chimes.text_files import (
     SPECIAL,
@@ -18,8 +20,6 @@ from surefield.formats.chimes.text_files import (
     read_text,
     special_rows,
 )
-from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import ChimesSettings, type_pairs
 
 __all__ = ["read_setup", "settings_of"]
 

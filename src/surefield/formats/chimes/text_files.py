@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from surefield.descriptors.chimes.power_sets import PAIRS
+from surefield.descriptors.chimes.settings import CUTOFFS, Limits
 from surefield.errors import ConfigError, DataError
-from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import CUTOFFS, Limits
 from surefield.text_file import number, whole
 
 __all__ = ["SPECIAL", "Lines", "cutoff_function", "limits_of", "orders_of", "read_text", "special_rows"]

@@ -10,10 +10,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
+from surefield.descriptors.chimes.settings import EV_PER_KCAL_MOL
 from surefield.errors import DataError
 from surefield.files import write_atomic
 from surefield.formats.chimes.text_files import Lines, read_text
-from surefield.potentials.chimes.settings import EV_PER_KCAL_MOL
 from surefield.structures.labels import DIAGONAL_STRESS, Mapped, resolve_labels
 from surefield.structures.read import Source, read_frames
 

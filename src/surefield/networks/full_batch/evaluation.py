@@ -20,7 +20,7 @@ from surefield.networks.full_batch.criteria import KINDS
 from surefield.networks.full_batch.loss_data import exact_batch, loss_batches
 from surefield.networks.full_batch.loss_terms import Shard, Sums, add_sums
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
-from surefield.potentials.potential import VectorPotential
+from surefield.potentials.vector_potential import VectorPotential
 
 __all__ = ["ImageLoss", "criterion_values"]
 

@@ -12,7 +12,8 @@ from surefield.errors import ConfigError, DataError
 from surefield.networks.fingerprint_arrays import dense_primes, padded_rows
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
-from surefield.potentials.potential import DescriptorPotential, VectorPotential
+from surefield.potentials.potential import DescriptorPotential
+from surefield.potentials.vector_potential import VectorPotential
 
 __all__ = ["with_given_fingerprints"]
 

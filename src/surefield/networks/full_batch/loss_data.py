@@ -17,7 +17,8 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.derivatives import STORED_BYTES, atomic_features, dense_derivatives
 from surefield.networks.full_batch.training_images import Terms, TrainingImage
 from surefield.potentials.image_network import ImageNetwork
-from surefield.potentials.potential import DescriptorPotential, VectorPotential
+from surefield.potentials.potential import DescriptorPotential
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph, collate

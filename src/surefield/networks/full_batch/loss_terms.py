@@ -24,7 +24,8 @@ from surefield.networks.full_batch.criteria import KINDS
 from surefield.networks.full_batch.loss_data import LossBatch, LossData
 from surefield.networks.full_batch.training_images import Terms
 from surefield.potentials.evaluate import composition_energy, evaluate
-from surefield.potentials.potential import DescriptorPotential, VectorPotential
+from surefield.potentials.potential import DescriptorPotential
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import edge_forces, edge_virials, sum_atoms
 from surefield.structures.tensors import to_voigt
 

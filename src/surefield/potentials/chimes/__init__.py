@@ -1,6 +1,6 @@
 """ChIMES: Chebyshev polynomials of the distances in clusters of two to four atoms."""
 
+from surefield.descriptors.chimes.settings import ChimesSettings
 from surefield.potentials.chimes.model import Chimes
-from surefield.potentials.chimes.settings import ChimesSettings
 
 __all__ = ["Chimes", "ChimesSettings"]

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from surefield.potentials.chimes.clusters import Clusters, HalfEdges, clusters
-from surefield.potentials.chimes.polynomials import radial
-from surefield.potentials.chimes.power_sets import PAIRS, power_codes
-from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock
+from surefield.descriptors.chimes.clusters import Clusters, HalfEdges, clusters
+from surefield.descriptors.chimes.polynomials import radial
+from surefield.descriptors.chimes.power_sets import PAIRS, power_codes
+from surefield.descriptors.chimes.settings import ChimesSettings, CoefficientBlock
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.tensors import VOIGT_COLUMNS, VOIGT_ROWS
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from surefield.potentials.chimes.clusters import is_positive, type_tables
-from surefield.potentials.chimes.polynomials import penalty, radial
-from surefield.potentials.chimes.power_sets import PAIRS, power_codes
-from surefield.potentials.chimes.settings import ChimesSettings
+from surefield.descriptors.chimes.clusters import is_positive, type_tables
+from surefield.descriptors.chimes.polynomials import penalty, radial
+from surefield.descriptors.chimes.power_sets import PAIRS, power_codes
+from surefield.descriptors.chimes.settings import ChimesSettings
 
 __all__ = ["TypedNeighbors", "cluster_energies", "cluster_features", "coefficient_table"]
 

@@ -11,7 +11,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Array, Float, Int
 
-from surefield.potentials.chimes.clusters import HalfEdges, clusters, type_of_number
+from surefield.descriptors.chimes.clusters import HalfEdges, clusters, type_of_number
+from surefield.descriptors.chimes.settings import ChimesSettings
 from surefield.potentials.chimes.design import cluster_rows, grouped
 from surefield.potentials.chimes.energy import (
     TypedNeighbors,
@@ -19,7 +20,6 @@ from surefield.potentials.chimes.energy import (
     cluster_features,
     coefficient_table,
 )
-from surefield.potentials.chimes.settings import ChimesSettings
 from surefield.potentials.potential import ClosedRows, LastLayerPotential
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood

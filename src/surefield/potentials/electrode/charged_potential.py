@@ -19,7 +19,8 @@ from surefield.errors import DataError
 from surefield.potentials.electrode.interface import Interface
 from surefield.potentials.element_networks import NetworkInputs
 from surefield.potentials.evaluate import predict, species_index
-from surefield.potentials.potential import MECHANICAL, DescriptorPotential, SiteInput, VectorPotential
+from surefield.potentials.potential import MECHANICAL, DescriptorPotential, SiteInput
+from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.electrode import (
     INTERFACE,
     PHI,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from surefield.potentials.chimes.settings import ChimesSettings
+from surefield.descriptors.chimes.settings import ChimesSettings
 
 __all__ = ["EXTRAPOLATION", "Radial", "penalty", "radial"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
-from surefield.potentials.chimes.power_sets import PAIRS
-from surefield.potentials.chimes.settings import ChimesSettings, CoefficientBlock
+from surefield.descriptors.chimes.power_sets import PAIRS
+from surefield.descriptors.chimes.settings import ChimesSettings, CoefficientBlock
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any, Final, Self
 
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
+from surefield.descriptors.chimes.power_sets import PAIRS, PowerSets, power_sets
 from surefield.errors import ConfigError, check_known
-from surefield.potentials.chimes.power_sets import PAIRS, PowerSets, power_sets
 
 __all__ = ["CUTOFFS", "EV_PER_KCAL_MOL", "TRANSFORMS", "ChimesSettings", "CoefficientBlock", "type_pairs"]
 
