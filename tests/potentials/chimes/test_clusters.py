@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 
 from surefield.descriptors.chimes.clusters import HalfEdges, clusters
-from surefield.potentials.chimes import clusters as module
+from surefield.descriptors.chimes import clusters as module
 from surefield.structures.neighbors import neighborhood
 
 from .conftest import SETTINGS
