@@ -1,9 +1,9 @@
-"""Accuracy on molecules beside what is published: `python benchmarks/molecules.py 3bpa --layers 2 --seeds 0 1`.
+"""Accuracy on molecules beside published figures: `python benchmarks/molecules.py 3bpa --seeds 0 1 2`.
 
 Trains one `MessageNetwork` per seed on frames of 3BPA (Kovács et al., JCTC 17, 7696 (2021)), acetylacetone
-(Batatia et al., arXiv:2205.06643) or ethanol (PBE, after rMD17), a tenth of them held out for the choice of the
-state that is kept, and scores it on the published test sets: root mean square errors of the energy of a
-molecule (meV) and of force components (meV/Å); for ethanol mean absolute ones too. CPU time is that of the
+(Batatia et al., arXiv:2205.06643) or ethanol (PBE, geometries of rMD17), a tenth of them held out to choose
+the state that is kept, and scores it on the published test sets: root mean square errors of the energy of a
+molecule (meV) and of force components (meV/Å), mean absolute ones in brackets. CPU time is that of the
 process, compiling included. The data are read in place and are not part of the project.
 """
 
@@ -71,7 +71,8 @@ def measure(name: str, seed: int, settings: argparse.Namespace) -> dict[str, Any
     """Train with one seed and score."""
     train_file, atoms_file, tests = SETS[name]
     frames = frames_of(name, train_file)[: settings.frames]
-    atoms = {a.symbols[0]: a.get_potential_energy() for a in frames_of(name, atoms_file)}
+    free = frames_of(name, atoms_file)
+    atoms: dict[str | int, float] = {int(a.numbers[0]): a.get_potential_energy() for a in free}
     species = sorted({int(z) for a in frames for z in a.numbers})
     given = {"n_channels": settings.channels, "n_layers": settings.layers}
     given = {key: value for key, value in given.items() if value is not None}
@@ -95,7 +96,7 @@ def measure(name: str, seed: int, settings: argparse.Namespace) -> dict[str, Any
 
 def main() -> None:
     """Measure, print a table, write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--channels", type=int)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from surefield.descriptors.chimes.clusters import HalfEdges, clusters
 from surefield.descriptors.chimes import clusters as module
+from surefield.descriptors.chimes.clusters import HalfEdges, clusters
 from surefield.structures.neighbors import neighborhood
 
 from .conftest import SETTINGS
