@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.units import GPa
 
 from surefield.errors import DataError
 from surefield.structures.convert import convert_labels
+from surefield.structures.labels import DIAGONAL_STRESS, resolve_labels
 
 
 def labelled():
@@ -39,6 +41,15 @@ def test_labels_in_info_move_to_the_results():
     assert found.get_potential_energy() == pytest.approx(-3e-3)
     assert "energy" not in found.info
     assert atoms.info["energy"] == -3.0
+
+
+def test_a_stress_with_its_diagonal_alone_stays_one():
+    atoms = bulk("Si")
+    atoms.info[DIAGONAL_STRESS] = True
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0, stress=np.array([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))
+    (labels,), _ = resolve_labels(convert_labels([atoms], stress_unit="GPa"), require=())
+    assert labels.stress[:3] == pytest.approx([GPa, 2 * GPa, 3 * GPa])
+    assert np.isnan(labels.stress[3:]).all()
 
 
 def test_unknown_sign():

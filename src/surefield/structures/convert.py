@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import DataError, nearest
 from surefield.structures.label_sources import without_labels
-from surefield.structures.labels import Mapped, resolve_labels
+from surefield.structures.labels import DIAGONAL_STRESS, Mapped, resolve_labels
 from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = ["convert_labels"]
@@ -53,7 +54,9 @@ def convert_labels(
     )
     copies = []
     for atoms, label in zip(frames, labels, strict=True):
-        copy = without_labels(atoms)
-        copy.calc = SinglePointCalculator(copy, **label.results())
+        copy, results = without_labels(atoms), label.results()
+        if atoms.info.get(DIAGONAL_STRESS) and "stress" in results:
+            results["stress"] = np.nan_to_num(results["stress"])  # the entry says which count
+        copy.calc = SinglePointCalculator(copy, **results)
         copies.append(copy)
     return Frames(tuple(copies), frames.origins)
