@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,6 +50,14 @@ def lennard_jones():
     return LennardJones({"epsilon": 0.5, "sigma": 2.6, "cutoff": 4.0}, ["Ta"])
 
 
+def message_network():
+    network = sf.MessageNetwork(
+        ["Ta"], cutoff=4.0, n_channels=3, n_basis=3, n_senders=2, hidden=(4,), dtype="float64"
+    )
+    readout = np.random.default_rng(0).normal(size=network.readout.shape)
+    return eqx.tree_at(lambda p: p.readout, network, jnp.asarray(readout))
+
+
 POTENTIALS = {
     "snap": lambda: Snap(Bispectrum((73,), 2, 4.0, (0.5,), (1.0,))),
     "snap + zbl": lambda: Snap(Bispectrum((73,), 2, 4.0, (0.5,), (1.0,))) + sf.ZBL(["Ta"], 1.0, 2.0),
@@ -56,6 +66,7 @@ POTENTIALS = {
     "dropout network": lambda: DropoutNetwork(
         behler_functions(["Ta"], "set30", 4.0), neurons=(4, 4), dropout=0.1
     ),
+    "message network": message_network,
     "lennard-jones": lennard_jones,
     "morse": lambda: Morse({"epsilon": -0.5, "C": 1.4, "Rzero": 2.9, "cutoff": 4.0}, ["Ta"]),
     "stillinger-weber": lambda: StillingerWeber(
