@@ -91,7 +91,7 @@ def test_a_trained_one_is_better_than_a_new_one(trained, copper, copper_network)
     held = prepare(copper[6:], 3.5)
     new = train(copper_network, copper[:1], held, **SHORT)
     more = train(None, copper[:1], held, start_from=trained, **SHORT)
-    assert more.validation_errors.forces_rmse < 0.5 * new.validation_errors.forces_rmse
+    assert more.validation_errors.forces_rmse < 0.7 * new.validation_errors.forces_rmse
     assert len(more.history) == len(new.history) == 2
 
 
