@@ -175,5 +175,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         pool = pool.model_copy(update={"structure": place(pool.structure)})
         loop = loop.model_copy(update={"pool": pool})
     training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
+    if training.start_from is None:  # else the kind of that potential decides
+        training = training.settled(getattr(config.potential, "training_defaults", {}))
     changes = {"data": config.data.model_copy(update=data), "loop": loop, "training": training}
     return config.model_copy(update=changes)

@@ -35,6 +35,7 @@ from surefield.training.config import TrainConfig
 from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.growth import with_species
+from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import fit_uncertainty
 from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
@@ -130,7 +131,9 @@ class Loop:
         plain = {key: v if isinstance(v, str | int | float) else digest(v) for key, v in oracle.items()}
         inputs = {
             "loop": self.config.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json", exclude={"start_from"})
+            "training": settled_for(self.training, self.potential).model_dump(
+                mode="json", exclude={"start_from"}
+            )
             | {"isolated_atoms": self.isolated_atoms},
             "uncertainty": self.uncertainty.model_dump(mode="json"),
             "oracle": plain,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,6 +43,16 @@ class MomentNetworkConfig(Config):
 
 class MessageNetworkConfig(Config):
     """Shape of a `MessageNetwork`; the fields are its arguments."""
+
+    #: Settings of a training that suit it, where the training names none.
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        "epochs": 300,
+        "batch_size": 5,
+        "learning_rate": 1e-2,
+        "radial_factor": 1.0,
+        "ema": 0.999,
+        "patience": 150,
+    }
 
     kind: Literal["message_network"] = "message_network"
     species: tuple[str, ...] | None = Field(

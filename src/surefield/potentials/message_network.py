@@ -117,14 +117,7 @@ class MessageNetwork(LastLayerPotential):
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
     """
 
-    training_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 300,
-        "batch_size": 5,
-        "learning_rate": 1e-2,
-        "ema": 0.999,
-        "patience": 150,
-        "radial_factor": 1.0,
-    }
+    training_defaults: ClassVar[Mapping[str, Any]] = MessageNetworkConfig.training_defaults
 
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)

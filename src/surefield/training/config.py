@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
 from pydantic import Field, field_validator
 
 from surefield.config import Config
 from surefield.quantities import fitted, names, quantity
 
 __all__ = ["TrainConfig"]
+
+#: What is taken where neither the training nor the potential names it.
+_USUAL: Final[Mapping[str, Any]] = {
+    "epochs": 60,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "radial_factor": 0.1,
+    "ema": 0.99,
+    "patience": 20,
+}
 
 
 def _weight(name: str) -> float:
@@ -106,6 +119,15 @@ class TrainConfig(Config):
             if not weight >= 0:
                 raise ValueError(f"the weight of {name!r} must not be negative, got {weight}")
         return weights
+
+    def settled(self, suited: Mapping[str, Any]) -> Self:
+        """Copy in which nothing of the epochs is open.
+
+        Args:
+            suited: what suits the potential, see `Potential.training_defaults`.
+        """
+        chosen = {name: suited.get(name, value) for name, value in _USUAL.items()}
+        return self.model_copy(update={k: v for k, v in chosen.items() if getattr(self, k) is None})
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -29,6 +29,8 @@ from surefield.training.recipe import recipe
 
 __all__ = ["StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
 
+#: Decay of an average that has forgotten its start before it matters.
+_SHORT_MEMORY = 0.99
 #: Errors that every row has.
 _SHOWN = ("energy", "forces")
 
@@ -67,6 +69,14 @@ def learning_rate(highest: float, step: int, n_steps: int) -> float:
         return highest * (step + 1) / warm
     done = min((step - warm) / max(n_steps - warm, 1), 1.0)
     return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _kept(ema: float, step: int) -> float:
+    """Decay of the average of the weights at a step.
+
+    A memory of more than some hundred steps would hold on to the random start for epochs: it grows with them.
+    """
+    return ema if ema <= _SHORT_MEMORY else min(ema, (1 + step) / (10 + step))
 
 
 @eqx.filter_jit
@@ -177,8 +187,7 @@ def fit_gradient(
 
     def step(state: State, batch: Batch) -> tuple[State, float]:
         rate = jnp.asarray(learning_rate(chosen.learning_rate, state.step, n_steps(state.step)))
-        # The first averages are over the steps there are: a long memory would hold on to the random start.
-        kept = jnp.asarray(min(chosen.ema, (1 + state.step) / (10 + state.step)))
+        kept = jnp.asarray(_kept(chosen.ema, state.step))
         *moving, value = train_step(
             batch, state.parameters, state.optimizer, state.average, static, rate, kept, settings
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from surefield.potentials.potential import Potential
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.training.config import TrainConfig
 
-__all__ = ["EpochSettings", "recipe"]
+__all__ = ["EpochSettings", "recipe", "settled_for"]
 
 
 class EpochSettings(NamedTuple):
@@ -22,19 +22,15 @@ class EpochSettings(NamedTuple):
     patience: int
 
 
-#: Of potentials that name none themselves, see `Potential.training_defaults`.
-_USUAL = EpochSettings(
-    epochs=60,
-    batch_size=8,
-    learning_rate=1e-3,
-    radial_factor=0.1,
-    weight_decay=0.0,
-    ema=0.99,
-    patience=20,
-)
+def settled_for(config: TrainConfig, potential: Potential) -> TrainConfig:
+    """A training of which no setting of the epochs is open; of a sum the learned part decides."""
+    learned = potential.learned if isinstance(potential, SumPotential) else potential
+    return config.settled(learned.training_defaults)
 
 
 def recipe(config: TrainConfig, potential: Potential) -> EpochSettings:
     """What a training names, else what the potential names, else what is usual."""
-    given = {name: value for name in EpochSettings._fields if (value := getattr(config, name)) is not None}
-    return _USUAL._replace(**{**potential.training_defaults, **given})
+    values = settled_for(config, potential).model_dump(include={*EpochSettings._fields})
+    if values["weight_decay"] is None:
+        values["weight_decay"] = potential.training_defaults.get("weight_decay", 0.0)
+    return EpochSettings(**values)

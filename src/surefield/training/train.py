@@ -55,7 +55,7 @@ from surefield.training.gradient import fit_gradient, initial_state, step_settin
 from surefield.training.growth import with_species
 from surefield.training.loss import Errors, LossWeights, balanced_stress_weight, errors, residuals
 from surefield.training.readout import Solution, solve_readout
-from surefield.training.recipe import recipe
+from surefield.training.recipe import recipe, settled_for
 
 __all__ = ["METRICS", "Fit", "fit_samples", "is_linear", "train"]
 
@@ -247,9 +247,8 @@ def fit_samples(
         check_body(start)
     identity = None
     if folder is not None:
-        learned = potential.learned if isinstance(potential, SumPotential) else potential
-        chosen = recipe(config, learned)._asdict() | {"weight_decay": config.weight_decay}
-        settings = config.model_dump(mode="json") | chosen | {"start_from": start is not None}
+        settled = settled_for(config, potential).model_dump(mode="json")
+        settings = settled | {"start_from": start is not None}
         identity = identity_of(
             training=settings | {"isolated_atoms": isolated_atoms or {}},
             **potential_entries(potential if start is None else start),
@@ -503,7 +502,7 @@ def _older(
 ) -> dict[str, Any]:
     """What files of older versions state of their training."""
     return {
-        "train": config.model_dump(mode="json"),
+        "train": settled_for(config, potential).model_dump(mode="json"),
         "samples": data_digest(train_set.samples, valid_set.samples),
         "data": _potential_and_data(potential, train_set),
         "start": arrays_hash(start),
