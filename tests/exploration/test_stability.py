@@ -108,6 +108,16 @@ def test_what_breaks_says_when_and_how(data):
     assert near.fault.endswith("Å apart")
 
 
+def test_atoms_that_jump_into_each_other_are_a_break(data):
+    """The calculator refuses such a structure before the watch sees it."""
+    gas = LennardJones({"epsilon": 1e-30, "sigma": 2.3, "cutoff": 5.0}, ["Cu"])
+    start = bulk("Cu", cubic=True) * (2, 2, 2)
+    trial = run_trial(start, gas.calculator(), 1e6, Limits(0.0, 1e9), steps=200, timestep_fs=5.0)
+    assert 0 < trial.steps < 200
+    assert " Å apart" in trial.fault
+    assert "remove the structure" not in trial.fault
+
+
 def test_time_ends_a_run_after_one_step(data):
     trial = run_trial(bulk("Cu", cubic=True), EMT(), 300.0, Limits(0.0, 1e9), steps=50, seconds=0.0)
     assert (trial.steps, trial.outcome) == (1, "ran until its time was over")

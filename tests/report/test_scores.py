@@ -87,6 +87,11 @@ def test_a_reader_is_warned() -> None:
         strict=True,
     ):
         assert words in sentence
+    assert "training.epochs: 0 gives the same sooner" in sentences[2]
+    # Without an exact solution no epochs would leave a random potential.
+    (from_random,) = (s for s in cautions(run(summary | {"exact_start": False}, metrics=flat)) if "fell" in s)
+    assert "give it more training.epochs" in from_random
+    assert "exact solution" not in from_random
     falling = {"valid_forces_rmse": np.linspace(0.086, 0.05, 60)}
     fine = {"evaluated": "test", "test": {"forces_rmse": 0.05}, "baselines": {"forces_rmse": 1.0}}
     assert cautions(run(fine, metrics=falling)) == []

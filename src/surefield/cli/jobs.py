@@ -150,6 +150,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     sets = {"train": fit.train_set, "validation": fit.validation_set, "test": inputs.test}
     errors = {"train": fit.train_errors, "validation": fit.validation_errors}
     summary: dict[str, Any] = {name: e.as_dict() for name, e in errors.items() if e}
+    summary["exact_start"] = fit.solution is not None
     summary["intervals"] = {name: e.intervals for name, e in errors.items() if e}
     uncertainty = None
     if fit.validation_errors is not None:

@@ -13,6 +13,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
 from ase.md.langevin import Langevin
 
+from surefield.errors import DataError
 from surefield.execution.stopwatch import compiling_seconds
 from surefield.exploration.alloys import random_alloys
 from surefield.exploration.config import StabilityConfig
@@ -203,8 +204,11 @@ def run_trial(
     name = str(atoms.info.get("name") or atoms.get_chemical_formula(empirical=True))
     first = float(np.linalg.norm(start.get_forces(), axis=1).max())
     dynamics.attach(watch)
-    with suppress(_Ended):
-        dynamics.run(steps)
+    try:
+        with suppress(_Ended):
+            dynamics.run(steps)
+    except DataError as error:  # atoms jumped into each other, or away, within one step
+        faults.append(str(error).partition(";")[0])
     fault = faults[0] if faults else ""
     return Trial(name, kind, len(start), temperature, first, dynamics.nsteps, steps, step, fault)
 

@@ -177,10 +177,15 @@ def _of_the_training(run: Run) -> Iterator[str]:
         known = column[np.isfinite(column)]
         if len(known) >= 5 and known.min() > 0.98 * known[0]:
             first, last = (number(1e3 * float(known[k])) for k in (0, -1))
+            gained = (
+                "beyond the exact solution the training gained nothing; training.epochs: 0 gives the same "
+                "sooner."
+                if run.summary.get("exact_start", True)
+                else "the training has learned nothing of it yet; give it more training.epochs."
+            )
             yield (
                 f"The {noun(name)} error of validation never fell in {len(known)} epochs "
-                f"({first} to {last} {unit_of(name)}): beyond the exact solution the "
-                "training gained nothing; training.epochs: 0 gives the same sooner."
+                f"({first} to {last} {unit_of(name)}): {gained}"
             )
             return
 

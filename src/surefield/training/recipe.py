@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.training.config import TrainConfig
@@ -24,13 +25,17 @@ class EpochSettings(NamedTuple):
 
 def settled_for(config: TrainConfig, potential: Potential) -> TrainConfig:
     """A training of which no setting of the epochs is open; of a sum the learned part decides."""
-    learned = potential.learned if isinstance(potential, SumPotential) else potential
-    return config.settled(learned.training_defaults)
+    return config.settled(_suited(potential))
 
 
 def recipe(config: TrainConfig, potential: Potential) -> EpochSettings:
     """What a training names, else what the potential names, else what is usual."""
     values = settled_for(config, potential).model_dump(include={*EpochSettings._fields})
     if values["weight_decay"] is None:
-        values["weight_decay"] = potential.training_defaults.get("weight_decay", 0.0)
+        values["weight_decay"] = _suited(potential).get("weight_decay", 0.0)
     return EpochSettings(**values)
+
+
+def _suited(potential: Potential) -> Mapping[str, Any]:
+    learned = potential.learned if isinstance(potential, SumPotential) else potential
+    return learned.training_defaults
