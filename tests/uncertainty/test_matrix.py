@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import ase.io
 import numpy as np
@@ -20,9 +21,11 @@ from surefield.cli.main import app
 from surefield.config import parse
 from surefield.errors import ConfigError
 from surefield.loop import LoopConfig
+from surefield.loop.oracle import Oracle
 from surefield.loop.rounds import Loop
 from surefield.report import load_run
 from surefield.report.reasons import sentence
+from surefield.structures.read import read_frames
 from surefield.testing import check_uncertainty
 from surefield.training import TrainConfig
 from surefield.uncertainty import LLPR, DropoutEnsemble
@@ -68,12 +71,18 @@ def trained(request, tmp_path_factory, copper):
         },
     }
     (folder / "copper.yaml").write_text(yaml.safe_dump(config))
-    run = run_verb("train", folder / "copper.yaml", [], dry_run=False, overwrite=False).parent
+    run = verb_folder("train", folder / "copper.yaml")
     return SimpleNamespace(config=folder / "copper.yaml", run=run, test=copper[6:], **own)
 
 
+def verb_folder(verb: str, config: Path) -> Path:
+    written = run_verb(verb, config, [], dry_run=False, overwrite=False)
+    assert written is not None
+    return written.parent
+
+
 def run(verb: str, trained) -> Path:
-    return run_verb(verb, trained.config, [], dry_run=False, overwrite=False).parent
+    return verb_folder(verb, trained.config)
 
 
 def test_train(trained):
@@ -93,7 +102,7 @@ def test_saved_and_loaded(trained):
 
 def test_calculator(trained):
     atoms = trained.test[0].copy()
-    atoms.calc = sf.load(trained.run / trained.file).calculator(extrapolation="ignore")
+    atoms.calc = sf.load(trained.run / trained.file).calculator(extrapolation="ignore", forces=True)
     assert np.isfinite(atoms.get_potential_energy())
     assert atoms.calc.results["max_force_uncertainty"] > 0
 
@@ -109,7 +118,7 @@ def test_recalibrated(trained, copper):
 
 
 def test_uq(trained):
-    written = ase.io.read(run("uq", trained) / "predictions.xyz", ":")
+    written = read_frames(run("uq", trained) / "predictions.xyz")
     assert written[0].arrays["surefield_forces_uncertainty"].shape == (2, 3)
     assert written[0].arrays["surefield_energies_uncertainty"].shape == (2,)
     assert len(written[0].info["surefield_stress_uncertainty"]) == 6
@@ -152,7 +161,7 @@ def test_posterior_features_need_llpr(trained, tmp_path):
             LoopConfig(n_initial=2, n_per_round=1, n_rounds=1),
             uncertainty.potential,
             TrainConfig(),
-            None,
+            cast(Oracle, None),
             trained.test * 2,
             trained.test,
             uncertainty=DropoutConfig(),

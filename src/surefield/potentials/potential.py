@@ -256,11 +256,13 @@ class ClosedRows(NamedTuple):
         energy: (n_features,) of the total energy.
         forces: (3 n_atoms, n_features) of the forces, order atom, xyz; None if not asked for.
         virial: (3, 3, n_features) of dE/d(strain); None if not asked for.
+        energies: (n_atoms, n_features) of the energies of the atoms: their features; None: not known.
     """
 
     energy: Float[np.ndarray, " n_features"]
     forces: Float[np.ndarray, "n_components n_features"] | None
     virial: Float[np.ndarray, "3 3 n_features"] | None
+    energies: Float[np.ndarray, "n_atoms n_features"] | None = None
 
 
 class LastLayerPotential(Potential):

@@ -265,7 +265,7 @@ def structure_rows(
     strain = "stress" in wanted and "stress" in potential.supplies
     derived: Iterator[ClosedRows | None] = repeat(None, len(structures))
     if wanted.keys() & {"energy", "forces", "stress"}:
-        derived = _derived(potential, structures, "forces" in wanted, strain)
+        derived = _derived(potential, structures, "forces" in wanted, strain, "energies" in wanted)
     for structure, rows in zip(structures, derived, strict=True):
         values: dict[str, np.ndarray] = {}
         if rows is not None:
@@ -276,22 +276,33 @@ def structure_rows(
                 voigt = to_voigt(np.moveaxis(rows.virial, -1, 0)).T
                 values["stress"] = voigt / volume(structure.cell)
         if "energies" in wanted:
-            values["energies"] = atom_features(potential, structure)
+            known = None if rows is None else rows.energies
+            values["energies"] = atom_features(potential, structure) if known is None else known
         for name in outputs:
             values[name] = _output_rows(potential, structure, name)
         yield StructureRows({name: values[name] for name in wanted if name in values}, structure.n_atoms)
 
 
 def _derived(
-    potential: LastLayerPotential, structures: Sequence[Neighborhood], forces: bool, strain: bool
+    potential: LastLayerPotential,
+    structures: Sequence[Neighborhood],
+    forces: bool,
+    strain: bool,
+    atoms: bool,
 ) -> Iterator[ClosedRows]:
-    """Rows of all that follows from the energy."""
+    """Rows of all that follows from the energy; those of the atoms where they come along."""
     closed = potential.closed_rows(structures, forces=forces, strain=strain)
     if closed is not None:
         return iter(closed)
     if potential.local_features:
         return _local_rows(potential, structures, forces, strain)
+    if atoms and not forces and not (strain and any(s.periodic for s in structures)):
+        return (_summed_rows(atom_features(potential, structure)) for structure in structures)
     return (_general_rows(potential, structure, forces, strain) for structure in structures)
+
+
+def _summed_rows(features: Float[np.ndarray, "n_atoms n_features"]) -> ClosedRows:
+    return ClosedRows(features.sum(axis=0), None, None, features)
 
 
 def _local_rows(
@@ -310,13 +321,14 @@ def _local_rows(
         for place, (index, atoms) in enumerate(
             zip(members, row_slices(structures[i].n_atoms for i in members), strict=True)
         ):
-            energy = _in_blocks(potential, features[atoms], block[atoms]).sum(axis=0)
+            of_atoms = _in_blocks(potential, features[atoms], block[atoms])
+            energy = of_atoms.sum(axis=0)
             by_position = by_strain = None
             if forces:
                 by_position = by_geometry[0][atoms].astype(np.float64).reshape(-1, len(energy))
             if strain and structures[index].periodic:
                 by_strain = by_geometry[1][place].astype(np.float64)
-            ready[index] = ClosedRows(energy, by_position, by_strain)
+            ready[index] = ClosedRows(energy, by_position, by_strain, of_atoms)
         while following in ready:
             yield ready.pop(following)
             following += 1

@@ -35,6 +35,10 @@ __all__ = ["read_database", "restore_arrays", "write_database", "write_trajector
 _log = logging.getLogger(__name__)
 #: Entry with the text of what lists do not give back: arrays of lists, of which databases of ASE make others.
 _BESIDE: Final = "surefield_beside"
+#: Results that a trajectory of ASE stores.
+_STORED: Final = {*all_properties}
+#: Those of them that a database has no column for.
+_WITHOUT_COLUMN: Final = {"energies", "stresses"}
 #: Arrays that every format of ASE stores itself.
 _OWN: Final = {"numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges"}
 
@@ -125,7 +129,7 @@ def write_database(path: str | Path, frames: Sequence[Atoms]) -> list[list[str]]
     Returns:
         For each structure the names of what is no data and was left out.
     """
-    packed = [_packed(atoms) for atoms in frames]
+    packed = [_packed(atoms, _STORED - _WITHOUT_COLUMN) for atoms in frames]
     database: Any = ase.db.connect(path, append=False)
     with database:  # one transaction
         for row, arrays, _ in packed:
@@ -151,17 +155,17 @@ def restore_arrays(atoms: Atoms) -> None:
     atoms.info |= beside.get(INFO, {})
 
 
-def _packed(atoms: Atoms) -> tuple[Atoms, dict[str, Any], list[str]]:
-    """Copy with results that ASE knows, the others in info; arrays that ASE would drop; what is no data."""
+def _packed(atoms: Atoms, stored: set[str] = _STORED) -> tuple[Atoms, dict[str, Any], list[str]]:
+    """Copy with results that ASE stores, the others in info; arrays that ASE would drop; what is no data."""
     packed = atoms.copy()
     results = results_of(atoms)
-    known = {k: v for k, v in results.items() if k in all_properties}
+    known = {k: v for k, v in results.items() if k in stored}
     if known:
         packed.calc = SinglePointCalculator(packed, **known)
     arrays = {k: v for k, v in atoms.arrays.items() if k not in _OWN}
     info = dict(atoms.info)
     for name, value in results.items():
-        if name not in all_properties:
+        if name not in stored:
             (arrays if is_per_atom(name, np.asarray(value), len(atoms)) else info)[name] = value
     left_out = [str(name) for values in (info, arrays) for name in values if not is_data(name, values[name])]
     info, arrays = ({k: v for k, v in values.items() if is_data(k, v)} for values in (info, arrays))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from ase import Atoms
 
 from surefield.errors import ConfigError
 from surefield.potentials import Prediction
-from surefield.potentials.calculator import ExtrapolationWarning
 from surefield.quantities import quantity, uncertain
 from surefield.testing.frames import Snapshot, random_rotation, rotated
 from surefield.uncertainty.uncertainty import Uncertainty
@@ -71,7 +69,7 @@ def check_uncertainty(
         _check_permutation(uncertainty, frames, full, options, tolerance, rng)
     if "rotation" in invariances:
         _check_rotation(uncertainty, frames, full, options, tolerance, rng, isotropic)
-    _check_calculator(uncertainty, frames[0], full[0], tolerance)
+    _check_calculator(uncertainty, frames[0], full[0], options, tolerance)
     _check_saving(uncertainty, frames, full, options)
 
 
@@ -219,14 +217,23 @@ def _check_rotation(
             _close(f"rotation: sum of an atom's force variances in frame {index}", first, second, tolerance)
 
 
-def _check_calculator(uncertainty: Uncertainty, atoms: Atoms, expected: Prediction, tolerance: float) -> None:
-    copy = atoms.copy()
-    copy.calc = uncertainty.calculator(per_atom=True)
-    with warnings.catch_warnings():
-        # The structures of a check need not be like those of the training set.
-        warnings.simplefilter("ignore", ExtrapolationWarning)
-        copy.get_potential_energy()
-    results = copy.calc.results
+def _check_calculator(
+    uncertainty: Uncertainty,
+    atoms: Atoms,
+    expected: Prediction,
+    options: dict[str, bool],
+    tolerance: float,
+) -> None:
+    # The structures of a check need not be like those of the training set.
+    both = []
+    asked: dict[str, Any]
+    for asked in ({}, options):
+        calculator = uncertainty.calculator(extrapolation="ignore", max_sigma=None, **asked)
+        calculator.calculate(atoms.copy())
+        both.append(calculator.results)
+    usual, results = both
+    _require("energy_uncertainty" in usual, "calculator: no energy_uncertainty in the usual results")
+    _require("forces_uncertainty" not in usual, "calculator: force sigmas though nobody asked for them")
     _compare("calculator", 0, expected, _named(results), tolerance)
     if expected.forces_uncertainty is not None:
         largest = np.linalg.norm(expected.forces_uncertainty, axis=1).max()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
     from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+    from surefield.uncertainty.guard import SigmaWarning
     from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
     from surefield.uncertainty.llpr import LLPR
     from surefield.uncertainty.metrics import uq_metrics
@@ -19,6 +20,7 @@ __all__ = [
     "DropoutEnsemble",
     "LLPRPosterior",
     "RowCovariance",
+    "SigmaWarning",
     "Uncertainty",
     "calibrate_alpha",
     "ensemble_loss",
@@ -37,6 +39,7 @@ import_on_first_use(
         "surefield.sensitivity.posterior": ("LLPRPosterior", "evidence_regularizer", "val_nll_regularizer"),
         "surefield.uncertainty.calibration": ("calibrate_alpha", "fit_calibration_map"),
         "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
+        "surefield.uncertainty.guard": ("SigmaWarning",),
         "surefield.uncertainty.last_layer_ensemble": ("ensemble_loss", "ensemble_predict", "sample_ensemble"),
         "surefield.uncertainty.llpr": ("LLPR",),
         "surefield.uncertainty.metrics": ("uq_metrics",),

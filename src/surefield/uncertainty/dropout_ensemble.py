@@ -26,7 +26,8 @@ from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.uncertainty import Spread, Uncertainty
+from surefield.uncertainty.spread import Spread
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["DropoutEnsemble"]
 

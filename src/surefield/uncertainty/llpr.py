@@ -41,7 +41,8 @@ from surefield.uncertainty.held_out import (
     fit_maps,
     label_residuals,
 )
-from surefield.uncertainty.uncertainty import Spread, Uncertainty, times
+from surefield.uncertainty.spread import Spread
+from surefield.uncertainty.uncertainty import Uncertainty, times
 
 __all__ = ["LLPR", "check_size", "fit_memory"]
 
@@ -155,9 +156,8 @@ class LLPR(Uncertainty):
         }
         for file in files:
             file.remove()
-        return cls(
-            potential, _completed(maps, outputs, shared_alpha, pairs), thresholds, statistics, posterior
-        )
+        maps = _completed(maps, outputs, shared_alpha, pairs)
+        return cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1].structures)
 
     @property
     def n_members(self) -> int:
@@ -181,7 +181,9 @@ class LLPR(Uncertainty):
     def _spread(self, name: str, rows: Rows, n_atoms: int) -> Spread:
         shape = quantity(name).shape(n_atoms)
         lengths = np.linalg.norm(rows, axis=1).reshape(shape) if quantity(name).symmetric_zeros else None
-        return Spread(self.posterior.u(rows).reshape(shape), lengths)
+        vectors = self.posterior.whiten(rows)
+        u = np.linalg.norm(vectors, axis=1).reshape(shape)
+        return Spread(u, lengths, vectors=vectors.reshape(*shape, -1))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The posterior."""

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from ase import Atoms
-from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError
 from surefield.execution.stopwatch import Stopwatch
@@ -26,6 +25,14 @@ from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.calibration_maps import CalibrationMap
+from surefield.uncertainty.guard import (
+    CALIBRATION,
+    LARGEST_SIGMA,
+    OnUncertain,
+    SigmaGuard,
+    WatchedModel,
+    sigma_limits,
+)
 from surefield.uncertainty.held_out import (
     SYMMETRY_ZERO,
     HeldOut,
@@ -33,22 +40,9 @@ from surefield.uncertainty.held_out import (
     fit_maps,
     label_residuals,
 )
+from surefield.uncertainty.spread import Spread
 
 __all__ = ["Spread", "Uncertainty", "times"]
-
-
-class Spread(NamedTuple):
-    """Raw spread of one quantity of one structure, float64.
-
-    Attributes:
-        u: in the shape of the quantity; of the mean over the atoms where `Quantity.per_atom`.
-        magnitude: vanishes where symmetry makes the quantity vanish; None: u itself does.
-        members: (n_members, *shape) deviations of the members from the prediction, if there are any.
-    """
-
-    u: Float[np.ndarray, "*shape"]
-    magnitude: Float[np.ndarray, "*shape"] | None = None
-    members: Float[np.ndarray, " n_members *shape"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +169,7 @@ class Uncertainty(ABC):
             )
         rows = {name: len(pair.residuals) for name, pair in pairs.items()}
         cost = times(bare.seconds, bare.seconds + extra.seconds)
-        return self._replaced(
+        calibrated = self._replaced(
             maps={**self.maps, **fit_maps(pairs, calibration_map, calibration_method, self.n_members)},
             thresholds={**self.thresholds, **thresholds},
             statistics={
@@ -184,6 +178,20 @@ class Uncertainty(ABC):
                 "calibration_rows": rows,
             },
         )
+        return calibrated._with_largest(data.structures, batch_size)
+
+    def _with_largest(self, structures: Sequence[Neighborhood], batch_size: int = 16) -> Self:
+        """Copy that knows the largest sigma of an atom's energy in the calibration set."""
+        name = "energies" if "energies" in self.potential.supplies else "energy"
+        largest = 0.0
+        for index, spreads in self.spreads(structures, ["energy", name], batch_size=batch_size):
+            n_atoms = structures[index].n_atoms
+            sigma = np.asarray(self._sigma(name, spreads[name], n_atoms)) / (
+                1 if name == "energies" else n_atoms
+            )
+            largest = max(largest, float(sigma.max()))
+        known = {LARGEST_SIGMA: {name: largest}} if largest > 0 else {}
+        return self._replaced(statistics={**self.statistics, **known})
 
     def _held_out(
         self, data: LabelledSet, predictions: Sequence[Prediction], names: Collection[str], batch_size: int
@@ -277,10 +285,37 @@ class Uncertainty(ABC):
         sigma = sigma * n_atoms if entry.per_atom else sigma
         return float(sigma) if sigma.ndim == 0 else sigma
 
-    def calculator(self, **options: Any) -> SurefieldCalculator:
-        """ASE calculator whose results hold the uncertainties as well; options as in `predict`."""
-        available: dict[str, Any] = {name: name in self.maps for name in ("forces", "stress")}
-        return SurefieldCalculator(self, **(available | options))
+    def calculator(
+        self,
+        *,
+        per_atom: bool = True,
+        forces_every: int | None = None,
+        max_sigma: float | str | Mapping[str, float] | None = CALIBRATION,
+        on_uncertain: OnUncertain = "warn",
+        **options: Any,
+    ) -> SurefieldCalculator:
+        """ASE calculator whose results hold uncertainties as well.
+
+        By default these are `energy_uncertainty` and `energies_uncertainty` of the atoms, which cost little.
+        ASE's own writers drop results that they do not know, and say nothing: `ase.io.write` and `Trajectory`
+        keep no sigma, while `surefield.structures.read.write_frames` keeps all of them in extxyz, traj and
+        db. `exploration.sigma_limit.SigmaLimit` stops dynamics, or collects frames.
+
+        Args:
+            per_atom: also `energies_uncertainty`, if the potential has energies of atoms.
+            forces_every: also `forces_uncertainty` and `max_force_uncertainty`, of every n-th structure; with
+                the option forces=True of each. They cost about as much as a training step.
+            max_sigma: limit, see `sigma_limits`; by default of the energies of atoms, twice the largest sigma
+                of the calibration set, which `statistics` state; None: none.
+            on_uncertain: what happens beyond it, see `SigmaGuard`.
+            options: `extrapolation` as `SurefieldCalculator` takes it, and others of `predict`.
+
+        Raises:
+            ConfigError: an unknown action, or a limit or number of structures out of range.
+        """
+        guard = SigmaGuard(sigma_limits(max_sigma, self.statistics), on_uncertain)
+        model = WatchedModel(self, guard, forces_every)
+        return SurefieldCalculator(model, per_atom=per_atom, **options)
 
     def save(self, path: str | Path) -> None:
         """Save the potential, what the spreads need and the calibration as one .npz file."""

@@ -1,0 +1,27 @@
+"""The raw spread of one quantity of one structure, which is what an estimator supplies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["Spread"]
+
+
+class Spread(NamedTuple):
+    """Raw spread of one quantity of one structure, float64.
+
+    Attributes:
+        u: in the shape of the quantity; of the mean over the atoms where `Quantity.per_atom`.
+        magnitude: vanishes where symmetry makes the quantity vanish; None: u itself does.
+        members: (n_members, *shape) deviations of the members from the prediction, if there are any.
+        vectors: (*shape, n) vectors of length u, whose inner products are the raw covariances, also between
+            structures and quantities; None: those of the members, if any.
+    """
+
+    u: Float[np.ndarray, "*shape"]
+    magnitude: Float[np.ndarray, "*shape"] | None = None
+    members: Float[np.ndarray, " n_members *shape"] | None = None
+    vectors: Float[np.ndarray, "*shape n"] | None = None
