@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from surefield.testing.gradients import check_gradients
     from surefield.trainers import KIMPotential
     from surefield.training import Fit, TrainConfig, train
-    from surefield.uncertainty import LLPR
+    from surefield.uncertainty import LLPR, ConstantUncertainty, FeatureDistance
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 
 # 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
@@ -67,7 +67,7 @@ _HOMES = {
     "surefield.training": ("Fit", "TrainConfig", "train"),
     "surefield.networks.full_batch": ("LossFunction",),
     "surefield.networks": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
-    "surefield.uncertainty": ("LLPR",),
+    "surefield.uncertainty": ("LLPR", "ConstantUncertainty", "FeatureDistance"),
     "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
 }
 __all__ = [
@@ -77,8 +77,10 @@ __all__ = [
     "Amp",
     "ChargeNeuralNetwork",
     "Chimes",
+    "ConstantUncertainty",
     "DropoutEnsemble",
     "DropoutNetwork",
+    "FeatureDistance",
     "Fit",
     "Gaussian",
     "KIMPotential",

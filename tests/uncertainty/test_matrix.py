@@ -28,18 +28,33 @@ from surefield.report.reasons import sentence
 from surefield.structures.read import read_frames
 from surefield.testing import check_uncertainty
 from surefield.training import TrainConfig
-from surefield.uncertainty import LLPR, DropoutEnsemble
+from surefield.uncertainty import LLPR, ConstantUncertainty, DropoutEnsemble, FeatureDistance
 from surefield.uncertainty.config import DropoutConfig
 
 LISTS = {"g2": [{"eta": 0.1, "Rs": 0.0}, {"eta": 0.5, "Rs": 2.0}, {"eta": 2.0, "Rs": 2.5}]}
+SMALL = {"cutoff": 3.5, "n_basis": 4, "n_channels": 3, "n_triple": 2, "hidden": [8]}
 ESTIMATORS = {
     "llpr": {
         "estimator": LLPR,
         "file": "llpr.npz",
-        "potential": {"cutoff": 3.5, "n_basis": 4, "n_channels": 3, "n_triple": 2, "hidden": [8]},
+        "potential": SMALL,
         # no kind: files of version 0.1 name none
         "uncertainty": {"calibration_map": {"forces": "alpha"}},
         "features": "ll_posterior",
+    },
+    "constant": {
+        "estimator": ConstantUncertainty,
+        "file": "uncertainty.npz",
+        "potential": SMALL,
+        "uncertainty": {"kind": "constant"},
+        "features": "full_grad_rp",
+    },
+    "distance": {
+        "estimator": FeatureDistance,
+        "file": "uncertainty.npz",
+        "potential": SMALL,
+        "uncertainty": {"kind": "distance", "k": 3},
+        "features": "ll_grad",
     },
     "dropout": {
         "estimator": DropoutEnsemble,
@@ -153,7 +168,7 @@ def test_posterior_features_need_llpr(trained, tmp_path):
     if isinstance(uncertainty, LLPR):
         assert len(feature_rows(uncertainty, trained.test, "ll_posterior")) == 2
         return
-    with pytest.raises(ConfigError, match="need an LLPR; got DropoutEnsemble"):
+    with pytest.raises(ConfigError, match=f"need an LLPR; got {trained.estimator.__name__}"):
         feature_rows(uncertainty, trained.test, "ll_posterior")
     with pytest.raises(ConfigError, match="need an LLPR; got dropout"):
         Loop(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["nearest", "squared_distances", "squared_norms"]
+__all__ = ["k_nearest", "nearest", "squared_distances", "squared_norms"]
 
 #: Below this fraction of K_ii + K_jj the Gram form has lost six digits; differences are taken instead.
 CANCELLATION = 1e-6
@@ -89,6 +89,45 @@ def nearest(
                 start,
             )
     return best, which
+
+
+def k_nearest(
+    rows: Float[np.ndarray, "m n_features"],
+    others: Float[np.ndarray, "n n_features"],
+    k: int,
+    *,
+    without: Int[np.ndarray, " m"] | None = None,
+) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
+    """d² of every row to the k nearest of many others, ascending, and which ones; of equals the lower index.
+
+    As in `nearest`, products find the candidates and differences decide among them, so the result is exact.
+
+    Args:
+        rows: (m, n_features) float64.
+        others: (n, n_features) float64, at least k of them (without the one that is left out).
+        k: neighbours of each row.
+        without: (m,) index of the one among the others that is left out for each row, such as the row itself.
+    """
+    distances, which = np.empty((len(rows), k)), np.empty((len(rows), k), np.int64)
+    other_norms = squared_norms(others)
+    step = max(1, DIFFERENCE_ENTRIES // max(len(others), 1))
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        scale = squared_norms(part)
+        gram = part @ others.T
+        gram *= -2.0
+        gram += scale[:, None]
+        gram += other_norms[None, :]
+        if without is not None:
+            gram[np.arange(len(part)), without[first : first + step]] = np.inf
+        slack = _rounding(scale + other_norms.max(initial=0.0), rows.shape[1])
+        row, other = np.nonzero(gram <= (np.partition(gram, k - 1, axis=1)[:, k - 1] + 2 * slack)[:, None])
+        exact = _exact(part, row, others, other)
+        order = np.lexsort((other, exact, row))
+        opens = np.searchsorted(row[order], np.arange(len(part)))
+        chosen = order[opens[:, None] + np.arange(k)]
+        distances[first : first + step], which[first : first + step] = exact[chosen], other[chosen]
+    return distances, which
 
 
 def _lower(

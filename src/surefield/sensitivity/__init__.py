@@ -3,7 +3,13 @@
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.posterior import LLPRPosterior
-from surefield.sensitivity.rows import StructureRows, atom_features, energy_features, structure_rows
+from surefield.sensitivity.rows import (
+    StructureRows,
+    atom_features,
+    energy_features,
+    site_features,
+    structure_rows,
+)
 
 __all__ = [
     "LLPRPosterior",
@@ -12,5 +18,6 @@ __all__ = [
     "atom_features",
     "energy_features",
     "gradient_features",
+    "site_features",
     "structure_rows",
 ]

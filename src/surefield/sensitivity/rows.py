@@ -38,6 +38,7 @@ __all__ = [
     "atom_features",
     "energy_features",
     "mixed_derivatives",
+    "site_features",
     "structure_rows",
     "vector_jacobian",
 ]
@@ -381,6 +382,17 @@ def atom_features(
     features, block = _site_features(potential, collate([structure], dtype=potential.dtype))
     n = structure.n_atoms
     return _in_blocks(potential, np.asarray(features)[:n], np.asarray(block)[:n])
+
+
+def site_features(
+    potential: LastLayerPotential, structures: Sequence[Neighborhood]
+) -> Iterator[tuple[int, Float[np.ndarray, "n_atoms n_site_features"]]]:
+    """Index of each structure and the last-layer inputs of its atoms, nearly in order."""
+    use_compilation_cache()
+    for members, graph in streamed_batches(structures, ATOMS_AT_ONCE, potential.dtype):
+        features = np.asarray(_site_features(potential, graph)[0])
+        atoms = row_slices(structures[i].n_atoms for i in members)
+        yield from ((index, features[rows]) for index, rows in zip(members, atoms, strict=True))
 
 
 def _in_blocks(

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from surefield.sensitivity.covariance import RowCovariance
     from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
     from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
+    from surefield.uncertainty.constant import ConstantUncertainty
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+    from surefield.uncertainty.feature_distance import FeatureDistance
     from surefield.uncertainty.guard import SigmaWarning
     from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
     from surefield.uncertainty.llpr import LLPR
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLPR",
+    "ConstantUncertainty",
     "DropoutEnsemble",
+    "FeatureDistance",
     "LLPRPosterior",
     "RowCovariance",
     "SigmaWarning",
@@ -38,7 +42,9 @@ import_on_first_use(
         "surefield.sensitivity.covariance": ("RowCovariance",),
         "surefield.sensitivity.posterior": ("LLPRPosterior", "evidence_regularizer", "val_nll_regularizer"),
         "surefield.uncertainty.calibration": ("calibrate_alpha", "fit_calibration_map"),
+        "surefield.uncertainty.constant": ("ConstantUncertainty",),
         "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
+        "surefield.uncertainty.feature_distance": ("FeatureDistance",),
         "surefield.uncertainty.guard": ("SigmaWarning",),
         "surefield.uncertainty.last_layer_ensemble": ("ensemble_loss", "ensemble_predict", "sample_ensemble"),
         "surefield.uncertainty.llpr": ("LLPR",),

@@ -12,15 +12,24 @@ from surefield.potentials.potential import Potential
 from surefield.potentials.saving import kind_of
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet
-from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.config import (
+    ConstantConfig,
+    FeatureDistanceConfig,
+    LLPRConfig,
+    UncertaintyConfig,
+)
+from surefield.uncertainty.constant import ConstantUncertainty
 from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
+from surefield.uncertainty.feature_distance import FeatureDistance
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["ESTIMATORS", "fit_uncertainty", "load_uncertainty"]
 
 #: By the kind of their files.
-ESTIMATORS: Final[Mapping[str, type[Uncertainty]]] = {e.kind: e for e in (LLPR, DropoutEnsemble)}
+ESTIMATORS: Final[Mapping[str, type[Uncertainty]]] = {
+    e.kind: e for e in (LLPR, DropoutEnsemble, ConstantUncertainty, FeatureDistance)
+}
 
 
 def fit_uncertainty(
@@ -47,6 +56,10 @@ def fit_uncertainty(
     if isinstance(config, LLPRConfig):
         options: Any = {"shared_alpha": shared_alpha, "folder": folder, "progress": progress}
         return LLPR.fit(potential, train, calibration, **options, **settings)
+    if isinstance(config, ConstantConfig):
+        return ConstantUncertainty.fit(potential, calibration)
+    if isinstance(config, FeatureDistanceConfig):
+        return FeatureDistance.fit(potential, train, calibration, **settings)
     return DropoutEnsemble.fit(potential, calibration, **settings)
 
 

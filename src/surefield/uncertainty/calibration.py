@@ -23,6 +23,7 @@ from surefield.uncertainty.calibration_maps import (
     CommitteeMap,
     ConformalMap,
     IsotonicMap,
+    LocalMap,
     PowerMap,
     PropertyMaps,
 )
@@ -38,6 +39,8 @@ COMMITTEE_MINIMUM: Final = 1e-12
 LARGEST_POWER: Final = 1e4
 #: Logarithms of u this close are one value to the power map.
 SAME_SPREAD: Final = 1e-6
+#: Rows of a bin of a local map, at least, and its bins, at most.
+BIN_ROWS, MOST_BINS = 50, 20
 #: Points of the coarse search for the floor of an alpha_sigma0 map.
 FLOOR_GRID: Final = 61
 
@@ -82,7 +85,7 @@ def fit_calibration_map(
         residuals: prediction minus reference, (n,) or (n, n_properties) for one map per property; NaN entries
             are masked. No rows at all give α = 1, `calibrated` False and a warning.
         u: uncalibrated spread, (n,) or the shape of residuals.
-        map: `alpha`, `alpha_sigma0`, `power`, `isotonic`, `conformal` or `committee`.
+        map: `alpha`, `alpha_sigma0`, `power`, `isotonic`, `local`, `conformal` or `committee`.
         method: of the map `alpha`, see `calibrate_alpha`.
         delta: of the map `conformal`: intervals miss at most this share.
         groups: of the map `conformal`: label of each row, for one quantile per group.
@@ -283,6 +286,17 @@ def _fit_isotonic(r: Vector, u: Vector, options: _Options) -> IsotonicMap:
     return IsotonicMap(tuple(knots[keep].tolist()), tuple(fitted[keep].tolist()))
 
 
+def _fit_local(r: Vector, u: Vector, options: _Options) -> LocalMap:
+    """RMS of u and of r in bins of equal count, ordered by u."""
+    del options
+    bins = np.array_split(np.argsort(u, kind="stable"), max(1, min(len(r) // BIN_ROWS, MOST_BINS)))
+    knots, sigmas = (np.sqrt([np.mean(values[part] ** 2) for part in bins]) for values in (u, r))
+    # Bins of equal u are one, and a bin of zero residuals would claim certainty.
+    keep = np.r_[np.diff(knots) > 0, True]
+    sigmas = np.maximum(sigmas, sigmas[sigmas > 0].min())
+    return LocalMap(tuple(knots[keep].tolist()), tuple(sigmas[keep].tolist()))
+
+
 def _fit_conformal(r: Vector, u: Vector, options: _Options) -> ConformalMap:
     delta = options.delta
     if not 0 < delta < 1:
@@ -341,6 +355,7 @@ _FITS: Final[Mapping[str, Callable[[Vector, Vector, _Options], CalibrationMap]]]
     "alpha_sigma0": _fit_alpha_sigma0,
     "power": _fit_power,
     "isotonic": _fit_isotonic,
+    "local": _fit_local,
     "conformal": _fit_conformal,
     "committee": _fit_committee,
 }

@@ -22,6 +22,7 @@ __all__ = [
     "CommitteeMap",
     "ConformalMap",
     "IsotonicMap",
+    "LocalMap",
     "PowerMap",
     "PropertyMaps",
 ]
@@ -138,6 +139,19 @@ class IsotonicMap(CalibrationMap):
 
 
 @dataclass(frozen=True)
+class LocalMap(CalibrationMap):
+    """σ is the RMS residual of the calibration rows around u: linear between its knots, and beyond the last
+    one as much larger as u is, since rows that far out were never seen."""
+
+    name: ClassVar[str] = "local"
+    knots: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return np.interp(u, self.knots, self.sigmas) * np.maximum(u / self.knots[-1], 1.0)
+
+
+@dataclass(frozen=True)
 class ConformalMap(CalibrationMap):
     """Intervals μ ± q̂u that hold at least a share 1 - δ of exchangeable data (split conformal).
 
@@ -215,5 +229,8 @@ class PropertyMaps(CalibrationMap):
 
 _MAPS: Final[Mapping[str, type[CalibrationMap]]] = {
     m.name: m
-    for m in (AlphaMap, AlphaSigma0Map, PowerMap, IsotonicMap, ConformalMap, CommitteeMap, PropertyMaps)
+    for m in (
+        *(AlphaMap, AlphaSigma0Map, PowerMap, IsotonicMap),
+        *(LocalMap, ConformalMap, CommitteeMap, PropertyMaps),
+    )
 }

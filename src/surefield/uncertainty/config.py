@@ -9,9 +9,15 @@ from pydantic import Field, field_validator
 from surefield.config import Config
 from surefield.quantities import quantity
 
-__all__ = ["DropoutConfig", "LLPRConfig", "UncertaintyConfig"]
+__all__ = [
+    "ConstantConfig",
+    "DropoutConfig",
+    "FeatureDistanceConfig",
+    "LLPRConfig",
+    "UncertaintyConfig",
+]
 
-MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "conformal", "committee"]
+MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "local", "conformal", "committee"]
 _MAPS = "quantity to map; null: alpha, and alpha_sigma0 for forces and stresses"
 
 
@@ -46,5 +52,25 @@ class DropoutConfig(Config):
     calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
 
+class ConstantConfig(Config):
+    """The held-out error as sigma of every structure; serves every potential."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class FeatureDistanceConfig(Config):
+    """Distances to training environments in last-layer features; serves every potential that has these."""
+
+    kind: Literal["distance"] = "distance"
+    k: int = Field(default=8, ge=1, description="nearest training atoms of the same element")
+    max_environments: int | None = Field(
+        default=10_000, ge=1, description="kept of each element, drawn by chance; null: all"
+    )
+    seed: int = Field(default=0, ge=0, description="of the draw")
+    calibration_map: dict[str, MapName] | None = Field(
+        default=None, description="quantity to map; local where none is named"
+    )
+
+
 #: Told apart by `kind`.
-UncertaintyConfig = LLPRConfig | DropoutConfig
+UncertaintyConfig = LLPRConfig | DropoutConfig | ConstantConfig | FeatureDistanceConfig

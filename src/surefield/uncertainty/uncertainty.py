@@ -65,6 +65,8 @@ class Uncertainty(ABC):
     kind: ClassVar[str]
     #: Of the names of the potential's arrays in its files.
     prefix: ClassVar[str] = "potential:"
+    #: What vanishes by symmetry is told by the predicted values themselves, not by the spreads.
+    zeros_by_values: ClassVar[bool] = False
 
     potential: Potential
     maps: Mapping[str, CalibrationMap]
@@ -206,7 +208,7 @@ class Uncertainty(ABC):
         for index, spreads in self.spreads(data.structures, labelled, batch_size=batch_size):
             for name, (residual, counts) in residuals[index].items():
                 if (spread := spreads.get(name)) is not None:
-                    magnitude = spread.u if spread.magnitude is None else spread.magnitude
+                    magnitude = self._magnitude(spread, predictions[index][name])
                     columns = (residual, np.asarray(spread.u), np.asarray(magnitude))
                     parts[name].append(tuple(column[counts].ravel() for column in columns))
         pairs, thresholds = {}, {}
@@ -260,7 +262,8 @@ class Uncertainty(ABC):
         for index, spreads in self.spreads(structures, names, batch_size=batch_size):
             results: dict[str, Any] = {}
             for name, spread in spreads.items():
-                results[f"{name}{UNCERTAINTY}"] = self._sigma(name, spread, structures[index].n_atoms)
+                value = predictions[index][name]
+                results[f"{name}{UNCERTAINTY}"] = self._sigma(name, spread, structures[index].n_atoms, value)
                 if ensemble and spread.members is not None:
                     results[f"{name}{ENSEMBLE}"] = predictions[index][name] + spread.members
             predictions[index] = predictions[index].replace(**results)
@@ -274,10 +277,15 @@ class Uncertainty(ABC):
         names = [name for name in self.maps if asked[quantity(name).source]]
         return [*names, "energies"] if per_atom and "energies" in self.potential.supplies else names
 
-    def _sigma(self, name: str, spread: Spread, n_atoms: int) -> Any:
+    def _magnitude(self, spread: Spread, value: Any) -> Any:
+        if self.zeros_by_values:
+            return np.abs(value)
+        return spread.u if spread.magnitude is None else spread.magnitude
+
+    def _sigma(self, name: str, spread: Spread, n_atoms: int, value: Any = None) -> Any:
         entry, u = quantity(name), spread.u
         if entry.symmetric_zeros:
-            magnitude = u if spread.magnitude is None else spread.magnitude
+            magnitude = self._magnitude(spread, value)
             u = np.where(magnitude <= self.thresholds.get(name, 0.0), 0.0, u)
         # An atom's share of the energy has the map of the energy.
         sigma = self.maps["energy" if name == "energies" else name].sigma(u)
