@@ -29,7 +29,7 @@ from surefield.training.dataset import Sample
 from surefield.training.least_squares import LinearSolution, StreamedRows, solve
 from surefield.training.linear import with_coefficients
 from surefield.training.normal_equations import NormalEquations
-from surefield.training.problem import Problem, TrainingRun, Weights
+from surefield.training.problem import ROW_SUMS, Problem, TrainingRun, Weights
 
 __all__ = ["ChIMESPotential", "ChIMESTrainer"]
 
@@ -206,7 +206,11 @@ class ChIMESTrainer(Trainer):
         equations = NormalEquations(n) if normal else StreamedRows(n, self.folds if validates else 1)
         plain, largest, taken = NormalEquations(n), np.zeros(n), 0
         kept: list[FitRows] = []
-        sums = PartialSums(None, {}) if self.keep_rows else problem.row_sums(model, digest(self.settings()))
+        sums = (
+            PartialSums(None, {})
+            if self.keep_rows
+            else problem.kept(ROW_SUMS, model, digest(self.settings()))
+        )
         done, known = 0, sums.load()
         if known is not None:
             done, taken, largest = int(known["done"]), int(known["taken"]), known["largest"]

@@ -27,7 +27,7 @@ from surefield.training.breakdown import GROUP_KEYS, group_of
 from surefield.training.dataset import Sample
 from surefield.training.least_squares import StreamedRows, solve
 from surefield.training.linear import linear_rows, with_coefficients
-from surefield.training.problem import Problem, Weights
+from surefield.training.problem import ROW_SUMS, Problem, Weights
 
 __all__ = ["FitSnapPotential", "FitSnapTrainer"]
 
@@ -187,7 +187,7 @@ class FitSnapTrainer(Trainer):
         assert isinstance(layer, Snap)
         fit_bias = not layer.descriptor.bzeroflag
         rows = StreamedRows(layer.readout.size + (layer.bias.size if fit_bias else 0))
-        sums = problem.row_sums(model)
+        sums = problem.kept(ROW_SUMS, model)
         done, known = 0, sums.load()
         if known is not None:
             done = int(known["done"])

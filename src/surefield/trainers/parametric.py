@@ -16,6 +16,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, PotentialError
+from surefield.execution.identity import digest
 from surefield.files import json_text, write_atomic
 from surefield.formats.kim import driver_of, write_kim_model
 from surefield.potentials.parametric.edges import BondPotential
@@ -30,10 +31,11 @@ from surefield.trainers.result import FORCE_ERRORS, FitResult
 from surefield.trainers.trainer import Trainer
 from surefield.training.breakdown import LossForm
 from surefield.training.dataset import Sample
+from surefield.training.evaluations import KeptEvaluations
 from surefield.training.force_errors import ForceErrorLog, finish_log, open_log
 from surefield.training.minimize import METHODS, check_method, minimize
 from surefield.training.parametric_objective import BondLoss, OpaqueLoss
-from surefield.training.problem import Problem, Weights
+from surefield.training.problem import EVALUATIONS, Problem, Weights
 
 __all__ = ["KIMPotential", "ParametricModelTrainer"]
 
@@ -156,8 +158,13 @@ class ParametricModelTrainer(Trainer):
         what = f"{type(model).__name__}, free: {', '.join(names)}; {self.optimization_method}"
         problem.run.log(title + what)
         record = _Record(self, loss, problem, names)
+        # Of the settings, those that a longer fit may change only add evaluations.
+        settings = {k: v for k, v in self.settings().items() if k not in ("max_evals", "scratch")}
+        known = KeptEvaluations(loss, problem.kept(EVALUATIONS, start, digest(settings)))
+        if known.n_known:
+            problem.run.log(f"{known.n_known} evaluations are known, and not done again")
         minimum = minimize(
-            loss,
+            known,
             free.coordinates(free.start),
             free.bounds(),
             self.optimization_method,

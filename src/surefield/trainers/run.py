@@ -32,7 +32,7 @@ from surefield.training.breakdown import ErrorTable, LossBreakdown, LossForm, br
 from surefield.training.checkpoint import potential_entries, sample_contents
 from surefield.training.dataset import Sample
 from surefield.training.force_errors import finish_log, open_log
-from surefield.training.problem import ROW_SUMS, Problem, TrainingRun, Weights
+from surefield.training.problem import EVALUATIONS, ROW_SUMS, Problem, TrainingRun, Weights
 
 __all__ = ["evaluated", "execute", "read_result"]
 
@@ -121,7 +121,8 @@ def execute(trainer: Fitting, handle: PotentialHandle, inputs: Inputs, call: Cal
         result["version"] = int(result["kim_id"].rsplit("_", 1)[1])
         run.log(f"kept as {result['kim_id']}")
     write_atomic(run.path(RESULT), json_text(result, indent=1) + "\n")
-    run.path(ROW_SUMS).unlink(missing_ok=True)
+    for file in (ROW_SUMS, EVALUATIONS):
+        run.path(file).unlink(missing_ok=True)
 
 
 def read_result(folder: Path, handle: PotentialHandle) -> TrainingResult:

@@ -22,6 +22,7 @@ from surefield.training.checkpoint import PartialSums, identity_of
 from surefield.training.dataset import Sample
 
 __all__ = [
+    "EVALUATIONS",
     "ROW_SUMS",
     "Problem",
     "ResidualWeights",
@@ -31,8 +32,9 @@ __all__ = [
     "residual_weights",
 ]
 
-#: File of a run that was interrupted while rows were summed.
+#: Files of a run that was interrupted while rows were summed, or while a loss was minimised.
 ROW_SUMS: Final = "row-sums.npz"
+EVALUATIONS: Final = "evaluations.npz"
 
 
 class Weights(NamedTuple):
@@ -104,15 +106,16 @@ class Problem:
         """Weights of the residuals of one configuration; 0 where it has no such label."""
         return residual_weights(sample, self.weights)
 
-    def row_sums(self, model: Potential, settings: str = "") -> PartialSums:
-        """What keeps the sums of the rows of the training configurations while they are made.
+    def kept(self, file: str, model: Potential, settings: str = "") -> PartialSums:
+        """What keeps the state of a fit while it goes on.
 
         Args:
-            model: whose rows these are.
-            settings: of the trainer, as far as the sums depend on them, as a digest.
+            file: of the run, such as `ROW_SUMS`.
+            model: that is fitted.
+            settings: of the trainer, as far as the state depends on them, as a digest.
         """
         identity = identity_of(rows=problem_hash(self), start=arrays_hash(model), settings=settings)
-        return PartialSums(self.run.path(ROW_SUMS), identity)
+        return PartialSums(self.run.path(file), identity)
 
 
 def residual_weights(sample: Sample, weights: Weights) -> ResidualWeights:
