@@ -1,9 +1,10 @@
-"""Does a potential run where its data are thin: `python benchmarks/stability.py [--frames 500] [--seed 0]`.
+"""Does a potential run where its data are thin: `python benchmarks/stability.py --kind message`.
 
-Trains `MomentNetwork` with all defaults, and fits linear SNAP, on the same frames of NbMoTaW (pure and binary
-cells, Li et al., npj Comput. Mater. 6, 70 (2020), read in place). Then, on 54 atoms of random NbMo, TaW,
-NbMoTa and NbMoTaW on perfect bcc lattices, which neither has seen: the largest force on the lattice, and 2 ps
-of Langevin dynamics at 1000 K. Fails where a run of ours breaks, or a force exceeds 1.5 times that of SNAP.
+Trains `MomentNetwork` or `MessageNetwork` with all defaults, and fits linear SNAP, on the same frames of
+NbMoTaW (pure and binary cells, Li et al., npj Comput. Mater. 6, 70 (2020), read in place). Then, on 54
+atoms of random NbMo, TaW, NbMoTa and NbMoTaW on perfect bcc lattices, which neither has seen: the largest
+force on the lattice, and 2 ps of Langevin dynamics at 1000 K. Fails where a run of ours breaks, or a force
+exceeds 1.5 times that of SNAP.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ase.data import atomic_numbers
 
 from surefield.exploration.alloys import atomic_volumes, lowest_cells, random_alloy
 from surefield.exploration.stability import Trial, limits_of, run_trial
-from surefield.potentials import ZBL, MomentNetwork, Potential
+from surefield.potentials import ZBL, MessageNetwork, MomentNetwork, Potential
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.structures.read import read_frames
 from surefield.training import train
@@ -28,6 +29,7 @@ from surefield.training.loss import errors, residuals
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "NbMoTaW"
 ALLOYS = (("Nb", "Mo"), ("Ta", "W"), ("Nb", "Mo", "Ta"), ("Nb", "Mo", "Ta", "W"))
 KELVIN, TIMESTEP_FS, STEPS = 1000.0, 2.0, 1000
+KINDS = {"moment": MomentNetwork, "message": MessageNetwork}
 #: Times the force of SNAP.
 BAR = 1.5
 
@@ -53,6 +55,8 @@ def trials(potential: Potential, data: LabelledSet, steps: int, seed: int) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS, default="moment")
+    parser.add_argument("--epochs", type=int, help="instead of the default")
     parser.add_argument("--frames", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the frames, the alloys and the velocities")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {TIMESTEP_FS:g} fs")
@@ -62,18 +66,20 @@ def main() -> None:
     frames = chosen("train", arguments.frames, arguments.seed)
     test = chosen("test", arguments.frames, arguments.seed)
     species = ["Nb", "Mo", "Ta", "W"]
-    ours: Potential = MomentNetwork(species)
+    ours: Potential = KINDS[arguments.kind](species)
+    epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    called = type(ours).__name__
     if arguments.repulsion:
         ours = ours + ZBL.below(frames, species)
     models = {
-        "MomentNetwork": (ours, arguments.steps),
-        "SNAP": (Snap.from_settings(SnapConfig(), species), arguments.snap_steps),
+        called: (ours, arguments.steps, epochs),
+        "SNAP": (Snap.from_settings(SnapConfig(), species), arguments.snap_steps, {}),
     }
     found = {}
     print("potential, test MAE meV/atom and meV/Å, CPU minutes of the training")
-    for name, (model, steps) in models.items():
+    for name, (model, steps, settings) in models.items():
         begin = time.process_time()
-        fit = train(model, frames)
+        fit = train(model, frames, **settings)
         minutes = (time.process_time() - begin) / 60
         held = errors(residuals(fit.potential, prepare(test, fit.potential).samples))
         print(f"{name}: {1e3 * held.energy_mae:.1f}, {1e3 * held.forces_mae:.0f}, {minutes:.1f}", flush=True)

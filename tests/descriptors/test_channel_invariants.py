@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from surefield.descriptors.channel_invariants import N_INVARIANTS, channel_invariants
-from surefield.descriptors.moments import angular_basis, packed_indices, packed_roots
+from surefield.descriptors.channel_invariants import N_INVARIANTS, channel_invariants, channel_vectors
+from surefield.descriptors.moments import angular_basis, packed_indices, packed_roots, vector_products
 
 
 def full(packed: np.ndarray, rank: int) -> np.ndarray:
@@ -68,3 +68,32 @@ def test_second_derivatives_are_those_of_the_contractions(neighbors):
     numeric = (slope(packed + step * direction) - slope(packed - step * direction)) / (2 * step)
     exact = jax.jvp(slope, (packed,), (direction,))[1]
     np.testing.assert_allclose(exact, numeric, rtol=1e-7)
+
+
+def test_vectors_are_what_their_names_say(neighbors):
+    packed = moments_of(*neighbors)
+    s, v, m, t = (full(packed, rank) for rank in range(4))
+    w = np.einsum("ijj->i", t)
+    expected = [v, w, s * v, s * w, m @ v, m @ w, np.einsum("ijk,jk->i", t, m)]
+    got = np.asarray(channel_vectors(packed[:, None]))[:, :, 0]
+    np.testing.assert_allclose(got, np.array(expected).T, rtol=1e-12)
+
+
+def test_products_with_a_vector(neighbors):
+    packed = moments_of(*neighbors)
+    s, v, m, t = (full(packed, rank) for rank in range(4))
+    x = np.random.default_rng(6).normal(size=3)
+    both = (packed[:, None] * x).reshape(60, 1)
+    outer = np.einsum("ij,k->ijk", m, x)
+    expected = {
+        0: [v @ x],
+        1: [m @ x, s * x],
+        2: [t @ x, (np.outer(v, x) + np.outer(x, v)) / 2],
+        3: [sum(np.transpose(outer, p) for p in itertools.permutations(range(3))) / 6],
+    }
+    got = vector_products(both)
+    assert {rank: len(parts) for rank, parts in got.items()} == {0: 1, 1: 2, 2: 2, 3: 1}
+    for rank, parts in got.items():
+        for part, tensor in zip(parts, expected[rank], strict=True):
+            found = [np.asarray(tensor)[index] for index in packed_indices(rank)]
+            np.testing.assert_allclose(part[:, 0], packed_roots(rank) * found, atol=1e-12)

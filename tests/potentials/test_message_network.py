@@ -23,7 +23,8 @@ from surefield.testing import check_potential
 
 def small(species=("Cu", "Au"), n_layers=2, dtype="float64", **settings):
     """Small network with a random last layer, so that nothing vanishes."""
-    settings = {"cutoff": 3.5, "n_channels": 4, "n_basis": 3, "n_senders": 3, "hidden": (5,)} | settings
+    settings = {"n_senders": 3, "n_vectors": 2, "hidden": (5,)} | settings
+    settings = {"cutoff": 3.5, "n_channels": 4, "n_basis": 3} | settings
     network = MessageNetwork(species, n_layers=n_layers, dtype=dtype, seed=1, **settings)
     rng = np.random.default_rng(7)
     values = [
@@ -46,9 +47,9 @@ def network(alloy):
     return prepared(small(), alloy)
 
 
-@pytest.mark.parametrize("n_layers", [1, 2])
-def test_it_keeps_the_contract_of_potentials(alloy, n_layers):
-    check_potential(prepared(small(n_layers=n_layers), alloy), alloy)
+@pytest.mark.parametrize(("n_layers", "n_vectors"), [(1, 2), (2, 0), (2, 2)])
+def test_it_keeps_the_contract_of_potentials(alloy, n_layers, n_vectors):
+    check_potential(prepared(small(n_layers=n_layers, n_vectors=n_vectors), alloy), alloy)
 
 
 def test_moments_and_invariants_start_at_one(network, alloy):
@@ -116,8 +117,12 @@ def test_data_set_scales_and_offsets_alone_stay(network):
     assert not moving.offsets
     assert not moving.energy_scale
     assert all(not m for layer in moving.layers for m in (layer.shift, layer.scale))
-    assert all(layer.mixing and layer.products and layer.output for layer in moving.layers)
-    assert {a.shape[-2:] for a in network.matrices()} == {(4, 3), (6, 4), (9, 4), (4, 4), (8, 4), (4, 5)}
+    assert not moving.layers[0].vector_scale
+    assert all(all(layer.mixing) and layer.products and layer.output for layer in moving.layers)
+    assert moving.layers[0].vector_products
+    shapes = {a.shape for a in network.matrices()}
+    mixing = {(3, 2, 4), (3, 5, 4), (3, 7, 4)}  # of the elements; of three scalars and two vectors
+    assert shapes == {(4, 3), (4, 4), (2, 4, 4), (4, 2), (4, 5), *mixing}
 
 
 def test_many_elements_share_few_senders():

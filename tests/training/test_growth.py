@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import equinox as eqx
 import numpy as np
 import pytest
 from ase.build import bulk
 
 from surefield.errors import PotentialError
-from surefield.potentials import ZBL, load_potential, save_potential
+from surefield.potentials import ZBL, MessageNetwork, load_potential, save_potential
 from surefield.potentials.atomic_network import AtomicNetwork
 from surefield.potentials.config import AtomicNetworkConfig
 from surefield.training.growth import grafted, with_species
@@ -19,8 +20,19 @@ def _forces(potential, frames):
     return np.concatenate([p.forces for p in potential.predict(frames)])
 
 
+@pytest.fixture(scope="module")
+def message_network():
+    start = MessageNetwork(
+        ["Cu", "Au"], cutoff=3.5, n_channels=3, n_basis=2, n_vectors=1, hidden=(4,), dtype="float64"
+    )
+    readout = np.random.default_rng(0).normal(size=start.readout.shape)
+    return eqx.tree_at(lambda p: p.readout, start, readout)
+
+
 @pytest.mark.parametrize("further", [["Ni"], [13, 92]], ids=["between", "both_ends"])
-def test_what_was_known_stays(network, alloy, further, tmp_path):
+@pytest.mark.parametrize("kind", ["network", "message_network"])
+def test_what_was_known_stays(kind, alloy, further, tmp_path, request):
+    network = request.getfixturevalue(kind)
     grown = with_species(network, further)
     assert set(grown.species) == {*network.species, *([28] if further == ["Ni"] else further)}
     np.testing.assert_allclose(_energies(grown, alloy), _energies(network, alloy), rtol=1e-12)

@@ -15,6 +15,7 @@ from surefield.exploration.config import StabilityConfig
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.config import (
     AtomicNetworkConfig,
+    AutoPotentialConfig,
     DropoutNetworkConfig,
     MessageNetworkConfig,
     MomentNetworkConfig,
@@ -31,11 +32,15 @@ __all__ = [
     "RunConfig",
     "SelectionConfig",
     "UncertaintyConfig",
+    "as_begun",
     "read_config",
 ]
 
-#: Kind of a section that names none.
-_UNNAMED = {"potential": "moment_network", "uncertainty": "llpr"}
+#: Kinds of a section that names none: that which knows most of its keys, the first of several.
+_UNNAMED = {
+    "potential": (AutoPotentialConfig, MomentNetworkConfig, MessageNetworkConfig),
+    "uncertainty": (LLPRConfig,),
+}
 
 
 class DataConfig(Config):
@@ -114,9 +119,18 @@ class RunConfig(Config):
     root: str = Field(default="runs", description="folder of all runs")
     data: DataConfig = DataConfig()
     potential: Annotated[
-        MomentNetworkConfig | MessageNetworkConfig | AtomicNetworkConfig | DropoutNetworkConfig | SnapConfig,
-        Field(discriminator="kind", description="moment_network where no kind is named"),
-    ] = MomentNetworkConfig()
+        AutoPotentialConfig
+        | MomentNetworkConfig
+        | MessageNetworkConfig
+        | AtomicNetworkConfig
+        | DropoutNetworkConfig
+        | SnapConfig,
+        Field(
+            discriminator="kind",
+            description="where no kind is named: auto, that is moment_network for one element and "
+            "message_network for several, or the first of these that has the settings which are named",
+        ),
+    ] = AutoPotentialConfig()
     repulsion: RepulsionConfig | None = None
     training: TrainConfig = TrainConfig()
     uncertainty: Annotated[
@@ -136,8 +150,11 @@ class RunConfig(Config):
     @field_validator(*_UNNAMED, mode="before")
     @classmethod
     def _named(cls, section: Any, info: ValidationInfo) -> Any:
-        unnamed = isinstance(section, Mapping) and "kind" not in section
-        return {"kind": _UNNAMED[str(info.field_name)], **section} if unnamed else section
+        if not isinstance(section, Mapping) or "kind" in section:
+            return section
+        models = _UNNAMED[str(info.field_name)]
+        most = max(models, key=lambda model: len(section.keys() & model.model_fields.keys()))
+        return {"kind": most.model_fields["kind"].default, **section}
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -175,7 +192,21 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         pool = pool.model_copy(update={"structure": place(pool.structure)})
         loop = loop.model_copy(update={"pool": pool})
     training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
-    if training.start_from is None:  # else the kind of that potential decides
-        training = training.settled(getattr(config.potential, "training_defaults", {}))
     changes = {"data": config.data.model_copy(update=data), "loop": loop, "training": training}
-    return config.model_copy(update=changes)
+    return _settled(config.model_copy(update=changes))
+
+
+def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """A configuration that leaves the kind of potential open, with that of a run which it goes on with."""
+    if config.potential.kind != "auto" or begun.potential.kind == "auto":
+        return config
+    return _settled(config.model_copy(update={"potential": begun.potential}))
+
+
+def _settled(config: RunConfig) -> RunConfig:
+    """Copy in which settings that follow the kind of the potential are settled, where that is known."""
+    # The kind of a potential to start from decides, or the elements of the data.
+    if config.training.start_from is not None or config.potential.kind == "auto":
+        return config
+    training = config.training.settled(getattr(config.potential, "training_defaults", {}))
+    return config.model_copy(update={"training": training})

@@ -15,6 +15,7 @@ from surefield.cli.config import RunConfig
 from surefield.errors import ConfigError, DataError
 from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
+from surefield.potentials.config import AutoPotentialConfig
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.message_network import MessageNetwork
@@ -54,6 +55,10 @@ _POTENTIALS: Final[Mapping[str, Any]] = {
 }
 
 
+#: Settings that a potential to start from need not share.
+_OPEN: Final = {"species", "seed"}
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingInputs:
     """Untrained potential and everything that a training and what follows it will need."""
@@ -78,7 +83,10 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
         start = starting_potential(config.training.start_from)
         _check_shape(config, start)
         return with_species(start, config.potential.species or species)
-    potential: Potential = _POTENTIALS[config.potential.kind].from_settings(config.potential, species)
+    settings = config.potential
+    if isinstance(settings, AutoPotentialConfig):
+        settings = settings.chosen(len(settings.species or species))
+    potential: Potential = _POTENTIALS[settings.kind].from_settings(settings, species)
     if config.repulsion is None:
         return potential
     inner, outer = config.repulsion.inner, config.repulsion.outer
@@ -90,9 +98,10 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
 def _check_shape(config: RunConfig, start: Potential) -> None:
     """Raise `ConfigError` where a configuration states another potential than the one that it starts from."""
     learned, baseline = (start.learned, start.baseline) if isinstance(start, SumPotential) else (start, None)
+    automatic = isinstance(config.potential, AutoPotentialConfig)
     stated: dict[str, dict[str, Any]] = {
         "potential": config.potential.model_dump(
-            mode="json", exclude_unset=True, exclude={"species", "seed"}
+            mode="json", exclude_unset=True, exclude=_OPEN | ({"kind"} if automatic else set())
         ),
         "repulsion": {} if config.repulsion is None else config.repulsion.model_dump(exclude_none=True),
     }

@@ -16,7 +16,7 @@ import yaml
 from surefield.acquisition.explanation import explain
 from surefield.acquisition.select import score_frames, select
 from surefield.cli.answer import answer, say
-from surefield.cli.config import RunConfig, read_config
+from surefield.cli.config import RunConfig, as_begun, read_config
 from surefield.cli.inputs import (
     make_potential,
     need,
@@ -33,7 +33,7 @@ from surefield.cli.rehearsal import rehearse
 from surefield.config import parse, to_yaml
 from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
-from surefield.execution.run_folder import RunFolder
+from surefield.execution.run_folder import CONFIG, RunFolder
 from surefield.execution.stopwatch import compiling_seconds
 from surefield.exploration.stability import check_stability
 from surefield.files import read_arrays, write_arrays, write_atomic
@@ -79,7 +79,7 @@ def run_verb(
     Raises:
         SurefieldError: the cause of the failure; its traceback is in `error.log` of the run folder.
     """
-    config = read_config(path, overrides)
+    config = _as_begun(read_config(path, overrides), verb, overwrite)
     # Calculators of users lie beside their configuration.
     sys.path.insert(0, str(path.parent.resolve()))
     enable_compilation_cache()
@@ -113,10 +113,25 @@ def run_verb(
 
 def _completed(text: str) -> str:
     """A saved configuration with the defaults of newer settings; as it is if it is no longer valid."""
+    known = _saved_config(text)
+    return text if known is None else to_yaml(known)
+
+
+def _saved_config(text: str) -> RunConfig | None:
     try:
-        return to_yaml(parse(RunConfig, yaml.safe_load(text)))
+        return parse(RunConfig, yaml.safe_load(text))
     except ConfigError:
-        return text
+        return None
+
+
+def _as_begun(config: RunConfig, verb: str, overwrite: bool) -> RunConfig:
+    """The configuration with the kind of potential that its run, or its training, was begun with."""
+    for name in dict.fromkeys((verb, "train")):
+        path = Path(config.root) / f"{config.name}-{name}" / CONFIG
+        if path.is_file() and not (overwrite and name == verb):
+            begun = _saved_config(path.read_text("utf-8"))
+            return config if begun is None else as_begun(config, begun)
+    return config
 
 
 def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, config: RunConf
     inner = potential.learned if isinstance(potential, SumPotential) else potential
     width = inner.n_features if isinstance(inner, LastLayerPotential) else 0
     size = float(max(structure.n_atoms for structure in sample.structures))
-    epochs = 0 if is_linear(inner) or training.minutes else recipe(training, inner).epochs
+    epochs = 0 if is_linear(inner) or training.minutes else recipe(training, inner).n_epochs_of(round(n))
     # Eigenbases of the last layer.
     seconds = n_fits * 5e-10 * width**3 + n_fits * n * each * (epochs * _STEP + (_EXACT if width else 0))
     if training.minutes and not is_linear(inner):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import jax
@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 
 from surefield.descriptors.moments import packed_indices, packed_roots
 
-__all__ = ["N_INVARIANTS", "channel_invariants"]
+__all__ = ["N_INVARIANTS", "N_VECTORS", "channel_invariants", "channel_vectors"]
 
 N_INVARIANTS: Final = 24
+N_VECTORS: Final = 7
 _AXES: Final = range(3)
 #: Unique pairs of axes, and how often each occurs in a full contraction.
 _PAIRS: Final = [(i, j, 1 if i == j else 2) for i, j in itertools.combinations_with_replacement(_AXES, 2)]
@@ -36,21 +37,11 @@ def channel_invariants(tensors: Float[Array, " 20 *shape"]) -> Float[Array, " 24
     Written out component by component: XLA makes one loop over long vectors of it. Components are taken
     apart by one `split`, whose derivative is one concatenation; that of look-ups pads whole arrays.
     """
-    parts = [part[0] for part in jax.lax.split(tensors, [1] * tensors.shape[0], 0)]
+    parts, m, t = _taken_apart(tensors)
     s, v = parts[0], parts[1:4]
-    second, third = _components(parts, 2), _components(parts, 3)
-
-    def m(i: int, j: int) -> Array:
-        return second[(i, j) if i <= j else (j, i)]
-
-    def t(i: int, j: int, k: int) -> Array:
-        return third[tuple(sorted((i, j, k)))]
-
     trace = m(0, 0) + m(1, 1) + m(2, 2)
-    w = [t(i, 0, 0) + t(i, 1, 1) + t(i, 2, 2) for i in _AXES]
-    m_v, m_w = ([_dot([m(i, j) for j in _AXES], x) for i in _AXES] for x in (v, w))
-    # (T:M)_i, (M M)_ij and (T:T)_ij with every pair of equal terms taken once.
-    t_m = [_sum(n * (t(i, j, k) * m(j, k)) for j, k, n in _PAIRS) for i in _AXES]
+    w, m_v, m_w, t_m = _vectors(v, m, t)
+    # (M M)_ij and (T:T)_ij with every pair of equal terms taken once.
     m_m = {(i, j): _sum(m(i, k) * m(k, j) for k in _AXES) for i, j, _ in _PAIRS}
     t_t = {(i, j): _sum(n * (t(i, k, o) * t(j, k, o)) for k, o, n in _PAIRS) for i, j, _ in _PAIRS}
     vv, vw, ww = _dot(v, v), _dot(v, w), _dot(w, w)
@@ -61,6 +52,36 @@ def channel_invariants(tensors: Float[Array, " 20 *shape"]) -> Float[Array, " 24
     products = [s * s, s * s * s, s * trace, *(s * x for x in (vv, mm, tt, vw, ww)), trace * vv, trace * mm]
     first = [s, trace, vv, mm, tt, vw, ww, _dot(v, m_v), _dot(w, m_v), _dot(w, m_w)]
     return jnp.stack([*first, cubes, _dot(v, t_m), _dot(w, t_m), mixed, *products])
+
+
+def channel_vectors(tensors: Float[Array, " 20 *shape"]) -> Float[Array, " 3 7 *shape"]:
+    """Vectors made of packed tensors of rank 0 to 3, for every entry: v, w, s v, s w, M v, M w, T:M."""
+    parts, m, t = _taken_apart(tensors)
+    s, v = parts[0], parts[1:4]
+    w, m_v, m_w, t_m = _vectors(v, m, t)
+    each = [v, w, [s * x for x in v], [s * x for x in w], m_v, m_w, t_m]
+    return jnp.stack([jnp.stack([x[i] for x in each]) for i in _AXES])
+
+
+def _taken_apart(tensors: Array) -> tuple[list[Array], Callable[[int, int], Array], Callable[..., Array]]:
+    """Packed components, and those of the full tensors of rank 2 and 3 by their indices."""
+    parts = [part[0] for part in jax.lax.split(tensors, [1] * tensors.shape[0], 0)]
+    second, third = _components(parts, 2), _components(parts, 3)
+
+    def m(i: int, j: int) -> Array:
+        return second[(i, j) if i <= j else (j, i)]
+
+    def t(i: int, j: int, k: int) -> Array:
+        return third[tuple(sorted((i, j, k)))]
+
+    return parts, m, t
+
+
+def _vectors(v: list[Array], m: Callable[[int, int], Array], t: Callable[..., Array]) -> list[list[Array]]:
+    """w, M v, M w and T:M, with every pair of equal terms taken once."""
+    w = [t(i, 0, 0) + t(i, 1, 1) + t(i, 2, 2) for i in _AXES]
+    m_v, m_w = ([_dot([m(i, j) for j in _AXES], x) for i in _AXES] for x in (v, w))
+    return [w, m_v, m_w, [_sum(n * (t(i, j, k) * m(j, k)) for j, k, n in _PAIRS) for i in _AXES]]
 
 
 def _components(parts: list[Array], rank: int) -> dict[tuple[int, ...], Array]:

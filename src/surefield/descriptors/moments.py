@@ -7,9 +7,11 @@ once, times the root of how often it occurs, so that dot products of packed tens
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -24,6 +26,7 @@ __all__ = [
     "moments",
     "packed_indices",
     "packed_roots",
+    "vector_products",
 ]
 
 MAX_RANK = 3
@@ -64,6 +67,54 @@ def angular_basis(unit: Float[Array, "*shape 3 n"]) -> Float[Array, "*shape 20 n
                 product = product * x[axis]
             parts.append(product * product.dtype.type(root))
     return jnp.stack(parts, axis=-2)
+
+
+@functools.cache
+def _vector_products() -> tuple[np.ndarray, tuple[int, ...]]:
+    """Matrix from (component of ranks 0 to 3, axis) to the products with a vector, and their ranks."""
+    packed = {
+        index: (rank, place) for rank in range(MAX_RANK + 1) for place, index in enumerate(_INDICES[rank])
+    }
+    rows, ranks = [], []
+
+    def entry(row: np.ndarray, index: tuple[int, ...], axis: int, factor: float) -> None:
+        rank, place = packed[tuple(sorted(index))]
+        row[_RANKS[rank].start + place, axis] += factor / _ROOTS[rank][place]
+
+    for rank in range(MAX_RANK + 1):
+        for contracted in (True, False):
+            if (contracted and rank == MAX_RANK) or (not contracted and rank == 0):
+                continue
+            ranks.append(rank)
+            for root, index in zip(_ROOTS[rank], _INDICES[rank], strict=True):
+                row = np.zeros((int(_ENDS[-1]), 3))
+                if contracted:
+                    for axis in range(3):
+                        entry(row, (*index, axis), axis, root)
+                else:
+                    for k, axis in enumerate(index):
+                        entry(row, index[:k] + index[k + 1 :], axis, root / rank)
+                rows.append(row.ravel())
+    return np.array(rows), tuple(ranks)
+
+
+def vector_products(
+    both: Float[Array, " 60 *shape"],
+) -> dict[int, list[Float[Array, " n_components *shape"]]]:
+    """Products of packed tensors T^(l), l = 0 to 3, with vectors v that are symmetric tensors again, by rank.
+
+    Of rank l - 1 the contraction T^(l)·v, of rank l + 1 the symmetric part of T^(l) ⊗ v; up to rank 3.
+
+    Args:
+        both: T^(l)_i v_a for packed component i of all ranks, and axis a.
+    """
+    matrix, ranks = _vector_products()
+    products = jnp.asarray(matrix, both.dtype) @ both.reshape(len(both), -1)
+    sizes = [N_COMPONENTS[rank] for rank in ranks]
+    found: dict[int, list[Array]] = {}
+    for rank, part in zip(ranks, jax.lax.split(products, sizes, 0), strict=True):
+        found.setdefault(rank, []).append(part.reshape(-1, *both.shape[1:]))
+    return found
 
 
 def moments(

@@ -46,7 +46,8 @@ class MessageNetworkConfig(Config):
 
     #: Settings of a training that suit it, where the training names none.
     training_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 300,
+        "epochs": 200,
+        "max_steps": 40_000,
         "batch_size": 5,
         "learning_rate": 1e-2,
         "radial_factor": 1.0,
@@ -63,11 +64,35 @@ class MessageNetworkConfig(Config):
     n_channels: int = Field(default=64, ge=1, le=512, description="moments of each rank in a layer")
     n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
     n_senders: int = Field(default=16, ge=1, le=256, description="scalars that a neighbour sends")
+    n_vectors: int = Field(default=8, ge=0, le=64, description="vectors that a neighbour sends")
     hidden: tuple[int, ...] = Field(default=(64, 64), description="hidden layers of the network on top")
     seed: int = Field(default=0, ge=0, description="of the initial weights")
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="of the parameters and the arithmetic"
     )
+
+
+class AutoPotentialConfig(Config):
+    """The potential that suits the elements of the data; its other settings are the defaults of that kind.
+
+    Of one element a `MomentNetwork` is as accurate and faster; of several it learns too little of which
+    element is where.
+    """
+
+    kind: Literal["auto"] = "auto"
+    species: tuple[str, ...] | None = Field(
+        default=None, description="elements; null takes those of the data"
+    )
+    cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour list, Å")
+    seed: int = Field(default=0, ge=0, description="of the initial weights")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="of the parameters and the arithmetic"
+    )
+
+    def chosen(self, n_elements: int) -> MomentNetworkConfig | MessageNetworkConfig:
+        """Configuration of the kind for so many elements."""
+        kind = MomentNetworkConfig if n_elements == 1 else MessageNetworkConfig
+        return kind(**self.model_dump(exclude={"kind"}))
 
 
 class AtomicNetworkConfig(Config):

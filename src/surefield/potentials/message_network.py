@@ -13,8 +13,13 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 
-from surefield.descriptors.channel_invariants import N_INVARIANTS, channel_invariants
-from surefield.descriptors.moments import N_COMPONENTS, angular_basis
+from surefield.descriptors.channel_invariants import (
+    N_INVARIANTS,
+    N_VECTORS,
+    channel_invariants,
+    channel_vectors,
+)
+from surefield.descriptors.moments import MAX_RANK, N_COMPONENTS, angular_basis, vector_products
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.config import MessageNetworkConfig
 from surefield.potentials.evaluate import species_index
@@ -30,35 +35,44 @@ _SCALED_ON = 64
 
 
 class MessageLayer(eqx.Module):
-    """One layer: scalars of the neighbours in, scalars of the atom out.
+    """One layer: scalars and vectors of the neighbours in, those of the atom out.
 
     A^(l)_k = sum_cb W^l_cb,k sum_j R_b(r_ij) s_c(j) u_ij^(⊗l) are the moments of channel k, B_k,a their
     standardised invariants, m_k = sum_a P[z_i]_a,k B_k,a the products, and h' = U m + S (e[z_i] ⊗ h).
+    Vectors v_c(j) of the neighbours add u_ij^(⊗l+1)·v_c(j) and the symmetric part of u_ij^(⊗l-1) ⊗ v_c(j) to
+    what is summed and mixed; those of the atom are linear in the vectors that its moments make, as m is in B.
 
     Attributes:
         senders: from the scalars h of a neighbour to s; None in the first layer, where s is its element.
         sender_bias: of s, by element.
-        mixing: W, which contains the scale of the moments of each rank.
+        mixing: W of each rank, which contains the scale of its moments.
         shift: mean of each invariant.
         scale: reciprocal deviation of each invariant.
         products: P, by element of the centre.
         output: U.
         skip: S; None in the first layer.
+        vector_scale: reciprocal size of each vector; None, as the next two, where no vectors are sent.
+        vector_products: of vectors, by element of the centre.
+        vector_output: to the vectors that are sent.
     """
 
     senders: Float[Array, "n_channels n_senders"] | None
     sender_bias: Float[Array, "n_species n_senders"]
-    mixing: Float[Array, "4 n_functions n_channels"]
+    mixing: list[Float[Array, "n_basis n_heard n_channels"]]
     shift: Float[Array, "24 1 n_channels"]
     scale: Float[Array, "24 1 n_channels"]
     products: Float[Array, "n_species 24 n_channels"]
     output: Float[Array, "n_channels n_channels"]
-    skip: Float[Array, "n_mixed n_channels"] | None
+    skip: Float[Array, "n_species n_channels n_channels"] | None
+    vector_scale: Float[Array, "7 1 n_channels"] | None
+    vector_products: Float[Array, "n_species 7 n_channels"] | None
+    vector_output: Float[Array, "n_channels n_vectors"] | None
 
     def moments(
         self,
         edges: Float[Array, "n_atoms n_functions n_neighbors"],
         scalars: Float[Array, "n_atoms n_channels"] | None,
+        vectors: Float[Array, "3 n_atoms n_vectors"] | None,
         elements: Float[Array, "n_atoms n_species"],
         graph: Graph,
     ) -> Float[Array, "20 n_atoms n_channels"]:
@@ -67,16 +81,41 @@ class MessageLayer(eqx.Module):
         if self.senders is not None and scalars is not None:
             senders = senders + scalars @ self.senders
         n_atoms, n_basis = len(edges), edges.shape[1] // sum(N_COMPONENTS)
+        n_senders = senders.shape[1]
+        if vectors is not None:
+            senders = jnp.concatenate(
+                [senders, jnp.transpose(vectors, (1, 0, 2)).reshape(n_atoms, -1)], axis=1
+            )
         summed = edges @ neighbor_values(senders, graph)
         # One matrix product per rank needs its components, then the atoms, first.
-        summed = jnp.transpose(summed.reshape(n_atoms, n_basis, sum(N_COMPONENTS), -1), (2, 0, 1, 3))
-        ranks = jax.lax.split(summed.reshape(sum(N_COMPONENTS), n_atoms, -1), N_COMPONENTS, 0)
-        n_channels = self.mixing.shape[2]
-        mixed = [
-            (rank.reshape(-1, rank.shape[2]) @ weights).reshape(-1, n_atoms, n_channels)
-            for rank, weights in zip(ranks, self.mixing, strict=True)
-        ]
+        summed = summed.reshape(n_atoms, n_basis, sum(N_COMPONENTS), -1)
+        scalar, vector = jax.lax.split(summed, [n_senders, summed.shape[3] - n_senders], 3)
+        ranks = [[part] for part in jax.lax.split(jnp.transpose(scalar, (2, 0, 1, 3)), N_COMPONENTS, 0)]
+        if vectors is not None:
+            vector = jnp.transpose(
+                vector.reshape(n_atoms, n_basis, sum(N_COMPONENTS), 3, -1), (2, 3, 0, 1, 4)
+            )
+            products = vector_products(vector.reshape(-1, *vector.shape[2:]))
+            for rank, parts in products.items():
+                ranks[rank] += parts
+        n_channels = self.mixing[0].shape[2]
+        mixed = []
+        for parts, weights in zip(ranks, self.mixing, strict=True):
+            heard = jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
+            flat = weights.reshape(-1, n_channels)
+            mixed.append((heard.reshape(-1, len(flat)) @ flat).reshape(-1, n_atoms, n_channels))
         return jnp.concatenate(mixed)
+
+    def sent_vectors(
+        self, tensors: Float[Array, "20 n_atoms n_channels"], elements: Float[Array, "n_atoms n_species"]
+    ) -> Float[Array, "3 n_atoms n_vectors"] | None:
+        """Vectors of the atom that the next layer hears of."""
+        if self.vector_scale is None or self.vector_products is None or self.vector_output is None:
+            return None
+        each = channel_vectors(tensors) * self.vector_scale
+        n_species, _, n_channels = self.vector_products.shape
+        products = (elements @ self.vector_products.reshape(n_species, -1)).reshape(-1, N_VECTORS, n_channels)
+        return jnp.sum(each * jnp.swapaxes(products, 0, 1), axis=1) @ self.vector_output
 
     def update(
         self,
@@ -91,7 +130,7 @@ class MessageLayer(eqx.Module):
         new = jnp.sum(invariants * jnp.swapaxes(products, 0, 1), axis=0) @ self.output
         if self.skip is not None and scalars is not None:
             both = elements[:, :, None] * scalars[:, None]
-            new = new + both.reshape(len(both), -1) @ self.skip
+            new = new + both.reshape(len(both), -1) @ self.skip.reshape(-1, n_channels)
         return new
 
 
@@ -99,11 +138,11 @@ class MessageNetwork(LastLayerPotential):
     """Moment-tensor potential with learned channels, and with a second layer that hears from the neighbours.
 
     Channels are linear mixtures of moments, so that products of a channel with itself suffice (see
-    `channel_invariants`). The scalars of the first layer modulate the moments of the second, as the invariant
-    messages of MACE (Batatia et al., NeurIPS 2022) do. The energy of an atom is
-    E_i = σ w[z_i] · [h¹_i, h²_i, g(h²_i)] + b[z_i] + offset[z_i], g a SiLU network and σ the size of the
-    training forces. The last layer is linear in w. With one layer an atom sees what lies within `cutoff`,
-    with two what lies within twice of it.
+    `channel_invariants`). Scalars and vectors of the first layer modulate the moments of the second, as the
+    messages of MACE (Batatia et al., NeurIPS 2022) do; vectors halve the errors of molecules. The energy of
+    an atom is E_i = σ w[z_i] · [h¹_i, h²_i, g(h²_i)] + b[z_i] + offset[z_i], g a SiLU network and σ the size
+    of the training forces. The last layer is linear in w. With one layer an atom sees what lies within
+    `cutoff`, with two what lies within twice of it.
 
     Args:
         species: chemical symbols or atomic numbers.
@@ -112,6 +151,7 @@ class MessageNetwork(LastLayerPotential):
         n_channels: moments of each rank, per layer.
         n_basis: Bessel functions.
         n_senders: scalars of a neighbour that its moments are made of.
+        n_vectors: vectors of a neighbour likewise, from the second layer on; 0 for none.
         hidden: widths of the network on the last scalars.
         seed: of the initial weights.
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
@@ -122,6 +162,7 @@ class MessageNetwork(LastLayerPotential):
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
     n_basis: int = eqx.field(static=True)
+    n_senders: int = eqx.field(static=True)
     offsets: Float[Array, " n_species"]
     energy_scale: Float[Array, ""]
     layers: list[MessageLayer]
@@ -138,6 +179,7 @@ class MessageNetwork(LastLayerPotential):
         n_channels: int = 64,
         n_basis: int = 8,
         n_senders: int = 16,
+        n_vectors: int = 8,
         hidden: Sequence[int] = (64, 64),
         seed: int = 0,
         dtype: str | np.typing.DTypeLike = "float32",
@@ -146,7 +188,7 @@ class MessageNetwork(LastLayerPotential):
         dtype = np.dtype(dtype)
         self.species = species_numbers(species)
         n = len(self.species)
-        self.cutoff, self.n_basis = float(cutoff), int(n_basis)
+        self.cutoff, self.n_basis, self.n_senders = float(cutoff), int(n_basis), int(n_senders)
         self.offsets, self.energy_scale = jnp.zeros(n, jnp.float64), jnp.ones((), dtype)
 
         def normal(*shape: int, fan_in: int = 0) -> Array:
@@ -156,18 +198,24 @@ class MessageNetwork(LastLayerPotential):
         for layer in range(n_layers):
             first = layer == 0
             width = min(n, n_senders) if first else n_senders
+            sends = n_vectors if layer < n_layers - 1 else 0
+            heard = 0 if first else n_vectors
+            widths = [width + heard * ((rank > 0) + (rank < MAX_RANK)) for rank in range(MAX_RANK + 1)]
             self.layers.append(
                 MessageLayer(
                     senders=None if first else normal(n_channels, width),
                     sender_bias=jnp.asarray(_element_senders(n, width, rng), dtype)
                     if first
                     else normal(n, width, fan_in=1),
-                    mixing=normal(4, n_basis * width, n_channels),
+                    mixing=[normal(n_basis, w, n_channels, fan_in=n_basis * w) for w in widths],
                     shift=jnp.zeros((N_INVARIANTS, 1, n_channels), dtype),
                     scale=jnp.ones((N_INVARIANTS, 1, n_channels), dtype),
                     products=normal(n, N_INVARIANTS, n_channels),
                     output=normal(n_channels, n_channels),
-                    skip=None if first else normal(n * n_channels, n_channels, fan_in=n_channels),
+                    skip=None if first else normal(n, n_channels, n_channels),
+                    vector_scale=jnp.ones((N_VECTORS, 1, n_channels), dtype) if sends else None,
+                    vector_products=normal(n, N_VECTORS, n_channels) if sends else None,
+                    vector_output=normal(n_channels, sends) if sends else None,
                 )
             )
         sizes = [n_channels, *hidden]
@@ -177,6 +225,11 @@ class MessageNetwork(LastLayerPotential):
         self.readout = jnp.zeros((n, n_layers * n_channels + (hidden[-1] if hidden else 0)), dtype)
         self.bias = jnp.zeros(n, dtype)
 
+    @property
+    def _n_vectors(self) -> int:
+        last = self.layers[0].vector_output
+        return 0 if last is None else last.shape[1]
+
     @classmethod
     def from_settings(cls, config: MessageNetworkConfig, species: Sequence[str | int] = ()) -> MessageNetwork:
         """Build from the settings of a run; `species` is used where they name none."""
@@ -185,7 +238,6 @@ class MessageNetwork(LastLayerPotential):
 
     def config(self) -> dict[str, Any]:
         """Configuration that builds a potential of this shape."""
-        n_senders = self.layers[-1].sender_bias.shape[1]
         return {
             "kind": "message_network",
             "species": [chemical_symbols[z] for z in self.species],
@@ -193,7 +245,8 @@ class MessageNetwork(LastLayerPotential):
             "n_layers": len(self.layers),
             "n_channels": self.layers[0].output.shape[1],
             "n_basis": self.n_basis,
-            "n_senders": n_senders,
+            "n_senders": self.n_senders,
+            "n_vectors": self._n_vectors,
             "hidden": [w.shape[1] for w in self.weights],
             "seed": 0,
             "dtype": str(self.bias.dtype),
@@ -212,12 +265,12 @@ class MessageNetwork(LastLayerPotential):
         structures = [data.structures[i] for i in np.unique(chosen)]
         for place in range(len(self.layers)):
             layer = whole.layers[place]
-            tensors, _ = _collected(whole, structures, place)
+            tensors, *_ = _collected(whole, structures, place)
             squares = [np.mean(t**2) for t in np.split(tensors, np.cumsum(N_COMPONENTS)[:-1])]
             factors = [1.0 / np.sqrt(s) if s > 0 else 1.0 for s in squares]
-            mixing = layer.mixing * jnp.asarray(factors, self.dtype)[:, None, None]
+            mixing = [m * jnp.asarray(f, self.dtype) for m, f in zip(layer.mixing, factors, strict=True)]
             whole = eqx.tree_at(lambda p, i=place: p.layers[i].mixing, whole, mixing)
-            _, invariants = _collected(whole, structures, place)
+            _, invariants, vectors = _collected(whole, structures, place)
             # One scale for all channels: a channel that varies little says little.
             deviation = np.sqrt(invariants.var(axis=1).mean(axis=1))[:, None, None]
             deviation = np.where(deviation > 0, deviation, 1.0)
@@ -226,11 +279,16 @@ class MessageNetwork(LastLayerPotential):
                 jnp.asarray(np.broadcast_to(1.0 / deviation, layer.scale.shape), self.dtype),
             )
             whole = eqx.tree_at(lambda p, i=place: (p.layers[i].shift, p.layers[i].scale), whole, values)
+            if layer.vector_scale is not None:
+                square = np.mean(vectors**2, axis=(1, 2))[:, None, None]
+                size = np.where(square > 0, np.sqrt(square), 1.0)
+                value = jnp.asarray(np.broadcast_to(1.0 / size, layer.vector_scale.shape), self.dtype)
+                whole = eqx.tree_at(lambda p, i=place: p.layers[i].vector_scale, whole, value)
         return whole
 
     def constants(self) -> tuple[object, ...]:
         """Offsets and scales come from the data and are not trained."""
-        scales = [array for layer in self.layers for array in (layer.shift, layer.scale)]
+        scales = [array for layer in self.layers for array in (layer.shift, layer.scale, layer.vector_scale)]
         return (self.offsets, self.energy_scale, *scales)
 
     def matrices(self) -> list[Array]:
@@ -238,7 +296,7 @@ class MessageNetwork(LastLayerPotential):
         between = [
             matrix
             for layer in self.layers
-            for matrix in (layer.senders, layer.mixing, layer.output, layer.skip)
+            for matrix in (layer.senders, *layer.mixing, layer.output, layer.skip, layer.vector_output)
             if matrix is not None
         ]
         return [*between, *self.weights]
@@ -262,10 +320,12 @@ class MessageNetwork(LastLayerPotential):
         edges, elements = self._edge_functions(graph), self._elements(graph)
         scalars: list[Array] = []
         tensors: list[Array] = []
+        vectors: Array | None = None
         for layer in self.layers[:n_layers]:
             before = scalars[-1] if scalars else None
-            tensors.append(layer.moments(edges, before, elements, graph))
+            tensors.append(layer.moments(edges, before, vectors, elements, graph))
             scalars.append(layer.update(tensors[-1], before, elements))
+            vectors = layer.sent_vectors(tensors[-1], elements)
         return scalars, tensors
 
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
@@ -284,21 +344,21 @@ class MessageNetwork(LastLayerPotential):
         return jnp.where(graph.atom_mask, energies + elements @ self.bias, 0.0)
 
 
-def _collected(potential: MessageNetwork, structures: Sequence[Any], place: int) -> tuple[Any, Any]:
-    """Moments (20, n, n_channels) and invariants (24, n, n_channels) of a layer, of all atoms, float64."""
-    both: list[tuple[np.ndarray, np.ndarray]] = []
+def _collected(potential: MessageNetwork, structures: Sequence[Any], place: int) -> tuple[Any, ...]:
+    """Moments (20, n, n_channels), invariants (24, ...) and components of vectors (7, 3 n, n_channels)."""
+    every: list[tuple[np.ndarray, ...]] = []
     for _, graph in padded_batches(structures, 16, potential.dtype):
         real = np.asarray(graph.atom_mask)
-        parts = _moments_and_invariants(potential, graph, place)
-        both.append((np.asarray(parts[0])[:, real], np.asarray(parts[1])[:, real]))
-    tensors, invariants = zip(*both, strict=True)
-    return tuple(np.concatenate(part, axis=1).astype(np.float64) for part in (tensors, invariants))  # type: ignore[return-value]
+        tensors, invariants, vectors = map(np.asarray, _moments_and_products(potential, graph, place))
+        flat = np.concatenate(list(vectors[:, :, real]), axis=1)
+        every.append((tensors[:, real], invariants[:, real], flat))
+    return tuple(np.concatenate(part, axis=1).astype(np.float64) for part in zip(*every, strict=True))
 
 
 @eqx.filter_jit
-def _moments_and_invariants(potential: MessageNetwork, graph: Graph, place: int) -> tuple[Array, Array]:
+def _moments_and_products(potential: MessageNetwork, graph: Graph, place: int) -> tuple[Array, Array, Array]:
     tensors = potential.layer_scalars(graph, place + 1)[1][place]
-    return tensors, channel_invariants(tensors)
+    return tensors, channel_invariants(tensors), channel_vectors(tensors)
 
 
 def _binding_energies(potential: Potential, data: TrainingData) -> np.ndarray:

@@ -219,7 +219,7 @@ class Potential(eqx.Module):
         return (self.offsets,)
 
     def matrices(self) -> Sequence[Array]:
-        """Arrays whose last two axes map vectors of features to others; steps of these are orthogonalised.
+        """Arrays that map features, all axes but the last, to others; steps of these are orthogonalised.
 
         Muon (Jordan et al., 2024); none here: then every array is trained by Adam.
         """

@@ -15,6 +15,7 @@ __all__ = ["TrainConfig"]
 #: What is taken where neither the training nor the potential names it.
 _USUAL: Final[Mapping[str, Any]] = {
     "epochs": 60,
+    "max_steps": None,
     "batch_size": 8,
     "learning_rate": 1e-3,
     "radial_factor": 0.1,
@@ -34,7 +35,13 @@ class TrainConfig(Config):
         default=None,
         ge=0,
         description="passes over the data after the exact solution; 0 keeps that; null: what suits the "
-        "potential (message network 300, others 60)",
+        "potential (message network 200, others 60)",
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps of the optimiser at most: of many data fewer passes are enough; null: message "
+        "network 40000, others as many as the epochs have",
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="structures per step, about; null: message network 5, others 8"

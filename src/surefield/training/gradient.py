@@ -161,10 +161,11 @@ def fit_gradient(
         "quantities": fitted(potential.supplies),
     }
     per_epoch = sum(1 for _ in batches(train, shapes, epoch=0, **settled))
+    n_epochs = chosen.n_epochs(per_epoch)
     budget = Budget() if budget is None else budget
 
     def n_steps(step: int) -> int:
-        return budget.n_steps(step, per_epoch * chosen.epochs)
+        return budget.n_steps(step, per_epoch * n_epochs)
 
     settings = step_settings(config, potential)
     weights = settings.weights
@@ -219,7 +220,7 @@ def fit_gradient(
         return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= max(chosen.patience, third)
 
     course = Course(
-        sys.maxsize if budget.limited else chosen.epochs,
+        sys.maxsize if budget.limited else n_epochs,
         lambda epoch: batches(train, shapes, epoch=epoch, **settled),
         step,
         measure,

@@ -23,7 +23,8 @@ _SIZE: Final = 0.2
 def adam_and_orthogonal(potential: Potential, moving: Any) -> optax.GradientTransformation:
     """Adam with a rate of one; for `Potential.matrices` orthogonalised momentum of the same size.
 
-    Jordan et al., Muon (2024); the size after Liu et al., arXiv:2502.16982, equation 4.
+    Jordan et al., Muon (2024); the size after Liu et al., arXiv:2502.16982, equation 4. The last axis of a
+    matrix is that of what comes out, all others are of what goes in.
 
     Args:
         potential: with all arrays.
@@ -44,7 +45,7 @@ def adam_and_orthogonal(potential: Potential, moving: Any) -> optax.GradientTran
         scale_by_muon(
             coefficients,
             weight_dimension_numbers=lambda updates: jax.tree.map(
-                lambda _: MuonDimensionNumbers(-2, -1), updates
+                lambda update: MuonDimensionNumbers(tuple(range(update.ndim - 1)), -1), updates
             ),
         ),
         optax.stateless(lambda updates, _: jax.tree.map(_sized, updates)),
@@ -53,4 +54,5 @@ def adam_and_orthogonal(potential: Potential, moving: Any) -> optax.GradientTran
 
 
 def _sized(step: jax.Array) -> jax.Array:
-    return jnp.asarray(-_SIZE * math.sqrt(max(step.shape[-2:])), step.dtype) * step
+    width = max(math.prod(step.shape[:-1]), step.shape[-1])
+    return jnp.asarray(-_SIZE * math.sqrt(width), step.dtype) * step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,12 +16,23 @@ class EpochSettings(NamedTuple):
     """Settings of the epochs; see `TrainConfig` for each."""
 
     epochs: int
+    max_steps: int | None
     batch_size: int
     learning_rate: float
     radial_factor: float
     weight_decay: float
     ema: float
     patience: int
+
+    def n_epochs(self, per_epoch: int) -> int:
+        """Epochs of so many steps that there will be: all, or those that `max_steps` leaves, at least one."""
+        if self.max_steps is None or self.epochs == 0:
+            return self.epochs
+        return min(self.epochs, max(self.max_steps // max(per_epoch, 1), 1))
+
+    def n_epochs_of(self, n_structures: int) -> int:
+        """About the same, from the number of structures."""
+        return self.n_epochs(math.ceil(n_structures / self.batch_size))
 
 
 def settled_for(config: TrainConfig, potential: Potential) -> TrainConfig:

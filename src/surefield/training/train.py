@@ -365,7 +365,7 @@ def _trained(
     config, files, budget = job.config, job.files, job.budget
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
-    total = None if budget.limited else recipe(config, start).epochs
+    total = None if budget.limited else recipe(config, start).n_epochs_of(len(train_set))
     with track(total, "train", job.progress, done=len(history.rows)) as bar:
 
         def show(state: State, row: Row) -> None:
