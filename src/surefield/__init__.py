@@ -13,6 +13,7 @@ from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
     from surefield.acquisition.select import feature_rows, select
+    from surefield.foreign import JaxPotential, TorchLastLayer, TorchPotential
     from surefield.networks import Amp, ChargeNeuralNetwork, NeuralNetwork
     from surefield.networks.fingerprints import Gaussian
     from surefield.networks.full_batch import LossFunction
@@ -57,6 +58,7 @@ _HOMES = {
     ),
     "surefield.potentials.chimes": ("Chimes",),
     "surefield.potentials.dropout_network": ("DropoutNetwork",),
+    "surefield.foreign": ("JaxPotential", "TorchLastLayer", "TorchPotential"),
     "surefield.potentials.parametric": ("EAM", "LennardJones", "Morse", "StillingerWeber", "Tersoff"),
     "surefield.potentials.snap.snap": ("Snap",),
     "surefield.report": ("write_report",),
@@ -83,6 +85,7 @@ __all__ = [
     "FeatureDistance",
     "Fit",
     "Gaussian",
+    "JaxPotential",
     "KIMPotential",
     "LennardJones",
     "LossFunction",
@@ -94,6 +97,8 @@ __all__ = [
     "Snap",
     "StillingerWeber",
     "Tersoff",
+    "TorchLastLayer",
+    "TorchPotential",
     "TrainConfig",
     "check_gradients",
     "doctor",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from surefield.config import Config
 
@@ -13,6 +13,7 @@ __all__ = [
     "Activation",
     "AtomicNetworkConfig",
     "DropoutNetworkConfig",
+    "ForeignConfig",
     "MessageNetworkConfig",
     "MomentNetworkConfig",
     "SnapConfig",
@@ -133,6 +134,27 @@ class DropoutNetworkConfig(Config):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="rate; 0 for none")
     norm: bool = Field(default=True, description="standardise each feature over the training atoms")
     seed: int = Field(default=0, ge=0, description="of the initial weights")
+
+
+class ForeignConfig(Config):
+    """A published model of another package; its body stays as it is, its last layer is solved for."""
+
+    kind: Literal["foreign"] = "foreign"
+    model: Literal["chgnet", "nequix", "sevennet"] = Field(description="whose package is installed")
+    variant: str | None = Field(
+        default=None, description="chgnet: 0.3.0 or r2scan; sevennet: 7net-0 or 7net-l3i5; null: the first"
+    )
+    file: str | None = Field(default=None, description="nequix: file of its weights, .nqx")
+    species: tuple[str, ...] | None = Field(default=None, description="null: the model knows its own")
+    cutoff: float = Field(
+        default=6.0, gt=0, description="of the neighbours that structures are checked by, Å"
+    )
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if (self.model == "nequix") != (self.file is not None):
+            raise ValueError(f"file names the weights of nequix; {self.model} has {self.file or 'none'}")
+        return self
 
 
 class SnapConfig(Config):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, PotentialError
 from surefield.execution.cache import use_compilation_cache
+from surefield.potentials.callback import errors_from_outside
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
@@ -148,7 +149,8 @@ def predict(
     predictions: list[Prediction | None] = [None] * len(structures)
     table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
     for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
-        results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
+        with errors_from_outside():
+            results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
         batch = [structures[i] for i in chunk]
         for place, rows in enumerate(row_slices(s.n_atoms for s in batch)):
             s = batch[place]

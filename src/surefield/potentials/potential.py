@@ -75,9 +75,11 @@ class Potential(eqx.Module):
         training_defaults: settings of a training that suit the potential, where the training names none.
         invariances: changes of a structure that leave its energy as it is.
         min_distance: of two atoms below which nothing is predicted, Å; nothing is trained on below 0.3.
+        pretrained: it comes trained, by others: `train` finds element offsets and solves for its last layer.
     """
 
     training_defaults: ClassVar[Mapping[str, Any]] = {}
+    pretrained: ClassVar[bool] = False
     invariances: ClassVar[tuple[str, ...]] = ("permutation", "rotation", "translation")
     min_distance: ClassVar[float] = MIN_DISTANCE
 

@@ -35,8 +35,8 @@ __all__ = [
 #: Raised when the meaning of a file changes; older versions are read, newer ones refused.
 FORMAT = 1
 _HEADER = "header"
-#: Class of each kind; its module is imported when a file holds that kind. Run configurations call networks on
-#: atomic descriptors `neural_network` too.
+#: Class of each kind, in a module of `potentials` or beside it that is imported when a file holds that kind.
+#: Run configurations call networks on atomic descriptors `neural_network` too.
 _HOMES: Final = {
     "atomic_network": "atomic_network.AtomicNetwork",
     "charge_network": "electrode.charge_network.ChargeNetwork",
@@ -44,6 +44,7 @@ _HOMES: Final = {
     "dropout_network": "dropout_network.DropoutNetwork",
     "eam": "parametric.EAM",
     "image_network": "image_network.ImageNetwork",
+    "jax_potential": ".foreign.jax_potential.JaxPotential",
     "lennard_jones": "parametric.LennardJones",
     "linearized": "linearized.Linearized",
     "message_network": "message_network.MessageNetwork",
@@ -56,6 +57,7 @@ _HOMES: Final = {
     "stillinger_weber": "parametric.StillingerWeber",
     "sum": "potential.SumPotential",
     "tersoff": "parametric.Tersoff",
+    "torch_potential": ".foreign.torch_potential.TorchPotential",
     "zbl": "zbl.ZBL",
 }
 
@@ -178,7 +180,7 @@ def build(config: Mapping[str, Any]) -> Potential:
         for key, value in config.items()
         if isinstance(value, Mapping) and value.get("kind") in _HOMES
     }
-    potential_class = getattr(importlib.import_module(f"surefield.potentials.{module}"), name)
+    potential_class = getattr(importlib.import_module(f".{module}", "surefield.potentials"), name)
     return potential_class.from_config({**config, **parts})
 
 

@@ -153,7 +153,8 @@ def train(
 
     A trained potential is continued with `start_from`: elements that only the frames have are added, offsets
     of elements change by what fits the labels, the last layer by as little as it must, and then all of it is
-    trained on; with `train_body=False` the last layer alone is solved for.
+    trained on; with `train_body=False` the last layer alone is solved for. That is also what happens to a
+    model of another package (`surefield.foreign`): its body is left alone.
 
     Args:
         potential: any potential with parameters, the sum of one and a baseline, or something that makes one
@@ -240,6 +241,10 @@ def fit_samples(
     """
     budget = Budget(config.minutes) if budget is None else budget
     release_compiled()
+    if start is None and _learned(potential).pretrained:
+        start = potential
+    if start is not None and _learned(start).pretrained:
+        config = config.model_copy(update={"train_body": False})
     if not config.train_body:
         if start is None:
             fix = "give a trained potential as start_from; epochs=0 solves the last layer of an untrained one"
@@ -421,6 +426,10 @@ def _opened(given: str | Path | Mapping[str, Any], data: LabelledSet) -> ForceEr
     if "folder" not in options:
         raise ConfigError("force_error_log needs a folder", got=options)
     return open_log(options.pop("folder"), data.samples, options)
+
+
+def _learned(potential: Potential) -> Potential:
+    return potential.learned if isinstance(potential, SumPotential) else potential
 
 
 def is_linear(potential: Potential) -> bool:

@@ -20,8 +20,10 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials.callback import call_outside
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
+from surefield.structures.bond_slopes import bond_slopes
 from surefield.structures.graph import Graph
 from surefield.structures.tensors import from_voigt, row_slices
 
@@ -31,8 +33,6 @@ INSTALL: Final = "pip install 'surefield[kim]' (needs the KIM API with models: a
 #: Relative step of derivatives by parameters, fourth order.
 _STEP: Final = 1e-3
 _STENCIL: Final = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
-#: Symmetric strains, one for each Voigt component.
-_STRAINS: Final = from_voigt(np.eye(6))
 
 
 @cache
@@ -255,54 +255,10 @@ def _compute(
         energies[index] = calculator.results["energy"]
         virial = from_voigt(calculator.results["stress"] * atoms.get_volume()) if periodic else None
         neighbors = g["neighbors"][rows] - rows.start
-        slopes[rows] = _spread(
+        slopes[rows] = bond_slopes(
             vectors[rows], neighbors, g["mask"][rows], calculator.results["forces"], virial
         )
     return energies, slopes
-
-
-def _spread(
-    vectors: np.ndarray,
-    neighbors: np.ndarray,
-    mask: np.ndarray,
-    forces: np.ndarray,
-    virial: np.ndarray | None,
-) -> np.ndarray:
-    """Smallest antisymmetric bond forces that add up to given forces and virial.
-
-    They are l_i - l_j + M v_ij with a vector l for each atom and a symmetric M: l follows from the graph's
-    Laplacian, M from the six components of the virial.
-    """
-    n = len(forces)
-    first, column = np.nonzero(mask)
-    second, v = neighbors[first, column], vectors[first, column]
-    laplacian = np.diag(np.bincount(first, minlength=n).astype(float))
-    np.subtract.at(laplacian, (first, second), 1.0)
-    inverse = np.linalg.pinv(laplacian, hermitian=True)
-
-    def bonds(totals: np.ndarray, field: np.ndarray) -> np.ndarray:
-        """Field plus differences of l such that the forces are `totals`."""
-        field_forces = np.zeros((n, 3))
-        np.add.at(field_forces, first, 2 * field)
-        potential = 0.5 * inverse @ (totals - field_forces)
-        return field + potential[first] - potential[second]
-
-    slopes = bonds(forces, np.zeros_like(v))
-    if virial is not None:
-        parts = [bonds(np.zeros((n, 3)), v @ strain) for strain in _STRAINS]
-        upper = np.triu_indices(3)
-        matrix = np.stack([_moment(v, part)[upper] for part in parts], axis=1)
-        missing = (virial - _moment(v, slopes))[upper]
-        weights = np.linalg.lstsq(matrix, missing, rcond=None)[0]
-        slopes = slopes + np.einsum("s,sea->ea", weights, np.array(parts))
-    result = np.zeros(vectors.shape)
-    result[first, column] = slopes
-    return result
-
-
-def _moment(v: np.ndarray, bonds: np.ndarray) -> np.ndarray:
-    total = v.T @ bonds
-    return 0.5 * (total + total.T)
 
 
 def _call(model_id: str, values: Any, vectors: Array, geometry: Any) -> tuple[Array, Array]:
@@ -311,7 +267,7 @@ def _call(model_id: str, values: Any, vectors: Array, geometry: Any) -> tuple[Ar
         jax.ShapeDtypeStruct(vectors.shape, jnp.float64),
     )
     call = partial(_compute, model_id)
-    return jax.pure_callback(call, shapes, values, vectors, geometry, vmap_method="sequential")
+    return call_outside(call, shapes, values, vectors, geometry)
 
 
 def _by_values(index: int, model_id: str, values: Any, tangent: Any, vectors: Array, geometry: Any) -> Array:
