@@ -13,6 +13,7 @@ from ase import Atoms
 from scipy.stats import spearmanr
 
 import surefield as sf
+from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError
 from surefield.foreign import chgnet
 from surefield.potentials.potential import TrainingData
@@ -77,7 +78,7 @@ def test_energy_sigmas_rank_errors_as_the_reference_does(model, reference):
     np.testing.assert_allclose(features, arrays["test_F_sum"], atol=1e-4 * np.abs(arrays["test_F_sum"]).max())
     # A third of the training structures, for time; the reference took all of them.
     train, valid = structures(arrays, "train")[::3], structures(arrays, "val")[::2]
-    offset = -expected["offset_per_atom"]
+    offset = -expected["energy_rows"]["offset_per_atom"]
     aligned = model.prepared(TrainingData([], [], {14: offset}))
     sure = sf.LLPR.fit(aligned, train, valid, row_kinds=("energy",), progress=False)
     predictions = sure.predict(test, forces=False, stress=False)
@@ -105,3 +106,20 @@ def test_last_layer_is_solved_on_a_few_frames_and_saved(model, shared, tmp_path)
     loaded = sf.load(tmp_path / "si.npz")
     (here,), (there,) = (p.predict(frames[6:7]) for p in (fit.potential, loaded))
     np.testing.assert_array_equal(here.forces, there.forces)
+
+
+def test_command_line_trains_and_reports_sigmas(shared, tmp_path):
+    frames = [a for a in sf.read_frames(shared / "data" / "mlearn" / "Si_train.xyz.xz") if len(a) <= 24]
+    sf.write_frames(tmp_path / "train.xyz", frames[:6])
+    sf.write_frames(tmp_path / "test.xyz", frames[6:8])
+    (tmp_path / "run.yaml").write_text(
+        f"name: si\nroot: {tmp_path}\nstability: false\n"
+        "data: {train: train.xyz, validation: 0.34, test: test.xyz}\n"
+        "potential: {kind: foreign, model: chgnet}\n"
+    )
+    assert run_verb("train", tmp_path / "run.yaml", (), dry_run=True, overwrite=False) is None
+    report = run_verb("train", tmp_path / "run.yaml", (), dry_run=False, overwrite=False)
+    assert report is not None
+    potential = sf.load(tmp_path / "si-train" / "potential.npz")
+    assert not np.array_equal(potential.readout[0], potential.reference)
+    assert isinstance(sf.load(tmp_path / "si-train" / "llpr.npz"), sf.LLPR)

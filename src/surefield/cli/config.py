@@ -17,6 +17,7 @@ from surefield.potentials.config import (
     AtomicNetworkConfig,
     AutoPotentialConfig,
     DropoutNetworkConfig,
+    ForeignConfig,
     MessageNetworkConfig,
     MomentNetworkConfig,
     SnapConfig,
@@ -124,6 +125,7 @@ class RunConfig(Config):
         | MessageNetworkConfig
         | AtomicNetworkConfig
         | DropoutNetworkConfig
+        | ForeignConfig
         | SnapConfig,
         Field(
             discriminator="kind",
@@ -193,6 +195,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         loop = loop.model_copy(update={"pool": pool})
     training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
     changes = {"data": config.data.model_copy(update=data), "loop": loop, "training": training}
+    if isinstance(config.potential, ForeignConfig):
+        changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
     return _settled(config.model_copy(update=changes))
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.errors import ConfigError, DataError
+from surefield.foreign.published import configured
 from surefield.loop.pools import Pool, file_pool
 from surefield.potentials.atomic_network import AtomicNetwork
-from surefield.potentials.config import AutoPotentialConfig
+from surefield.potentials.config import AutoPotentialConfig, ForeignConfig
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import check_frames
 from surefield.potentials.message_network import MessageNetwork
@@ -86,7 +87,10 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
     settings = config.potential
     if isinstance(settings, AutoPotentialConfig):
         settings = settings.chosen(len(settings.species or species))
-    potential: Potential = _POTENTIALS[settings.kind].from_settings(settings, species)
+    if isinstance(settings, ForeignConfig):
+        potential: Potential = configured(settings)
+    else:
+        potential = _POTENTIALS[settings.kind].from_settings(settings, species)
     if config.repulsion is None:
         return potential
     inner, outer = config.repulsion.inner, config.repulsion.outer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from surefield.training.loss import LossWeights
 from surefield.training.readout import Solution, solve_readout
 
 __all__ = ["check_body", "continued", "solve_around", "starting_potential"]
+
+_log = logging.getLogger(__name__)
 
 #: Strengths that are tried: up to those that leave a last layer as it is, where there are few labels.
 RIDGES: Final = tuple(float(x) for x in np.logspace(-8, 2, 15))
@@ -118,6 +121,15 @@ def solve_around(
         train, validation, weights, max_force_rows, progress, sums: as there.
         all_columns: of the last layer, not only those of the linear part.
     """
+    n_labels = sum(int(np.sum(s.component_weights(k) > 0)) for s in train for k in weights if k in s.labels)
+    if n_labels < start.n_features:
+        _log.warning(
+            "%d labels for %d weights of the last layer: at least %d combinations of them are undetermined, "
+            "and stay as they were",
+            n_labels,
+            start.n_features,
+            start.n_features - n_labels,
+        )
     change, solution = solve_readout(
         start,
         _left(start, train),
@@ -141,7 +153,7 @@ def _worse_than_none(samples: Sequence[Sample], residuals: Sequence[Sample]) -> 
         for s, r in zip(samples, residuals, strict=True)
         if s.labels.forces is not None and r.labels.forces is not None
     ]
-    labels, left = np.sum(pairs, axis=0) if pairs else (0.0, 0.0)
+    labels, left = np.sum(np.array(pairs), axis=0) if pairs else (0.0, 0.0)
     return bool(left > labels)
 
 
