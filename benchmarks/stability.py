@@ -56,6 +56,7 @@ def trials(potential: Potential, data: LabelledSet, steps: int, seed: int) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, default="moment")
+    parser.add_argument("--layers", type=int, help="of a message network, instead of the default")
     parser.add_argument("--epochs", type=int, help="instead of the default")
     parser.add_argument("--frames", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the frames, the alloys and the velocities")
@@ -66,7 +67,8 @@ def main() -> None:
     frames = chosen("train", arguments.frames, arguments.seed)
     test = chosen("test", arguments.frames, arguments.seed)
     species = ["Nb", "Mo", "Ta", "W"]
-    ours: Potential = KINDS[arguments.kind](species)
+    shape = {} if arguments.layers is None else {"n_layers": arguments.layers}
+    ours: Potential = KINDS[arguments.kind](species, **shape)
     epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     called = type(ours).__name__
     if arguments.repulsion:

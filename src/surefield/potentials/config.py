@@ -48,7 +48,7 @@ class MessageNetworkConfig(Config):
     #: Settings of a training that suit it, where the training names none.
     training_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 200,
-        "max_steps": 40_000,
+        "max_steps": 20_000,
         "batch_size": 5,
         "learning_rate": 1e-2,
         "radial_factor": 1.0,

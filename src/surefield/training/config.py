@@ -41,7 +41,7 @@ class TrainConfig(Config):
         default=None,
         ge=1,
         description="steps of the optimiser at most: of many data fewer passes are enough; null: message "
-        "network 40000, others as many as the epochs have",
+        "network 20000, others as many as the epochs have",
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="structures per step, about; null: message network 5, others 8"
