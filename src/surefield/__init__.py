@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from surefield.testing.gradients import check_gradients
     from surefield.trainers import KIMPotential
     from surefield.training import Fit, TrainConfig, train
-    from surefield.uncertainty import LLPR, ConstantUncertainty, FeatureDistance
+    from surefield.uncertainty import (
+        LLPR,
+        LTAU,
+        ConformalIntervals,
+        ConstantUncertainty,
+        DeepEnsemble,
+        FeatureDistance,
+        uq_compare,
+    )
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 
 # 64-bit types must be on before the first array is made; JAX itself is imported when it is needed.
@@ -69,17 +77,28 @@ _HOMES = {
     "surefield.training": ("Fit", "TrainConfig", "train"),
     "surefield.networks.full_batch": ("LossFunction",),
     "surefield.networks": ("Amp", "ChargeNeuralNetwork", "NeuralNetwork"),
-    "surefield.uncertainty": ("LLPR", "ConstantUncertainty", "FeatureDistance"),
+    "surefield.uncertainty": (
+        "LLPR",
+        "LTAU",
+        "ConformalIntervals",
+        "ConstantUncertainty",
+        "DeepEnsemble",
+        "FeatureDistance",
+        "uq_compare",
+    ),
     "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
 }
 __all__ = [
     "EAM",
     "LLPR",
+    "LTAU",
     "ZBL",
     "Amp",
     "ChargeNeuralNetwork",
     "Chimes",
+    "ConformalIntervals",
     "ConstantUncertainty",
+    "DeepEnsemble",
     "DropoutEnsemble",
     "DropoutNetwork",
     "FeatureDistance",
@@ -109,6 +128,7 @@ __all__ = [
     "save_potential",
     "select",
     "train",
+    "uq_compare",
     "write_frames",
     "write_report",
 ]

@@ -18,7 +18,13 @@ def tantalum(shared):
     return [atoms for atoms in frames if atoms.info["config_type"] == "Displaced_FCC"]
 
 
-@pytest.fixture(scope="module", params=POTENTIALS)
+QUICK = ("snap", "lennard-jones")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in POTENTIALS],
+)
 def potential(request, tantalum):
     """Each potential, with weights."""
     bare = POTENTIALS[request.param]()

@@ -28,7 +28,14 @@ from surefield.report.reasons import sentence
 from surefield.structures.read import read_frames
 from surefield.testing import check_uncertainty
 from surefield.training import TrainConfig
-from surefield.uncertainty import LLPR, ConstantUncertainty, DropoutEnsemble, FeatureDistance
+from surefield.uncertainty import (
+    LLPR,
+    LTAU,
+    ConstantUncertainty,
+    DeepEnsemble,
+    DropoutEnsemble,
+    FeatureDistance,
+)
 from surefield.uncertainty.config import DropoutConfig
 
 LISTS = {"g2": [{"eta": 0.1, "Rs": 0.0}, {"eta": 0.5, "Rs": 2.0}, {"eta": 2.0, "Rs": 2.5}]}
@@ -56,6 +63,20 @@ ESTIMATORS = {
         "uncertainty": {"kind": "distance", "k": 3},
         "features": "ll_grad",
     },
+    "deep_ensemble": {
+        "estimator": DeepEnsemble,
+        "file": "uncertainty.npz",
+        "potential": SMALL,
+        "uncertainty": {"kind": "deep_ensemble", "M": 2},
+        "features": "full_grad_rp",
+    },
+    "ltau": {
+        "estimator": LTAU,
+        "file": "uncertainty.npz",
+        "potential": SMALL,
+        "uncertainty": {"kind": "ltau", "k": 2},
+        "features": "ll_grad",
+    },
     "dropout": {
         "estimator": DropoutEnsemble,
         "file": "uncertainty.npz",
@@ -66,7 +87,14 @@ ESTIMATORS = {
 }
 
 
-@pytest.fixture(scope="module", params=ESTIMATORS)
+#: Each is a training: the quick tests have one of the kinds that share most of their code.
+SLOW = ("constant", "distance", "deep_ensemble")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in ESTIMATORS],
+)
 def trained(request, tmp_path_factory, copper):
     """Configuration and run folder of `surefield train`."""
     own, folder = ESTIMATORS[request.param], tmp_path_factory.mktemp(request.param)
@@ -79,6 +107,10 @@ def trained(request, tmp_path_factory, copper):
         "potential": own["potential"],
         "training": {"epochs": 1, "stress_weight": 1.0},
         "uncertainty": own["uncertainty"],
+        "compare": {
+            "estimators": [{"kind": "constant"}, {"kind": "deep_ensemble", "M": 2}, {"kind": "ltau", "k": 2}],
+            **{"ood": "train.xyz", "n_bootstrap": 5},
+        },
         "selection": {"method": "max_diag", "features": own["features"], "score": "forces_variance", "n": 1},
         "loop": {
             **{"methods": ["max_dist"], "features": own["features"], "score": "energy_variance"},
@@ -137,6 +169,19 @@ def test_uq(trained):
     assert written[0].arrays["surefield_forces_uncertainty"].shape == (2, 3)
     assert written[0].arrays["surefield_energies_uncertainty"].shape == (2,)
     assert len(written[0].info["surefield_stress_uncertainty"]) == 6
+
+
+@pytest.mark.parametrize("trained", ["ltau"], indirect=True)
+def test_uq_compare(trained):
+    """Deep ensembles are trained as the run was, LTAU reads the log that the run has left."""
+    done = CliRunner().invoke(app, ["uq", "compare", str(trained.config)])
+    assert done.exit_code == 0, done.output
+    folder = trained.run.parent / "copper-uq-compare"
+    content = json.loads((folder / "comparison.json").read_text())
+    assert {row["estimator"] for row in content["rows"]} == {"constant", "deep_ensemble", "ltau"}
+    assert content["recommendation"] in " ".join(done.output.split())
+    assert "Uncertainties compared" in (folder / "report.html").read_text()
+    assert (folder / "fits" / "deep_ensemble" / "members" / "member-2" / "member.npz").exists()
 
 
 def test_select(trained):

@@ -24,7 +24,7 @@ from surefield.potentials.config import (
 )
 from surefield.quantities import labelled, names
 from surefield.training.config import TrainConfig
-from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.config import CompareConfig, DeepEnsembleConfig, LLPRConfig, UncertaintyConfig
 from surefield.units import check_declared
 
 __all__ = [
@@ -138,6 +138,7 @@ class RunConfig(Config):
     uncertainty: Annotated[
         UncertaintyConfig, Field(discriminator="kind", description="llpr where no kind is named")
     ] = LLPRConfig()
+    compare: CompareConfig = CompareConfig()
     selection: SelectionConfig = SelectionConfig()
     stability: StabilityConfig | None = Field(
         default=StabilityConfig(), description="short dynamics after a training; null or false: none"
@@ -165,12 +166,19 @@ class RunConfig(Config):
             raise ValueError(
                 f"uncertainty.kind dropout needs potential.kind dropout_network, not {potential}"
             )
+        if isinstance(self.uncertainty, DeepEnsembleConfig):
+            if self.training.start_from is not None:
+                raise ValueError("uncertainty.kind deep_ensemble trains members anew: no training.start_from")
+            if potential == "snap" and not self.uncertainty.bootstrap:
+                raise ValueError("members of a linear potential differ by uncertainty.bootstrap: true alone")
         for section, features in (("selection", self.selection.features), ("loop", self.loop.features)):
             named = section in self.model_fields_set
             if named and features == "ll_posterior" and estimator != "llpr":
                 raise ValueError(
                     f"{section}.features ll_posterior needs uncertainty.kind llpr, not {estimator}"
                 )
+            if named and features == "ll_grad" and estimator == "deep_ensemble":
+                raise ValueError(f"{section}.features must be full_grad_rp for uncertainty.kind {estimator}")
         return self
 
 
@@ -194,7 +202,9 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         pool = pool.model_copy(update={"structure": place(pool.structure)})
         loop = loop.model_copy(update={"pool": pool})
     training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
-    changes = {"data": config.data.model_copy(update=data), "loop": loop, "training": training}
+    compare = config.compare.model_copy(update={"ood": place(config.compare.ood)})
+    changes: dict[str, Any] = {"loop": loop, "training": training, "compare": compare}
+    changes["data"] = config.data.model_copy(update=data)
     if isinstance(config.potential, ForeignConfig):
         changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
     return _settled(config.model_copy(update=changes))

@@ -31,21 +31,29 @@ from surefield.structures.read import Frames, Source, read_frames
 from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.growth import with_species
-from surefield.uncertainty.config import LLPRConfig
+from surefield.uncertainty.build import TrainingRecord
+from surefield.uncertainty.config import LLPRConfig, LTAUConfig
 from surefield.uncertainty.llpr import check_size
+from surefield.uncertainty.loss_trajectories import logged_structures
 
 __all__ = [
+    "FORCE_ERRORS",
     "TrainingInputs",
+    "logs_force_errors",
     "make_potential",
     "need",
+    "read_fitted",
     "read_labelled",
     "read_pool",
     "read_test",
     "read_training",
     "trained",
+    "training_record",
     "uncertainty_file",
 ]
 
+#: Folder of the log of force errors in the run folder of `train`.
+FORCE_ERRORS: Final = "force_errors"
 #: Class of each `potential.kind`.
 _POTENTIALS: Final[Mapping[str, Any]] = {
     "message_network": MessageNetwork,
@@ -206,6 +214,28 @@ def read_pool(config: RunConfig, potential: Potential, verb: str = "train") -> F
     check_frames(potential, pool)
     say(f"pool: {len(pool)} structures")
     return pool
+
+
+def logs_force_errors(config: RunConfig) -> bool:
+    """Whether the training of a run logs the force errors of all atoms."""
+    return any(isinstance(each, LTAUConfig) for each in (config.uncertainty, *config.compare.estimators))
+
+
+def training_record(config: RunConfig, folder: Path, isolated_atoms: Mapping[int, float]) -> TrainingRecord:
+    """How the potential in a run folder of `train` was trained."""
+    log = folder / FORCE_ERRORS
+    atoms: dict[str | int, float] = {number: float(energy) for number, energy in isolated_atoms.items()}
+    return TrainingRecord(config.training, atoms, log if log.is_dir() else None)
+
+
+def read_fitted(config: RunConfig, verb: str) -> Frames:
+    """Structures that `train` fitted, under the ids that its log of force errors has."""
+    path = trained(config, "train.xyz", verb)
+    frames, log = read_frames(path), path.parent / FORCE_ERRORS
+    if not log.is_dir():
+        return frames
+    ids = tuple(dict.fromkeys(logged_structures(log)))
+    return Frames(tuple(frames), ids) if len(ids) == len(frames) else frames
 
 
 def uncertainty_file(config: RunConfig) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
 from surefield.acquisition.explanation import explain
@@ -18,14 +19,18 @@ from surefield.acquisition.select import score_frames, select
 from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, as_begun, read_config
 from surefield.cli.inputs import (
+    FORCE_ERRORS,
+    logs_force_errors,
     make_potential,
     need,
+    read_fitted,
     read_labelled,
     read_loop,
     read_pool,
     read_test,
     read_training,
     trained,
+    training_record,
     uncertainty_file,
 )
 from surefield.cli.made_from import made_from
@@ -46,9 +51,10 @@ from surefield.quantities import fitted
 from surefield.report import load_run, write_index, write_report
 from surefield.structures.doctor import doctor
 from surefield.structures.read import read_frames, write_frames
-from surefield.training.dataset import LabelledSet
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.train import metrics_text, train
 from surefield.uncertainty.build import fit_uncertainty, load_uncertainty
+from surefield.uncertainty.compare import uq_compare
 from surefield.uncertainty.evaluation import Comparison, compare, evaluate_uncertainty, sigmas_of
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -156,6 +162,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         inputs.validation,
         config=config.training,
         folder=folder.path("checkpoint"),
+        force_error_log=folder.path(FORCE_ERRORS) if logs_force_errors(config) else None,
     )
     if fit.weight_note:
         say(fit.weight_note)
@@ -175,6 +182,7 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
             fit.potential,
             fit.train_set,
             fit.validation_set,
+            record=training_record(config, folder.folder, fit.train_set.isolated_atoms),
             folder=folder.path("checkpoint"),
         )
         uncertainty.save(folder.path(uncertainty_file(config)))
@@ -229,6 +237,33 @@ def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     predictions = uncertainty.predict(test.frames, per_atom=True, **sigmas_of(uncertainty, names))
     _write_structures(folder, test, predictions)
     return _evaluated(compare(predictions, test, names), folder, uncertainty)
+
+
+def _uq_compare(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    settings = config.compare
+    potential = load_potential(trained(config, "potential.npz", "uq-compare"))
+    labels = None if config.data.units else config.data.labels  # those of other units are converted
+    fitted_set = prepare(read_fitted(config, "uq-compare"), potential, labels=labels)
+    validation = trained(config, "validation.xyz", "uq-compare")
+    held = prepare(read_frames(validation), potential, labels=labels)
+    test = read_test(config, potential, "uq-compare")
+    # As the potential has them: free atoms are not among the structures that were fitted.
+    offsets = dict(zip(potential.species, np.asarray(potential.offsets).tolist(), strict=True))
+    table = uq_compare(
+        potential,
+        fitted_set,
+        held,
+        test,
+        settings.estimators,
+        ood=None if settings.ood is None else read_frames(settings.ood),
+        level=settings.level,
+        record=training_record(config, validation.parent, offsets),
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+        folder=folder.folder,
+    )
+    say(str(table))
+    return {"verdict": table.recommendation}
 
 
 def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
@@ -295,6 +330,7 @@ VERBS: dict[str, Job] = {
     "train": _train,
     "eval": _eval,
     "uq": _uq,
+    "uq-compare": _uq_compare,
     "select": _select,
     "loop": _loop,
 }

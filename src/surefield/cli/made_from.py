@@ -22,12 +22,16 @@ _SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("train", "validation", "test"),
     "eval": ("test",),
     "uq": ("test",),
+    "uq-compare": ("test",),
     "select": ("pool",),
     "loop": ("train", "test"),
 }
 _NAMES: Final = {"train": "training set", "validation": "validation set", "test": "test set", "pool": "pool"}
 #: Verbs that begin with what `train` wrote, and the kinds of its files that they read.
-_FOLLOWING: Final = {"eval": ("potential",), "uq": ("llpr", "uncertainty"), "select": ("llpr", "uncertainty")}
+_FOLLOWING: Final = {
+    **{"eval": ("potential",), "uq": ("llpr", "uncertainty")},
+    **{"uq-compare": ("potential",), "select": ("llpr", "uncertainty")},
+}
 
 
 def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
@@ -42,6 +46,8 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
     table = _sets(config, _SETS[verb])
     if config.training.start_from is not None and verb in ("train", "loop"):
         table["potential it starts from"] = _saved(Path(config.training.start_from))
+    if verb == "uq-compare" and config.compare.ood is not None:
+        table["structures out of distribution"] = frame_contents(read_frames(config.compare.ood))
     if verb in _FOLLOWING:
         table |= _trained(config, _FOLLOWING[verb])
     fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"

@@ -35,6 +35,7 @@ VERBS = {
     "train": "Train a potential and fit its uncertainty.",
     "eval": "Errors of the trained potential on the test structures.",
     "uq": "Uncertainties on the test structures, and whether they can be trusted.",
+    "uq-compare": "Several uncertainties side by side on the test structures; also 'surefield uq compare'.",
     "select": "Choose which structures of the pool to label next.",
     "loop": "Active learning: rounds of fit, uncertainty, selection and labels, beside random selection.",
 }
@@ -47,10 +48,13 @@ def _add(verb: str, text: str) -> None:
         try:
             from surefield.cli.config import read_config
 
+            own = verb
+            if verb == "uq" and str(config) == "compare" and overrides:
+                own, config, overrides = "uq-compare", Path(overrides[0]), overrides[1:]
             read_config(config, overrides or [])  # faults are told before the rest is imported
             from surefield.cli.jobs import run_verb
 
-            run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+            run_verb(own, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
         except KeyboardInterrupt:  # typer would end with a bare "Aborted!"
             print("interrupted; run the same command again to go on", file=sys.stderr)
             raise typer.Exit(130) from None

@@ -87,6 +87,15 @@ def _uq(config: RunConfig) -> None:
     read_test(config, uncertainty.potential, "uq")
 
 
+def _uq_compare(config: RunConfig) -> None:
+    potential = load_potential(trained(config, "potential.npz", "uq-compare"))
+    for name in ("train.xyz", "validation.xyz"):
+        trained(config, name, "uq-compare")
+    _describe(potential)
+    read_test(config, potential, "uq-compare")
+    say(f"estimators: {', '.join(estimator.kind for estimator in config.compare.estimators)}")
+
+
 def _select(config: RunConfig) -> None:
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     trained(config, "train.xyz", "select")
@@ -124,6 +133,7 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
     "train": _train,
     "eval": _eval,
     "uq": _uq,
+    "uq-compare": _uq_compare,
     "select": _select,
     "loop": _loop,
 }

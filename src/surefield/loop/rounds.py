@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -37,8 +38,8 @@ from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.growth import with_species
 from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
-from surefield.uncertainty.build import fit_uncertainty
-from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.build import TrainingRecord, fit_uncertainty
+from surefield.uncertainty.config import LLPRConfig, LTAUConfig, UncertaintyConfig
 from surefield.uncertainty.evaluation import evaluate_uncertainty
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -214,23 +215,27 @@ class Loop:
         """Train on labels; the quantities that counted in the loss beside the uncertainty."""
         data = prepare([self._labels[i] for i in chosen], self.potential)
         fitted, held = split_frames(data.frames, self.config.validation, seed=seed)
-        fit = fit_samples(
-            self.potential,
-            data[fitted],
-            data[held],
-            self.training,
-            start=self.start,
-            isolated_atoms=self.isolated_atoms,
-            progress=False,
-        )
-        uncertainty = fit_uncertainty(
-            self.uncertainty,
-            fit.potential,
-            data[fitted],
-            data[held],
-            shared_alpha=SHARED_ALPHA,
-            progress=False,
-        )
+        with TemporaryDirectory() as folder:
+            log = Path(folder) / "force_errors" if isinstance(self.uncertainty, LTAUConfig) else None
+            fit = fit_samples(
+                self.potential,
+                data[fitted],
+                data[held],
+                self.training,
+                start=self.start,
+                isolated_atoms=self.isolated_atoms,
+                force_error_log=log,
+                progress=False,
+            )
+            uncertainty = fit_uncertainty(
+                self.uncertainty,
+                fit.potential,
+                data[fitted],
+                data[held],
+                record=TrainingRecord(self.training, self.isolated_atoms, log),
+                shared_alpha=SHARED_ALPHA,
+                progress=False,
+            )
         return uncertainty, tuple(fit.weights)
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:

@@ -47,6 +47,7 @@ _HOMES: Final = {
     "jax_potential": ".foreign.jax_potential.JaxPotential",
     "lennard_jones": "parametric.LennardJones",
     "linearized": "linearized.Linearized",
+    "mean": "mean_potential.MeanPotential",
     "message_network": "message_network.MessageNetwork",
     "moment_network": "moment_network.MomentNetwork",
     "morse": "parametric.Morse",
@@ -175,13 +176,16 @@ def build(config: Mapping[str, Any]) -> Potential:
     if kind not in _HOMES:
         raise PotentialError(f"the file holds a potential of kind {kind!r}, which this version does not know")
     module, name = _HOMES[kind].rsplit(".", 1)
-    parts = {
-        key: build(value)
-        for key, value in config.items()
-        if isinstance(value, Mapping) and value.get("kind") in _HOMES
-    }
+    parts: dict[str, Any] = {key: build(value) for key, value in config.items() if _is_potential(value)}
+    for key, value in config.items():
+        if isinstance(value, list) and value and all(map(_is_potential, value)):
+            parts[key] = [build(part) for part in value]
     potential_class = getattr(importlib.import_module(f".{module}", "surefield.potentials"), name)
     return potential_class.from_config({**config, **parts})
+
+
+def _is_potential(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("kind") in _HOMES
 
 
 def arrays_hash(potential: Potential) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "SCORES",
     "Figure",
     "calibration",
+    "coverage_by_group",
     "coverage_history",
     "error_against_sigma",
     "feature_map",
@@ -237,13 +238,27 @@ def calibration(scored: Mapping[str, tuple[Values, Values]]) -> go.Figure | None
     if not scored:
         return None
     figure = _figure("Expected share of errors inside (%)", "Observed share of errors inside (%)")
+    colors = method_colors(scored) | KIND_COLORS
     for kind, (residuals, sigma) in scored.items():
         levels, observed = calibration_curve(residuals, sigma)
-        _line(figure, 100 * levels, 100 * observed, KIND_COLORS.get(kind, GREY), 3, name=kind)
+        _line(figure, 100 * levels, 100 * observed, colors[kind], 3, name=kind)
     _line(figure, [0, 100], [0, 100], INK, 1.2, "dash", name="ideal", hoverinfo="skip")
     for text, x, y in (("σ too large", 22, 88), ("σ too small", 78, 12)):
         figure.add_annotation(text=text, x=x, y=y, showarrow=False, font={"color": GREY, "size": 13})
     return _square(figure, range=[0, 100], dtick=20)
+
+
+def coverage_by_group(shares: Mapping[str, Mapping[str, float]], ideal: float) -> go.Figure | None:
+    """Share of errors within the interval of probability `ideal`, by group, a bar for each estimator."""
+    if not shares:
+        return None
+    figure, colors = _figure("Group", "Share of errors inside (%)"), method_colors(shares)
+    for name, of_groups in shares.items():
+        heights = [100 * share for share in of_groups.values()]
+        figure.add_bar(x=list(of_groups), y=heights, name=name, marker={"color": colors[name]})
+    figure.add_hline(y=100 * ideal, line={"color": INK, "dash": "dash", "width": 1.2})
+    figure.update_yaxes(range=[0, 100])
+    return figure
 
 
 def gains(picks: Sequence[Pick]) -> go.Figure | None:

@@ -33,6 +33,7 @@ PIECES: Final = (
     "predictions.npz",
     "selection.json",
     "doctor.json",
+    "comparison.json",
     "error.log",
 )
 TEST_SCORES: Final = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
@@ -108,6 +109,8 @@ class Run:
         selection: `selection.json`.
         map: arrays of `map.npz`: training set, pool and picks in the plane of their features.
         doctor: `doctor.json`.
+        comparison: `comparison.json`: several uncertainties side by side.
+        compared: arrays of `comparison.npz`: residuals and sigmas of each.
         error: last line of `error.log`, empty if the run did not fail.
         notes: pieces that could not be read, in words.
     """
@@ -126,6 +129,8 @@ class Run:
     selection: Mapping[str, Any] = field(default_factory=dict)
     map: Mapping[str, np.ndarray] = field(default_factory=dict)
     doctor: Mapping[str, Any] = field(default_factory=dict)
+    comparison: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, np.ndarray] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
 
@@ -185,6 +190,8 @@ def load_run(folder: str | Path) -> Run:
         selection=selection,
         map=piece("map.npz", read_arrays, {}),
         doctor=doctor,
+        comparison=piece("comparison.json", _mapping, {}),
+        compared=piece("comparison.npz", read_arrays, {}),
         error=piece("error.log", _last_line, ""),
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from surefield.execution.progress import duration
 from surefield.report import figures
+from surefield.report.comparison import comparison_section
 from surefield.report.errors import errors_section
 from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_atom, values
 from surefield.report.picks import picks_section
@@ -49,6 +50,7 @@ def sections(run: Run) -> list[Section]:
         _learning(run),
         errors_section(run),
         _uncertainty(run),
+        comparison_section(run),
         stability_section(run),
         picks_section(run),
         _training(run),

@@ -8,18 +8,25 @@ if TYPE_CHECKING:
     from surefield.sensitivity.covariance import RowCovariance
     from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
     from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
+    from surefield.uncertainty.compare import uq_compare
     from surefield.uncertainty.constant import ConstantUncertainty
+    from surefield.uncertainty.deep_ensemble import DeepEnsemble
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
     from surefield.uncertainty.feature_distance import FeatureDistance
     from surefield.uncertainty.guard import SigmaWarning
+    from surefield.uncertainty.intervals import ConformalIntervals
     from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
     from surefield.uncertainty.llpr import LLPR
+    from surefield.uncertainty.ltau import LTAU
     from surefield.uncertainty.metrics import uq_metrics
     from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = [
     "LLPR",
+    "LTAU",
+    "ConformalIntervals",
     "ConstantUncertainty",
+    "DeepEnsemble",
     "DropoutEnsemble",
     "FeatureDistance",
     "LLPRPosterior",
@@ -32,6 +39,7 @@ __all__ = [
     "evidence_regularizer",
     "fit_calibration_map",
     "sample_ensemble",
+    "uq_compare",
     "uq_metrics",
     "val_nll_regularizer",
 ]
@@ -42,12 +50,16 @@ import_on_first_use(
         "surefield.sensitivity.covariance": ("RowCovariance",),
         "surefield.sensitivity.posterior": ("LLPRPosterior", "evidence_regularizer", "val_nll_regularizer"),
         "surefield.uncertainty.calibration": ("calibrate_alpha", "fit_calibration_map"),
+        "surefield.uncertainty.compare": ("uq_compare",),
         "surefield.uncertainty.constant": ("ConstantUncertainty",),
+        "surefield.uncertainty.deep_ensemble": ("DeepEnsemble",),
         "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
         "surefield.uncertainty.feature_distance": ("FeatureDistance",),
         "surefield.uncertainty.guard": ("SigmaWarning",),
+        "surefield.uncertainty.intervals": ("ConformalIntervals",),
         "surefield.uncertainty.last_layer_ensemble": ("ensemble_loss", "ensemble_predict", "sample_ensemble"),
         "surefield.uncertainty.llpr": ("LLPR",),
+        "surefield.uncertainty.ltau": ("LTAU",),
         "surefield.uncertainty.metrics": ("uq_metrics",),
         "surefield.uncertainty.uncertainty": ("Uncertainty",),
     },

@@ -10,10 +10,13 @@ from surefield.config import Config
 from surefield.quantities import quantity
 
 __all__ = [
+    "CompareConfig",
     "ConstantConfig",
+    "DeepEnsembleConfig",
     "DropoutConfig",
     "FeatureDistanceConfig",
     "LLPRConfig",
+    "LTAUConfig",
     "UncertaintyConfig",
 ]
 
@@ -72,5 +75,53 @@ class FeatureDistanceConfig(Config):
     )
 
 
+class DeepEnsembleConfig(Config):
+    """The spread of potentials that are trained like the one of the run, from other seeds."""
+
+    kind: Literal["deep_ensemble"] = "deep_ensemble"
+    M: int = Field(default=4, ge=2, description="members; that of the run is the first")
+    seed: int = Field(default=0, ge=0, description="member k has this plus k")
+    bootstrap: bool = Field(
+        default=False, description="each member sees as many structures, drawn with replacement"
+    )
+    processes: int = Field(default=1, ge=1, description="members that are trained at the same time")
+    calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
+
+
+class LTAUConfig(Config):
+    """Force errors that similar training atoms had during the training of the run."""
+
+    kind: Literal["ltau"] = "ltau"
+    k: int = Field(default=10, ge=1, description="training atoms of the same element that are averaged")
+    n_bins: int = Field(default=100, ge=1, description="of the errors")
+    bin_spacing: Literal["log", "linear"] = Field(default="log", description="of their bins")
+    max_environments: int | None = Field(
+        default=None, ge=1, description="training atoms of each element, drawn by chance; null: all"
+    )
+    seed: int = Field(default=0, ge=0, description="of the draw")
+    calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
+
+
 #: Told apart by `kind`.
-UncertaintyConfig = LLPRConfig | DropoutConfig | ConstantConfig | FeatureDistanceConfig
+UncertaintyConfig = (
+    LLPRConfig | DropoutConfig | ConstantConfig | FeatureDistanceConfig | DeepEnsembleConfig | LTAUConfig
+)
+
+
+class CompareConfig(Config):
+    """Several uncertainties around the potential of `train`, on the test set."""
+
+    estimators: tuple[Annotated[UncertaintyConfig, Field(discriminator="kind")], ...] = Field(
+        default=(ConstantConfig(), LLPRConfig(), FeatureDistanceConfig()),
+        min_length=1,
+        description="each with its kind and settings; the usual ones where none are named",
+    )
+    ood: str | None = Field(
+        default=None, description="structures unlike those of the training, to be told from the test set"
+    )
+    level: dict[str, float] = Field(
+        default={},
+        description="quantity to the size of a large error; else what a fifth of errors exceed",
+    )
+    n_bootstrap: int = Field(default=200, ge=0, description="draws of test structures for the intervals")
+    seed: int = Field(default=0, ge=0, description="of the draws")

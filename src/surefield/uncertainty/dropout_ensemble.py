@@ -19,14 +19,14 @@ from surefield.potentials.dropout_network import (
     member_results,
 )
 from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
-from surefield.quantities import quantity, uncertain
+from surefield.quantities import uncertain
 from surefield.structures.batching import padded_batches
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.spread import Spread
+from surefield.uncertainty.spread import Spread, spread_of_members
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["DropoutEnsemble"]
@@ -142,7 +142,11 @@ class DropoutEnsemble(Uncertainty):
                     members["stress"] = _centred(to_voigt(virials[:, place]) / volume(s.cell))
                 yield (
                     index,
-                    {name: _spread(name, members[name], s.n_atoms) for name in names if name in members},
+                    {
+                        name: spread_of_members(name, members[name], s.n_atoms)
+                        for name in names
+                        if name in members
+                    },
                 )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -169,7 +173,3 @@ def _with_network(potential: Potential, network: DropoutNetwork) -> Potential:
 
 def _centred(values: Float[np.ndarray, " n_members *rest"]) -> Float[np.ndarray, " n_members *rest"]:
     return values - values.mean(axis=0)
-
-
-def _spread(name: str, members: Float[np.ndarray, " n_members *rest"], n_atoms: int) -> Spread:
-    return Spread(members.std(axis=0, ddof=1) / (n_atoms if quantity(name).per_atom else 1), None, members)

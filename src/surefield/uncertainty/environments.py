@@ -78,6 +78,15 @@ class Environments:
             raise PotentialError("features of an atom are not finite", where=where)
         return cls(features, numbers[kept], kept)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All there is, by name."""
+        return {"features": self.features, "numbers": self.numbers, "places": self.places}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Environments:
+        """What `arrays` gave."""
+        return cls(arrays["features"], arrays["numbers"], arrays["places"])
+
     @property
     def counts(self) -> dict[str, int]:
         """Environments of each element, by its symbol."""

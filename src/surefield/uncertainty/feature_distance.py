@@ -119,23 +119,13 @@ class FeatureDistance(Uncertainty):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The environments."""
-        return {
-            "features": self.environments.features,
-            "numbers": self.environments.numbers,
-            "places": self.environments.places,
-            "k": np.array(self.k),
-            "nearest": np.array(self.nearest),
-        }
+        return self.environments.arrays() | {"k": np.array(self.k), "nearest": np.array(self.nearest)}
 
     @classmethod
     def fields_from(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The environments."""
-        environments = Environments(*(arrays[name] for name in ("features", "numbers", "places")))
-        return {
-            "environments": environments,
-            "k": int(arrays["k"]),
-            "nearest": float(arrays["nearest"]),
-        }
+        environments = Environments.from_arrays(arrays)
+        return {"environments": environments, "k": int(arrays["k"]), "nearest": float(arrays["nearest"])}
 
 
 def _typical(environments: Environments, k: int) -> float:

@@ -19,6 +19,8 @@ __all__ = ["HeldOut", "check_names", "fit_maps", "label_residuals"]
 
 #: What is this much smaller than the median one vanishes by symmetry.
 SYMMETRY_ZERO = 1e-6
+#: The same of values that were added up in float32.
+ROUNDED_ZERO = 1e-5
 
 
 class HeldOut(NamedTuple):

@@ -24,6 +24,7 @@ __all__ = [
     "ence",
     "gaussian_crps",
     "gaussian_nll",
+    "miscalibration_area",
     "relative_log_likelihood",
     "spearman",
     "uq_metrics",
@@ -70,7 +71,7 @@ def uq_metrics(
         "n_masked": int(np.size(residuals)) - len(r),
         "nll": float(gaussian_nll(r, s).mean()),
         "crps": float(gaussian_crps(r, s).mean()),
-        "miscalibration_area": _area_between(gaps, 1.0 / (n_levels - 1)),
+        "miscalibration_area": miscalibration_area(levels, observed),
         "ma_cal": float(np.abs(gaps).mean()),
         "rms_cal": float(np.sqrt(np.mean(gaps**2))),
         "check_score": _check_score(r, s),
@@ -225,8 +226,9 @@ def _scored(residuals: ArrayLike, sigma: ArrayLike) -> tuple[Vector, Vector]:
     return r[kept], s[kept]
 
 
-def _area_between(gaps: Vector, spacing: float) -> float:
-    """Area between the piecewise linear curve of these gaps and zero."""
+def miscalibration_area(levels: Vector, observed: Vector) -> float:
+    """Area between a piecewise linear calibration curve at evenly spaced levels and the diagonal."""
+    gaps, spacing = observed - levels, 1.0 / (len(levels) - 1)
     left, right = np.abs(gaps[:-1]), np.abs(gaps[1:])
     both = left + right
     crossing = gaps[:-1] * gaps[1:] < 0

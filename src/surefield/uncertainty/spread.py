@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Spread"]
+from surefield.quantities import quantity
+
+__all__ = ["Spread", "spread_of_members"]
 
 
 class Spread(NamedTuple):
@@ -25,3 +27,8 @@ class Spread(NamedTuple):
     magnitude: Float[np.ndarray, "*shape"] | None = None
     members: Float[np.ndarray, " n_members *shape"] | None = None
     vectors: Float[np.ndarray, "*shape n"] | None = None
+
+
+def spread_of_members(name: str, members: Float[np.ndarray, " n_members *shape"], n_atoms: int) -> Spread:
+    """Standard deviation (ddof = 1) of members, given as deviations from their mean."""
+    return Spread(members.std(axis=0, ddof=1) / (n_atoms if quantity(name).per_atom else 1), None, members)

@@ -34,6 +34,7 @@ from surefield.uncertainty.guard import (
     sigma_limits,
 )
 from surefield.uncertainty.held_out import (
+    ROUNDED_ZERO,
     SYMMETRY_ZERO,
     HeldOut,
     check_names,
@@ -216,7 +217,9 @@ class Uncertainty(ABC):
             if columns:
                 r, u, magnitude = (np.concatenate(column) for column in zip(*columns, strict=True))
                 if quantity(name).symmetric_zeros:
-                    thresholds[name] = SYMMETRY_ZERO * float(np.median(magnitude))
+                    rounded = self.zeros_by_values and self.potential.dtype == np.float32
+                    zero = ROUNDED_ZERO if rounded else SYMMETRY_ZERO
+                    thresholds[name] = zero * float(np.median(magnitude))
                     r, u = r[magnitude > thresholds[name]], u[magnitude > thresholds[name]]
                 pairs[name] = HeldOut(r, u)
         return pairs, thresholds

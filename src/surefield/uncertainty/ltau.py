@@ -1,0 +1,151 @@
+"""LTAU: force errors of similar training atoms during training, as an uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self, final
+
+import numpy as np
+from jaxtyping import Float
+
+from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials.dropout_network import MEAN
+from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.structures.labels import Mapped
+from surefield.structures.neighbors import Neighborhood
+from surefield.structures.read import Source
+from surefield.training.dataset import LabelledSet, as_labelled
+from surefield.training.force_errors import with_forces
+from surefield.uncertainty.environments import Environments, of_atoms
+from surefield.uncertainty.loss_trajectories import Spacing, logged_errors
+from surefield.uncertainty.spread import Spread
+from surefield.uncertainty.uncertainty import Uncertainty
+
+__all__ = ["LTAU"]
+
+#: Standard deviation of a component of an isotropic Gaussian vector, in units of its mean length.
+COMPONENT: Final = np.sqrt(np.pi / 8)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LTAU(Uncertainty):
+    """Sigma of a force from the errors that the most similar training atoms had during the training.
+
+    The error of an atom is expected to be the mean of those of the k nearest training atoms of its element in
+    the inputs of the last layer, each the mean over the epochs of its binned force errors. Times sqrt(pi/8)
+    it is the raw spread of a force component. Energies and stresses, which the method says nothing about,
+    have the root mean square over the atoms, and mean only what their calibration makes of it.
+    Vita, Samanta, Zhou, Lordi, arXiv:2407.03462.
+
+    Attributes:
+        environments: of the training atoms that have forces.
+        errors: (n_environments,) expected force error of each, eV/Å.
+        k: neighbours.
+    """
+
+    kind: ClassVar[str] = "ltau"
+    zeros_by_values: ClassVar[bool] = True
+
+    environments: Environments
+    errors: Float[np.ndarray, " n_environments"]
+    k: int
+
+    @classmethod
+    def fit(
+        cls,
+        potential: Potential | HasPotential,
+        train: Source | LabelledSet,
+        calibration: Source | LabelledSet,
+        force_errors: str | Path,
+        *,
+        k: int = 10,
+        n_bins: int = 100,
+        bin_spacing: Spacing = "log",
+        max_environments: int | None = None,
+        seed: int = 0,
+        labels: Mapped | None = None,
+        **options: Any,
+    ) -> Self:
+        """Read the log of a training, and calibrate on held-out data.
+
+        Args:
+            potential: trained, with a last layer.
+            train: structures it was trained on, such as `Fit.train_set`.
+            calibration: labelled structures it has not seen.
+            force_errors: folder that `train(..., force_error_log=folder)` wrote.
+            k: training atoms of the same element that are averaged.
+            n_bins: of the errors.
+            bin_spacing: 'log' or 'linear'.
+            max_environments: of each element, drawn by chance where there are more; None: all.
+            seed: of the draw.
+            labels: explicit keys of the labels.
+            options: of `calibrated`.
+
+        Raises:
+            ConfigError: k < 1, or more than the training atoms of an element.
+            DataError: no log, or a log of other structures.
+            PotentialError: the potential has no last layer, or does not know an element.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ConfigError("k, the number of neighbours, must be a positive whole number", got=repr(k))
+        potential = as_potential(potential)
+        layer = potential.last_layer()
+        data = as_labelled(train, potential, labels, require=())
+        samples = with_forces(data.samples)
+        index, errors = logged_errors(force_errors, n_bins, bin_spacing)
+        own = [(sample.id, atom) for sample in samples for atom in range(sample.structure.n_atoms)]
+        if own != index:
+            raise DataError(
+                "the log of force errors is of other structures than the training set",
+                where=force_errors,
+                got=f"{len(index)} atoms, from {index[0][0] if index else 'nothing'}",
+                expected=f"{len(own)} atoms, from {own[0][0] if own else 'nothing'}",
+                fix="give the set that was trained on, Fit.train_set",
+            )
+        environments = Environments.of(layer, [s.structure for s in samples], max_environments, seed)
+        for symbol, count in environments.counts.items():
+            if k > count:
+                what = f"k is larger than the number of training atoms of {symbol}"
+                raise ConfigError(what, got=k, expected=f"at most {count}")
+        statistics = {"environments": environments.counts}
+        raw = cls(potential, {}, {}, statistics, environments, errors[environments.places], k)
+        return raw.calibrated(calibration, labels=labels, **options)
+
+    @property
+    def n_members(self) -> int:
+        """None."""
+        return 0
+
+    def member(self, member: int) -> Potential:
+        """The potential that predicts (-1); there are no members."""
+        if member != MEAN:
+            raise PotentialError("no such member", got=member, expected="none: LTAU has no members")
+        return self.potential
+
+    def expected_errors(
+        self, structures: Sequence[Neighborhood]
+    ) -> Iterator[tuple[int, Float[np.ndarray, " n_atoms"]]]:
+        """Index of each structure and the expected force error of its atoms, eV/Å, not calibrated."""
+        for index, _, which in self.environments.around(self.last_layer(), structures, self.k, scaled=False):
+            yield index, self.errors[which].mean(axis=1)
+
+    def spreads(
+        self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
+    ) -> Iterator[tuple[int, Mapping[str, Spread]]]:
+        """Index of each structure and the spreads that follow from the expected errors of its atoms."""
+        del batch_size
+        for index, errors in self.expected_errors(structures):
+            yield index, of_atoms(COMPONENT * errors, structures[index], names)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The environments and their errors."""
+        return self.environments.arrays() | {"errors": self.errors, "k": np.array(self.k)}
+
+    @classmethod
+    def fields_from(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The environments and their errors."""
+        environments = Environments.from_arrays(arrays)
+        return {"environments": environments, "errors": arrays["errors"], "k": int(arrays["k"])}
