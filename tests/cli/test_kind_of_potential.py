@@ -10,17 +10,38 @@ from surefield.cli.inputs import make_potential
 from surefield.config import parse
 from surefield.errors import ConfigError
 from surefield.potentials import MessageNetwork, MomentNetwork
+from surefield.potentials.potential import SumPotential
 
 
 def configuration(**sections):
     return parse(RunConfig, {"name": "a", **sections})
 
 
-@pytest.mark.parametrize(("formula", "kind"), [("Si2", MomentNetwork), ("H2O", MessageNetwork)])
-def test_the_elements_decide(formula, kind):
-    potential = make_potential(configuration(potential={"cutoff": 4.0}), [Atoms(formula)])
-    assert type(potential) is kind
-    assert potential.cutoff == 4.0
+def test_the_structures_decide():
+    config = configuration(potential={"cutoff": 4.0, "repulsion": False})
+    silicon, molecule = Atoms("Si2", cell=[3, 3, 3], pbc=True), Atoms("H2O")
+    salt = Atoms("NaCl", cell=[4, 4, 4], pbc=True)
+    one = make_potential(config, [silicon])
+    assert isinstance(one, MomentNetwork)
+    assert one.cutoff == 4.0
+    # Free atoms, which set offsets, say nothing of periodicity.
+    for frames, n_layers in ([salt, Atoms("Na")], 1), ([molecule], 2), ([salt, molecule], 2):
+        several = make_potential(config, frames)
+        assert isinstance(several, MessageNetwork)
+        assert len(several.layers) == n_layers
+
+
+def test_atoms_that_come_near_are_repelled_unless_told_otherwise():
+    molecule = Atoms("H2O", [[0, 0, 0], [0, 0, 0.96], [0, 0.9, -0.3]])
+    added = make_potential(configuration(), [molecule])
+    assert isinstance(added, SumPotential)
+    assert added.baseline.outer == pytest.approx(0.9487, abs=1e-3)
+    stated = make_potential(configuration(repulsion={"outer": 0.8}), [molecule])
+    assert stated.baseline.outer == 0.8
+    assert isinstance(
+        make_potential(configuration(potential={"repulsion": False}), [molecule]), MessageNetwork
+    )
+    assert isinstance(make_potential(configuration(potential={"n_triple": 2}), [molecule]), MomentNetwork)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ class RunConfig(Config):
         Field(
             discriminator="kind",
             description="where no kind is named: auto, that is moment_network for one element and "
-            "message_network for several, or the first of these that has the settings which are named",
+            "message_network for several (of one layer for crystals), or the first of these that has the "
+            "settings which are named",
         ),
     ] = AutoPotentialConfig()
     repulsion: RepulsionConfig | None = None

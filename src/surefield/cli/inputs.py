@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from surefield.cli.answer import say
-from surefield.cli.config import RunConfig
+from surefield.cli.config import RepulsionConfig, RunConfig
 from surefield.errors import ConfigError, DataError
 from surefield.foreign.published import configured
 from surefield.loop.pools import Pool, file_pool
@@ -92,16 +92,19 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
         start = starting_potential(config.training.start_from)
         _check_shape(config, start)
         return with_species(start, config.potential.species or species)
-    settings = config.potential
+    settings, repulsion = config.potential, config.repulsion
     if isinstance(settings, AutoPotentialConfig):
-        settings = settings.chosen(len(settings.species or species))
+        periodic = all(atoms.pbc.all() for source in sources for atoms in source if len(atoms) > 1)
+        if repulsion is None and settings.repulsion:
+            repulsion = RepulsionConfig()
+        settings = settings.chosen(len(settings.species or species), periodic)
     if isinstance(settings, ForeignConfig):
         potential: Potential = configured(settings)
     else:
         potential = _POTENTIALS[settings.kind].from_settings(settings, species)
-    if config.repulsion is None:
+    if repulsion is None:
         return potential
-    inner, outer = config.repulsion.inner, config.repulsion.outer
+    inner, outer = repulsion.inner, repulsion.outer
     if outer is None:
         return potential + ZBL.below(itertools.chain.from_iterable(sources), potential.species)
     return potential + ZBL(potential.species, INNER * outer if inner is None else inner, outer)

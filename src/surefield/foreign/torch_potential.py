@@ -14,9 +14,9 @@ from ase import Atoms
 from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, PotentialError
+from surefield.execution.callback import call_outside
 from surefield.foreign.known import known_model
 from surefield.foreign.torch_last_layer import TorchEnergy, TorchModel, weights_hash
-from surefield.potentials.callback import call_outside
 from surefield.potentials.potential import ClosedRows, LastLayerPotential, species_numbers
 from surefield.structures.bond_slopes import bond_slopes
 from surefield.structures.graph import Graph

@@ -77,7 +77,8 @@ class AutoPotentialConfig(Config):
     """The potential that suits the elements of the data; its other settings are the defaults of that kind.
 
     Of one element a `MomentNetwork` is as accurate and faster; of several it learns too little of which
-    element is where.
+    element is where. Crystals have a `MessageNetwork` of one layer: their many neighbours make a second one
+    slow, and one ran on alloys that its data lacked (benchmarks/stability.py).
     """
 
     kind: Literal["auto"] = "auto"
@@ -85,15 +86,22 @@ class AutoPotentialConfig(Config):
         default=None, description="elements; null takes those of the data"
     )
     cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour list, Å")
+    repulsion: bool = Field(
+        default=True,
+        description="add ZBL, pair by pair up to the shortest distance of the structures, unless the section "
+        "repulsion says where it ends",
+    )
     seed: int = Field(default=0, ge=0, description="of the initial weights")
     dtype: Literal["float32", "float64"] = Field(
         default="float32", description="of the parameters and the arithmetic"
     )
 
-    def chosen(self, n_elements: int) -> MomentNetworkConfig | MessageNetworkConfig:
-        """Configuration of the kind for so many elements."""
-        kind = MomentNetworkConfig if n_elements == 1 else MessageNetworkConfig
-        return kind(**self.model_dump(exclude={"kind"}))
+    def chosen(self, n_elements: int, periodic: bool) -> MomentNetworkConfig | MessageNetworkConfig:
+        """Configuration of the kind for so many elements, in structures that are all periodic or not."""
+        shared = self.model_dump(exclude={"kind", "repulsion"})
+        if n_elements == 1:
+            return MomentNetworkConfig(**shared)
+        return MessageNetworkConfig(n_layers=1 if periodic else 2, **shared)
 
 
 class AtomicNetworkConfig(Config):

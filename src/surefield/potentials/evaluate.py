@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError, PotentialError
 from surefield.execution.cache import use_compilation_cache
-from surefield.potentials.callback import errors_from_outside
+from surefield.execution.callback import errors_from_outside
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches

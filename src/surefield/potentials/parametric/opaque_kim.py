@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError
-from surefield.potentials.callback import call_outside
+from surefield.execution.callback import call_outside
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
 from surefield.structures.bond_slopes import bond_slopes
