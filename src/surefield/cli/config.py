@@ -24,6 +24,7 @@ from surefield.potentials.config import (
 )
 from surefield.quantities import labelled, names
 from surefield.training.config import TrainConfig
+from surefield.uncertainty.architecture import ArchitectureConfig
 from surefield.uncertainty.config import CompareConfig, DeepEnsembleConfig, LLPRConfig, UncertaintyConfig
 from surefield.units import check_declared
 
@@ -140,6 +141,11 @@ class RunConfig(Config):
         UncertaintyConfig, Field(discriminator="kind", description="llpr where no kind is named")
     ] = LLPRConfig()
     compare: CompareConfig = CompareConfig()
+    architecture: ArchitectureConfig | None = Field(
+        default=None,
+        description="the block of metatrain's LLPR page: an uncertainty around the trained potential that "
+        "`training.model_checkpoint` of the block names, in place of a training",
+    )
     selection: SelectionConfig = SelectionConfig()
     stability: StabilityConfig | None = Field(
         default=StabilityConfig(), description="short dynamics after a training; null or false: none"
@@ -163,6 +169,17 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         estimator, potential = self.uncertainty.kind, self.potential.kind
+        if self.architecture is not None:
+            if self.architecture.training.model_checkpoint is None:
+                raise ValueError("architecture.training.model_checkpoint must name a trained potential")
+            if estimator != "llpr":
+                raise ValueError(
+                    f"architecture is that of an LLPR: uncertainty.kind {estimator} has no place"
+                )
+            if not isinstance(self.data.validation, str):
+                raise ValueError(
+                    "architecture needs data.validation: a file of structures that the potential has not seen"
+                )
         if estimator == "dropout" and potential != "dropout_network":
             raise ValueError(
                 f"uncertainty.kind dropout needs potential.kind dropout_network, not {potential}"
@@ -206,6 +223,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     compare = config.compare.model_copy(update={"ood": place(config.compare.ood)})
     changes: dict[str, Any] = {"loop": loop, "training": training, "compare": compare}
     changes["data"] = config.data.model_copy(update=data)
+    if (block := config.architecture) is not None:
+        checkpoint = {"model_checkpoint": place(block.training.model_checkpoint)}
+        block = block.model_copy(update={"training": block.training.model_copy(update=checkpoint)})
+        changes["architecture"] = block
     if isinstance(config.potential, ForeignConfig):
         changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
     return _settled(config.model_copy(update=changes))

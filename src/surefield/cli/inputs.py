@@ -22,6 +22,7 @@ from surefield.potentials.evaluate import check_frames
 from surefield.potentials.message_network import MessageNetwork
 from surefield.potentials.moment_network import MomentNetwork
 from surefield.potentials.potential import Potential, SumPotential
+from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
 from surefield.structures.convert import convert_labels
@@ -143,7 +144,11 @@ def read_training(config: RunConfig) -> TrainingInputs:
     """Training set, validation file, test set and pool of a configuration, as far as it names them."""
     data = config.data
     frames, labels = read_labelled(config, need(data.train, "train", "train"))
-    potential = make_potential(config, frames)
+    block = config.architecture
+    if block is None:
+        potential = make_potential(config, frames)
+    else:
+        potential = load_potential(str(block.training.model_checkpoint))
     if isinstance(config.uncertainty, LLPRConfig):
         check_size(potential.last_layer())
     train = prepare(frames, potential, labels=labels)

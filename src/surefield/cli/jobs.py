@@ -20,6 +20,7 @@ from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, as_begun, read_config
 from surefield.cli.inputs import (
     FORCE_ERRORS,
+    TrainingInputs,
     logs_force_errors,
     make_potential,
     need,
@@ -56,6 +57,7 @@ from surefield.training.train import metrics_text, train
 from surefield.uncertainty.build import fit_uncertainty, load_uncertainty
 from surefield.uncertainty.compare import uq_compare
 from surefield.uncertainty.evaluation import Comparison, compare, evaluate_uncertainty, sigmas_of
+from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["VERBS", "run_verb"]
@@ -156,6 +158,8 @@ def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     inputs = read_training(config)
+    if config.architecture is not None:
+        return _fit_around(config, inputs, folder)
     fit = train(
         None if config.training.start_from else inputs.potential,
         inputs.train,
@@ -195,6 +199,22 @@ def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         say("stability: short molecular dynamics with the trained potential")
         summary["stability"] = check_stability(fit.potential, fit.train_set, config.stability).as_dict()
     return _merged(summary, _evaluated(comparison, folder, uncertainty, evaluated))
+
+
+def _fit_around(config: RunConfig, inputs: TrainingInputs, folder: RunFolder) -> dict[str, Any]:
+    """An LLPR around a potential that was trained before."""
+    assert isinstance(inputs.validation, LabelledSet)
+    save_potential(folder.path("potential.npz"), inputs.potential)
+    write_frames(folder.path("train.xyz"), list(inputs.train.frames))
+    write_frames(folder.path("validation.xyz"), list(inputs.validation.frames))
+    (checkpoint := folder.path("checkpoint")).mkdir(exist_ok=True)
+    llpr = LLPR.fit(
+        inputs.potential, inputs.train, inputs.validation, config=config.architecture, folder=checkpoint
+    )
+    llpr.save(folder.path("llpr.npz"))
+    name, data = ("test", inputs.test) if inputs.test else ("validation", inputs.validation)
+    comparison = evaluate_uncertainty(llpr, data, fitted(inputs.potential.supplies))
+    return {"intervals": {}, **_evaluated(comparison, folder, llpr, name)}
 
 
 def _evaluated(

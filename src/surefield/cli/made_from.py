@@ -48,6 +48,9 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
         table["potential it starts from"] = _saved(Path(config.training.start_from))
     if verb == "uq-compare" and config.compare.ood is not None:
         table["structures out of distribution"] = frame_contents(read_frames(config.compare.ood))
+    if config.architecture is not None and verb == "train":
+        checkpoint = Path(str(config.architecture.training.model_checkpoint))
+        table["potential it starts from"] = _saved(checkpoint)
     if verb in _FOLLOWING:
         table |= _trained(config, _FOLLOWING[verb])
     fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"

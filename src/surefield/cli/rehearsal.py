@@ -72,6 +72,9 @@ def _train(config: RunConfig) -> None:
     held = inputs.validation if isinstance(inputs.validation, float | int) else 0.0
     n = len(inputs.train) * (1 - held)
     _describe(inputs.potential)
+    if config.architecture is not None:
+        say("an uncertainty around this potential, which is not trained further")
+        return
     _estimate(inputs.potential, inputs.train, n, config, 1)
 
 

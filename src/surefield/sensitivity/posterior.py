@@ -265,6 +265,14 @@ class LLPRPosterior:
         return len(self.eigenvalues)
 
     @property
+    def covariance(self) -> Float64[np.ndarray, "n_features n_features"]:
+        """C, from its factors."""
+        if self.cholesky is not None:
+            return self.cholesky @ self.cholesky.T - self.varsigma2 * np.eye(self.n_features)
+        vectors = self.factor * np.sqrt(self.eigenvalues + self.varsigma2)
+        return (vectors * self.eigenvalues) @ vectors.T
+
+    @property
     def rank(self) -> int:
         """Eigenvalues of C above 1e-12 of the largest."""
         return _rank(self.eigenvalues)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from surefield.uncertainty.llpr import LLPR
     from surefield.uncertainty.ltau import LTAU
     from surefield.uncertainty.metrics import uq_metrics
+    from surefield.uncertainty.quality_report import quality_report
     from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ensemble_predict",
     "evidence_regularizer",
     "fit_calibration_map",
+    "quality_report",
     "sample_ensemble",
     "uq_compare",
     "uq_metrics",
@@ -61,6 +63,7 @@ import_on_first_use(
         "surefield.uncertainty.llpr": ("LLPR",),
         "surefield.uncertainty.ltau": ("LTAU",),
         "surefield.uncertainty.metrics": ("uq_metrics",),
+        "surefield.uncertainty.quality_report": ("quality_report",),
         "surefield.uncertainty.uncertainty": ("Uncertainty",),
     },
 )

@@ -17,10 +17,18 @@ __all__ = [
     "FeatureDistanceConfig",
     "LLPRConfig",
     "LTAUConfig",
+    "MapName",
+    "Regularizer",
     "UncertaintyConfig",
 ]
 
 MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "local", "conformal", "committee"]
+Regularizer = (
+    Annotated[float, Field(ge=0)]
+    | Literal["evidence", "val_nll"]
+    | dict[Literal["relative"], Annotated[float, Field(ge=0)]]
+    | None
+)
 _MAPS = "quantity to map; null: alpha, and alpha_sigma0 for forces and stresses"
 
 
@@ -29,12 +37,9 @@ class LLPRConfig(Config):
 
     kind: Literal["llpr"] = "llpr"
     row_kinds: tuple[str, ...] | None = Field(default=None, description="null: every kind that has labels")
-    regularizer: (
-        Annotated[float, Field(ge=0)]
-        | Literal["evidence", "val_nll"]
-        | dict[Literal["relative"], Annotated[float, Field(ge=0)]]
-        | None
-    ) = Field(default=None, description="a number, evidence, val_nll, {relative: x}; null: by evidence")
+    regularizer: Regularizer = Field(
+        default=None, description="a number, evidence, val_nll, {relative: x}; null: by evidence"
+    )
     calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
     @field_validator("row_kinds", "calibration_map")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, final
+from typing import Any, ClassVar, Final, Literal, final
 
 import numpy as np
 from jaxtyping import Float
@@ -14,41 +15,50 @@ from jaxtyping import Float
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.memory import check_memory
 from surefield.execution.memory_maps import release_compiled
-from surefield.execution.progress import Track, track
+from surefield.execution.progress import track
 from surefield.execution.stopwatch import Stopwatch
-from surefield.potentials.evaluate import predict
-from surefield.potentials.potential import HasPotential, LastLayerPotential, Potential, as_potential
-from surefield.quantities import labelled, quantity, uncertain
-from surefield.sensitivity.covariance import RowCovariance, peak_memory
-from surefield.sensitivity.posterior import LLPRPosterior, resolve_regularizer
-from surefield.sensitivity.rows import structure_rows
+from surefield.potentials.potential import (
+    HasPotential,
+    LastLayerPotential,
+    Potential,
+    SumPotential,
+    as_potential,
+)
+from surefield.potentials.saving import load_potential
+from surefield.quantities import quantity, uncertain
+from surefield.sensitivity.covariance import peak_memory
+from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.training.checkpoint import (
-    PartialSums,
-    identity_of,
-    part_of,
-    potential_entries,
-    sample_contents,
-)
-from surefield.training.dataset import LabelledSet, Sample, as_labelled
+from surefield.training.checkpoint import PartialSums, part_of
+from surefield.training.dataset import LabelledSet, as_labelled
+from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
 from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
-from surefield.uncertainty.held_out import (
-    SYMMETRY_ZERO,
-    HeldOut,
-    check_names,
-    fit_maps,
-    label_residuals,
+from surefield.uncertainty.ensemble_training import train_members
+from surefield.uncertainty.held_out import HeldOut, check_names, fit_maps
+from surefield.uncertainty.last_layer_ensemble import sample_ensemble
+from surefield.uncertainty.quality_report import QualityReport, quality_report
+from surefield.uncertainty.row_sums import (
+    Blocks,
+    Clock,
+    RowPass,
+    collected_rows,
+    fitted_posterior,
+    partial_files,
+    quantity_rows,
+    row_kinds_of,
+    summed_rows,
+    without_offset,
 )
 from surefield.uncertainty.spread import Spread
 from surefield.uncertainty.uncertainty import Uncertainty, times
 
 __all__ = ["LLPR", "check_size", "fit_memory"]
 
+logger = logging.getLogger(__name__)
+
 Rows = Float[np.ndarray, "n_rows n_features"]
-#: Rows and residuals of one structure by quantity.
-LabelledRows = Mapping[str, tuple[Rows, Float[np.ndarray, " n_rows"]]]
 #: Kinds of rows that are summed apart: of energies, forces, stresses.
 _KINDS: Final = 3
 
@@ -66,84 +76,97 @@ class LLPR(Uncertainty):
 
     Attributes:
         posterior: of the last-layer weights.
+        displacements: of these weights in each member, by target; they add up to zero.
     """
 
     kind: ClassVar[str] = "llpr"
 
     posterior: LLPRPosterior
+    displacements: Mapping[str, Float[np.ndarray, "n_members n_features"]] = field(default_factory=dict)
 
     @classmethod
     def fit(
         cls,
-        potential: Potential | HasPotential,
+        potential: Potential | HasPotential | None,
         train: Source | LabelledSet,
         calibration: Source | LabelledSet,
         *,
-        row_kinds: Sequence[str] | None = None,
-        regularizer: float | str | Mapping[str, float] | None = None,
-        calibration_map: Mapping[str, str] | None = None,
-        calibration_method: str = "squared_residuals",
+        config: ArchitectureConfig | Mapping[str, Any] | str | Path | None = None,
         shared_alpha: float = 0.0,
         labels: Mapped | None = None,
         folder: str | Path | None = None,
         progress: bool | None = None,
+        **keys: Any,
     ) -> LLPR:
-        """Sum the rows of the training set, choose the regulariser by evidence, calibrate on held-out data.
+        """Sum the rows of the training set, choose the regulariser, calibrate on held-out data, draw members.
 
         Args:
-            potential: trained, with a linear last layer; or a handle that holds one, such as `NeuralNetwork`.
+            potential: trained, with a linear last layer; or a handle that holds one, such as `NeuralNetwork`;
+                None: the file `model_checkpoint`.
             train: structures it was trained on.
             calibration: labelled structures it has not seen.
-            row_kinds: "energy", "forces", "stress"; None: every kind that has labels.
-            regularizer: see `resolve_regularizer`; None chooses by evidence.
-            calibration_map: kind to map; see `fit_calibration_map`.
-            calibration_method: of the map "alpha".
+            config: block `architecture` of a configuration, as a dict or a file; None: its defaults.
             shared_alpha: number of calibration energies that the alpha of the forces counts as when the alpha
                 of the energy is fitted; for sets with few structures, which have many forces.
             labels: explicit keys of the labels.
-            folder: there already; keeps the rows of an interrupted fit, which goes on from them.
+            folder: there already; keeps the rows of an interrupted fit, which goes on from them, and what a
+                training of members writes.
             progress: show a progress bar.
+            keys: single entries of the block, such as `row_kinds`, `regularizer`, `calibration_map` and
+                `num_ensemble_members`; see `LLPRTraining`.
 
         Raises:
-            ConfigError: an unknown kind.
+            ConfigError: an unknown key, value or kind; see `ArchitectureConfig`.
             DataError: no labelled structure in one of the sets.
             PotentialError: the potential has no linear last layer, or does not know an element; rows in the
                 folder are of other structures or of another potential.
         """
-        potential = as_potential(potential)
+        architecture = architecture_of(config, keys)
+        _check_possible(architecture.training)
+        t, members = architecture.training, architecture.model.num_ensemble_members
+        potential = as_potential(_checkpoint_of(t) if potential is None else potential)
         known = uncertain(potential.supplies)
-        check_names({*(row_kinds or ()), *(calibration_map or {})}, known, "of row")
+        row_kinds = ("energy",) if t.compat and t.row_kinds is None else t.row_kinds
+        check_names({*(row_kinds or ()), *(t.calibration_map or {})}, known, "of row")
+        check_names({*members, *t.per_structure_targets, *t.loss_targets}, known, "of target")
         if not shared_alpha >= 0:
             raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
-        release_compiled()
-        layer = potential.last_layer()
-        check_size(layer)
+        layer = _usable_layer(potential)
         sets = [as_labelled(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
             raise DataError("LLPR needs at least one labelled structure to fit and one to calibrate")
-        kinds = _kinds(sets, known, row_kinds)
+        sets[0], offset = without_offset(sets[0], potential, t.residual_offset)
+        sets[1], _ = without_offset(sets[1], potential, t.residual_offset, offset)
+        kinds = row_kinds_of(sets, known, row_kinds)
         outputs = [name for name in known if name not in kinds and quantity(name).source == "output"]
-        if not np.any(np.asarray(layer.readout)):
-            what = f"all last-layer weights of the {type(layer).__name__} are zero"
-            raise PotentialError(what, fix="train it first: sigmas belong to fitted weights")
-        clocks, solving = [_Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
-        files = _files(folder, potential, sets, kinds)
+        clocks, solving = [Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
+        files = partial_files(folder, potential, sets, kinds)
         done = sum(file.done for file in files)
+        whole, blocks = () if t.compat else t.per_structure_targets, Blocks()
+        if t.model_fields_set & {"batch_size", "max_atoms_per_batch", "min_atoms_per_batch"}:
+            blocks = Blocks(t.batch_size, t.max_atoms_per_batch, t.min_atoms_per_batch)
         with track(sum(map(len, sets)), "last-layer rows", progress, done=done) as bar:
-            passes = [_Pass(potential, *rest, bar) for rest in zip(sets, clocks, files, strict=True)]
-            covariance, thresholds = _summed(passes[0], kinds, layer.n_features)
-            held = _collected(passes[1], [*kinds, *outputs], thresholds)
+            passes = [
+                RowPass(potential, *rest, bar, blocks, whole)
+                for rest in zip(sets, clocks, files, strict=True)
+            ]
+            covariance, thresholds = summed_rows(passes[0], kinds, layer.n_features)
+            held = collected_rows(passes[1], [*kinds, *outputs], thresholds)
         with solving:
             validation = {kind: held[kind] for kind in kinds if kind in held}
-            posterior, weights = _posterior(layer, covariance, validation, regularizer)
+            posterior, weights = fitted_posterior(
+                layer, covariance, validation, t.regularizer, t.row_weights, t.compat
+            )
             nothing = np.zeros((0, layer.n_features)), np.zeros(0)
             rows = {kind: nothing for kind in kinds} | held
             pairs = {name: HeldOut(r, posterior.u(g)) for name, (g, r) in rows.items()}
-            maps = fit_maps(pairs, calibration_map, calibration_method)
+            chosen = dict.fromkeys(pairs, "alpha") if t.compat else {}
+            maps = fit_maps(pairs, {**chosen, **(t.calibration_map or {})}, t.calibration_method)
         bare, rest = (sum(clock[i].seconds for clock in clocks) for i in (0, 1))
         statistics = {
             "rows": dict(covariance.n_rows),
             "weights": weights,
+            "whole": list(whole),
             "varsigma2": posterior.varsigma2,
             "n_features": layer.n_features,
             "rank": posterior.rank,
@@ -154,50 +177,149 @@ class LLPR(Uncertainty):
                 "prediction": times(clocks[1].bare.seconds, sum(watch.seconds for watch in clocks[1])),
             },
         }
+        if offset:
+            statistics["residual_offset"] = offset
+            logger.info("energies of the labels exceed those of the potential by %s eV per atom", offset)
         for file in files:
             file.remove()
         maps = _completed(maps, outputs, shared_alpha, pairs)
-        return cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1].structures)
+        fitted = cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1].structures)
+        return fitted._with_members(members, sets, t, None if folder is None else Path(folder))
+
+    def _with_members(
+        self,
+        members: Mapping[str, int],
+        sets: Sequence[LabelledSet],
+        training: LLPRTraining,
+        folder: Path | None,
+    ) -> LLPR:
+        """Copy with members by target, trained if the settings say so."""
+        fitted, scheme = self, "iid" if training.compat else training.ensemble_sampling
+        for target, n_members in members.items():
+            fitted = fitted.with_ensemble(n_members, target=target, seed=training.seed, scheme=scheme)
+            if training.num_epochs is not None:
+                fitted = fitted._with_trained(target, sets, training, folder)
+        return fitted
+
+    def _with_trained(
+        self, target: str, sets: Sequence[LabelledSet], training: LLPRTraining, folder: Path | None
+    ) -> LLPR:
+        """Copy with the members of a target trained; `statistics` has the metrics of every epoch."""
+        start = self.displacements[target]
+        trained = train_members(self.potential, start, sets, self.thresholds, training, target, folder)
+        told = {"epoch": trained.epoch, "history": trained.history}
+        statistics = {**self.statistics, f"training of {target} members": told}
+        displacements = {**self.displacements, target: trained.displacements}
+        return self._replaced(displacements=displacements, statistics=statistics)
+
+    def with_ensemble(
+        self,
+        n_members: int,
+        *,
+        target: str = "energy",
+        seed: int = 0,
+        scheme: Literal["iid", "moment_matched"] = "moment_matched",
+    ) -> LLPR:
+        """Copy with members drawn from the posterior, see `sample_ensemble`.
+
+        Members of the energy are those of forces and stresses, too: each is one energy surface, so that their
+        spread has the alpha of the energy.
+
+        Raises:
+            ConfigError: fewer than two members, an unknown target or scheme.
+        """
+        targets = tuple(n for n in self.maps if n == "energy" or quantity(n).source == "output")
+        check_names([target], targets, "of ensemble")
+        alpha = float(getattr(self.maps[target], "alpha", np.nan))
+        if not alpha > 0:
+            fix = f"calibration_map={{'{target}': 'alpha'}}"
+            raise ConfigError(f"members need the map alpha of {target}", got=self.maps[target].name, fix=fix)
+        members = sample_ensemble(self.posterior, alpha, n_members, seed, scheme)
+        return self._replaced(displacements={**self.displacements, target: members})
+
+    def update(self, frames: Source | LabelledSet, *, labels: Mapped | None = None) -> LLPR:
+        """Copy whose posterior knows further labelled structures; the potential stays as it is.
+
+        C gains their rows, weighted as before; regulariser and calibration are kept, and so are members.
+
+        Raises:
+            DataError: no labelled structure.
+        """
+        data, kinds = as_labelled(frames, self.potential, labels), tuple(self.statistics["rows"])
+        clock, whole = Clock(Stopwatch(), Stopwatch()), self.statistics.get("whole", ())
+        with track(len(data), "last-layer rows", False) as bar:
+            adding = RowPass(self.potential, data, clock, PartialSums(None, {}), bar, whole=whole)
+            more, _ = summed_rows(adding, kinds, self.posterior.n_features)
+        if not more.n_rows:
+            raise DataError("no structure has a label whose rows were summed", expected=", ".join(kinds))
+        weights = {kind: self.statistics["weights"][kind] for kind in more.n_rows}
+        matrix = self.posterior.covariance + more.combined(weights)
+        posterior = LLPRPosterior.from_covariance(matrix, self.posterior.varsigma2)
+        counts = {kind: n + more.n_rows.get(kind, 0) for kind, n in self.statistics["rows"].items()}
+        changed = {"rank": posterior.rank, "effective_dof": posterior.effective_dof, "rows": counts}
+        return self._replaced(posterior=posterior, statistics={**self.statistics, **changed})
+
+    def report(self, test: Source | LabelledSet, *, labels: Mapped | None = None) -> QualityReport:
+        """How good the sigmas are on labelled structures, beside constant ones; see `quality_report`."""
+        return quality_report(self, test, labels=labels)
 
     @property
     def n_members(self) -> int:
-        """None: spreads follow from the posterior."""
-        return 0
+        """Members of the energy, if any were drawn."""
+        return len(self.displacements.get("energy", ()))
 
     def member(self, member: int) -> Potential:
-        """The potential that predicts (-1); there are no members."""
-        if member != -1:
-            raise PotentialError("no such member", got=member, expected="none: LLPR has no members")
-        return self.potential
+        """The potential that predicts (-1), or member k > 0: the same with displaced last-layer weights."""
+        if member == -1:
+            return self.potential
+        if not 1 <= member <= self.n_members:
+            expected = f"-1 or 1 to {self.n_members}" if self.n_members else "none: LLPR has no members"
+            raise PotentialError("no such member", got=member, expected=expected)
+        layer = self.last_layer()
+        moved = self.displacements["energy"][member - 1].reshape(layer.readout.shape)
+        changed = layer.with_readout(layer.readout + moved.astype(layer.readout.dtype))
+        whole = self.potential
+        return SumPotential(changed, whole.baseline) if isinstance(whole, SumPotential) else changed
 
     def spreads(
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
     ) -> Iterator[tuple[int, Mapping[str, Spread]]]:
         """Index of each structure and its spreads from the posterior; one structure after the other."""
-        for index, rows in enumerate(_quantity_rows(self.last_layer(), structures, names)):
+        for index, rows in enumerate(quantity_rows(self.last_layer(), structures, names)):
             n_atoms = structures[index].n_atoms
             yield index, {name: self._spread(name, g, n_atoms) for name, g in rows.items()}
 
     def _spread(self, name: str, rows: Rows, n_atoms: int) -> Spread:
-        shape = quantity(name).shape(n_atoms)
-        lengths = np.linalg.norm(rows, axis=1).reshape(shape) if quantity(name).symmetric_zeros else None
+        entry = quantity(name)
+        shape = entry.shape(n_atoms)
+        lengths = np.linalg.norm(rows, axis=1).reshape(shape) if entry.symmetric_zeros else None
         vectors = self.posterior.whiten(rows)
         u = np.linalg.norm(vectors, axis=1).reshape(shape)
-        return Spread(u, lengths, vectors=vectors.reshape(*shape, -1))
+        drawn = self.displacements.get(name if entry.source == "output" else "energy")
+        members = None
+        if drawn is not None:
+            members = (n_atoms if entry.per_atom else 1) * (drawn @ rows.T).reshape(-1, *shape)
+        return Spread(u, lengths, members, vectors.reshape(*shape, -1))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The posterior."""
+        """The posterior and the members."""
+        lower = self.posterior.cholesky
         return {
             "eigenvalues": self.posterior.eigenvalues,
             "factor": self.posterior.factor,
             "varsigma2": np.array(self.posterior.varsigma2),
+            **({} if lower is None else {"cholesky": lower}),
+            **{f"members:{name}": drawn for name, drawn in self.displacements.items()},
         }
 
     @classmethod
     def fields_from(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The posterior."""
-        varsigma2 = float(arrays["varsigma2"])
-        return {"posterior": LLPRPosterior(varsigma2, arrays["eigenvalues"], arrays["factor"])}
+        """The posterior and the members."""
+        parts = arrays["eigenvalues"], arrays["factor"], arrays.get("cholesky")
+        return {
+            "posterior": LLPRPosterior(float(arrays["varsigma2"]), *parts),
+            "displacements": part_of(arrays, "members:"),
+        }
 
 
 def check_size(layer: LastLayerPotential) -> None:
@@ -217,163 +339,37 @@ def fit_memory(n_features: int) -> float:
     return peak_memory(n_features, _KINDS)
 
 
-class _Clock(NamedTuple):
-    """Seconds of plain predictions, and of rows beside them."""
-
-    bare: Stopwatch
-    rows: Stopwatch
-
-
-def _quantity_rows(
-    layer: LastLayerPotential, structures: Sequence[Neighborhood], names: Collection[str]
-) -> Iterator[dict[str, Rows]]:
-    """Rows of each structure by quantity, one per component; of means over the atoms where it is per atom."""
-    for rows in structure_rows(layer, structures, names):
-        yield {
-            name: np.atleast_2d(g) / (rows.n_atoms if quantity(name).per_atom else 1)
-            for name, g in rows.values.items()
-        }
+def _usable_layer(potential: Potential) -> LastLayerPotential:
+    release_compiled()
+    layer = potential.last_layer()
+    check_size(layer)
+    if not np.any(np.asarray(layer.readout)):
+        what = f"all last-layer weights of the {type(layer).__name__} are zero"
+        raise PotentialError(what, fix="train it first: sigmas belong to fitted weights")
+    return layer
 
 
-def _files(
-    folder: str | Path | None, potential: Potential, sets: Sequence[LabelledSet], kinds: Sequence[str]
-) -> list[PartialSums]:
-    """What keeps the rows of both sets while a fit goes on."""
-    if folder is None:
-        return [PartialSums(None, {}) for _ in sets]
-    parts = ("training", "calibration")
-    contents = [sample_contents(part.samples) for part in sets]
-    named = {f"{part} set": content for part, content in zip(parts, contents, strict=True)}
-    identity = identity_of(**potential_entries(potential), rows=list(kinds), **named)
-    return [PartialSums(Path(folder) / f"{part}-rows.npz", identity) for part in parts]
+def _check_possible(training: LLPRTraining) -> None:
+    """Refuse, before the work, what a fit does not do.
 
-
-class _Pass:
-    """One pass over the rows of a labelled set, which goes on where one that was interrupted had got to.
-
-    Attributes:
-        known: what that one had kept; None for nothing.
+    Raises:
+        ConfigError: several processes, or training of the potential itself.
     """
-
-    def __init__(
-        self, potential: Potential, data: LabelledSet, clock: _Clock, files: PartialSums, bar: Track
-    ) -> None:
-        self.potential, self.clock, self.files, self.bar = potential, clock, files, bar
-        self.known, self.done = files.load(), 0
-        if self.known is not None:
-            self.done = int(self.known["done"])
-            clock.bare.seconds, clock.rows.seconds = self.known["seconds"].tolist()
-        self.data = data[np.arange(self.done, len(data))] if self.done else data
-
-    def rows(self, names: Sequence[str]) -> Iterator[LabelledRows]:
-        """Rows and residuals of each structure that is left by quantity, of labels that count."""
-        potential, data = self.potential, self.data
-        with self.clock.bare:
-            predictions = predict(potential, data.frames, neighborhoods=data.structures)
-        every = _quantity_rows(potential.last_layer(), data.structures, names)
-        for sample, prediction in zip(data.samples, predictions, strict=True):
-            with self.clock.rows:
-                rows = next(every)
-            labelled_rows = {}
-            for name, (residual, counts) in label_residuals(sample, prediction, names).items():
-                if name in rows:
-                    labelled_rows[name] = rows[name][counts.ravel()], residual[counts]
-            yield labelled_rows
-            self.done += 1
-            self.bar.advance()
-
-    def keep(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
-        """Write what there is of all structures so far, the latest one included, if it is time to."""
-        seconds = np.array([self.clock.bare.seconds, self.clock.rows.seconds])
-        self.files.save(lambda: {"done": np.array(self.done + 1), "seconds": seconds, **arrays()})
+    processes = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    if training.distributed and processes > 1:
+        fix = "run one process; sums of rows of several parts are added with RowCovariance.merge"
+        raise ConfigError(
+            "distributed: rows are summed by one process", got=f"{processes} processes", fix=fix
+        )
+    if training.train_all_parameters and training.num_epochs:
+        fix = "train the potential with surefield.train, then the members"
+        raise ConfigError("train_all_parameters: true trains nothing here yet", fix=fix)
 
 
-def _summed(summing: _Pass, names: Sequence[str], n_features: int) -> tuple[RowCovariance, dict[str, float]]:
-    """Covariance of the rows of a training set, and the lengths below which they vanish by symmetry."""
-    covariance, lengths = RowCovariance(n_features), {}
-    if summing.known is not None:
-        covariance = RowCovariance.from_arrays(part_of(summing.known, "covariance:"))
-        lengths = {name: [values] for name, values in part_of(summing.known, "lengths:").items()}
-        summing.known = None
-
-    def arrays() -> dict[str, np.ndarray]:
-        joined = {f"lengths:{name}": np.concatenate(values) for name, values in lengths.items()}
-        return joined | {f"covariance:{name}": array for name, array in covariance.arrays().items()}
-
-    for rows in summing.rows(names):
-        for name, (g, r) in rows.items():
-            covariance.add(g, name, residuals=r)
-            if quantity(name).symmetric_zeros:
-                lengths.setdefault(name, []).append(np.linalg.norm(g, axis=1))
-        summing.keep(arrays)
-    return covariance, {n: SYMMETRY_ZERO * float(np.median(np.concatenate(x))) for n, x in lengths.items()}
-
-
-def _collected(
-    collecting: _Pass, names: Sequence[str], thresholds: Mapping[str, float]
-) -> dict[str, tuple[Rows, np.ndarray]]:
-    """All rows and residuals of a held-out set by quantity, without those that vanish by symmetry."""
-    parts: dict[str, list[tuple[Rows, np.ndarray]]] = {}
-    if collecting.known is not None:
-        residuals = part_of(collecting.known, "residuals:")
-        parts = {name: [(g, residuals[name])] for name, g in part_of(collecting.known, "rows:").items()}
-        collecting.known = None
-
-    def joined() -> dict[str, tuple[Rows, np.ndarray]]:
-        return {
-            name: (np.concatenate([g for g, _ in each]), np.concatenate([r for _, r in each]))
-            for name, each in parts.items()
-        }
-
-    def arrays() -> dict[str, np.ndarray]:
-        both = joined().items()
-        return {f"rows:{n}": g for n, (g, _) in both} | {f"residuals:{n}": r for n, (_, r) in both}
-
-    for rows in collecting.rows(names):
-        for name, (g, r) in rows.items():
-            keep = np.linalg.norm(g, axis=1) > thresholds[name] if name in thresholds else slice(None)
-            parts.setdefault(name, []).append((g[keep], r[keep]))
-        collecting.keep(arrays)
-    return joined()
-
-
-def _posterior(
-    layer: LastLayerPotential,
-    covariance: RowCovariance,
-    validation: Mapping[str, tuple[Rows, np.ndarray]],
-    regularizer: float | str | Mapping[str, float] | None,
-) -> tuple[LLPRPosterior, dict[str, float]]:
-    """Posterior of the weights, and the weight of the rows of each quantity."""
-    weights = _precision_weights(covariance, validation)
-    matrix = covariance.combined(weights)
-    used = {kind: value for kind, value in covariance.n_rows.items() if weights[kind] > 0}
-    varsigma2 = resolve_regularizer(
-        regularizer,
-        matrix,
-        n_rows=sum(used.values()),
-        sum_sq_residuals=sum(weights[k] * covariance.sum_squared_residuals[k] for k in used),
-        weight_norm2=float(np.sum(np.asarray(layer.readout, np.float64) ** 2)),
-        validation=validation,  # type: ignore[arg-type]
-        floor=covariance.regularizer_floor if layer.dtype == np.float64 else 1e-6,
-    )
-    return LLPRPosterior.from_covariance(matrix, varsigma2), weights
-
-
-def _kinds(sets: Sequence[LabelledSet], known: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Quantities whose rows are summed: those asked for, or all that have labels found by name."""
-    present = {name: any(_has(sample, name) for part in sets for sample in part.samples) for name in known}
-    usual = [name for name in labelled(known) if present[name]]
-    chosen = tuple(name for name in known if name in (usual if asked is None else asked))
-    missing = [name for name in chosen if not present[name]]
-    if missing:
-        raise DataError(f"row_kinds asks for {missing[0]}, but no structure has such a label")
-    return chosen
-
-
-def _has(sample: Sample, name: str) -> bool:
-    if name not in sample.labels or (name == "stress" and not sample.structure.periodic):
-        return False
-    return sample.trained_energy if name == "energy" else True
+def _checkpoint_of(training: LLPRTraining) -> Potential:
+    if training.model_checkpoint is None:
+        raise ConfigError("no potential", fix="give one, or model_checkpoint, the file of a trained one")
+    return load_potential(training.model_checkpoint)
 
 
 def _completed(
@@ -400,24 +396,3 @@ def _completed(
         energy = replace(energy, alpha=float(np.sqrt(alpha2)), calibrated=True)
     unlabelled = AlphaMap(float(getattr(energy, "alpha", 1.0)), calibrated=False)
     return {**{name: unlabelled for name in outputs}, **maps, "energy": energy}
-
-
-def _precision_weights(
-    covariance: RowCovariance, validation: Mapping[str, tuple[Rows, np.ndarray]]
-) -> dict[str, float]:
-    """1/s^2 with s the RMSE of the validation residuals (of the training ones if there are none)."""
-    weights = {}
-    for kind, n in covariance.n_rows.items():
-        if kind in validation:
-            mean_square = float(np.mean(validation[kind][1] ** 2))
-        else:
-            mean_square = covariance.sum_squared_residuals[kind] / n
-            warnings.warn(
-                f"no calibration label for {kind}: its row weight comes from the training set", stacklevel=3
-            )
-        if mean_square == 0:
-            raise DataError(
-                f"all residuals of {kind} are zero: the labels are the potential's own predictions"
-            )
-        weights[kind] = 1.0 / mean_square
-    return weights

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
+from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError
+from surefield.errors import ConfigError, DataError, nearest
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.dropout_network import MEAN
@@ -40,6 +41,14 @@ from surefield.uncertainty.held_out import (
     check_names,
     fit_maps,
     label_residuals,
+)
+from surefield.uncertainty.propagation import (
+    Propagated,
+    arguments_of,
+    linear,
+    member_values,
+    scaled_vectors,
+    trajectory_average,
 )
 from surefield.uncertainty.spread import Spread
 
@@ -285,16 +294,142 @@ class Uncertainty(ABC):
             return np.abs(value)
         return spread.u if spread.magnitude is None else spread.magnitude
 
+    def _without_zeros(self, name: str, spread: Spread, value: Any = None) -> np.ndarray:
+        """Raw spreads, zero where the quantity vanishes by symmetry."""
+        if not quantity(name).symmetric_zeros or (self.zeros_by_values and value is None):
+            return spread.u
+        return np.where(self._magnitude(spread, value) <= self.thresholds.get(name, 0.0), 0.0, spread.u)
+
+    @staticmethod
+    def _map_of(name: str) -> str:
+        """An atom's share of the energy has the map of the energy."""
+        return "energy" if name == "energies" else name
+
     def _sigma(self, name: str, spread: Spread, n_atoms: int, value: Any = None) -> Any:
-        entry, u = quantity(name), spread.u
-        if entry.symmetric_zeros:
-            magnitude = self._magnitude(spread, value)
-            u = np.where(magnitude <= self.thresholds.get(name, 0.0), 0.0, u)
-        # An atom's share of the energy has the map of the energy.
-        sigma = self.maps["energy" if name == "energies" else name].sigma(u)
+        entry = quantity(name)
+        sigma = self.maps[self._map_of(name)].sigma(self._without_zeros(name, spread, value))
         # u is calibrated per atom, as residuals are; the total's sigma is n times that of the mean.
         sigma = sigma * n_atoms if entry.per_atom else sigma
         return float(sigma) if sigma.ndim == 0 else sigma
+
+    def covariance(
+        self,
+        a: Sequence[Atoms],
+        b: Sequence[Atoms] | None = None,
+        kinds: Sequence[str] = ("energy",),
+        *,
+        batch_size: int = 16,
+    ) -> Float[np.ndarray, "n_a n_b"]:
+        """Covariances of predictions of structures, and of different quantities of them.
+
+        Args:
+            a: structures.
+            b: others; None: those of `a`, and the diagonal holds the squares of the sigmas.
+            kinds: quantities such as "energy" (of the whole structure), "energies" (of atoms), "forces",
+                "stress".
+            batch_size: structures per batch, about.
+
+        Returns:
+            Covariances in products of the units; along both axes quantity by quantity, structure by
+            structure and value by value.
+
+        Raises:
+            ConfigError: a quantity without uncertainty.
+            DataError: a stress of a structure that is not periodic.
+            PotentialError: this estimator knows no covariances.
+        """
+        rows, noise = self._vectors(a, kinds, batch_size)
+        if b is None:
+            return rows @ rows.T + np.diag(noise)
+        return rows @ self._vectors(b, kinds, batch_size)[0].T
+
+    def difference(self, a: Atoms, b: Atoms) -> float:
+        """Sigma of the energy of one structure minus that of another, eV; errors that they share cancel.
+
+        Raises:
+            PotentialError: this estimator knows no covariances.
+        """
+        return self.combination([a, b], [1.0, -1.0])
+
+    sigma_difference = difference
+
+    def combination(self, frames: Sequence[Atoms], coefficients: Sequence[float]) -> float:
+        """Standard deviation of a linear combination of energies, such as a reaction energy, eV.
+
+        Raises:
+            DataError: not one coefficient for each structure.
+            PotentialError: this estimator knows no covariances.
+        """
+        if len(coefficients) != len(frames):
+            raise DataError("one coefficient for each structure", got=len(coefficients), expected=len(frames))
+        rows, noise = self._vectors(frames, ("energy",), 16)
+        c = np.asarray(coefficients, np.float64)
+        return float(np.sqrt(np.sum((c @ rows) ** 2) + c**2 @ noise))
+
+    def propagate(
+        self,
+        fn: Callable[..., Any],
+        frames: Sequence[Atoms],
+        *,
+        method: str = "linear",
+        temperature: float | None = None,
+        batch_size: int = 16,
+    ) -> Propagated:
+        """What a function of predictions is, with its sigma.
+
+        Args:
+            fn: for 'linear' and 'ensemble' a function of `energy` (n_frames,), `energies`, `forces`
+                (n_frames, n_atoms, 3) or `stress` (n_frames, 6), told by the names of its arguments; lists
+                where structures are not of one size. For averages a function of one structure.
+            frames: structures; for averages those of a trajectory of this potential.
+            method: 'linear': by derivatives of the function; 'ensemble': of each member; 'reweight' and
+                'cea': averages over a trajectory, see `trajectory_average`.
+            temperature: of that trajectory, K.
+            batch_size: structures per batch, about.
+
+        Raises:
+            ConfigError: an unknown method or argument, no members, no temperature.
+            PotentialError: this estimator knows no covariances.
+        """
+        methods = ("linear", "ensemble", "reweight", "cea")
+        if method not in methods:
+            raise ConfigError(f"unknown method {method!r}", fix=nearest(method, methods))
+        if method == "linear":
+            names = arguments_of(fn)
+            rows, noise = self._vectors(frames, names, batch_size)
+            predictions = predict(self.potential, frames, batch_size=batch_size)
+            return linear(fn, {name: [p[name] for p in predictions] for name in names}, rows, noise)
+        if method == "ensemble":
+            asked = {name: name in arguments_of(fn) for name in ("forces", "stress")}
+            per_atom = "energies" in arguments_of(fn)
+            options: Any = {"per_atom": per_atom, **asked, "ensemble": True, "batch_size": batch_size}
+            return member_values(fn, self.predict(frames, **options))
+        if temperature is None or not temperature > 0:
+            raise ConfigError("averages need the temperature of the trajectory, K", got=temperature)
+        predictions = self.predict(frames, ensemble=True, batch_size=batch_size)
+        deviations = np.stack([p.energy_ensemble - p.energy for p in predictions], axis=1)
+        values = np.stack([np.asarray(fn(atoms), np.float64) for atoms in frames])
+        return trajectory_average(values, deviations, 1 / (units.kB * temperature), method)
+
+    def _vectors(
+        self, frames: Sequence[Atoms], names: Sequence[str], batch_size: int
+    ) -> tuple[Float[np.ndarray, "n_values n"], Float[np.ndarray, " n_values"]]:
+        """Scaled vectors and noise of all values, quantity by quantity and structure by structure."""
+        for name in names:
+            if self._map_of(name) not in self.maps:
+                raise ConfigError(f"{name!r} has no uncertainty", fix=nearest(name, self.maps))
+        structures = neighborhoods_of(self.potential, frames)
+        parts: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        for index, spreads in self.spreads(structures, tuple(names), batch_size=batch_size):
+            for place, name in enumerate(names):
+                if name not in spreads:
+                    raise DataError(f"there is no {name}", where=f"frame {index}", fix="leave it out")
+                calibration = self.maps[self._map_of(name)]
+                spread = spreads[name]._replace(u=self._without_zeros(name, spreads[name]))
+                n_atoms = structures[index].n_atoms
+                parts[place, index] = scaled_vectors(name, spread, calibration, n_atoms)
+        ordered = [parts[key] for key in sorted(parts)]
+        return np.concatenate([w for w, _ in ordered]), np.concatenate([n for _, n in ordered])
 
     def calculator(
         self,
