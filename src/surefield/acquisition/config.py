@@ -19,7 +19,7 @@ Score = Literal["forces_variance", "energy_variance"]
 class SelectionConfig(Config):
     """What to label next."""
 
-    method: str = Field(default="lcmd", description="lcmd, max_dist, kmeanspp, max_diag or random")
+    method: str = Field(default="lcmd", description=f"one of {', '.join(METHODS)}")
     features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"

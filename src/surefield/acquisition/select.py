@@ -13,7 +13,8 @@ from surefield.acquisition.config import FeatureMap, Score
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
-from surefield.selection.select_rows import select_rows
+from surefield.selection.features import Features
+from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
@@ -98,6 +99,7 @@ def select(
     *,
     features: FeatureMap = "full_grad_rp",
     scores: Mapping[str, ArrayLike] | None = None,
+    sigma: float = 0.1,
     seed: int = 0,
 ) -> Selection:
     """Choose which structures of a pool to label next.
@@ -106,10 +108,13 @@ def select(
         potential: potential or uncertainty whose features tell structures apart.
         train_frames: labelled structures, or files of them; picks keep away from them.
         pool_frames: candidates, or files of them.
-        method: `lcmd`, `max_dist`, `kmeanspp`, `max_diag` or `random`; see `surefield.selection.select_rows`.
+        method: `lcmd`, `max_dist`, `kmeanspp`, `max_det`, `bait_f`, `bait_fb`, `frank_wolfe`, `max_diag` or
+            `random`; see `surefield.selection.select_rows`.
         n: picks wanted.
         features: see `feature_rows`.
         scores: one named score per candidate; see `select_rows`.
+        sigma: noise of a label that `max_det` and `bait` assume, relative to the root mean square length of
+            the features of the training set (of the pool without any).
         seed: of the sketch and of random methods.
 
     Returns:
@@ -128,4 +133,5 @@ def select(
         check_frames(plain, frames)
     train = feature_rows(potential, known, features, seed=seed) if len(known) else None
     pool = feature_rows(potential, candidates, features, seed=seed)
-    return select_rows(method, pool, train, n, seed=seed, scores=scores)
+    rows = Features(train, pool, spec=features)
+    return select_features(method, rows, n, sigma=sigma * rows.root_mean_square(), seed=seed, scores=scores)

@@ -45,7 +45,8 @@ class LoopConfig(Config):
         FilePoolConfig | MolecularDynamicsPoolConfig, Field(discriminator="kind", description="candidates")
     ] = FilePoolConfig()
     methods: tuple[str, ...] = Field(
-        default=("max_dist",), description="selection methods; random is always added"
+        default=("max_dist",),
+        description=f"selection methods, of {', '.join(METHODS)}; random is always added",
     )
     features: FeatureMap = Field(default="ll_posterior", description="what selection sees")
     score: Score | None = Field(

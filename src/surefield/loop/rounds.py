@@ -25,7 +25,8 @@ from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import POOL_INDEX, Oracle
 from surefield.potentials.potential import Potential, as_potential
-from surefield.selection.select_rows import select_rows
+from surefield.selection.features import Features
+from surefield.selection.select_rows import select_features
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
 from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import results_of
@@ -201,8 +202,12 @@ class Loop:
             if self.config.score is not None:
                 score = self.config.score
                 variances = {score: score_frames(uncertainty, self.pool[left], score)}
-        picked = select_rows(
-            method, pool, train, self.config.n_per_round, seed=1000 * seed + number, scores=variances
+        picked = select_features(
+            method,
+            Features(train, pool),
+            self.config.n_per_round,
+            seed=1000 * seed + number,
+            scores=variances,
         )
         return {
             **scores,

@@ -15,6 +15,10 @@ _RULES: Final[Mapping[str, str]] = {
     "max_dist": "farthest from all that is labelled or picked before",
     "lcmd": "farthest member of the largest cluster around a structure that is labelled or picked before",
     "kmeanspp": "drawn by its squared distance from all that is labelled or picked before",
+    "max_det": "largest variance given all that is labelled or picked before",
+    "bait_f": "lowers the variance of all structures most",
+    "bait_fb": "lowers the variance of all structures most, and was kept among more picks",
+    "frank_wolfe": "nearest to the direction that the mean of the features lacks",
     "max_diag": "largest norm of the features",
     "random": "drawn at random",
 }
@@ -23,11 +27,16 @@ _SCORES: Final[Mapping[str, str]] = {
     "energy_variance": "expected squared energy error of {} (eV/atom)²",
 }
 _DISTANCE: Final = "squared distance of features from what is labelled or picked before"
+_DROP: Final = "by how much the summed variance of all structures drops"
 #: What the gain of a method is.
 GAINS: Final[Mapping[str, str]] = {
     "max_dist": _DISTANCE,
     "lcmd": _DISTANCE,
     "kmeanspp": _DISTANCE,
+    "max_det": "half the logarithm of the variance over that of the noise",
+    "bait_f": _DROP,
+    "bait_fb": _DROP,
+    "frank_wolfe": "length of the missing part of the sum of the features along this structure",
     "max_diag": "the score, or the squared norm of the features",
 }
 

@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError
@@ -105,6 +105,22 @@ class Features:
         if np.ptp(self.pool_norms) > 0 or np.any(self.train_norms != self.pool_norms[0]):
             return True
         return any(not np.array_equal(row, self.pool[0]) for rows in (self.pool, self.train) for row in rows)
+
+    def root_mean_square(self) -> float:
+        """Root of the mean ‖φ‖² of the training rows, of the pool without any; 0 if all are 0."""
+        return float(np.sqrt((self.train_norms if self.n_train else self.pool_norms).mean()))
+
+    def first_copies(self) -> Int[np.ndarray, " n_pool"]:
+        """For each row of the pool the index of the first one that equals it."""
+        first = np.arange(self.n_pool)
+        _, group, sizes = np.unique(self.pool_norms, return_inverse=True, return_counts=True)
+        # Only rows of one norm can be copies.
+        candidates = np.flatnonzero(sizes[group] > 1)
+        if len(candidates):
+            rows = self.pool[candidates]
+            _, start, copy = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+            first[candidates] = candidates[start[copy.ravel()]]
+        return first
 
     def size_correlation(self) -> float | None:
         """Correlation of ‖φ‖ with the number of atoms over the pool; None if unknown or one is constant."""

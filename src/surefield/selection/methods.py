@@ -18,67 +18,14 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection import distances
+from surefield.selection.bait import bait_f, bait_fb
+from surefield.selection.determinant import max_det
 from surefield.selection.features import Features, positive_int
+from surefield.selection.frank_wolfe import frank_wolfe
 from surefield.selection.kernel import KernelMatrix
+from surefield.selection.request import Mode, Picks, Request, as_picks, checked_mode, generator
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Mode",
-    "Picks",
-    "Request",
-    "checked_mode",
-    "generator",
-    "kmeanspp_probabilities",
-    "max_dist_selection",
-    "warn_if_short",
-]
-
-Mode = Literal["p", "tp"]
-ClusterWeight = Literal["sq-dist", "dist", "none"]
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a method is asked for; everything in it has been checked.
-
-    Attributes:
-        features: train and pool rows.
-        batch_size: picks wanted, at least 1.
-        mode: `p`: only the pool matters; `tp`: the training rows count as picked already.
-        seed: key of the random numbers.
-        scores: (n_pool,) values that `max_diag` ranks by and by which other methods weight a candidate.
-        weight: what the clusters of `lcmd` are compared by: summed d², summed d, or number of members.
-    """
-
-    features: Features
-    batch_size: int
-    mode: Mode = "tp"
-    seed: int = 0
-    scores: Float[np.ndarray, " n_pool"] | None = None
-    weight: ClusterWeight = "sq-dist"
-
-    def weights(self) -> Float[np.ndarray, " n_pool"]:
-        """Factor of every candidate's value: score over mean score, 1 without scores."""
-        return np.ones(self.features.n_pool) if self.scores is None else self.scores / self.scores.mean()
-
-
-@dataclass(frozen=True, eq=False)
-class Picks:
-    """Result of a method.
-
-    Attributes:
-        indices: (n_picks,) pool indices in pick order, none twice.
-        gains: (n_picks,) value of the rule for each pick, NaN for a rule without values.
-        squared_distances: (n_picks,) d² to the nearest of train (mode `tp`) and earlier picks; ‖φ‖² where
-            there is neither.
-        stopped: why there are fewer picks than asked for, else None.
-    """
-
-    indices: Int[np.ndarray, " n_picks"]
-    gains: Float[np.ndarray, " n_picks"]
-    squared_distances: Float[np.ndarray, " n_picks"]
-    stopped: str | None
+__all__ = ["METHODS", "Method", "kmeanspp_probabilities", "max_dist_selection", "warn_if_short"]
 
 
 class _Centers:
@@ -145,14 +92,14 @@ def kmeanspp(request: Request) -> Picks:
 def random(request: Request) -> Picks:
     """First entries of a permutation drawn from the seed: the baseline of every comparison."""
     indices = generator(request.seed).permutation(request.features.n_pool)[: request.batch_size]
-    return _ranked(request, indices, np.full(len(indices), np.nan))
+    return as_picks(request, indices, np.full(len(indices), np.nan))
 
 
 def max_diag(request: Request) -> Picks:
     """Largest scores, or largest K_ii = ‖φ‖² without scores, in descending order."""
     values = request.features.pool_norms if request.scores is None else request.scores
     indices = np.argsort(-values, kind="stable")[: request.batch_size]
-    return _ranked(request, indices, values[indices])
+    return as_picks(request, indices, values[indices])
 
 
 def _far_from_centers(request: Request, choose: Choice, first: Callable[[], int] | None = None) -> Picks:
@@ -188,33 +135,6 @@ def _why_none_left(left: int, centers: _Centers) -> str:
     if not left:
         return "exhausted"
     return "zero_scores" if centers.distances.any() else "duplicates"
-
-
-def _ranked(
-    request: Request, indices: Int[np.ndarray, " n_picks"], gains: Float[np.ndarray, " n_picks"]
-) -> Picks:
-    stopped = "exhausted" if len(indices) < request.batch_size else None
-    return Picks(indices.astype(np.int64), gains, _distances_in_order(request, indices), stopped)
-
-
-def _distances_in_order(
-    request: Request, indices: Int[np.ndarray, " n_picks"]
-) -> Float[np.ndarray, " n_picks"]:
-    """d² of every pick to the nearest of train (mode `tp`) and the picks before it; ‖φ‖² without any."""
-    features = request.features
-    rows, norms = features.pool[indices], features.pool_norms[indices]
-    count = features.n_train if request.mode == "tp" else 0
-    result, _ = distances.nearest(rows, norms, features.train[:count], features.train_norms[:count])
-    step = 256
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        before, _ = distances.nearest(rows[part], norms[part], rows[:start], norms[:start])
-        result[part] = np.minimum(result[part], before)
-        for i in range(start, min(start + step, len(rows))):
-            later = slice(i + 1, start + step)
-            new = distances.squared_distances(rows[later], norms[later], rows[i], float(norms[i]))
-            result[later] = np.minimum(result[later], new)
-    return np.where(np.isinf(result), norms, result)
 
 
 def max_dist_selection(
@@ -300,24 +220,6 @@ def kmeanspp_probabilities(
     return centers.distances / total
 
 
-def generator(seed: int) -> np.random.Generator:
-    """Random numbers that depend on the seed alone."""
-    key = positive_int(seed, "seed", smallest=0)
-    if key >= 2**128:
-        raise ConfigError("seed is too large", got=key, expected="less than 2**128")
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-def checked_mode(mode: str) -> Mode:
-    """Return `p` or `tp` (capitals are accepted), else raise `ConfigError`."""
-    lower = str(mode).lower()
-    if lower == "p":
-        return "p"
-    if lower == "tp":
-        return "tp"
-    raise ConfigError(f"unknown mode {mode!r}: {nearest(lower, ['p', 'tp'])}")
-
-
 def warn_if_short(picks: Picks, batch_size: int) -> None:
     """Give one warning if a method stopped early."""
     if picks.stopped is None:
@@ -326,6 +228,8 @@ def warn_if_short(picks: Picks, batch_size: int) -> None:
         "exhausted": "the pool has no more structures",
         "duplicates": "all that are left are copies of train or picked structures",
         "zero_scores": "all that are left have the score 0 or are copies",
+        "rank_exhausted": "the features of all that are left are combinations of those of train and picks",
+        "zero_features": "the features of all that are left are 0",
     }[picks.stopped]
     warnings.warn(
         f"selection stopped with {len(picks.indices)} of {batch_size} picks ({picks.stopped}): {reason}",
@@ -343,12 +247,14 @@ class Method:
         default_mode: mode when none is given.
         weighted: whether scores multiply the value of its rule (and must not be negative).
         uses_features: whether picks depend on the features if no scores are given.
+        noise: whether it assumes noise on the labels: `none`, `any` (0 also) or `positive`.
     """
 
     run: Callable[[Request], Picks]
     default_mode: Mode
     weighted: bool = True
     uses_features: bool = True
+    noise: Literal["none", "any", "positive"] = "none"
 
 
 METHODS: Final = MappingProxyType(
@@ -356,6 +262,10 @@ METHODS: Final = MappingProxyType(
         "max_dist": Method(max_dist, "tp"),
         "lcmd": Method(lcmd, "tp"),
         "kmeanspp": Method(kmeanspp, "tp"),
+        "max_det": Method(max_det, "tp", noise="any"),
+        "bait_f": Method(bait_f, "tp", noise="positive"),
+        "bait_fb": Method(bait_fb, "tp", noise="positive"),
+        "frank_wolfe": Method(frank_wolfe, "p"),
         "max_diag": Method(max_diag, "p", weighted=False),
         "random": Method(random, "tp", weighted=False, uses_features=False),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -11,23 +12,17 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.features import Features, positive_int
-from surefield.selection.methods import (
-    METHODS,
-    ClusterWeight,
-    Method,
-    Picks,
-    Request,
-    checked_mode,
-    generator,
-    warn_if_short,
-)
+from surefield.selection.methods import METHODS, Method, warn_if_short
+from surefield.selection.request import ClusterWeight, Picks, Request, checked_mode, generator
 from surefield.selection.selection import Reason, Selection
 
 __all__ = ["select_features", "select_rows"]
 
-#: Methods of bmdal and apax that are no misspelt names of those here.
-_ELSEWHERE = frozenset({"bait", "fw", "max_det", "maxdet"})
+#: Names of other packages that are no misspelt names of those here.
+_ELSEWHERE: Final = MappingProxyType({"bait": "bait_f", "fw": "frank_wolfe", "acs-fw": "frank_wolfe"})
 
+#: Noise of labels, relative to the root mean square length of the features, where none is given.
+_RELATIVE_NOISE: Final = 0.1
 #: Features that follow the number of atoms this closely mostly rank structures by size.
 SIZE_CORRELATION = 0.8
 
@@ -39,24 +34,30 @@ def select_rows(
     batch_size: int = 10,
     *,
     mode: str | None = None,
+    sigma: float = 0.1,
     seed: int = 0,
     scores: Mapping[str, ArrayLike] | None = None,
     weight: str = "sq-dist",
+    overselect: float = 2.0,
 ) -> Selection:
     """Select rows of the pool, arrays in, indices out.
 
     Args:
-        method: `max_dist`, `lcmd`, `kmeanspp`, `max_diag` or `random`.
+        method: `max_dist`, `lcmd`, `kmeanspp`, `max_det`, `bait_f`, `bait_fb`, `frank_wolfe`, `max_diag` or
+            `random`; each is explained where it is defined, see `methods.METHODS`.
         pool: (n_pool, n_features) features of the candidates: arrays or memory maps; cast to float64.
         train: (n_train, n_features) features of the labelled structures, or None.
         batch_size: picks wanted.
-        mode: `p`: only the pool matters; `tp`: stay away from train, too; None: `p` for `max_diag`, else
-            `tp`.
+        mode: `p`: only the pool matters; `tp`: stay away from train, too; None: `p` for `max_diag` and
+            `frank_wolfe`, else `tp`.
+        sigma: σ of the noise of a label that `max_det` (0 allowed), `bait_f` and `bait_fb` assume, in units
+            of the features.
         seed: of `random` and `kmeanspp`.
-        scores: {name: (n_pool,) values}, one name. `max_diag` ranks by them; in `max_dist`, `lcmd` and
-            `kmeanspp` they multiply the value of a candidate (relative to their mean; 0 = never picked).
+        scores: {name: (n_pool,) values}, one name. `max_diag` ranks by them; in the other methods but
+            `random` they multiply the value of a candidate (relative to their mean; 0 = never picked).
         weight: what the clusters of `lcmd` are compared by: `sq-dist` (the method), `dist` or `none`
             (members).
+        overselect: picks that `bait_fb` makes before it removes some, as a multiple of `batch_size`.
 
     Returns:
         The picks in order. Fewer than asked for, with one warning, if the pool is used up or only copies are
@@ -67,7 +68,15 @@ def select_rows(
         DataError: unusable features or scores; features that carry no information.
     """
     return select_features(
-        method, Features(train, pool), batch_size, mode=mode, seed=seed, scores=scores, weight=weight
+        method,
+        Features(train, pool),
+        batch_size,
+        mode=mode,
+        sigma=sigma,
+        seed=seed,
+        scores=scores,
+        weight=weight,
+        overselect=overselect,
     )
 
 
@@ -77,15 +86,19 @@ def select_features(
     batch_size: int = 10,
     *,
     mode: str | None = None,
+    sigma: float | None = None,
     seed: int = 0,
     scores: Mapping[str, ArrayLike] | None = None,
     weight: str = "sq-dist",
+    overselect: float = 2.0,
 ) -> Selection:
-    """`select_rows` for features that know how they were made and how large the structures are."""
+    """`select_rows` for features that know how they were made and how large the structures are.
+
+    Without `sigma` it is a tenth of the root mean square length of the features.
+    """
     if method not in METHODS:
         if method in _ELSEWHERE:
-            what = f"selection method {method!r} of other packages is not here"
-            raise ConfigError(f"{what}; known: {', '.join(sorted(METHODS))}")
+            raise ConfigError(f"unknown selection method {method!r}: did you mean {_ELSEWHERE[method]!r}?")
         raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
     rule = METHODS[method]
     size = positive_int(batch_size, "batch_size")
@@ -105,7 +118,17 @@ def select_features(
                 fix="check the map",
             )
         notes += _size_note(features)
-    request = Request(features, size, chosen, seed, values, _checked_weight(method, weight))
+    noise = _RELATIVE_NOISE * features.root_mean_square() if sigma is None else sigma
+    request = Request(
+        features,
+        size,
+        chosen,
+        seed,
+        values,
+        _checked_weight(method, weight),
+        _checked_sigma(method, rule, noise),
+        _checked_overselect(method, overselect),
+    )
     picks = rule.run(request)
     warn_if_short(picks, size)
     return Selection(
@@ -158,6 +181,25 @@ def _checked_weight(method: str, weight: str) -> ClusterWeight:
     return known[known.index(weight)]
 
 
+def _checked_sigma(method: str, rule: Method, sigma: float) -> float:
+    try:
+        value = float(sigma)
+    except (TypeError, ValueError):
+        raise ConfigError("sigma must be a number", got=repr(sigma)) from None
+    if not 0 <= value < np.inf or (value == 0 and rule.noise == "positive"):
+        expected = "a positive number" if rule.noise == "positive" else "a number of at least 0"
+        raise ConfigError(f"sigma of {method} out of range", got=sigma, expected=expected)
+    return value
+
+
+def _checked_overselect(method: str, overselect: float) -> float:
+    if not 1 <= overselect < np.inf:
+        raise ConfigError("overselect out of range", got=overselect, expected="a number of at least 1")
+    if method != "bait_fb" and overselect != 2.0:
+        raise ConfigError(f"overselect applies to bait_fb only, got overselect={overselect} with {method}")
+    return float(overselect)
+
+
 def _size_note(features: Features) -> list[str]:
     correlation = features.size_correlation()
     if correlation is None or abs(correlation) <= SIZE_CORRELATION:
@@ -192,6 +234,8 @@ def _described(method: str, request: Request, score: str | None) -> dict[str, An
         "seed": int(request.seed),
         "score": score,
         "weight": request.weight,
+        "sigma": None if METHODS[method].noise == "none" else request.sigma,
+        "overselect": request.overselect if method == "bait_fb" else None,
         "features": features.spec,
         "n_train": features.n_train,
         "n_pool": features.n_pool,

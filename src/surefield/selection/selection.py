@@ -73,7 +73,8 @@ class Selection(Sequence[int]):
         squared_distances: (n_picks,) d² to the nearest of train and earlier picks; ‖φ‖² where there is
             neither.
         n_requested: picks asked for.
-        stopped: why there are fewer: `exhausted`, `duplicates`, `zero_scores`; else None.
+        stopped: why there are fewer: `exhausted`, `duplicates`, `zero_scores`, `rank_exhausted` (`max_det`
+            without noise), `zero_features` (`frank_wolfe`); else None.
         reasons: one per pick.
         dropped: structures that were not considered.
         notes: what a reader should know: fallbacks, recommendations.

@@ -1,0 +1,92 @@
+"""BAIT: the batch after which the predictions of all structures vary least."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from surefield.selection.features import Features
+from surefield.selection.request import Picks, Request, as_picks
+from surefield.selection.weight_posterior import WeightPosterior
+
+__all__ = ["bait_f", "bait_fb"]
+
+#: Variances below this fraction of those they were computed from are computed anew.
+_REFRESH: Final = 1e-6
+
+
+def bait_f(request: Request) -> Picks:
+    """Largest drop of tr(C M), the summed posterior variance of pool and train (BAIT, forward).
+
+    C is the sum of φφᵀ over pool and train, M the posterior covariance of the weights. The gain is the drop.
+
+    Ash, Goel, Krishnamurthy, Kakade, NeurIPS 34 (2021); Holzmüller et al., JMLR 24 (2023) 164, section 4.2.
+    """
+    indices, gains, stopped, _ = _forward(request, min(request.batch_size, request.features.n_pool))
+    return as_picks(request, indices, gains, stopped)
+
+
+def bait_fb(request: Request) -> Picks:
+    """`bait_f` with more picks than wanted, of which then those are removed that tr(C M) needs least.
+
+    The picks keep their order and the gains that they were made for.
+    """
+    wanted = min(round(request.overselect * request.batch_size), request.features.n_pool)
+    chosen, found, stopped, posterior = _forward(request, wanted)
+    indices, gains = np.array(chosen, dtype=np.int64), np.array(found)
+    total, weights = _sum_of_squares(request.features), request.weights()
+    posterior.refresh()
+    while len(indices) > request.batch_size:
+        rows = request.features.pool[indices]
+        v = rows @ posterior.matrix
+        # What a row leaves of the noise is at least σ⁴/(σ² + ‖φ‖²); rounding must not make it negative.
+        left = posterior.variance - np.einsum("ij,ij->i", rows, v)
+        left = np.maximum(left, np.finfo(float).eps * posterior.variance)
+        worst = int(np.argmin(weights[indices] * np.einsum("ij,ij->i", v @ total, v) / left))
+        posterior.remove(rows[worst])
+        indices, gains = np.delete(indices, worst), np.delete(gains, worst)
+    return as_picks(request, indices, gains, stopped)
+
+
+def _forward(request: Request, count: int) -> tuple[list[int], list[float], str, WeightPosterior]:
+    features, weights = request.features, request.weights()
+    pool, copies = features.pool, features.first_copies()
+    posterior = WeightPosterior(features.train if request.mode == "tp" else pool[:0], request.sigma)
+    total = _sum_of_squares(features)
+    free = weights > 0
+
+    def variances() -> tuple[Float[np.ndarray, " n_pool"], Float[np.ndarray, " n_pool"]]:
+        v = pool @ posterior.matrix
+        drop = np.einsum("ij,ij->i", v @ total, v)[copies]
+        return drop, np.einsum("ij,ij->i", v, pool)[copies] + posterior.variance
+
+    # Both are kept for every candidate and lowered with each pick: N F operations instead of N F².
+    drops, spread = variances()
+    scale = drops.max()
+    indices: list[int] = []
+    gains: list[float] = []
+    while len(indices) < count:
+        if not free.any():
+            return indices, gains, "zero_scores", posterior
+        values = np.where(free, weights * drops / spread, -np.inf)
+        index = int(np.argmax(values))
+        indices.append(index)
+        gains.append(float(values[index]))
+        free[index] = False
+        v = posterior.matrix @ pool[index]
+        cv = total @ v
+        along = np.einsum("ij,j->i", pool, v)
+        share = along / (float(pool[index] @ v) + posterior.variance)
+        drops += share * (share * float(v @ cv) - 2.0 * np.einsum("ij,j->i", pool, posterior.matrix @ cv))
+        spread -= along * share
+        posterior.add(pool[index])
+        if free.any() and drops[free].max() < _REFRESH * scale:
+            drops, spread = variances()
+            scale = drops[free].max()
+    return indices, gains, "", posterior
+
+
+def _sum_of_squares(features: Features) -> Float[np.ndarray, "n_features n_features"]:
+    return features.pool.T @ features.pool + features.train.T @ features.train

@@ -1,0 +1,56 @@
+"""Frank-Wolfe: the batch whose weighted sum comes nearest to the sum of all features."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from surefield.selection.request import Picks, Request, as_picks
+
+__all__ = ["frank_wolfe"]
+
+
+def frank_wolfe(request: Request) -> Picks:
+    """Direction that reduces the difference to the sum u of all features most (ACS-FW).
+
+    A is the pool, in mode `tp` with train; v, which starts at 0, is a weighted sum of rows. Each pick has
+    the largest φ·(u − v)/‖φ‖, its gain, and moves v towards r φ/‖φ‖ with r = Σ_A ‖φ‖. Rows of train are taken
+    first, in their order. Rows that are 0 are never picked.
+
+    Pinsler, Gordon, Nalisnick, Hernández-Lobato, NeurIPS 32 (2019); Holzmüller et al., JMLR 24 (2023) 164,
+    section 4.2.
+    """
+    features, weights = request.features, request.weights()
+    count = features.n_train if request.mode == "tp" else 0
+    train, pool = features.train[:count], features.pool
+    lengths, train_lengths = np.sqrt(features.pool_norms), np.sqrt(features.train_norms[:count])
+    radius = float(lengths.sum() + train_lengths.sum())
+    goal = pool.sum(axis=0) + train.sum(axis=0)
+    point = np.zeros_like(goal)
+
+    def step(direction: Float[np.ndarray, " n_features"]) -> None:
+        nonlocal point
+        move = radius * direction - point
+        squared = float(move @ move)
+        if squared > 0:
+            point = point + (float(move @ (goal - point)) / squared) * move
+
+    for row, length in zip(train, train_lengths, strict=True):
+        if length > 0:
+            step(row / length)
+    directions = pool / np.where(lengths > 0, lengths, 1.0)[:, None]
+    free = (lengths > 0) & (weights > 0)
+    indices: list[int] = []
+    gains: list[float] = []
+    while len(indices) < request.batch_size:
+        if not free.any():
+            return as_picks(
+                request, indices, gains, "zero_scores" if (lengths > 0).all() else "zero_features"
+            )
+        values = weights * np.einsum("ij,j->i", directions, goal - point)
+        index = int(np.argmax(np.where(free, values, -np.inf)))
+        indices.append(index)
+        gains.append(float(values[index]))
+        step(directions[index])
+        free[index] = False
+    return as_picks(request, indices, gains)
