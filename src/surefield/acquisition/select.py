@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.features import Features
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
+from surefield.selection.transforms import RowTransform, transform_features
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
 from surefield.structures.read import Source, read_frames
@@ -98,6 +99,7 @@ def select(
     n: int = 10,
     *,
     features: FeatureMap = "full_grad_rp",
+    transforms: Sequence[RowTransform] = (),
     scores: Mapping[str, ArrayLike] | None = None,
     sigma: float = 0.1,
     seed: int = 0,
@@ -112,9 +114,11 @@ def select(
             `random`; see `surefield.selection.select_rows`.
         n: picks wanted.
         features: see `feature_rows`.
+        transforms: of the features, in order: `PerAtom()`, `Posterior(sigma)` and others of
+            `surefield.selection`.
         scores: one named score per candidate; see `select_rows`.
         sigma: noise of a label that `max_det` and `bait` assume, relative to the root mean square length of
-            the features of the training set (of the pool without any).
+            the transformed features of the training set (of the pool without any).
         seed: of the sketch and of random methods.
 
     Returns:
@@ -133,5 +137,6 @@ def select(
         check_frames(plain, frames)
     train = feature_rows(potential, known, features, seed=seed) if len(known) else None
     pool = feature_rows(potential, candidates, features, seed=seed)
-    rows = Features(train, pool, spec=features)
+    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, candidates)]
+    rows = transform_features(Features(train, pool, *sizes, spec=features), transforms)
     return select_features(method, rows, n, sigma=sigma * rows.root_mean_square(), seed=seed, scores=scores)

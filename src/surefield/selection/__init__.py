@@ -12,13 +12,38 @@ from surefield.selection.select_rows import select_rows as select_rows
 from surefield.selection.selection import Dropped as Dropped
 from surefield.selection.selection import Reason as Reason
 from surefield.selection.selection import Selection as Selection
+from surefield.selection.transforms import ACSRF as ACSRF
+from surefield.selection.transforms import L2 as L2
+from surefield.selection.transforms import PCA as PCA
+from surefield.selection.transforms import ACSGrad as ACSGrad
+from surefield.selection.transforms import Center as Center
+from surefield.selection.transforms import PerAtom as PerAtom
+from surefield.selection.transforms import Posterior as Posterior
+from surefield.selection.transforms import RowTransform as RowTransform
+from surefield.selection.transforms import Scale as Scale
+from surefield.selection.transforms import Sketch as Sketch
+from surefield.selection.transforms import Standardise as Standardise
+from surefield.selection.transforms import Whiten as Whiten
+from surefield.selection.transforms import transform_features as transform_features
 
 __all__ = [
+    "ACSRF",
+    "L2",
+    "PCA",
+    "ACSGrad",
+    "Center",
     "Dropped",
     "Features",
     "KernelMatrix",
+    "PerAtom",
+    "Posterior",
     "Reason",
+    "RowTransform",
+    "Scale",
     "Selection",
+    "Sketch",
+    "Standardise",
+    "Whiten",
     "find_duplicates",
     "kmeanspp_probabilities",
     "max_dist_selection",
@@ -26,4 +51,5 @@ __all__ = [
     "select_features",
     "select_rows",
     "structure_key",
+    "transform_features",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS, Method, warn_if_short
 from surefield.selection.request import ClusterWeight, Picks, Request, checked_mode, generator
 from surefield.selection.selection import Reason, Selection
+from surefield.selection.transforms import RowTransform, transform_features
 
 __all__ = ["select_features", "select_rows"]
 
@@ -39,6 +40,7 @@ def select_rows(
     scores: Mapping[str, ArrayLike] | None = None,
     weight: str = "sq-dist",
     overselect: float = 2.0,
+    transforms: Sequence[RowTransform] = (),
 ) -> Selection:
     """Select rows of the pool, arrays in, indices out.
 
@@ -58,6 +60,9 @@ def select_rows(
         weight: what the clusters of `lcmd` are compared by: `sq-dist` (the method), `dist` or `none`
             (members).
         overselect: picks that `bait_fb` makes before it removes some, as a multiple of `batch_size`.
+        transforms: of the rows before the selection, in order, fitted on train (on the pool without train):
+            `Center()`, `Posterior(sigma)` and others of `surefield.selection`. `sigma` is in units of what
+            they give.
 
     Returns:
         The picks in order. Fewer than asked for, with one warning, if the pool is used up or only copies are
@@ -69,7 +74,7 @@ def select_rows(
     """
     return select_features(
         method,
-        Features(train, pool),
+        transform_features(Features(train, pool), transforms),
         batch_size,
         mode=mode,
         sigma=sigma,
@@ -206,7 +211,7 @@ def _size_note(features: Features) -> list[str]:
         return []
     return [
         f"feature norms follow the number of atoms (correlation {correlation:.2f}): "
-        "use per-atom features unless large structures are what you want"
+        "use per-atom features (the transform PerAtom) unless large structures are what you want"
     ]
 
 

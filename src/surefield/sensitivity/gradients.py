@@ -10,21 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from surefield.errors import ConfigError
 from surefield.potentials.potential import Potential, trainable
+from surefield.selection.sketch import checked_width, count_sketch
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["CountSketch", "gradient_features", "gradient_rows"]
 
-_BLOCK = 65_536
-
 
 class CountSketch:
     """Unbiased map of long vectors to `width` numbers: each entry is added to a random one, with random sign.
 
-    Charikar, Chen, Farach-Colton, Theor. Comput. Sci. 312, 3 (2004). Random numbers come from Philox with
-    key = seed and counter = block of 65,536 entries, so they do not depend on how the vector is cut.
+    See `surefield.selection.sketch.count_sketch`, whose numbers do not depend on how the vector is cut.
 
     Args:
         n_parameters: length of the vectors.
@@ -33,17 +30,8 @@ class CountSketch:
     """
 
     def __init__(self, n_parameters: int, width: int = 512, seed: int = 0) -> None:
-        if not 1 <= width <= 65_536:
-            raise ConfigError(f"the width of a sketch must lie in 1..65536, got {width}")
-        places, signs = [], []
-        for block in range(-(-n_parameters // _BLOCK)):
-            rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block]))
-            size = min(_BLOCK, n_parameters - block * _BLOCK)
-            places.append(rng.integers(0, width, _BLOCK, dtype=np.int32)[:size])
-            signs.append((2 * rng.integers(0, 2, _BLOCK, dtype=np.int8) - 1)[:size])
-        self.width = width
-        self.places = np.concatenate(places)
-        self.signs = np.concatenate(signs)
+        self.width = checked_width(width)
+        self.places, self.signs = count_sketch(n_parameters, width, seed)
 
     def __call__(self, vector: Float[Array, " n_parameters"]) -> Float[Array, " width"]:
         """Sketch one vector, in float64."""
