@@ -69,8 +69,8 @@ def snap(atoms: Atoms, folder: Path) -> Step:
 def mace() -> Step | None:
     """A step of mace-torch; None where it is not installed."""
     try:
-        names = ("torch", "e3nn.o3", "mace.modules", "mace.calculators")
-        torch, o3, modules, calculators = map(importlib.import_module, names)
+        names = ("torch", "mace.modules", "mace.calculators", "e3nn.o3")  # e3nn loads after mace only
+        torch, modules, calculators, o3 = map(importlib.import_module, names)
     except ImportError:
         return None
     torch.set_num_threads(1)

@@ -170,13 +170,19 @@ def mace(
             atoms.set_cell(cell.detach().double().numpy())
             atoms.pbc = True
         graph = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=cutoff)
-        entries = {key: value for key, value in graph.to_dict().items() if value is not None}
+        # One structure without a batch: a head, an energy and so on of a batch have an axis more.
+        used = ("edge_index", "unit_shifts", "shifts", "node_attrs", "cell")
+        entries = {key: value for key, value in graph.to_dict().items() if key in used}
+        entries["node_attrs"] = entries["node_attrs"].to(positions.dtype)
         entries["batch"] = torch.zeros(len(numbers), dtype=torch.long)
         entries["ptr"] = torch.tensor([0, len(numbers)])
         entries["positions"] = positions
         if cell is not None:
             entries["cell"] = cell
             entries["shifts"] = entries["unit_shifts"].to(cell.dtype) @ cell
+        else:
+            entries["cell"] = entries["cell"].to(positions.dtype)
+            entries["shifts"] = entries["shifts"].to(positions.dtype)
         return model(entries, compute_force=False)["energy"]
 
     return TorchPotential(model, energy, numbers_known, cutoff, layer=layer, name=name, settings=settings)
