@@ -37,7 +37,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 map: $(STAMP)
 	$(BIN)/python tests/house_map.py
