@@ -181,13 +181,14 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
         "potential": {"kind": "snap", "cutoff": 3.6, "twojmax": 2},
         "training": {"energy_weight": given.setting(30.0, 31.0)},
         "selection": {"n": 1, "features": "ll_grad"},
+        "compare": {"estimators": [{"kind": "constant"}]},
         "stability": False,
         "loop": {"methods": ["max_dist"], "seeds": [0], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
     }
     config["loop"]["validation"] = 0.34
     (folder / "copper.yaml").write_text(yaml.safe_dump(config))
     train = folder / "runs" / "copper-train" / "outputs.json"
-    if verb in ("eval", "uq", "select") and not train.exists():
+    if verb in ("eval", "uq", "uq-compare", "select") and not train.exists():
         run_verb("train", folder / "copper.yaml", [], dry_run=False, overwrite=False)
     run_verb(verb, folder / "copper.yaml", [], dry_run=False, overwrite=False)
     return read_json(folder / "runs" / f"copper-{verb}" / "summary.json")
@@ -210,6 +211,7 @@ DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
     "train verb": (_verb("train"), (*TRAINED, "test"), "surefield.cli.jobs.train"),
     "eval verb": (_verb("eval"), (*TRAINED, "test"), "surefield.cli.jobs.compare"),
     "uq verb": (_verb("uq"), (*TRAINED, "test"), "surefield.cli.jobs.evaluate_uncertainty"),
+    "uq-compare verb": (_verb("uq-compare"), (*TRAINED, "test"), "surefield.cli.jobs.uq_compare"),
     "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
     "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.jobs.Loop"),
 }
