@@ -30,9 +30,9 @@ class Broken:
         found = self.sound.predict(frames, **options)
         return [self.spoil(atoms, p, len(frames)) for atoms, p in zip(frames, found, strict=True)]
 
-    def calculator(self, **options):
+    def calculator(self, max_sigma=None, **options):
         inner = self.sound if self.honest_calculator else self
-        return SurefieldCalculator(inner, forces=True, stress=True, **options)
+        return SurefieldCalculator(inner, **options)
 
 
 def with_sigma(p, name, change):
