@@ -29,8 +29,11 @@ def message_network():
     return eqx.tree_at(lambda p: p.readout, start, readout)
 
 
-@pytest.mark.parametrize("further", [["Ni"], [13, 92]], ids=["between", "both_ends"])
-@pytest.mark.parametrize("kind", ["network", "message_network"])
+@pytest.mark.parametrize(
+    ("kind", "further"),
+    [("network", ["Ni"]), ("network", [13, 92]), ("message_network", ["Ni"])],
+    ids=["between", "both_ends", "messages"],
+)
 def test_what_was_known_stays(kind, alloy, further, tmp_path, request):
     network = request.getfixturevalue(kind)
     grown = with_species(network, further)
