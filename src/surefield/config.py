@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surefield.errors import ConfigError, nearest
 
-__all__ = ["Config", "apply_overrides", "load", "parse", "to_yaml"]
+__all__ = ["Config", "apply_overrides", "load", "parse", "read_mapping", "to_yaml"]
 
 C = TypeVar("C", bound="Config")
 #: What pydantic calls the branches of a union of plain types, which stand in a place as if they were keys.
@@ -40,6 +40,15 @@ def load(model: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
     Raises:
         ConfigError: file missing, not YAML, unknown key (the nearest name is offered) or value out of range.
     """
+    return parse(model, apply_overrides(read_mapping(path), overrides), where=str(path))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Keys and values of a YAML file, as they stand there.
+
+    Raises:
+        ConfigError: file missing, not YAML, or no mapping.
+    """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no configuration file at {path.resolve()}")
@@ -49,7 +58,7 @@ def load(model: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
-    return parse(model, apply_overrides(data, overrides), where=str(path))
+    return data
 
 
 def parse(model: type[C], data: Mapping[str, Any], where: str = "configuration") -> C:

@@ -158,7 +158,7 @@ class ParametricModelTrainer(Trainer):
         what = f"{type(model).__name__}, free: {', '.join(names)}; {self.optimization_method}"
         problem.run.log(title + what)
         record = _Record(self, loss, problem, names)
-        # Of the settings, those that a longer fit may change only add evaluations.
+        # Neither of the two changes what an evaluation gives: a longer fit goes on from a shorter one.
         settings = {k: v for k, v in self.settings().items() if k not in ("max_evals", "scratch")}
         known = KeptEvaluations(loss, problem.kept(EVALUATIONS, start, digest(settings)))
         if known.n_known:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
-from surefield.config import Config, parse
-from surefield.errors import ConfigError
+from surefield.config import Config, parse, read_mapping
 from surefield.uncertainty.config import MapName, Regularizer
 
 __all__ = ["ArchitectureConfig", "GradientWeights", "LLPRTraining", "LossTerm", "architecture_of"]
@@ -173,7 +171,7 @@ def architecture_of(
         block = config.model_dump(exclude_unset=True)
         where = "architecture"
     elif isinstance(config, str | Path):
-        where, block = str(config), _read(Path(config))
+        where, block = str(config), read_mapping(config)
     else:
         where, block = "architecture", dict(config or {})
     if isinstance(block.get("architecture"), Mapping):
@@ -186,15 +184,3 @@ def architecture_of(
         if members is not None:
             block["model"] = {**(block.get("model") or {}), "num_ensemble_members": members}
     return parse(ArchitectureConfig, block, where)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"no configuration file at {path.resolve()}")
-    try:
-        block = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(block, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys to values", got=type(block).__name__)
-    return block

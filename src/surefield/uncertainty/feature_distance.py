@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
-from surefield.errors import ConfigError, PotentialError
+from surefield.errors import PotentialError
 from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.quantities import uncertain
+from surefield.selection.features import positive_int
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
@@ -85,8 +86,7 @@ class FeatureDistance(Uncertainty):
             DataError: no structures in one of the sets.
             PotentialError: the potential has no last layer, or does not know an element.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ConfigError("k, the number of neighbours, must be a positive whole number", got=repr(k))
+        k = positive_int(k, "k, the number of neighbours,")
         potential = as_potential(potential)
         layer = potential.last_layer()
         structures = as_labelled(train, potential, labels, require=()).structures

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.selection.features import positive_int
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
@@ -89,8 +90,7 @@ class LTAU(Uncertainty):
             DataError: no log, or a log of other structures.
             PotentialError: the potential has no last layer, or does not know an element.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ConfigError("k, the number of neighbours, must be a positive whole number", got=repr(k))
+        k = positive_int(k, "k, the number of neighbours,")
         potential = as_potential(potential)
         layer = potential.last_layer()
         data = as_labelled(train, potential, labels, require=())
