@@ -5,6 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before JAX starts, and for every process that a test starts. Nearly all time of a run without a cache is
+# compiling; unoptimised and without a compiler of its own for every fusion it takes a third of that.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0",
+        os.environ.get("XLA_FLAGS", ""),  # the user's own come last, so they count
+    ]
+).strip()
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np

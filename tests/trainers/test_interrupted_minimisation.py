@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,8 @@ def test_evaluations_of_another_fit_are_refused(silicon, tmp_path, monkeypatch):
     counted.last = 3
     with pytest.raises(KeyboardInterrupt):
         fitted(silicon, tmp_path / "a", "L-BFGS-B")
-    moved = [atoms.copy() for atoms in silicon]
-    for atoms, before in zip(moved, silicon, strict=True):
-        atoms.calc = before.calc
-    moved[0].calc.results["forces"] = moved[0].calc.results["forces"] + 0.1
+    moved = deepcopy(silicon)  # `silicon` is every test's
+    moved[0].calc.results["forces"] += 0.1
     with pytest.raises(ConfigError, match="forces of the training set"):
         fitted(moved, tmp_path / "a", "L-BFGS-B")
 

@@ -76,7 +76,9 @@ def test_pieces_change_nothing(monkeypatch):
         monkeypatch.setattr(design, name, 3000)
     assert len(list(design.grouped(structures, SETTINGS.n_columns))) == 3
     for a, b in zip(whole, potential.closed_rows(structures, forces=True, strain=True), strict=True):
-        for x, y in zip(a, b, strict=True):
+        assert a.energies is None
+        assert b.energies is None
+        for x, y in zip(a[:3], b[:3], strict=True):
             np.testing.assert_allclose(x, y, atol=1e-11 * np.abs(x).max())
 
 
