@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
-from surefield.errors import PotentialError
-from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
@@ -39,17 +37,6 @@ class ConstantUncertainty(Uncertainty):
         """RMSEs on labelled structures that the potential has not seen; options as of `calibrated`."""
         raw = cls(potential=as_potential(potential), maps={}, thresholds={}, statistics={})
         return raw.calibrated(calibration, **options)
-
-    @property
-    def n_members(self) -> int:
-        """None."""
-        return 0
-
-    def member(self, member: int) -> Potential:
-        """The potential that predicts (-1); there are no members."""
-        if member != MEAN:
-            raise PotentialError("no such member", got=member, expected="none: a constant has no members")
-        return self.potential
 
     def spreads(
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, PotentialError
+from surefield.errors import ConfigError
 from surefield.execution.executor import get_executor, map_ordered
 from surefield.execution.progress import track
-from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.evaluate import Results, evaluate_jit
 from surefield.potentials.mean_potential import MeanPotential
 from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
@@ -34,7 +33,7 @@ from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.spread import Spread, spread_of_members
+from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["DeepEnsemble"]
@@ -121,8 +120,7 @@ class DeepEnsemble(Uncertainty):
         """
         start = as_potential(potential)
         config = training or TrainConfig()
-        if isinstance(M, bool) or not isinstance(M, int) or M < 2:
-            raise ConfigError("M, the number of members, must be at least 2", got=repr(M))
+        check_n_members(M)
         if config.start_from is not None:
             what = "members of an ensemble start from random weights"
             raise ConfigError(what, got=f"training.start_from {config.start_from}", fix="leave it out")
@@ -169,13 +167,8 @@ class DeepEnsemble(Uncertainty):
         """Number of members."""
         return len(self.members)
 
-    def member(self, member: int) -> Potential:
-        """Member k > 0, or the mean (-1)."""
-        if member == MEAN:
-            return self.potential
-        if isinstance(member, bool) or not isinstance(member, int) or not 1 <= member <= self.n_members:
-            expected = f"-1 (mean) or 1 to {self.n_members}"
-            raise PotentialError("no such member", got=member, expected=expected)
+    def member_potential(self, member: int) -> Potential:
+        """One of the potentials."""
         return self.members[member - 1]
 
     def spreads(

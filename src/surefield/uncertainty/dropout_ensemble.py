@@ -26,7 +26,7 @@ from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.spread import Spread, spread_of_members
+from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["DropoutEnsemble"]
@@ -58,6 +58,7 @@ class DropoutEnsemble(Uncertainty):
     """
 
     kind: ClassVar[str] = "dropout_ensemble"
+    first_member: ClassVar[int] = 0
     prefix: ClassVar[str] = ""
 
     def __init__(
@@ -65,8 +66,7 @@ class DropoutEnsemble(Uncertainty):
     ) -> None:
         plain = as_potential(potential)
         network = _network(plain)
-        if isinstance(M, bool) or not isinstance(M, int) or M < 2:
-            raise ConfigError("M, the number of members, must be at least 2", got=repr(M))
+        check_n_members(M)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ConfigError("seed must be a whole number, not negative", got=repr(seed))
         rate = check_rate((network.dropout or RATE) if rate is None else rate, "rate", len(network.neurons))
@@ -113,8 +113,8 @@ class DropoutEnsemble(Uncertainty):
         """Number of members."""
         return _network(self.potential).n_members
 
-    def member(self, member: int) -> Potential:
-        """The potential of member k > 0, of the full network (0), or the mean (-1)."""
+    def member_potential(self, member: int) -> Potential:
+        """The network with the masks of a member, or the full network (0)."""
         return _with_network(self.potential, _network(self.potential).of_member(member))
 
     def spreads(

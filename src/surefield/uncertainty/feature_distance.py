@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
-from surefield.errors import PotentialError
-from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.quantities import uncertain
 from surefield.selection.features import positive_int
@@ -95,17 +93,6 @@ class FeatureDistance(Uncertainty):
         raw = cls(potential, {}, {}, statistics, environments, k, _typical(environments, k) * NEAREST)
         maps = dict.fromkeys(uncertain(potential.supplies), "local") | dict(calibration_map or {})
         return raw.calibrated(calibration, calibration_map=maps, labels=labels, **options)
-
-    @property
-    def n_members(self) -> int:
-        """None."""
-        return 0
-
-    def member(self, member: int) -> Potential:
-        """The potential that predicts (-1); there are no members."""
-        if member != MEAN:
-            raise PotentialError("no such member", got=member, expected="none: distances have no members")
-        return self.potential
 
     def spreads(
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int

@@ -268,13 +268,8 @@ class LLPR(Uncertainty):
         """Members of the energy, if any were drawn."""
         return len(self.displacements.get("energy", ()))
 
-    def member(self, member: int) -> Potential:
-        """The potential that predicts (-1), or member k > 0: the same with displaced last-layer weights."""
-        if member == -1:
-            return self.potential
-        if not 1 <= member <= self.n_members:
-            expected = f"-1 or 1 to {self.n_members}" if self.n_members else "none: LLPR has no members"
-            raise PotentialError("no such member", got=member, expected=expected)
+    def member_potential(self, member: int) -> Potential:
+        """The potential with displaced last-layer weights."""
         layer = self.last_layer()
         moved = self.displacements["energy"][member - 1].reshape(layer.readout.shape)
         changed = layer.with_readout(layer.readout + moved.astype(layer.readout.dtype))

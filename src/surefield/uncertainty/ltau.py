@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Final, Self, final
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, PotentialError
-from surefield.potentials.dropout_network import MEAN
+from surefield.errors import ConfigError, DataError
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.features import positive_int
 from surefield.structures.labels import Mapped
@@ -113,17 +112,6 @@ class LTAU(Uncertainty):
         statistics = {"environments": environments.counts}
         raw = cls(potential, {}, {}, statistics, environments, errors[environments.places], k)
         return raw.calibrated(calibration, labels=labels, **options)
-
-    @property
-    def n_members(self) -> int:
-        """None."""
-        return 0
-
-    def member(self, member: int) -> Potential:
-        """The potential that predicts (-1); there are no members."""
-        if member != MEAN:
-            raise PotentialError("no such member", got=member, expected="none: LTAU has no members")
-        return self.potential
 
     def expected_errors(
         self, structures: Sequence[Neighborhood]

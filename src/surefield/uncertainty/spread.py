@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from surefield.errors import ConfigError
 from surefield.quantities import quantity
 
-__all__ = ["Spread", "spread_of_members"]
+__all__ = ["Spread", "check_n_members", "spread_of_members"]
 
 
 class Spread(NamedTuple):
@@ -32,3 +33,9 @@ class Spread(NamedTuple):
 def spread_of_members(name: str, members: Float[np.ndarray, " n_members *shape"], n_atoms: int) -> Spread:
     """Standard deviation (ddof = 1) of members, given as deviations from their mean."""
     return Spread(members.std(axis=0, ddof=1) / (n_atoms if quantity(name).per_atom else 1), None, members)
+
+
+def check_n_members(M: int) -> None:
+    """Raise `ConfigError` unless there is a spread over so many members."""
+    if isinstance(M, bool) or not isinstance(M, int) or M < 2:
+        raise ConfigError("M, the number of members, must be at least 2", got=repr(M))

@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms, units
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.dropout_network import MEAN
@@ -77,6 +77,8 @@ class Uncertainty(ABC):
     prefix: ClassVar[str] = "potential:"
     #: What vanishes by symmetry is told by the predicted values themselves, not by the spreads.
     zeros_by_values: ClassVar[bool] = False
+    #: Number of the first member; 0 where the potential without what makes members differ counts as one.
+    first_member: ClassVar[int] = 1
 
     potential: Potential
     maps: Mapping[str, CalibrationMap]
@@ -97,17 +99,28 @@ class Uncertainty(ABC):
         """
 
     @property
-    @abstractmethod
     def n_members(self) -> int:
-        """Number of members; 0 for an estimator without members."""
+        """Number of members; 0 for an estimator without members, as here."""
+        return 0
 
-    @abstractmethod
     def member(self, member: int) -> Potential:
         """The potential of member k > 0, or the one that predicts (-1).
 
         Raises:
             PotentialError: no such member.
         """
+        if member == MEAN:
+            return self.potential
+        known = range(self.first_member, self.n_members + 1) if self.n_members else range(0)
+        if isinstance(member, bool) or not isinstance(member, int | np.integer) or member not in known:
+            name = type(self).__name__
+            others = f" or {known[0]} to {known[-1]}" if known else f": {name} has no members"
+            raise PotentialError("no such member", got=repr(member), expected=f"-1 (prediction){others}")
+        return self.member_potential(int(member))
+
+    def member_potential(self, member: int) -> Potential:
+        """The potential of a member that there is; supplied by estimators that have any."""
+        raise NotImplementedError(f"{type(self).__name__} states {self.n_members} members and gives none")
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
