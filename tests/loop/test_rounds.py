@@ -61,6 +61,15 @@ def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
     first = {e["method"]: e["test"] for e in events if e["event"] == "round" and e["round"] == 0}
     assert first["max_dist"] == first["random"]
     assert "random" in summary["verdict"]
+    (event,) = (e for e in events if e["event"] == "round" and e["method"] == "max_dist" and e["picks"])
+    initial = {f"pool {e['index']}" for e in events if e["event"] == "labelled" and e["round"] == 0}
+    for index, reason in zip(event["picks"], event["reasons"], strict=True):
+        assert reason["origin"] == f"pool {index}"
+        assert reason["nearest"] in initial
+        assert min(reason["distance"], *reason["sigma"].values()) > 0
+    with np.load(tmp_path / "map.npz") as arrays:
+        assert (len(arrays["train"]), len(arrays["pool"])) == (6, 14)
+        assert arrays["picks"].tolist() == event["picks"]
     journal = (tmp_path / "journal.jsonl").read_bytes()
     loop(tmp_path).run(progress=False)
     assert (tmp_path / "journal.jsonl").read_bytes() == journal

@@ -15,13 +15,28 @@ from surefield.selection.selection import Selection
 from surefield.structures.read import read_frames
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["explain", "feature_map"]
+__all__ = ["explain", "feature_map", "reasons_of"]
 
 
 def explain(
     picks: Selection, train: Sequence[Atoms], pool: Sequence[Atoms], uncertainty: Uncertainty
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Reasons of the picks with all that a reader asks next, and the arrays of the map of features.
+    """`reasons_of` picks, and the arrays of the map of their features.
+
+    Returns:
+        The reasons. Arrays `train`, `pool` (n, 2) and `shares` of `feature_map`, and `picks` (indices).
+    """
+    arrays = {"picks": picks.indices}
+    if picks.g_pool is not None:
+        nothing = np.zeros((0, picks.g_pool.shape[1]))
+        arrays |= feature_map(nothing if picks.g_train is None else picks.g_train, picks.g_pool)
+    return reasons_of(picks, train, pool, uncertainty), arrays
+
+
+def reasons_of(
+    picks: Selection, train: Sequence[Atoms], pool: Sequence[Atoms], uncertainty: Uncertainty
+) -> list[dict[str, Any]]:
+    """Reasons of picks with all that a reader asks next.
 
     Args:
         picks: with the features that they were made with.
@@ -32,8 +47,7 @@ def explain(
     Returns:
         One entry per pick: those of its `Reason`, `origin`, `group` (`config_type`), `sigma` by quantity
         (forces: root mean square of the components, eV/Å; energy: eV/atom), `nearest` (origin of the nearest
-        training structure) and `distance` (to it, of features). Arrays `train`, `pool` (n, 2) of
-        `feature_map`, `picks` (indices) and `shares`.
+        training structure) and `distance` (to it, of features).
     """
     candidates, labelled = read_frames(pool), read_frames(train)
     chosen = candidates[picks.indices]
@@ -53,11 +67,7 @@ def explain(
             nearest = int(np.argmin(distances))
             entry |= {"nearest": labelled.origin(nearest), "distance": float(distances[nearest])}
         entries.append(entry)
-    arrays = {"picks": picks.indices}
-    if picks.g_pool is not None:
-        nothing = np.zeros((0, picks.g_pool.shape[1]))
-        arrays |= feature_map(nothing if picks.g_train is None else picks.g_train, picks.g_pool)
-    return entries, arrays
+    return entries
 
 
 def feature_map(
@@ -74,7 +84,8 @@ def feature_map(
     wide = rows.shape[1] > rows.shape[0]
     values, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    first = vectors[:, :2] * np.sqrt(values[:2]) if wide else rows @ vectors[:, :2]
-    first = np.pad(first, ((0, 0), (0, 2 - first.shape[1])))
+    leading = vectors[:, :2] * np.sqrt(values[:2]) if wide else rows @ vectors[:, :2]
+    first = np.zeros((len(rows), 2))
+    first[:, : leading.shape[1]] = leading
     shares = np.pad(values[:2] / max(values.sum(), np.finfo(float).tiny), (0, max(2 - len(values), 0)))
     return {"train": first[: len(train)], "pool": first[len(train) :], "shares": shares}

@@ -16,11 +16,12 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import feature_rows, score_frames
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.identity import check_table, digest
 from surefield.execution.progress import Track, track
-from surefield.files import json_text
+from surefield.files import json_text, write_arrays
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
 from surefield.loop.oracle import POOL_INDEX, Oracle
@@ -57,7 +58,8 @@ class Loop:
     """One loop in a folder; `run` does what is left to do.
 
     Args:
-        folder: holds journal.jsonl, labels/ and, in the end, predictions.npz, potential.npz, summary.json.
+        folder: holds journal.jsonl, labels/ and, in the end, potential.npz, map.npz (`feature_map`, of the
+            first arm), predictions.npz, summary.json.
         config: rounds, methods, seeds.
         potential: untrained; with `training.start_from` its elements count alone.
         training: how each round trains, and from which trained potential each starts, if from any.
@@ -209,11 +211,15 @@ class Loop:
             seed=1000 * seed + number,
             scores=variances,
         )
+        if train is None or uncertainty is None:
+            reasons = [reason.to_dict() for reason in picked.reasons]
+        else:
+            reasons = reasons_of(picked, self.pool[chosen], self.pool[left], uncertainty)
         return {
             **scores,
             "picks": [int(left[i]) for i in picked],
             "gains": [float(g) for g in picked.gains],
-            "reasons": [reason.to_dict() for reason in picked.reasons],
+            "reasons": reasons,
         }
 
     def _fit(self, chosen: list[int], seed: int) -> tuple[Uncertainty, Sequence[str]]:
@@ -302,6 +308,13 @@ class Loop:
             self._labelled(index)
         uncertainty, fitted = self._fit(chosen, seed)
         uncertainty.save(self.folder / "potential.npz")
+        (initial,) = self.journal.find(event="initial", method=method, seed=seed)
+        first = [index for index in chosen if index in initial["picks"]]
+        later = [index for index in chosen if index not in initial["picks"]]
+        # By features of the final potential: those of the rounds cannot be compared with one another.
+        rows = feature_rows(uncertainty, self.pool, self.config.features)
+        drawn = feature_map(rows[first], rows) | {"picks": np.array(later, np.int64)}
+        write_arrays(self.folder / "map.npz", drawn)
         evaluate_uncertainty(uncertainty, self.test, fitted).save(self.folder / "predictions.npz")
 
 

@@ -36,6 +36,11 @@ def picks_section(run: Run) -> Section | None:
         "Every point is a structure, by the two principal components of its features; picks should lie where "
         "the pool is and the training set is not. Numbers are the order of the picks."
     )
+    if run.curves:
+        caption += (
+            " Of the first method and seed, by features of its final potential; the training set is what it "
+            "began with."
+        )
     panels += panel("Training set, pool and picks", figures.feature_map(run.map), caption)
     order = sorted(run.picks, key=lambda pick: (pick.method == "random", pick.method, pick.seed or 0))
     html = []
