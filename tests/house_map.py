@@ -15,7 +15,7 @@ def house_map(project: Path = PROJECT) -> str:
     """Text of the section: one line per module, packages in the order of their layers, top layer first."""
     root = project / "src" / "surefield"
     settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
-    [contract] = settings["tool"]["importlinter"]["contracts"]
+    contract, *_ = settings["tool"]["importlinter"]["contracts"]
     layers = [name.strip(" ()") for line in contract["layers"] for name in re.split("[|:]", line)]
     lines = ["", "One line per module of `src/surefield`, top layer first (`make map` writes it)."]
     for name in layers:

@@ -21,8 +21,8 @@ from surefield.selection import (
     select_rows,
     transform_features,
 )
-from surefield.selection.sketch import count_sketch
 from surefield.sensitivity import LLPRPosterior
+from surefield.sensitivity.sketch import count_sketch
 
 SIGMAS = [0.1, 1.0]
 

@@ -17,7 +17,7 @@ from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.distances import squared_norms
 from surefield.selection.features import Features, checked_rows, positive_int
 from surefield.selection.request import generator
-from surefield.selection.sketch import GAUSSIAN_BYTES, checked_width, count_sketch, gaussian_sketch
+from surefield.sensitivity.sketch import GAUSSIAN_BYTES, checked_width, count_sketch, gaussian_sketch
 
 __all__ = [
     "ACSRF",

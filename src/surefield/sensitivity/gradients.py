@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.potentials.potential import Potential, trainable
-from surefield.selection.sketch import checked_width, count_sketch
+from surefield.sensitivity.sketch import checked_width, count_sketch
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import Neighborhood
 
@@ -21,7 +21,7 @@ __all__ = ["CountSketch", "gradient_features", "gradient_rows"]
 class CountSketch:
     """Unbiased map of long vectors to `width` numbers: each entry is added to a random one, with random sign.
 
-    See `surefield.selection.sketch.count_sketch`, whose numbers do not depend on how the vector is cut.
+    See `surefield.sensitivity.sketch.count_sketch`, whose numbers do not depend on how the vector is cut.
 
     Args:
         n_parameters: length of the vectors.
