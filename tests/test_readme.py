@@ -28,7 +28,10 @@ def test_blocks_are_found_and_skipped() -> None:
     assert python_blocks(text) == [(2, "x = 1\n"), (13, "y\n")]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/coming-from/amp.md", "docs/coming-from/orchestrator.md"])
+PAGES = ["README.md", "docs/selection.md", "docs/coming-from/amp.md", "docs/coming-from/orchestrator.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pages_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     blocks = python_blocks((project / page).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)

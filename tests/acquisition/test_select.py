@@ -7,7 +7,8 @@ import pytest
 from ase import Atoms
 
 from surefield.acquisition.select import select
-from surefield.selection import PerAtom, select_rows
+from surefield.errors import DataError
+from surefield.selection import Constraints, PerAtom, select_rows
 
 
 @pytest.fixture
@@ -46,3 +47,29 @@ def test_noise_is_relative_to_the_features(chains):
     same = select_rows("max_det", extensive[10:], extensive[:10], 5, sigma=0.3 * scale)
     assert list(picks) == list(same)
     assert len(select(None, [], pool, "bait_fb", 3)) == 3
+
+
+def test_constraints_know_the_structures(chains):
+    train, pool, _ = chains
+    for cost in ("n_atoms^3", lambda atoms: float(len(atoms)) ** 3):
+        limits = Constraints(cost=cost, budget=20000.0, groups=np.arange(20) % 2, quota="equal", exclude=[0])
+        picks = select(None, train, pool, "max_det", 4, constraints=limits)
+        assert sum(len(pool[i]) ** 3 for i in picks) <= 20000.0
+        assert 0 not in list(picks)
+        assert sorted(i % 2 for i in picks) == [0, 0, 1, 1]
+    with pytest.raises(DataError, match=r"unusable cost in row 0; got -1\.0"):
+        select(None, train, pool, constraints=Constraints(cost=lambda atoms: -1.0))
+
+
+def test_copies_of_structures_are_dropped(chains):
+    train, pool, _ = chains
+    shifted = pool[3].copy()
+    shifted.positions += 5.0
+    frames = [*pool, train[2], shifted]
+    picks = select(None, train, frames, "max_diag", 20)
+    assert {(entry.index, entry.kept, entry.kept_in) for entry in picks.dropped} == {
+        (20, 2, "train"),
+        (21, 3, "pool"),
+    }
+    assert sorted(picks) == list(range(20))
+    assert len(select(None, train, frames, "max_diag", 22, constraints=Constraints(deduplicate=None))) == 22

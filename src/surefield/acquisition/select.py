@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast, get_args
 
 import numpy as np
@@ -13,17 +14,19 @@ from surefield.acquisition.config import FeatureMap, Score
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.selection.constraints import Constraints, checked_costs
+from surefield.selection.duplicates import find_duplicates
 from surefield.selection.features import Features
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
-from surefield.structures.read import Source, read_frames
+from surefield.structures.read import Frames, Source, read_frames
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
+__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select", "with_costs"]
 
 
 def feature_rows(
@@ -96,11 +99,12 @@ def select(
     train_frames: Source,
     pool_frames: Source,
     method: str = "lcmd",
-    n: int = 10,
+    n: int | None = 10,
     *,
     features: FeatureMap = "full_grad_rp",
     transforms: Sequence[RowTransform] = (),
     scores: Mapping[str, ArrayLike] | None = None,
+    constraints: Constraints | None = None,
     sigma: float = 0.1,
     seed: int = 0,
 ) -> Selection:
@@ -112,11 +116,14 @@ def select(
         pool_frames: candidates, or files of them.
         method: `lcmd`, `max_dist`, `kmeanspp`, `max_det`, `bait_f`, `bait_fb`, `frank_wolfe`, `max_diag` or
             `random`; see `surefield.selection.select_rows`.
-        n: picks wanted.
+        n: picks wanted; None: as many as the budget of the constraints allows.
         features: see `feature_rows`.
         transforms: of the features, in order: `PerAtom()`, `Posterior(sigma)` and others of
             `surefield.selection`.
         scores: one named score per candidate; see `select_rows`.
+        constraints: excluded structures, quotas of groups, costs and a budget, least distances, copies; see
+            `surefield.selection.Constraints`. By default copies of training structures and of others of the
+            pool are dropped.
         sigma: noise of a label that `max_det` and `bait` assume, relative to the root mean square length of
             the transformed features of the training set (of the pool without any).
         seed: of the sketch and of random methods.
@@ -126,7 +133,8 @@ def select(
 
     Raises:
         ConfigError: no potential, an unknown method, or an option out of range.
-        DataError: empty pool, or a structure that cannot be computed, see `check_geometry`.
+        DataError: empty pool, a structure that cannot be computed, see `check_geometry`, or constraints that
+            do not fit the pool.
         PotentialError: unknown element.
     """
     plain, known, candidates = as_potential(potential), read_frames(train_frames), read_frames(pool_frames)
@@ -135,8 +143,31 @@ def select(
     # Before the features of either are computed.
     for frames in (candidates, known):
         check_frames(plain, frames)
+    constraints = with_costs(constraints or Constraints(), candidates)
+    copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
     train = feature_rows(potential, known, features, seed=seed) if len(known) else None
     pool = feature_rows(potential, candidates, features, seed=seed)
     sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, candidates)]
     rows = transform_features(Features(train, pool, *sizes, spec=features), transforms)
-    return select_features(method, rows, n, sigma=sigma * rows.root_mean_square(), seed=seed, scores=scores)
+    return select_features(
+        method,
+        rows,
+        n,
+        sigma=sigma * rows.root_mean_square(),
+        seed=seed,
+        scores=scores,
+        constraints=constraints,
+        dropped=copies,
+    )
+
+
+def with_costs(constraints: Constraints, frames: Frames) -> Constraints:
+    """The same with the numbers that a function of structures gives as costs.
+
+    Raises:
+        DataError: costs that are no positive numbers.
+    """
+    cost = constraints.cost
+    if not callable(cost):
+        return constraints
+    return replace(constraints, cost=checked_costs([cost(atoms) for atoms in frames], len(frames)))

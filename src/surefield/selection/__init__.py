@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.selection.constraints import Constraints
     from surefield.selection.duplicates import find_duplicates, sanity_filter, structure_key
     from surefield.selection.features import Features
     from surefield.selection.kernel import KernelMatrix
@@ -33,6 +34,7 @@ __all__ = [
     "PCA",
     "ACSGrad",
     "Center",
+    "Constraints",
     "Dropped",
     "Features",
     "KernelMatrix",
@@ -58,6 +60,7 @@ __all__ = [
 import_on_first_use(
     __name__,
     {
+        "surefield.selection.constraints": ("Constraints",),
         "surefield.selection.duplicates": (
             "find_duplicates",
             "sanity_filter",

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from surefield.selection.batch import GrowingBatch
 from surefield.selection.features import Features
-from surefield.selection.request import Picks, Request, as_picks
+from surefield.selection.request import Picks, Request
 from surefield.selection.weight_posterior import WeightPosterior
 
 __all__ = ["bait_f", "bait_fb"]
@@ -24,33 +25,41 @@ def bait_f(request: Request) -> Picks:
 
     Ash, Goel, Krishnamurthy, Kakade, NeurIPS 34 (2021); Holzmüller et al., JMLR 24 (2023) 164, section 4.2.
     """
-    indices, gains, stopped, _ = _forward(request, min(request.batch_size, request.features.n_pool))
-    return as_picks(request, indices, gains, stopped)
+    batch = GrowingBatch(request)
+    _forward(batch)
+    return batch.picks("zero_scores")
 
 
 def bait_fb(request: Request) -> Picks:
     """`bait_f` with more picks than wanted, of which then those are removed that tr(C M) needs least.
 
-    The picks keep their order and the gains that they were made for.
+    The picks keep their order and the gains that they were made for. Quotas and budget may be exceeded as
+    much as the size of the batch on the way; of labels with a cost the least loss per cost is taken back.
     """
-    wanted = min(round(request.overselect * request.batch_size), request.features.n_pool)
-    chosen, found, stopped, posterior = _forward(request, wanted)
-    indices, gains = np.array(chosen, dtype=np.int64), np.array(found)
+    batch = GrowingBatch(request, round(request.overselect * request.batch_size), scale=request.overselect)
+    posterior = _forward(batch)
     total, weights = _sum_of_squares(request.features), request.weights()
     posterior.refresh()
-    while len(indices) > request.batch_size:
-        rows = request.features.pool[indices]
+    while (surplus := batch.surplus()) is not None:
+        chosen = np.array(batch.indices)
+        rows = request.features.pool[chosen]
         v = rows @ posterior.matrix
         # What a row leaves of the noise is at least σ⁴/(σ² + ‖φ‖²); rounding must not make it negative.
         left = posterior.variance - np.einsum("ij,ij->i", rows, v)
         left = np.maximum(left, np.finfo(float).eps * posterior.variance)
-        worst = int(np.argmin(weights[indices] * np.einsum("ij,ij->i", v @ total, v) / left))
+        loss = np.zeros(request.features.n_pool)
+        loss[chosen] = weights[chosen] * np.einsum("ij,ij->i", v @ total, v) / left
+        worst = int(np.argmin(np.where(surplus, batch.per_cost(loss)[chosen], np.inf)))
         posterior.remove(rows[worst])
-        indices, gains = np.delete(indices, worst), np.delete(gains, worst)
-    return as_picks(request, indices, gains, stopped)
+        batch.take_back(worst)
+    # Places passed on among more picks than asked for say nothing of those that stay.
+    batch.notes = list(batch.limits.notes)
+    return batch.picks("zero_scores")
 
 
-def _forward(request: Request, count: int) -> tuple[list[int], list[float], str, WeightPosterior]:
+def _forward(batch: GrowingBatch) -> WeightPosterior:
+    """Fill a batch by the largest drops; the posterior after it."""
+    request = batch.request
     features, weights = request.features, request.weights()
     pool, copies = features.pool, features.first_copies()
     posterior = WeightPosterior(features.train if request.mode == "tp" else pool[:0], request.sigma)
@@ -65,15 +74,13 @@ def _forward(request: Request, count: int) -> tuple[list[int], list[float], str,
     # Both are kept for every candidate and lowered with each pick: N F operations instead of N F².
     drops, spread = variances()
     scale = drops.max()
-    indices: list[int] = []
-    gains: list[float] = []
-    while len(indices) < count:
-        if not free.any():
-            return indices, gains, "zero_scores", posterior
-        values = np.where(free, weights * drops / spread, -np.inf)
-        index = int(np.argmax(values))
-        indices.append(index)
-        gains.append(float(values[index]))
+    while not batch.full:
+        candidates = batch.candidates(free)
+        if candidates is None:
+            break
+        values = weights * drops / spread
+        index = int(np.argmax(np.where(candidates, batch.per_cost(values), -np.inf)))
+        batch.add(index, values[index])
         free[index] = False
         v = posterior.matrix @ pool[index]
         cv = total @ v
@@ -85,7 +92,7 @@ def _forward(request: Request, count: int) -> tuple[list[int], list[float], str,
         if free.any() and drops[free].max() < _REFRESH * scale:
             drops, spread = variances()
             scale = drops[free].max()
-    return indices, gains, "", posterior
+    return posterior
 
 
 def _sum_of_squares(features: Features) -> Float[np.ndarray, "n_features n_features"]:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.linalg import cho_factor, solve_triangular
 
 from surefield.errors import ConfigError
-from surefield.selection.request import Picks, Request, as_picks
+from surefield.selection.batch import GrowingBatch
+from surefield.selection.request import Picks, Request
 from surefield.selection.weight_posterior import WeightPosterior
 
 __all__ = ["max_det", "max_det_by_columns", "max_det_by_features"]
@@ -44,11 +45,13 @@ def max_det_by_columns(request: Request) -> Picks:
     The gain is ½ ln d_i for σ = 0, and it ends where all that are left are combinations of train and picks.
 
     Raises:
-        ConfigError: scores with σ = 0, whose gains may be negative.
+        ConfigError: scores or costs with σ = 0, whose gains may be negative.
     """
     features, variance = request.features, request.sigma**2
-    if request.scores is not None and not variance:
-        raise ConfigError("scores with max_det need a sigma above 0")
+    costly = request.limits is not None and request.limits.cost is not None
+    if (request.scores is not None or costly) and not variance:
+        what = "cost" if costly else "scores"
+        raise ConfigError(f"{what} with max_det need a sigma above 0", fix="give the noise of a label")
     n_train = features.n_train if request.mode == "tp" else 0
     train = _factors_of_train(request, n_train)
     pool = features.pool
@@ -102,28 +105,50 @@ def max_det_by_features(request: Request) -> Picks:
 def _greedy(
     request: Request, residual: Float[np.ndarray, " n_pool"], add: Callable[[int], None], smallest: float
 ) -> Picks:
-    """Pick by the largest residual, or by weighted gains; `add` lowers the residuals in place."""
+    """Pick by the largest residual, or by weighted gains per cost; `add` lowers the residuals in place."""
     weights = request.weights()
     unit = request.sigma**2 or 1.0
-    free: Bool[np.ndarray, " n_pool"] = weights > 0
-    indices: list[int] = []
-    gains: list[float] = []
-    while len(indices) < request.batch_size:
-        if not free.any():
-            return as_picks(request, indices, gains, "zero_scores")
-        if request.scores is None:
-            values = residual
-        else:
-            values = weights * 0.5 * np.log(np.maximum(residual / unit, 1.0))
-        index = int(np.argmax(np.where(free, values, -np.inf)))
-        if residual[index] <= smallest:
-            return as_picks(request, indices, gains, "rank_exhausted")
+    batch = GrowingBatch(request)
+    by_gain = request.scores is not None or batch.costly
+
+    def gains() -> Float[np.ndarray, " n_pool"]:
+        return weights * 0.5 * np.log(np.maximum(residual / unit, 1.0))
+
+    stopped = "zero_scores"
+    best = _best_alone(request, gains()) if request.sigma else None
+    while not batch.full:
+        if batch.candidates(weights > 0) is None:
+            break
+        candidates = batch.candidates((weights > 0) & (residual > smallest))
+        if candidates is None:
+            stopped = "rank_exhausted"
+            break
+        values = batch.per_cost(gains()) if by_gain else residual
+        index = int(np.argmax(np.where(candidates, values, -np.inf)))
         gain = 0.5 * float(np.log(residual[index] / unit))
-        gains.append(float(weights[index]) * (max(gain, 0.0) if request.sigma else gain))
-        indices.append(index)
+        batch.add(index, float(weights[index]) * (max(gain, 0.0) if request.sigma else gain))
         add(index)
-        free[index] = False
-    return as_picks(request, indices, gains)
+    if best is not None and best[1] > sum(batch.gains):
+        alone = GrowingBatch(request)
+        alone.add(*best)
+        alone.notes = [*batch.notes, "one label alone is worth more than what the budget buys beside it"]
+        return alone.picks("budget")
+    return batch.picks(stopped)
+
+
+def _best_alone(request: Request, gains: Float[np.ndarray, " n_pool"]) -> tuple[int, float] | None:
+    """The single pick of the largest gain that a budget allows.
+
+    The better of it and the greedy batch has at least (1 − 1/e)/2 of the largest gain within the budget:
+    Leskovec et al., KDD 2007, section 3.
+    """
+    if request.limits is None or request.limits.budget == np.inf:
+        return None
+    candidates = GrowingBatch(request).candidates(request.weights() > 0)
+    if candidates is None:
+        return None
+    index = int(np.argmax(np.where(candidates, gains, -np.inf)))
+    return index, float(gains[index])
 
 
 def _factors_of_train(request: Request, n_train: int) -> Float[np.ndarray, "n_pool rank"]:

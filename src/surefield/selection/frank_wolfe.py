@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from surefield.selection.request import Picks, Request, as_picks
+from surefield.selection.batch import GrowingBatch
+from surefield.selection.request import Picks, Request
 
 __all__ = ["frank_wolfe"]
 
@@ -39,18 +40,14 @@ def frank_wolfe(request: Request) -> Picks:
         if length > 0:
             step(row / length)
     directions = pool / np.where(lengths > 0, lengths, 1.0)[:, None]
-    free = (lengths > 0) & (weights > 0)
-    indices: list[int] = []
-    gains: list[float] = []
-    while len(indices) < request.batch_size:
-        if not free.any():
-            return as_picks(
-                request, indices, gains, "zero_scores" if (lengths > 0).all() else "zero_features"
-            )
+    viable = (lengths > 0) & (weights > 0)
+    batch = GrowingBatch(request)
+    while not batch.full:
+        candidates = batch.candidates(viable)
+        if candidates is None:
+            break
         values = weights * np.einsum("ij,j->i", directions, goal - point)
-        index = int(np.argmax(np.where(free, values, -np.inf)))
-        indices.append(index)
-        gains.append(float(values[index]))
+        index = int(np.argmax(np.where(candidates, batch.per_cost(values), -np.inf)))
+        batch.add(index, values[index])
         step(directions[index])
-        free[index] = False
-    return as_picks(request, indices, gains)
+    return batch.picks("zero_scores" if (lengths > 0).all() else "zero_features")

@@ -13,65 +13,55 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection import distances
 from surefield.selection.bait import bait_f, bait_fb
+from surefield.selection.batch import GrowingBatch
+from surefield.selection.centers import Centers
 from surefield.selection.determinant import max_det
 from surefield.selection.features import Features, positive_int
 from surefield.selection.frank_wolfe import frank_wolfe
 from surefield.selection.kernel import KernelMatrix
-from surefield.selection.request import Mode, Picks, Request, as_picks, checked_mode, generator
+from surefield.selection.request import Mode, Picks, Request, checked_mode, generator
 
 __all__ = ["METHODS", "Method", "kmeanspp_probabilities", "max_dist_selection", "warn_if_short"]
 
+Values = Float[np.ndarray, " n_pool"]
+Mask = Bool[np.ndarray, " n_pool"]
 
-class _Centers:
-    """Squared distance of every pool row to the nearest center, and which center that is."""
-
-    def __init__(self, features: Features, mode: Mode) -> None:
-        self.features = features
-        self.count = features.n_train if mode == "tp" else 0
-        train, norms = features.train[: self.count], features.train_norms[: self.count]
-        self.distances, self.nearest = distances.nearest(features.pool, features.pool_norms, train, norms)
-
-    def add(self, index: int) -> None:
-        """Make a pool row the next center; a row that is equally near to an older center stays there."""
-        features = self.features
-        point, norm = features.pool[index], float(features.pool_norms[index])
-        new = distances.squared_distances(
-            features.pool, features.pool_norms, point, norm, ceiling=self.distances
-        )
-        closer = new < self.distances
-        self.distances[closer] = new[closer]
-        self.nearest[closer] = self.count
-        self.count += 1
-
-
-#: Chooses a candidate from the values of all of them (0: not a candidate) and the centers so far.
-Choice = Callable[[Float[np.ndarray, " n_pool"], _Centers], int]
+#: Chooses among candidates by the values of all rows and the centers so far.
+Choice = Callable[[Float[np.ndarray, " n_pool"], Bool[np.ndarray, " n_pool"], Centers, GrowingBatch], int]
 
 
 def max_dist(request: Request) -> Picks:
     """Largest distance to the nearest of train and picks (MaxDist; farthest-point, k-center)."""
-    return _far_from_centers(request, lambda values, centers: int(np.argmax(values)))
+
+    def choose(values: Values, candidates: Mask, centers: Centers, batch: GrowingBatch) -> int:
+        # Distance over cost has the order of its square.
+        return _largest(batch.per_cost(batch.per_cost(values)), candidates)
+
+    return _far_from_centers(request, choose)
 
 
 def lcmd(request: Request) -> Picks:
     """Farthest member of the cluster with the largest summed squared distance (LCMD)."""
 
-    def choose(values: Float[np.ndarray, " n_pool"], centers: _Centers) -> int:
+    def choose(values: Values, candidates: Mask, centers: Centers, batch: GrowingBatch) -> int:
+        worth = batch.per_cost(values)
+        if not centers.count:
+            return _largest(worth, candidates)
         sizes = {"sq-dist": centers.distances, "dist": np.sqrt(centers.distances), "none": None}[
             request.weight
         ]
         totals = np.bincount(centers.nearest, weights=sizes, minlength=centers.count)
-        # A cluster of copies of its center has nobody to offer, however large it is.
-        candidates = np.flatnonzero(values > 0)
-        totals = totals[centers.nearest[candidates]]
-        candidates = candidates[totals == totals.max()]
-        return int(candidates[np.argmax(values[candidates])])
+        # A cluster without candidates, such as one of copies of its center, is passed over.
+        rows = np.flatnonzero(candidates)
+        totals = totals[centers.nearest[rows]]
+        rows = rows[totals == totals.max()]
+        return int(rows[np.argmax(worth[rows])])
 
     return _far_from_centers(request, choose)
 
@@ -80,61 +70,78 @@ def kmeanspp(request: Request) -> Picks:
     """Random with probability proportional to d² (k-means++); one uniform number per pick."""
     rng = generator(request.seed)
 
-    def draw(values: Float[np.ndarray, " n_pool"]) -> int:
-        total = np.cumsum(values)
+    def draw(values: Values, candidates: Mask, centers: Centers, batch: GrowingBatch) -> int:
+        chances = values if centers.count else request.weights()
+        chances = np.where(candidates, batch.per_cost(chances), 0.0)
+        total = np.cumsum(chances)
         place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
         # The product may be rounded up to the total itself.
-        return min(place, int(np.flatnonzero(values)[-1]))
+        return min(place, int(np.flatnonzero(chances)[-1]))
 
-    return _far_from_centers(request, lambda values, centers: draw(values), lambda: draw(request.weights()))
+    return _far_from_centers(request, draw)
 
 
 def random(request: Request) -> Picks:
-    """First entries of a permutation drawn from the seed: the baseline of every comparison."""
-    indices = generator(request.seed).permutation(request.features.n_pool)[: request.batch_size]
-    return as_picks(request, indices, np.full(len(indices), np.nan))
+    """First entries of a permutation drawn from the seed: the baseline of every comparison.
+
+    What the constraints forbid is skipped.
+    """
+    order = generator(request.seed).permutation(request.features.n_pool)
+    return _in_order(request, order, np.full(len(order), np.nan))
 
 
 def max_diag(request: Request) -> Picks:
-    """Largest scores, or largest K_ii = ‖φ‖² without scores, in descending order."""
+    """Largest scores, or largest K_ii = ‖φ‖² without scores, in descending order.
+
+    Raises:
+        DataError: negative scores with labels of different cost.
+    """
     values = request.features.pool_norms if request.scores is None else request.scores
-    indices = np.argsort(-values, kind="stable")[: request.batch_size]
-    return as_picks(request, indices, values[indices])
+    worth = GrowingBatch(request).per_cost(values)
+    if worth is not values and values.min() < 0:
+        raise DataError("scores per cost need scores that are not negative", got=values.min())
+    return _in_order(request, np.argsort(-worth, kind="stable"), values)
 
 
-def _far_from_centers(request: Request, choose: Choice, first: Callable[[], int] | None = None) -> Picks:
+def _in_order(request: Request, order: Int[np.ndarray, " n_pool"], values: Values) -> Picks:
+    """Picks in a given order, without those that the constraints forbid."""
+    batch = GrowingBatch(request)
+    if request.limits is None:
+        for index in order[: batch.size].tolist():
+            batch.add(index, float(values[index]))
+    while not batch.full:
+        candidates = batch.candidates()
+        if candidates is None:
+            break
+        index = int(order[np.argmax(candidates[order])])
+        batch.add(index, values[index])
+    return batch.picks()
+
+
+def _largest(values: Values, candidates: Mask) -> int:
+    return int(np.argmax(np.where(candidates, values, -np.inf)))
+
+
+def _far_from_centers(request: Request, choose: Choice) -> Picks:
     """Pick one candidate after the other by d² to the centers, until all that are left have the value 0.
 
-    Without centers (mode `p`) the first pick has the largest norm, unless `first` says otherwise.
+    Without centers (mode `p`) ‖φ‖² stands for d² at the first pick.
     """
     features, weights = request.features, request.weights()
-    centers = _Centers(features, request.mode)
-    indices: list[int] = []
-    gains: list[float] = []
-    distances: list[float] = []
-    stopped = None
-    while len(indices) < request.batch_size:
-        if centers.count:
-            values = centers.distances * weights
-            if not values.any():
-                stopped = _why_none_left(features.n_pool - len(indices), centers)
-                break
-            index, distance = choose(values, centers), centers.distances
-        else:
-            values = features.pool_norms * weights
-            largest = int(np.argmax(np.where(weights > 0, values, -1.0)))
-            index, distance = first() if first else largest, features.pool_norms
-        indices.append(index)
-        gains.append(float(values[index]))
-        distances.append(float(distance[index]))
+    centers, batch = Centers(features, train=request.mode == "tp"), GrowingBatch(request)
+    near: list[float] = []
+    while not batch.full:
+        squares = centers.distances if centers.count else features.pool_norms
+        values = squares * weights
+        candidates = batch.candidates(values > 0 if centers.count else weights > 0)
+        if candidates is None:
+            break
+        index = choose(values, candidates, centers, batch)
+        near.append(float(squares[index]))
+        batch.add(index, values[index])
         centers.add(index)
-    return Picks(np.array(indices, dtype=np.int64), np.array(gains), np.array(distances), stopped)
-
-
-def _why_none_left(left: int, centers: _Centers) -> str:
-    if not left:
-        return "exhausted"
-    return "zero_scores" if centers.distances.any() else "duplicates"
+    allowed = batch.limits.allowed
+    return batch.picks("zero_scores" if centers.distances[allowed].any() else "duplicates", near)
 
 
 def max_dist_selection(
@@ -205,7 +212,7 @@ def kmeanspp_probabilities(
             left.
     """
     features = Features(train, pool)
-    centers = _Centers(features, "tp")
+    centers = Centers(features, train=True)
     for index in np.asarray(picked, dtype=np.int64).ravel():
         if not 0 <= index < features.n_pool:
             raise DataError(
@@ -230,6 +237,9 @@ def warn_if_short(picks: Picks, batch_size: int) -> None:
         "zero_scores": "all that are left have the score 0 or are copies",
         "rank_exhausted": "the features of all that are left are combinations of those of train and picks",
         "zero_features": "the features of all that are left are 0",
+        "quota": "the groups of all that are left are full",
+        "min_distance": "all that are left are closer than min_distance to train or picked structures",
+        "budget": "none of those that are left fits into the budget",
     }[picks.stopped]
     warnings.warn(
         f"selection stopped with {len(picks.indices)} of {batch_size} picks ({picks.stopped}): {reason}",

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
+from surefield.selection.constraints import Constraints, checked_exclude, limits_of
+from surefield.selection.copies import find_copies
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS, Method, warn_if_short
 from surefield.selection.request import ClusterWeight, Picks, Request, checked_mode, generator
-from surefield.selection.selection import Reason, Selection
+from surefield.selection.selection import Dropped, Reason, Selection
 from surefield.selection.transforms import RowTransform, transform_features
 
 __all__ = ["select_features", "select_rows"]
 
+_log = logging.getLogger(__name__)
 #: Names of other packages that are no misspelt names of those here.
 _ELSEWHERE: Final = MappingProxyType({"bait": "bait_f", "fw": "frank_wolfe", "acs-fw": "frank_wolfe"})
 
+#: Methods whose picks by gain per cost are not known to be near the best. `max_det` is within (1 − 1/e)/2.
+_HEURISTIC: Final = ("max_dist", "lcmd", "kmeanspp", "bait_f", "bait_fb", "frank_wolfe", "max_diag")
+EXCLUDED: Final = "excluded"
 #: Noise of labels, relative to the root mean square length of the features, where none is given.
 _RELATIVE_NOISE: Final = 0.1
 #: Features that follow the number of atoms this closely mostly rank structures by size.
@@ -32,12 +40,13 @@ def select_rows(
     method: str,
     pool: ArrayLike,
     train: ArrayLike | None = None,
-    batch_size: int = 10,
+    batch_size: int | None = 10,
     *,
     mode: str | None = None,
     sigma: float = 0.1,
     seed: int = 0,
     scores: Mapping[str, ArrayLike] | None = None,
+    constraints: Constraints | None = None,
     weight: str = "sq-dist",
     overselect: float = 2.0,
     transforms: Sequence[RowTransform] = (),
@@ -49,7 +58,7 @@ def select_rows(
             `random`; each is explained where it is defined, see `methods.METHODS`.
         pool: (n_pool, n_features) features of the candidates: arrays or memory maps; cast to float64.
         train: (n_train, n_features) features of the labelled structures, or None.
-        batch_size: picks wanted.
+        batch_size: picks wanted; None: as many as the budget of the constraints allows.
         mode: `p`: only the pool matters; `tp`: stay away from train, too; None: `p` for `max_diag` and
             `frank_wolfe`, else `tp`.
         sigma: σ of the noise of a label that `max_det` (0 allowed), `bait_f` and `bait_fb` assume, in units
@@ -57,6 +66,8 @@ def select_rows(
         seed: of `random` and `kmeanspp`.
         scores: {name: (n_pool,) values}, one name. `max_diag` ranks by them; in the other methods but
             `random` they multiply the value of a candidate (relative to their mean; 0 = never picked).
+        constraints: what the batch must keep to: excluded rows, quotas of groups, costs and a budget, least
+            distances; see `Constraints`. With costs, picks are made by gain per cost.
         weight: what the clusters of `lcmd` are compared by: `sq-dist` (the method), `dist` or `none`
             (members).
         overselect: picks that `bait_fb` makes before it removes some, as a multiple of `batch_size`.
@@ -65,12 +76,13 @@ def select_rows(
             they give.
 
     Returns:
-        The picks in order. Fewer than asked for, with one warning, if the pool is used up or only copies are
-        left.
+        The picks in order. Fewer than asked for, with one warning, if the pool is used up, only copies are
+        left, or the constraints allow no more; `stopped` says which.
 
     Raises:
         ConfigError: unknown method or mode, option out of range, option that the method does not have.
-        DataError: unusable features or scores; features that carry no information.
+        DataError: unusable features, scores, groups or costs; features that carry no information; a quota
+            that cannot be filled, with `strict_quota`.
     """
     return select_features(
         method,
@@ -80,6 +92,7 @@ def select_rows(
         sigma=sigma,
         seed=seed,
         scores=scores,
+        constraints=constraints,
         weight=weight,
         overselect=overselect,
     )
@@ -88,33 +101,48 @@ def select_rows(
 def select_features(
     method: str,
     features: Features,
-    batch_size: int = 10,
+    batch_size: int | None = 10,
     *,
     mode: str | None = None,
     sigma: float | None = None,
     seed: int = 0,
     scores: Mapping[str, ArrayLike] | None = None,
+    constraints: Constraints | None = None,
     weight: str = "sq-dist",
     overselect: float = 2.0,
+    dropped: Sequence[Dropped] = (),
 ) -> Selection:
     """`select_rows` for features that know how they were made and how large the structures are.
 
-    Without `sigma` it is a tenth of the root mean square length of the features.
+    Without `sigma` it is a tenth of the root mean square length of the features. Rows that are `dropped`
+    already, such as copies of structures, are left out of the pool.
     """
-    if method not in METHODS:
-        if method in _ELSEWHERE:
-            raise ConfigError(f"unknown selection method {method!r}: did you mean {_ELSEWHERE[method]!r}?")
-        raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
-    rule = METHODS[method]
-    size = positive_int(batch_size, "batch_size")
+    rule = _checked_method(method)
+    limited = constraints is not None
+    constraints = constraints or Constraints(deduplicate=None)
+    if batch_size is None and constraints.budget is None:
+        raise ConfigError("batch_size must be a whole number", got="None", fix="None needs a budget")
+    size = features.n_pool if batch_size is None else positive_int(batch_size, "batch_size")
     generator(seed)
+    score, values = _checked_scores(method, rule, scores, features.n_pool)
+    noise = _RELATIVE_NOISE * features.root_mean_square() if sigma is None else sigma
+    options = (_checked_weight(method, weight), _checked_sigma(method, rule, noise))
+    dropped = _dropped(dropped, constraints, features)
+    gone = [entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]
+    kept = np.setdiff1d(np.arange(features.n_pool), gone)
     notes: list[str] = []
     chosen = rule.default_mode if mode is None else checked_mode(mode)
     if chosen == "tp" and not features.n_train:
         chosen = "p"
         if rule.uses_features:
             notes.append("no training rows: mode 'tp' fell back to 'p'")
-    score, values = _checked_scores(method, rule, scores, features.n_pool)
+    request = Request(features, size, chosen, seed, values, *options, _checked_overselect(method, overselect))
+    if limited:
+        usable = np.ones(features.n_pool, dtype=bool)
+        if rule.weighted and values is not None:
+            usable = values > 0
+        limits = limits_of(constraints, features, batch_size, usable, kept)
+        request = replace(request, limits=limits)
     if rule.uses_features and (rule.weighted or values is None):
         if not features.carry_information():
             raise DataError(
@@ -123,19 +151,16 @@ def select_features(
                 fix="check the map",
             )
         notes += _size_note(features)
-    noise = _RELATIVE_NOISE * features.root_mean_square() if sigma is None else sigma
-    request = Request(
-        features,
-        size,
-        chosen,
-        seed,
-        values,
-        _checked_weight(method, weight),
-        _checked_sigma(method, rule, noise),
-        _checked_overselect(method, overselect),
-    )
-    picks = rule.run(request)
-    warn_if_short(picks, size)
+    picks = _run(rule, request, kept)
+    if constraints.cost is not None and method in _HEURISTIC:
+        notes.append(f"{method} by gain per cost is a heuristic: no bound of what is lost is known")
+    if not (batch_size is None and picks.stopped == "budget" and len(picks.indices)):
+        warn_if_short(picks, size)
+    for note in picks.notes:
+        _log.info(note)
+    config = _described(method, request, score)
+    if limited:
+        config["constraints"] = constraints.describe()
     return Selection(
         indices=picks.indices,
         gains=picks.gains,
@@ -143,11 +168,53 @@ def select_features(
         n_requested=size,
         stopped=picks.stopped,
         reasons=_reasons(method, picks, score, values),
-        notes=tuple(notes),
-        config=_described(method, request, score),
+        dropped=dropped,
+        notes=(*notes, *picks.notes),
+        config=_described(method, request, score)
+        | ({"constraints": constraints.describe()} if limited else {}),
         g_train=features.train,
         g_pool=features.pool,
     )
+
+
+def _checked_method(method: str) -> Method:
+    if method not in METHODS:
+        if method in _ELSEWHERE:
+            raise ConfigError(f"unknown selection method {method!r}: did you mean {_ELSEWHERE[method]!r}?")
+        raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
+    return METHODS[method]
+
+
+def _dropped(dropped: Sequence[Dropped], constraints: Constraints, features: Features) -> tuple[Dropped, ...]:
+    """What is not considered and why: what is dropped already, copies of rows, and the excluded."""
+    entries = {entry.index: entry for entry in dropped}
+    if constraints.deduplicate == "features":
+        for entry in find_copies(features, without=entries):
+            entries.setdefault(entry.index, entry)
+    for index in checked_exclude(constraints.exclude, features.n_pool).tolist():
+        entries.setdefault(index, Dropped(index, EXCLUDED))
+    return tuple(entries[index] for index in sorted(entries))
+
+
+def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Picks:
+    """Picks among the rows that are kept, as indices of the whole pool."""
+    features = request.features
+    if not len(kept):
+        nothing = np.zeros(0)
+        return Picks(nothing.astype(np.int64), nothing, nothing, "exhausted")
+    if len(kept) < features.n_pool:
+        sizes = features.n_atoms_pool
+        rows = Features(
+            features.train,
+            features.pool[kept],
+            features.n_atoms_train,
+            None if sizes is None else sizes[kept],
+            features.spec,
+        )
+        scores = None if request.scores is None else request.scores[kept]
+        request = replace(request, features=rows, scores=scores)
+    picks = rule.run(request)
+    return replace(picks, indices=kept[picks.indices])
 
 
 def _checked_scores(

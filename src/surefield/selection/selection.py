@@ -74,7 +74,7 @@ class Selection(Sequence[int]):
             neither.
         n_requested: picks asked for.
         stopped: why there are fewer: `exhausted`, `duplicates`, `zero_scores`, `rank_exhausted` (`max_det`
-            without noise), `zero_features` (`frank_wolfe`); else None.
+            without noise), `zero_features` (`frank_wolfe`), `quota`, `min_distance`, `budget`; else None.
         reasons: one per pick.
         dropped: structures that were not considered.
         notes: what a reader should know: fallbacks, recommendations.
