@@ -13,6 +13,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 
+from surefield.descriptors.moment_derivatives import invariants_along
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.config import MomentNetworkConfig
@@ -204,8 +205,10 @@ class MomentNetwork(DensityPotential):
 
     def invariants(self, density: Float[Array, "n_atoms n_terms"]) -> Float[Array, "n_atoms n_invariants"]:
         """Rotational invariants of the moment tensors, not standardised."""
-        tensors = density.reshape(density.shape[0], self.radial.shape[2], -1)
-        return invariants(tensors, self.n_triple)
+        return invariants(self._tensors(density), self.n_triple)
+
+    def _tensors(self, density: Float[Array, "*shape n_terms"]) -> Float[Array, " *shape n_channels 20"]:
+        return density.reshape(*density.shape[:-1], self.radial.shape[2], -1)
 
     def density_features(
         self, density: Float[Array, "n_atoms n_terms"], graph: Graph
@@ -219,6 +222,24 @@ class MomentNetwork(DensityPotential):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             h = jax.nn.silu(h @ weight + bias[index])
         return jnp.concatenate([x, h], axis=-1)
+
+    def density_features_along(
+        self,
+        density: Float[Array, "n_atoms n_terms"],
+        directions: Float[Array, "n_atoms n_directions n_terms"],
+        graph: Graph,
+    ) -> Float[Array, "n_atoms n_directions n_site_features"]:
+        """Derivatives of `density_features`, of the invariants in closed form."""
+        tensors, moved = self._tensors(density), self._tensors(directions)
+        index = species_index(self, graph)
+        x = (self.invariants(density) - self.shift[index]) / self.scale[index]
+        along_x = invariants_along(tensors, moved, self.n_triple) / self.scale[index][:, None]
+        h, along = x, along_x
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            z = h @ weight + bias[index]
+            h, slope = jax.jvp(jax.nn.silu, (z,), (jnp.ones_like(z),))
+            along = slope[:, None] * (along @ weight)
+        return jnp.concatenate([along_x, along], axis=-1) if self.weights else along_x
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets."""

@@ -352,6 +352,15 @@ class DensityPotential(LastLayerPotential):
     ) -> Float[Array, "n_atoms n_site_features"]:
         """Last-layer inputs phi of the density."""
 
+    @abc.abstractmethod
+    def density_features_along(
+        self,
+        density: Float[Array, "n_atoms n_terms"],
+        directions: Float[Array, "n_atoms n_directions n_terms"],
+        graph: Graph,
+    ) -> Float[Array, "n_atoms n_directions n_site_features"]:
+        """Derivatives of phi along directions of each atom's own density; not differentiated again."""
+
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Inputs of the last layer of each atom."""
         return self.density_features(self.density(graph), graph)

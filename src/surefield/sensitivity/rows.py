@@ -129,7 +129,9 @@ def _density_jacobian(potential: DensityPotential, graph: Graph) -> Array:
         )[1]
 
     by_vector = jnp.stack([terms(axis) for axis in range(3)], axis=2)
-    return _chained(lambda d: potential.density_features(d, graph), potential.density(graph), by_vector)
+    directions = by_vector.reshape(len(by_vector), -1, by_vector.shape[-1])
+    along = potential.density_features_along(potential.density(graph), directions, graph)
+    return along.reshape(*by_vector.shape[:3], -1)
 
 
 def _descriptor_jacobian(potential: DescriptorPotential, graph: Graph) -> Array:
@@ -226,16 +228,54 @@ def _site_features(potential: LastLayerPotential, graph: Graph) -> tuple[Array, 
 
 
 @eqx.filter_jit
-def _local_derivatives(potential: LastLayerPotential, graph: Graph) -> tuple[Array, Array, Array, Array]:
-    """Features and blocks of atoms, force rows (n_atoms, 3, .), virial rows (n_structures, 3, 3, .)."""
+def _local_derivatives(
+    potential: LastLayerPotential, graph: Graph, strain: bool
+) -> tuple[Array, Array, Array, Array | None]:
+    """Features and blocks of atoms, force rows (n_atoms, 3, .), and virial rows (n_structures, 3, 3, .)."""
     jacobian, block = vector_jacobian(potential, graph), potential.feature_block(graph)
     place = jax.nn.one_hot(block, potential.readout.shape[0], dtype=jacobian.dtype)
-    full = (place[:, None, None, :, None] * jacobian[..., None, :]).reshape(*jacobian.shape[:3], -1)
-    forces, virials = edge_forces(full, graph), edge_virials(full, graph)
+    forces = _block_forces(jacobian, place, graph)
+    virials = _block_virials(jacobian, place, graph) if strain else None
     if potential.reads_positions:
         _, direct, strained = mixed_derivatives(potential, graph, vectors=False)
-        forces, virials = forces + direct, virials + strained
+        forces = forces + direct
+        virials = None if virials is None else virials + strained
     return potential.site_features(graph), block, forces, virials
+
+
+def _block_forces(
+    jacobian: Float[Array, "n_atoms n_neighbors 3 width"],
+    place: Float[Array, "n_atoms n_blocks"],
+    graph: Graph,
+) -> Float[Array, "n_atoms 3 n_features"]:
+    """`edge_forces` of features that stand in the block of their atom, one-hot in `place`.
+
+    Features of an atom fill one block of many; each is summed into its block and never written out in all.
+    """
+    n_atoms, n_neighbors, _, width = jacobian.shape
+    if place.shape[1] == 1:
+        return edge_forces(jacobian, graph)
+    own = place[:, None, :, None] * jnp.sum(jacobian, axis=1)[:, :, None]
+    back = jacobian.reshape(-1, 3 * width)[graph.reverse.reshape(-1)].reshape(n_atoms, n_neighbors, -1)
+    others = jnp.swapaxes(place[graph.neighbors], 1, 2) @ back
+    others = jnp.swapaxes(others.reshape(n_atoms, -1, 3, width), 1, 2)
+    return (own - others).reshape(n_atoms, 3, -1)
+
+
+def _block_virials(
+    jacobian: Float[Array, "n_atoms n_neighbors 3 width"],
+    place: Float[Array, "n_atoms n_blocks"],
+    graph: Graph,
+) -> Float[Array, "n_structures 3 3 n_features"]:
+    """`edge_virials` of features that stand in the block of their atom."""
+    n_atoms, n_neighbors, _, width = jacobian.shape
+    vectors = jnp.where(graph.mask[..., None], graph.vectors, 0.0).astype(jacobian.dtype)
+    moments = jnp.swapaxes(vectors, 1, 2) @ jacobian.reshape(n_atoms, n_neighbors, -1)
+    member = jax.nn.one_hot(graph.structure, graph.n_structures, dtype=jacobian.dtype)
+    member = (member[:, :, None] * place[:, None]).reshape(n_atoms, -1)
+    totals = (member.T @ moments.reshape(n_atoms, -1)).reshape(graph.n_structures, -1, 3, 3, width)
+    totals = 0.5 * (totals + jnp.swapaxes(totals, 2, 3))
+    return jnp.moveaxis(totals, 1, 3).reshape(graph.n_structures, 3, 3, -1)
 
 
 _mixed_derivatives = eqx.filter_jit(mixed_derivatives)
@@ -310,25 +350,33 @@ def _local_rows(
     potential: LastLayerPotential, structures: Sequence[Neighborhood], forces: bool, strain: bool
 ) -> Iterator[ClosedRows]:
     """Rows of structures in turn, computed for several small ones at once."""
-    derivatives = forces or (strain and any(s.periodic for s in structures))
+    strained = strain and any(s.periodic for s in structures)
+    derivatives = forces or strained
     batches = streamed_batches(structures, ATOMS_AT_ONCE, potential.dtype)
     if derivatives and potential.reads_positions:  # their part needs graphs of one structure
         batches = (([i], collate([s], dtype=potential.dtype)) for i, s in enumerate(structures))
     ready: dict[int, ClosedRows] = {}
     following = 0
     for members, graph in batches:
-        of_batch = _local_derivatives(potential, graph) if derivatives else _site_features(potential, graph)
-        features, block, *by_geometry = (np.asarray(values) for values in of_batch)
+        if derivatives:
+            of_batch = _local_derivatives(potential, graph, strained)
+        else:
+            of_batch = *_site_features(potential, graph), None, None
+        features, block, by_positions, by_strains = (
+            None if values is None else np.asarray(values) for values in of_batch
+        )
+        assert features is not None
+        assert block is not None
         for place, (index, atoms) in enumerate(
             zip(members, row_slices(structures[i].n_atoms for i in members), strict=True)
         ):
             of_atoms = _in_blocks(potential, features[atoms], block[atoms])
             energy = of_atoms.sum(axis=0)
             by_position = by_strain = None
-            if forces:
-                by_position = by_geometry[0][atoms].astype(np.float64).reshape(-1, len(energy))
-            if strain and structures[index].periodic:
-                by_strain = by_geometry[1][place].astype(np.float64)
+            if forces and by_positions is not None:
+                by_position = by_positions[atoms].astype(np.float64).reshape(-1, len(energy))
+            if by_strains is not None and structures[index].periodic:
+                by_strain = by_strains[place].astype(np.float64)
             ready[index] = ClosedRows(energy, by_position, by_strain, of_atoms)
         while following in ready:
             yield ready.pop(following)
