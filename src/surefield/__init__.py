@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         ConstantUncertainty,
         DeepEnsemble,
         FeatureDistance,
+        ShallowEnsemble,
         uq_compare,
     )
     from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
@@ -84,6 +85,7 @@ _HOMES = {
         "ConstantUncertainty",
         "DeepEnsemble",
         "FeatureDistance",
+        "ShallowEnsemble",
         "uq_compare",
     ),
     "surefield.uncertainty.dropout_ensemble": ("DropoutEnsemble",),
@@ -113,6 +115,7 @@ __all__ = [
     "Morse",
     "NeuralNetwork",
     "Prediction",
+    "ShallowEnsemble",
     "Snap",
     "StillingerWeber",
     "Tersoff",

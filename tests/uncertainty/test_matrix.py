@@ -35,6 +35,7 @@ from surefield.uncertainty import (
     DeepEnsemble,
     DropoutEnsemble,
     FeatureDistance,
+    ShallowEnsemble,
 )
 from surefield.uncertainty.config import DropoutConfig
 
@@ -70,6 +71,13 @@ ESTIMATORS = {
         "uncertainty": {"kind": "deep_ensemble", "M": 2},
         "features": "full_grad_rp",
     },
+    "shallow_ensemble": {
+        "estimator": ShallowEnsemble,
+        "file": "uncertainty.npz",
+        "potential": SMALL,
+        "uncertainty": {"kind": "shallow_ensemble", "M": 3},
+        "features": "ll_grad",
+    },
     "ltau": {
         "estimator": LTAU,
         "file": "uncertainty.npz",
@@ -88,7 +96,7 @@ ESTIMATORS = {
 
 
 #: Each is a training: the quick tests have one of the kinds that share most of their code.
-SLOW = ("constant", "distance", "deep_ensemble")
+SLOW = ("constant", "distance", "deep_ensemble", "shallow_ensemble")
 
 
 @pytest.fixture(

@@ -25,7 +25,13 @@ from surefield.potentials.config import (
 from surefield.quantities import labelled, names
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.architecture import ArchitectureConfig
-from surefield.uncertainty.config import CompareConfig, DeepEnsembleConfig, LLPRConfig, UncertaintyConfig
+from surefield.uncertainty.config import (
+    CompareConfig,
+    DeepEnsembleConfig,
+    LLPRConfig,
+    ShallowEnsembleConfig,
+    UncertaintyConfig,
+)
 from surefield.units import check_declared
 
 __all__ = [
@@ -184,10 +190,13 @@ class RunConfig(Config):
             raise ValueError(
                 f"uncertainty.kind dropout needs potential.kind dropout_network, not {potential}"
             )
-        if isinstance(self.uncertainty, DeepEnsembleConfig):
+        if isinstance(self.uncertainty, DeepEnsembleConfig | ShallowEnsembleConfig):
             if self.training.start_from is not None:
-                raise ValueError("uncertainty.kind deep_ensemble trains members anew: no training.start_from")
-            if potential == "snap" and not self.uncertainty.bootstrap:
+                raise ValueError(f"uncertainty.kind {estimator} trains members anew: no training.start_from")
+            shallow = isinstance(self.uncertainty, ShallowEnsembleConfig)
+            if shallow and potential == "snap":
+                raise ValueError("uncertainty.kind shallow_ensemble needs a network, not potential.kind snap")
+            if potential == "snap" and not getattr(self.uncertainty, "bootstrap", False):
                 raise ValueError("members of a linear potential differ by uncertainty.bootstrap: true alone")
         for section, features in (("selection", self.selection.features), ("loop", self.loop.features)):
             named = section in self.model_fields_set

@@ -23,6 +23,7 @@ __all__ = [
     "LossWeights",
     "Residuals",
     "balanced_stress_weight",
+    "batch_values",
     "error_intervals",
     "errors",
     "loss",
@@ -70,7 +71,7 @@ def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Arra
     for name in weights:
         if name not in batch.labels:
             continue
-        residual = _predicted(results, batch.graph, name) - batch.labels[name]
+        residual = batch_values(results, batch.graph, name) - batch.labels[name]
         if quantity(name).extensive:
             residual = residual / jnp.maximum(batch.graph.n_atoms, 1)
         known = batch.weights[name] > 0
@@ -81,8 +82,8 @@ def loss(potential: Potential, batch: Batch, weights: LossWeights) -> Float[Arra
     return total
 
 
-def _predicted(results: Results, graph: Graph, name: str) -> Any:
-    """Values of a quantity for all structures or atoms of a batch; of stress whole tensors."""
+def batch_values(results: Results, graph: Graph, name: str) -> Any:
+    """Values of a quantity for all structures or atoms of a batch; of stress whole tensors (traceable)."""
     source = quantity(name).source
     if source == "strain":
         return results.virial / graph.volume[:, None, None]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surefield.uncertainty.ltau import LTAU
     from surefield.uncertainty.metrics import uq_metrics
     from surefield.uncertainty.quality_report import quality_report
+    from surefield.uncertainty.shallow_ensemble import ShallowEnsemble
     from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "FeatureDistance",
     "LLPRPosterior",
     "RowCovariance",
+    "ShallowEnsemble",
     "SigmaWarning",
     "Uncertainty",
     "calibrate_alpha",
@@ -64,6 +66,7 @@ import_on_first_use(
         "surefield.uncertainty.ltau": ("LTAU",),
         "surefield.uncertainty.metrics": ("uq_metrics",),
         "surefield.uncertainty.quality_report": ("quality_report",),
+        "surefield.uncertainty.shallow_ensemble": ("ShallowEnsemble",),
         "surefield.uncertainty.uncertainty": ("Uncertainty",),
     },
 )

@@ -9,13 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from surefield.config import Config, parse, read_mapping
-from surefield.uncertainty.config import MapName, Regularizer
+from surefield.uncertainty.config import LossName, MapName, Regularizer
 
 __all__ = ["ArchitectureConfig", "GradientWeights", "LLPRTraining", "LossTerm", "architecture_of"]
-
-LossName = Literal[
-    "ensemble_nll", "gaussian_nll_ensemble", "gaussian_crps_ensemble", "empirical_crps_ensemble"
-]
 
 
 class _Weight(Config):

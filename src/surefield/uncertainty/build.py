@@ -20,6 +20,7 @@ from surefield.uncertainty.config import (
     FeatureDistanceConfig,
     LLPRConfig,
     LTAUConfig,
+    ShallowEnsembleConfig,
     UncertaintyConfig,
 )
 from surefield.uncertainty.constant import ConstantUncertainty
@@ -28,13 +29,18 @@ from surefield.uncertainty.dropout_ensemble import DropoutEnsemble
 from surefield.uncertainty.feature_distance import FeatureDistance
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.ltau import LTAU
+from surefield.uncertainty.shallow_ensemble import ShallowEnsemble
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["ESTIMATORS", "TrainingRecord", "fit_uncertainty", "load_uncertainty"]
 
 #: By the kind of their files.
 ESTIMATORS: Final[Mapping[str, type[Uncertainty]]] = {
-    e.kind: e for e in (LLPR, DropoutEnsemble, ConstantUncertainty, FeatureDistance, DeepEnsemble, LTAU)
+    e.kind: e
+    for e in (
+        *(LLPR, DropoutEnsemble, ConstantUncertainty, FeatureDistance),
+        *(DeepEnsemble, ShallowEnsemble, LTAU),
+    )
 }
 
 
@@ -43,7 +49,7 @@ class TrainingRecord:
     """How a potential was trained, for the estimators that ask.
 
     Attributes:
-        config: of the training; members of a deep ensemble are trained by it.
+        config: of the training; members of deep and shallow ensembles are trained by it.
         isolated_atoms: energies of free atoms, eV.
         force_errors: folder of the log of force errors, if there is one.
     """
@@ -100,6 +106,17 @@ def fit_uncertainty(
             trained=() if config.bootstrap else (potential,),
             isolated_atoms=record.isolated_atoms,
             folder=None if folder is None else Path(folder) / "members",
+            progress=progress,
+            **settings,
+        )
+    if isinstance(config, ShallowEnsembleConfig):
+        return ShallowEnsemble.fit(
+            potential,
+            train,
+            calibration,
+            training=record.config,
+            isolated_atoms=record.isolated_atoms,
+            folder=None if folder is None else Path(folder) / "shallow",
             progress=progress,
             **settings,
         )

@@ -17,11 +17,16 @@ __all__ = [
     "FeatureDistanceConfig",
     "LLPRConfig",
     "LTAUConfig",
+    "LossName",
     "MapName",
     "Regularizer",
+    "ShallowEnsembleConfig",
     "UncertaintyConfig",
 ]
 
+LossName = Literal[
+    "ensemble_nll", "gaussian_nll_ensemble", "gaussian_crps_ensemble", "empirical_crps_ensemble"
+]
 MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "local", "conformal", "committee"]
 Regularizer = (
     Annotated[float, Field(ge=0)]
@@ -93,6 +98,17 @@ class DeepEnsembleConfig(Config):
     calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
 
+class ShallowEnsembleConfig(Config):
+    """The spread of last layers that are trained together with one body like that of the run."""
+
+    kind: Literal["shallow_ensemble"] = "shallow_ensemble"
+    M: int = Field(default=16, ge=2, description="members")
+    seed: int = Field(default=0, ge=0, description="of the start and the members")
+    loss: LossName = Field(default="ensemble_nll", description="of the members")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam, after the warm-up")
+    calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
+
+
 class LTAUConfig(Config):
     """Force errors that similar training atoms had during the training of the run."""
 
@@ -109,7 +125,13 @@ class LTAUConfig(Config):
 
 #: Told apart by `kind`.
 UncertaintyConfig = (
-    LLPRConfig | DropoutConfig | ConstantConfig | FeatureDistanceConfig | DeepEnsembleConfig | LTAUConfig
+    LLPRConfig
+    | DropoutConfig
+    | ConstantConfig
+    | FeatureDistanceConfig
+    | DeepEnsembleConfig
+    | ShallowEnsembleConfig
+    | LTAUConfig
 )
 
 

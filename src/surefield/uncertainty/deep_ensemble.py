@@ -12,31 +12,30 @@ from typing import Any, ClassVar, Final, Self, final
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from surefield.errors import ConfigError
 from surefield.execution.executor import get_executor, map_ordered
 from surefield.execution.progress import track
-from surefield.potentials.evaluate import Results, evaluate_jit
+from surefield.potentials.evaluate import evaluate_jit
 from surefield.potentials.mean_potential import MeanPotential
 from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
 from surefield.potentials.saving import load_arrays, pack, save_arrays, unpack
-from surefield.quantities import quantity, uncertain
+from surefield.quantities import uncertain
 from surefield.structures.batching import padded_batches
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.structures.tensors import row_slices, to_voigt, volume
+from surefield.structures.tensors import row_slices
 from surefield.training.checkpoint import Checkpoint, identity_of, potential_entries, sample_contents
 from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
 from surefield.uncertainty.calibration_maps import AlphaMap
-from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members
+from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members, value_of
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["DeepEnsemble"]
+__all__ = ["DeepEnsemble", "restarted"]
 
 #: File of a member that is trained.
 _DONE: Final = "member.npz"
@@ -131,7 +130,7 @@ class DeepEnsemble(Uncertainty):
         atoms = dict(train_set.isolated_atoms) | dict(isolated_atoms or {})
         jobs = [
             _Job(
-                start=_restarted(start, seed + k),
+                start=restarted(start, seed + k),
                 train_set=_drawn(train_set, seed + k) if bootstrap else train_set,
                 held=held,
                 config=config.model_copy(update={"seed": config.seed + seed + k}),
@@ -175,20 +174,21 @@ class DeepEnsemble(Uncertainty):
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
     ) -> Iterator[tuple[int, Mapping[str, Spread]]]:
         """Index of each structure and the spreads over the members, batch by batch."""
+        offsets = np.array([np.asarray(member.offsets, np.float64) for member in self.members])
         for chunk, graph in padded_batches(structures, batch_size, self.potential.dtype):
-            each = [
-                (member, jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(member, graph)))
-                for member in self.members
-            ]
+            each = [evaluate_jit(member, graph)._replace(extrapolation=None) for member in self.members]
+            values = jax.tree.map(lambda *own: np.stack([np.asarray(x, np.float64) for x in own]), *each)
             slices = row_slices(structures[index].n_atoms for index in chunk)
             for place, (index, rows) in enumerate(zip(chunk, slices, strict=True)):
                 s = structures[index]
                 spreads = {}
                 for name in names:
-                    if quantity(name).source == "strain" and not s.periodic:
+                    own = value_of(name, values, s, place, rows)
+                    if own is None:
                         continue
-                    values = np.stack([_value(name, *one, s, place, rows) for one in each])
-                    spreads[name] = spread_of_members(name, values - values.mean(axis=0), s.n_atoms)
+                    if name == "energies":
+                        own = own + offsets[:, np.searchsorted(self.species, s.numbers)]
+                    spreads[name] = spread_of_members(name, own - own.mean(axis=0), s.n_atoms)
                 yield index, spreads
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -199,22 +199,6 @@ class DeepEnsemble(Uncertainty):
     def fields_from(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Nothing."""
         return {}
-
-
-def _value(
-    name: str, member: Potential, results: Results, s: Neighborhood, place: int, rows: slice
-) -> Float[np.ndarray, "*shape"]:
-    """A quantity of one structure of a batch, as a member has it."""
-    if name == "energy":
-        return np.asarray(results.energy[place])
-    if name == "energies":
-        table = dict(zip(member.species, np.asarray(member.offsets, np.float64).tolist(), strict=True))
-        return np.asarray(results.energies[rows]) + [table[z] for z in s.numbers.tolist()]
-    if name == "forces":
-        return np.asarray(results.forces[rows])
-    if name == "stress":
-        return to_voigt(np.asarray(results.virial[place])) / volume(s.cell)
-    return np.asarray(results.outputs[name][rows if quantity(name).per == "atom" else place])
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,10 +255,10 @@ def _random_start(potential: Potential) -> bool:
     return "seed" in inspect.signature(type(learned).__init__).parameters
 
 
-def _restarted(potential: Potential, seed: int) -> Potential:
+def restarted(potential: Potential, seed: int) -> Potential:
     """An untrained potential of the same shape with random weights of a seed, where it has any."""
     if isinstance(potential, SumPotential):
-        return SumPotential(_restarted(potential.learned, seed), potential.baseline)
+        return SumPotential(restarted(potential.learned, seed), potential.baseline)
     if not _random_start(potential):
         return potential
     fresh = type(potential).from_config({**potential.config(), "seed": seed})
