@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surefield.errors import ConfigError, nearest
 
-__all__ = ["Config", "apply_overrides", "load", "parse", "read_mapping", "to_yaml"]
+__all__ = ["Config", "apply_overrides", "faults", "load", "parse", "read_mapping", "to_yaml"]
 
 C = TypeVar("C", bound="Config")
 #: What pydantic calls the branches of a union of plain types, which stand in a place as if they were keys.
@@ -66,8 +66,12 @@ def parse(model: type[C], data: Mapping[str, Any], where: str = "configuration")
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_describe(model, fault) for fault in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
+        raise ConfigError(f"{where}: {faults(model, error)}") from None
+
+
+def faults(model: type[BaseModel], error: ValidationError) -> str:
+    """All faults that a validation found, in words."""
+    return "; ".join(dict.fromkeys(_describe(model, fault) for fault in error.errors(include_url=False)))
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

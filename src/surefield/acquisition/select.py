@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast, get_args
 
 import numpy as np
@@ -14,19 +13,20 @@ from surefield.acquisition.config import FeatureMap, Score
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
-from surefield.selection.constraints import Constraints, checked_costs
+from surefield.selection.constraints import Constraints
 from surefield.selection.duplicates import find_duplicates
 from surefield.selection.features import Features
+from surefield.selection.kernel_selection import with_costs
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
-from surefield.structures.read import Frames, Source, read_frames
+from surefield.structures.read import Source, read_frames
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select", "with_costs"]
+__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
 
 
 def feature_rows(
@@ -159,15 +159,3 @@ def select(
         constraints=constraints,
         dropped=copies,
     )
-
-
-def with_costs(constraints: Constraints, frames: Frames) -> Constraints:
-    """The same with the numbers that a function of structures gives as costs.
-
-    Raises:
-        DataError: costs that are no positive numbers.
-    """
-    cost = constraints.cost
-    if not callable(cost):
-        return constraints
-    return replace(constraints, cost=checked_costs([cost(atoms) for atoms in frames], len(frames)))

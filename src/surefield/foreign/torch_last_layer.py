@@ -333,6 +333,29 @@ class TorchModel:
             del self._rows[next(iter(self._rows))]
         return kept
 
+    def parameter_shapes(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """Name, shape and size of every trainable parameter, by sorted names."""
+        return [(name, tuple(p.shape), p.numel()) for name, p in self._parameters()]
+
+    def parameter_gradient(
+        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray | None
+    ) -> Float[np.ndarray, " n_parameters"]:
+        """Derivative of the energy by all trainable parameters, by sorted names, float64."""
+        result = self._pass(numbers, positions, cell)
+        parameters = [p for _, p in self._parameters()]
+        grads = _torch().autograd.grad(result.energy, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(grads, parameters, strict=True)
+        parts = [np.zeros(p.numel()) if grad is None else _numbers(grad).ravel() for grad, p in pairs]
+        return np.concatenate(parts)
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        named = [(n, p) for n, p in sorted(self.model.named_parameters()) if p.requires_grad]
+        if not named:
+            kind = type(self.model).__name__
+            fix = "model.requires_grad_(True), or last-layer features"
+            raise PotentialError(f"{kind} has no trainable parameter to take gradients by", fix=fix)
+        return named
+
     def _new_rows(self, result: _Pass, derivatives: bool) -> ClosedRows:
         summed = result.features.sum(0)
         energy = _numbers(summed)

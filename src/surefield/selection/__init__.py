@@ -7,11 +7,31 @@ from surefield.lazy import import_on_first_use
 if TYPE_CHECKING:
     from surefield.selection.constraints import Constraints
     from surefield.selection.duplicates import find_duplicates, sanity_filter, structure_key
+    from surefield.selection.feature_function import (
+        compute_features,
+        create_feature_fn,
+    )
+    from surefield.selection.feature_maps import (
+        FeatureTransformation,
+        FullGradientRPFeatures,
+        IdentityFeatures,
+        LastLayerForceFeatures,
+        LastLayerGradientFeatures,
+        PerAtomFeatures,
+        ScaleFeatures,
+        ShiftFeatures,
+    )
     from surefield.selection.features import Features
     from surefield.selection.kernel import KernelMatrix
+    from surefield.selection.kernel_selection import (
+        kernel_selection,
+    )
     from surefield.selection.methods import kmeanspp_probabilities, max_dist_selection
     from surefield.selection.select_rows import select_features, select_rows
     from surefield.selection.selection import Dropped, Reason, Selection
+    from surefield.selection.structure_inputs import (
+        OTFInMemoryDataset,
+    )
     from surefield.selection.transforms import (
         ACSRF,
         L2,
@@ -27,6 +47,7 @@ if TYPE_CHECKING:
         Whiten,
         transform_features,
     )
+    from surefield.sensitivity.layers import extract_feature_params
 
 __all__ = [
     "ACSRF",
@@ -36,18 +57,31 @@ __all__ = [
     "Center",
     "Constraints",
     "Dropped",
+    "FeatureTransformation",
     "Features",
+    "FullGradientRPFeatures",
+    "IdentityFeatures",
     "KernelMatrix",
+    "LastLayerForceFeatures",
+    "LastLayerGradientFeatures",
+    "OTFInMemoryDataset",
     "PerAtom",
+    "PerAtomFeatures",
     "Posterior",
     "Reason",
     "RowTransform",
     "Scale",
+    "ScaleFeatures",
     "Selection",
+    "ShiftFeatures",
     "Sketch",
     "Standardise",
     "Whiten",
+    "compute_features",
+    "create_feature_fn",
+    "extract_feature_params",
     "find_duplicates",
+    "kernel_selection",
     "kmeanspp_probabilities",
     "max_dist_selection",
     "sanity_filter",
@@ -66,6 +100,23 @@ import_on_first_use(
             "sanity_filter",
             "structure_key",
         ),
+        "surefield.selection.feature_function": (
+            "compute_features",
+            "create_feature_fn",
+        ),
+        "surefield.selection.feature_maps": (
+            "FeatureTransformation",
+            "FullGradientRPFeatures",
+            "IdentityFeatures",
+            "LastLayerForceFeatures",
+            "LastLayerGradientFeatures",
+            "PerAtomFeatures",
+            "ScaleFeatures",
+            "ShiftFeatures",
+        ),
+        "surefield.selection.kernel_selection": ("kernel_selection",),
+        "surefield.selection.structure_inputs": ("OTFInMemoryDataset",),
+        "surefield.sensitivity.layers": ("extract_feature_params",),
         "surefield.selection.features": ("Features",),
         "surefield.selection.kernel": ("KernelMatrix",),
         "surefield.selection.methods": (

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,7 +17,14 @@ from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.distances import squared_norms
 from surefield.selection.features import Features, checked_rows, positive_int
 from surefield.selection.request import generator
-from surefield.sensitivity.sketch import GAUSSIAN_BYTES, checked_width, count_sketch, gaussian_sketch
+from surefield.sensitivity.sketch import (
+    GAUSSIAN_BYTES,
+    SKETCHES,
+    SketchKind,
+    checked_width,
+    count_sketch,
+    gaussian_sketch,
+)
 
 __all__ = [
     "ACSRF",
@@ -283,9 +290,6 @@ class PCA(RowTransform):
         return (_rows(x, len(mean)) - mean) @ _fitted(self, self.components).T
 
 
-SketchKind = Literal["gaussian", "countsketch", "auto", "none"]
-
-
 @dataclass(eq=False)
 class Sketch(RowTransform):
     """φR, (n_rows, p), with ⟨φR, ψR⟩ = ⟨φ, ψ⟩ on average over seeds.
@@ -303,9 +307,8 @@ class Sketch(RowTransform):
     width: int | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = ("gaussian", "countsketch", "auto", "none")
-        if self.kind not in known:
-            raise ConfigError(f"unknown sketch {self.kind!r}: {nearest(str(self.kind), known)}")
+        if self.kind not in SKETCHES:
+            raise ConfigError(f"unknown sketch {self.kind!r}: {nearest(str(self.kind), SKETCHES)}")
         checked_width(positive_int(self.p, "p of Sketch"))
         generator(self.seed)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import equinox as eqx
 import jax
@@ -21,11 +21,13 @@ from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
 from surefield.execution.cache import use_compilation_cache
+from surefield.execution.callback import call_outside
 from surefield.potentials.potential import (
     ClosedRows,
     DensityPotential,
     DescriptorPotential,
     LastLayerPotential,
+    Potential,
 )
 from surefield.quantities import quantity
 from surefield.structures.batching import streamed_batches
@@ -35,8 +37,12 @@ from surefield.structures.tensors import from_voigt, row_slices, to_voigt, volum
 
 __all__ = [
     "StructureRows",
+    "TrainedWeights",
     "atom_features",
+    "bias_row",
     "energy_features",
+    "energy_row",
+    "force_rows",
     "mixed_derivatives",
     "site_features",
     "structure_rows",
@@ -47,6 +53,16 @@ __all__ = [
 ATOMS_AT_ONCE: Final = 128
 #: Directions in which derivatives are taken at once: what they need shall fit into the processor's cache.
 _AT_ONCE: Final = 16
+
+
+class TrainedWeights(Protocol):
+    """What derivatives by weights are taken of: the last layer of a `LastLayerPotential`, or another one."""
+
+    forward_only: ClassVar[bool]
+
+    @property
+    def readout(self) -> Array: ...  # noqa: D102
+    def with_readout(self, readout: Array) -> Potential: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -153,7 +169,7 @@ def _chained(of: Any, inputs: Float[Array, "n_atoms n_inputs"], by_vector: Array
 
 
 def mixed_derivatives(
-    potential: LastLayerPotential,
+    potential: TrainedWeights,
     graph: Graph,
     *,
     vectors: bool = True,
@@ -207,19 +223,81 @@ def mixed_derivatives(
     return row.reshape(-1), -columns[:, :-6].T.reshape(n_atoms, 3, -1), virial
 
 
-def _energy(potential: LastLayerPotential, graph: Graph, readout: Array) -> Array:
+def _energy(potential: TrainedWeights, graph: Graph, readout: Array) -> Array:
     """Energy of a graph with other last-layer weights, without offsets."""
     energies = potential.with_readout(readout).site_energies(graph)
     return jnp.sum(jnp.where(graph.atom_mask, energies, 0.0))
 
 
-@eqx.filter_jit
-def _energy_row(potential: LastLayerPotential, graph: Graph) -> Array:
+def energy_row(potential: TrainedWeights, graph: Graph) -> Float[Array, " n_features"]:
+    """dE/dw of the total energy of a graph (traceable): the sum of the last-layer features of its atoms."""
     weights = jnp.asarray(potential.readout)
     if not potential.forward_only:
-        return jax.grad(lambda readout: _energy(potential, graph, readout))(weights)
+        return jax.grad(lambda readout: _energy(potential, graph, readout))(weights).reshape(-1)
     _, along = jax.linearize(lambda readout: _energy(potential, graph, readout), weights)
     return _along_units(lambda d: along(d.reshape(weights.shape)), weights.size, weights.dtype)
+
+
+_energy_row = eqx.filter_jit(energy_row)
+
+
+def bias_row(potential: LastLayerPotential, graph: Graph) -> Float[Array, " n_blocks"]:
+    """dE/d(bias) of the total energy of a graph (traceable): mostly the atoms of each element."""
+
+    def energy(bias: Array) -> Array:
+        moved = eqx.tree_at(lambda p: p.bias, potential, bias)
+        return jnp.sum(jnp.where(graph.atom_mask, moved.site_energies(graph), 0.0))
+
+    bias = jnp.asarray(potential.bias)
+    if not potential.forward_only:
+        return jax.grad(energy)(bias)
+    _, along = jax.linearize(energy, bias)
+    return jax.lax.map(along, jnp.eye(bias.size, dtype=bias.dtype))
+
+
+def force_rows(potential: TrainedWeights, graph: Graph) -> Float[Array, "n_atoms 3 n_features"]:
+    """dF/dw of one structure (traceable); zero for padding atoms."""
+    if isinstance(potential, LastLayerPotential):
+        if potential.local_features:
+            return _local_derivatives(potential, graph, False)[2]
+        if type(potential).closed_rows is not LastLayerPotential.closed_rows:
+            return _outside_force_rows(potential, graph)
+    rows = mixed_derivatives(potential, graph)[1]
+    return jnp.where(graph.atom_mask[:, None, None], rows, 0.0)
+
+
+def _outside_force_rows(potential: LastLayerPotential, graph: Graph) -> Float[Array, "n_atoms 3 n_features"]:
+    """Closed rows, which do not depend on the weights: they are not made of what JAX can differentiate."""
+    shape = (*graph.positions.shape, potential.n_features)
+    names = ("numbers", "positions", "cell", "periodic", "mask", "neighbors", "vectors", "reverse")
+
+    def rows(*arrays: Any) -> np.ndarray:
+        structure = _structure(dict(zip(names, map(np.asarray, arrays), strict=True)))
+        closed = potential.closed_rows([structure], forces=True, strain=False)
+        of_structure = next(iter(closed or ()))
+        result = np.zeros(shape)
+        if of_structure.forces is not None:
+            result[: structure.n_atoms] = of_structure.forces.reshape(-1, *shape[1:])
+        return result
+
+    geometry = [jnp.asarray(getattr(graph, name)) for name in names]
+    return call_outside(rows, jax.ShapeDtypeStruct(shape, jnp.float64), *geometry)
+
+
+def _structure(arrays: Mapping[str, np.ndarray]) -> Neighborhood:
+    """The one structure of a graph."""
+    n, width = int((arrays["numbers"] > 0).sum()), arrays["mask"].shape[1]
+    mask = arrays["mask"][:n]
+    return Neighborhood(
+        numbers=arrays["numbers"][:n],
+        positions=arrays["positions"][:n].astype(np.float64),
+        cell=arrays["cell"][0].astype(np.float64),
+        periodic=bool(arrays["periodic"][0]),
+        counts=mask.sum(axis=1),
+        neighbors=np.where(mask, arrays["neighbors"][:n], 0),
+        vectors=np.where(mask[..., None], arrays["vectors"][:n], 0.0).astype(np.float64),
+        reverse=np.where(mask, arrays["reverse"][:n] % width, 0),
+    )
 
 
 @eqx.filter_jit

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.errors import ConfigError
 
-__all__ = ["GAUSSIAN_BYTES", "SKETCH_BLOCK", "checked_width", "count_sketch", "gaussian_sketch"]
+__all__ = [
+    "GAUSSIAN_BYTES",
+    "SKETCHES",
+    "SKETCH_BLOCK",
+    "SketchKind",
+    "checked_width",
+    "count_sketch",
+    "gaussian_block",
+    "gaussian_sketch",
+]
+
+SketchKind = Literal["gaussian", "countsketch", "auto", "none"]
+SKETCHES: Final[tuple[SketchKind, ...]] = ("gaussian", "countsketch", "auto", "none")
 
 #: Entries of a row whose random numbers have one counter of Philox, so that any block can be made on its own.
 SKETCH_BLOCK: Final = 65_536
@@ -51,7 +63,15 @@ def gaussian_sketch(
     return result / np.sqrt(width)
 
 
+def gaussian_block(block: int, rows: int, width: int, seed: int) -> Float[np.ndarray, "rows width"]:
+    """Independent N(0, 1/width) numbers of one block of the matrix of `gaussian_sketch`."""
+    return _generator(block, seed).standard_normal((rows, width)) / np.sqrt(width)
+
+
+def _generator(block: int, seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block]))
+
+
 def _blocks(length: int, seed: int) -> Iterator[tuple[np.random.Generator, int]]:
     for block in range(-(-length // SKETCH_BLOCK)):
-        philox = np.random.Philox(key=seed, counter=[0, 0, 0, block])
-        yield np.random.Generator(philox), min(SKETCH_BLOCK, length - block * SKETCH_BLOCK)
+        yield _generator(block, seed), min(SKETCH_BLOCK, length - block * SKETCH_BLOCK)
