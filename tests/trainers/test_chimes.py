@@ -127,6 +127,7 @@ def test_coefficients_from_the_stored_matrix(water, name, algorithm, weighted, t
 
 
 @pytest.mark.filterwarnings("ignore:no configuration has")
+@pytest.mark.usefixtures("rounding_of_the_reference")
 @pytest.mark.parametrize(
     ("name", "algorithm", "weighted"),
     [

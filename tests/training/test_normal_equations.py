@@ -39,6 +39,7 @@ def test_small_directions_are_dropped():
     assert found.x[4] == pytest.approx(found.x[3], rel=1e-5)
 
 
+@pytest.mark.usefixtures("rounding_of_the_reference")
 def test_reference_of_the_peer(shared):
     data = np.load(shared / "reference" / "trainers" / "expected" / "chimes" / "fit_water.npz")
     whole = NormalEquations(data["A"].shape[1])
