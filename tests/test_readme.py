@@ -28,7 +28,8 @@ def test_blocks_are_found_and_skipped() -> None:
     assert python_blocks(text) == [(2, "x = 1\n"), (13, "y\n")]
 
 
-PAGES = ["README.md", "docs/selection.md", "docs/coming-from/amp.md", "docs/coming-from/orchestrator.md"]
+COMING_FROM = [f"docs/coming-from/{name}.md" for name in ("amp", "apax", "orchestrator")]
+PAGES = ["README.md", "docs/selection.md", *COMING_FROM]
 
 
 @pytest.mark.parametrize("page", PAGES)
