@@ -107,6 +107,7 @@ _TABLE: dict[str, Quantity] = {
         Quantity("excess_electrons", "e", extensive=True, aliases=None, weight=300.0),
         Quantity("electrode_potential", "V", fitted=False, calibration_map=None),
         Quantity("capacitance", "e/V", extensive=True, fitted=False, calibration_map=None),
+        Quantity("relative_standard_error", "", fitted=False, calibration_map=None),  # of sampled sigmas
         Quantity("extrapolation", "", per="atom", fitted=False, calibration_map=None),
     )
 }

@@ -202,8 +202,8 @@ def test_what_one_process_cannot_do(copper_network, copper, llpr, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     with pytest.raises(ConfigError, match=r"distributed.*2 processes"):
         fit(copper_network, copper, distributed=True)
-    keys = {"num_ensemble_members": {"energy": 4}, "num_epochs": 1}
-    with pytest.raises(ConfigError, match="train_all_parameters"):
+    keys = {"num_ensemble_members": {"energy": 4, "stress": 4}, "num_epochs": 1}
+    with pytest.raises(ConfigError, match=r"members of one target; got energy, stress"):
         fit(copper_network, copper, train_all_parameters=True, **keys)
 
 

@@ -180,6 +180,6 @@ def evaluate_uncertainty(
     return compare(predictions, data, names)
 
 
-def sigmas_of(uncertainty: Uncertainty, names: Iterable[str]) -> dict[str, bool]:
+def sigmas_of(uncertainty: Uncertainty, names: Iterable[str]) -> dict[str, Any]:
     """Options of `Uncertainty.predict` for the sigmas of the named quantities, as far as they were fitted."""
     return {name: name in names and name in uncertainty.maps for name in ("forces", "stress")}

@@ -21,7 +21,6 @@ from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
     Potential,
-    SumPotential,
     as_potential,
 )
 from surefield.potentials.saving import load_potential
@@ -38,6 +37,8 @@ from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, Cal
 from surefield.uncertainty.ensemble_training import train_members
 from surefield.uncertainty.held_out import HeldOut, check_names, fit_maps
 from surefield.uncertainty.last_layer_ensemble import sample_ensemble
+from surefield.uncertainty.member_deviations import displaced
+from surefield.uncertainty.member_learner import Displacements
 from surefield.uncertainty.quality_report import QualityReport, quality_report
 from surefield.uncertainty.row_sums import (
     Blocks,
@@ -52,13 +53,20 @@ from surefield.uncertainty.row_sums import (
     without_offset,
 )
 from surefield.uncertainty.spread import Spread
-from surefield.uncertainty.uncertainty import Uncertainty, times
+from surefield.uncertainty.spreads_along import spreads_along, target_of
+from surefield.uncertainty.trained_body import trainable_layer
+from surefield.uncertainty.uncertainty import Uncertainty, check_source, times
 
 __all__ = ["LLPR", "check_size", "fit_memory"]
 
 logger = logging.getLogger(__name__)
 
 Rows = Float[np.ndarray, "n_rows n_features"]
+#: Settings that a covariance which is summed anew has no use for.
+_OF_TRAINING: Final = {
+    *("num_epochs", "train_all_parameters", "best_model_metric", "model_checkpoint", "residual_offset"),
+    *("distributed", "distributed_port"),
+}
 #: Kinds of rows that are summed apart: of energies, forces, stresses.
 _KINDS: Final = 3
 
@@ -77,12 +85,19 @@ class LLPR(Uncertainty):
     Attributes:
         posterior: of the last-layer weights.
         displacements: of these weights in each member, by target; they add up to zero.
+        stale: the potential was trained since, with its members: the posterior is that of another one, and
+            sigmas are the spread of the members.
+        probes: random weights of the posterior; where there are any, sigmas are sampled from them.
+        sets: that a stale posterior is fitted anew on; not saved.
     """
 
     kind: ClassVar[str] = "llpr"
 
     posterior: LLPRPosterior
-    displacements: Mapping[str, Float[np.ndarray, "n_members n_features"]] = field(default_factory=dict)
+    displacements: Mapping[str, Displacements] = field(default_factory=dict)
+    stale: bool = False
+    probes: Displacements | None = None
+    sets: tuple[LabelledSet, LabelledSet] | None = field(default=None, repr=False)
 
     @classmethod
     def fit(
@@ -122,15 +137,13 @@ class LLPR(Uncertainty):
                 folder are of other structures or of another potential.
         """
         architecture = architecture_of(config, keys)
-        _check_possible(architecture.training)
         t, members = architecture.training, architecture.model.num_ensemble_members
+        if not shared_alpha >= 0:
+            raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
         potential = as_potential(_checkpoint_of(t) if potential is None else potential)
         known = uncertain(potential.supplies)
         row_kinds = ("energy",) if t.compat and t.row_kinds is None else t.row_kinds
-        check_names({*(row_kinds or ()), *(t.calibration_map or {})}, known, "of row")
-        check_names({*members, *t.per_structure_targets, *t.loss_targets}, known, "of target")
-        if not shared_alpha >= 0:
-            raise ConfigError(f"shared_alpha must not be negative, got {shared_alpha}")
+        _check_possible(potential, t, members, row_kinds)
         layer = _usable_layer(potential)
         sets = [as_labelled(part, potential, labels) for part in (train, calibration)]
         if not all(len(part) for part in sets):
@@ -210,7 +223,87 @@ class LLPR(Uncertainty):
         told = {"epoch": trained.epoch, "history": trained.history}
         statistics = {**self.statistics, f"training of {target} members": told}
         displacements = {**self.displacements, target: trained.displacements}
-        return self._replaced(displacements=displacements, statistics=statistics)
+        fitted = self._replaced(displacements=displacements, statistics=statistics)
+        if not training.train_all_parameters:
+            return fitted
+        kept = training.model_dump(mode="json", exclude_unset=True, exclude=_OF_TRAINING)
+        moved = fitted._replaced(
+            potential=trained.potential,
+            statistics={**statistics, "architecture": kept},
+            sets=(sets[0], sets[1]),
+        )
+        return moved._by_members()
+
+    def _by_members(self) -> LLPR:
+        """Copy whose sigmas are the spread of the members, as it is."""
+        one = AlphaMap(1.0, calibrated=False)
+        maps = {name: one for name in self.maps if target_of(name) in self.displacements}
+        return self._replaced(stale=True, maps=maps)
+
+    def refit_covariance(
+        self,
+        train: Source | LabelledSet | None = None,
+        calibration: Source | LabelledSet | None = None,
+        *,
+        labels: Mapped | None = None,
+        progress: bool | None = None,
+    ) -> LLPR:
+        """Copy with the covariance, the regulariser and the calibration of the potential as it is now.
+
+        That makes sigmas analytic again after a training of all parameters; members stay as they are.
+
+        Args:
+            train: structures it was trained on; None: those of the fit, which are known until it is saved.
+            calibration: labelled structures it has not seen; None: those of the fit.
+            labels: explicit keys of the labels.
+            progress: show a progress bar.
+
+        Raises:
+            DataError: no structures given, and none known.
+        """
+        given = (train, calibration)
+        if train is None or calibration is None:
+            if self.sets is None or given != (None, None):
+                fix = "refit_covariance(train, calibration)"
+                raise DataError("the covariance needs both sets, which a file does not hold", fix=fix)
+            train, calibration = self.sets
+        settings = dict(self.statistics.get("architecture", {}))
+        fitted = LLPR.fit(self.potential, train, calibration, labels=labels, progress=progress, **settings)
+        kept = {name: value for name, value in self.statistics.items() if name.startswith("training of")}
+        statistics = {**fitted.statistics, **kept}
+        return fitted._replaced(displacements=self.displacements, statistics=statistics)
+
+    def answering(
+        self, source: str = "auto", method: str = "exact", n_probes: int = 64, seed: int = 0
+    ) -> LLPR:
+        """Copy whose sigmas have a source and a method, see `predict`."""
+        check_source(source, method)
+        if source == "ensemble" and not self.displacements:
+            fix = "with_ensemble(n_members), or num_ensemble_members"
+            raise ConfigError("LLPR has no members whose spread could be the sigma", fix=fix)
+        if source == "analytic" or (method == "sampled" and source == "auto"):
+            self._check_posterior("analytic sigmas")
+        if method == "sampled":
+            if source == "ensemble":
+                raise ConfigError("the spread of the members is not sampled", fix="source='analytic'")
+            if isinstance(n_probes, bool) or not isinstance(n_probes, int) or n_probes < 2:
+                raise ConfigError("n_probes must be at least 2", got=repr(n_probes))
+            rng = np.random.Generator(np.random.Philox(key=seed))
+            drawn = rng.standard_normal((n_probes, self.posterior.n_features))
+            return self._replaced(probes=self.posterior.color(drawn))
+        return self._by_members() if source == "ensemble" else self
+
+    @property
+    def relative_standard_error(self) -> float | None:
+        """Of sigmas that are sampled: 1/sqrt(2(M-1)) of M probes; None of others."""
+        return None if self.probes is None else float(1 / np.sqrt(2 * (len(self.probes) - 1)))
+
+    def _check_posterior(self, what: str) -> None:
+        if self.stale:
+            raise PotentialError(
+                f"no {what}: the potential was trained with its members since the covariance was summed",
+                fix="refit_covariance(), or source='ensemble'",
+            )
 
     def with_ensemble(
         self,
@@ -228,6 +321,7 @@ class LLPR(Uncertainty):
         Raises:
             ConfigError: fewer than two members, an unknown target or scheme.
         """
+        self._check_posterior("members to draw")
         targets = tuple(n for n in self.maps if n == "energy" or quantity(n).source == "output")
         check_names([target], targets, "of ensemble")
         alpha = float(getattr(self.maps[target], "alpha", np.nan))
@@ -245,6 +339,7 @@ class LLPR(Uncertainty):
         Raises:
             DataError: no labelled structure.
         """
+        self._check_posterior("covariance to update")
         data, kinds = as_labelled(frames, self.potential, labels), tuple(self.statistics["rows"])
         clock, whole = Clock(Stopwatch(), Stopwatch()), self.statistics.get("whole", ())
         with track(len(data), "last-layer rows", False) as bar:
@@ -270,16 +365,23 @@ class LLPR(Uncertainty):
 
     def member_potential(self, member: int) -> Potential:
         """The potential with displaced last-layer weights."""
-        layer = self.last_layer()
-        moved = self.displacements["energy"][member - 1].reshape(layer.readout.shape)
-        changed = layer.with_readout(layer.readout + moved.astype(layer.readout.dtype))
-        whole = self.potential
-        return SumPotential(changed, whole.baseline) if isinstance(whole, SumPotential) else changed
+        return displaced(self.potential, self.displacements["energy"][member - 1])
 
     def spreads(
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
     ) -> Iterator[tuple[int, Mapping[str, Spread]]]:
-        """Index of each structure and its spreads from the posterior; one structure after the other."""
+        """Index of each structure and its spreads from the posterior; one structure after the other.
+
+        Those over members or probes come batch by batch.
+        """
+        if self.stale or self.probes is not None:
+            along, options = self.displacements, {"batch_size": batch_size}
+            if self.probes is not None:
+                along = {target_of(name): self.probes for name in names}
+            yield from spreads_along(
+                self.last_layer(), along, self.displacements, structures, names, **options
+            )
+            return
         for index, rows in enumerate(quantity_rows(self.last_layer(), structures, names)):
             n_atoms = structures[index].n_atoms
             yield index, {name: self._spread(name, g, n_atoms) for name, g in rows.items()}
@@ -305,6 +407,7 @@ class LLPR(Uncertainty):
             "varsigma2": np.array(self.posterior.varsigma2),
             **({} if lower is None else {"cholesky": lower}),
             **{f"members:{name}": drawn for name, drawn in self.displacements.items()},
+            **({"stale": np.array(True)} if self.stale else {}),
         }
 
     @classmethod
@@ -314,6 +417,7 @@ class LLPR(Uncertainty):
         return {
             "posterior": LLPRPosterior(float(arrays["varsigma2"]), *parts),
             "displacements": part_of(arrays, "members:"),
+            "stale": "stale" in arrays,
         }
 
 
@@ -344,21 +448,33 @@ def _usable_layer(potential: Potential) -> LastLayerPotential:
     return layer
 
 
-def _check_possible(training: LLPRTraining) -> None:
+def _check_possible(
+    potential: Potential,
+    training: LLPRTraining,
+    members: Mapping[str, int],
+    row_kinds: Sequence[str] | None,
+) -> None:
     """Refuse, before the work, what a fit does not do.
 
     Raises:
-        ConfigError: several processes, or training of the potential itself.
+        ConfigError: unknown quantities, several processes, or training of the potential for several targets.
+        PotentialError: a potential without a body that could be trained.
     """
+    known = uncertain(potential.supplies)
+    check_names({*(row_kinds or ()), *(training.calibration_map or {})}, known, "of row")
+    targets = {*members, *training.per_structure_targets, *training.loss_targets}
+    check_names(targets, known, "of target")
     processes = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
     if training.distributed and processes > 1:
         fix = "run one process; sums of rows of several parts are added with RowCovariance.merge"
         raise ConfigError(
             "distributed: rows are summed by one process", got=f"{processes} processes", fix=fix
         )
-    if training.train_all_parameters and training.num_epochs:
-        fix = "train the potential with surefield.train, then the members"
-        raise ConfigError("train_all_parameters: true trains nothing here yet", fix=fix)
+    if training.train_all_parameters and training.num_epochs is not None:
+        trainable_layer(potential)
+        if len(members) > 1:
+            what = "train_all_parameters: true trains the potential with the members of one target"
+            raise ConfigError(what, got=", ".join(members), fix="name one in num_ensemble_members")
 
 
 def _checkpoint_of(training: LLPRTraining) -> Potential:

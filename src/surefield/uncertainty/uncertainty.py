@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from ase import Atoms, units
@@ -52,7 +52,11 @@ from surefield.uncertainty.propagation import (
 )
 from surefield.uncertainty.spread import Spread
 
-__all__ = ["Spread", "Uncertainty", "times"]
+__all__ = ["Spread", "Uncertainty", "check_source", "times"]
+
+#: Where sigmas come from, and how they are computed.
+SOURCES: Final = ("auto", "analytic", "ensemble")
+METHODS: Final = ("exact", "sampled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +250,29 @@ class Uncertainty(ABC):
                 pairs[name] = HeldOut(r, u)
         return pairs, thresholds
 
+    def answering(
+        self, source: str = "auto", method: str = "exact", n_probes: int = 64, seed: int = 0
+    ) -> Self:
+        """The uncertainty whose sigmas have this source and method, see `predict`; here there is one of each.
+
+        Raises:
+            ConfigError: a name that is not known, or a source that there is not.
+            PotentialError: a source that is no longer that of the potential.
+        """
+        del n_probes, seed
+        check_source(source, method)
+        if source == "ensemble" and not self.n_members:
+            raise ConfigError(f"{type(self).__name__} has no members whose spread could be the sigma")
+        if source == "analytic" or method == "sampled":
+            what = "analytic" if source == "analytic" else "sampled"
+            raise ConfigError(f"{type(self).__name__} has no {what} sigmas", fix="use LLPR")
+        return self
+
+    @property
+    def relative_standard_error(self) -> float | None:
+        """Of sigmas that are sampled; None of others."""
+        return None
+
     def predict(
         self,
         frames: Sequence[Atoms],
@@ -255,6 +282,10 @@ class Uncertainty(ABC):
         forces: bool = False,
         stress: bool = False,
         ensemble: bool = False,
+        source: str = "auto",
+        method: str = "exact",
+        n_probes: int = 64,
+        seed: int = 0,
         batch_size: int = 16,
     ) -> list[Prediction]:
         """Predict structures with the uncertainty of the energy, and of what else is asked for.
@@ -266,6 +297,12 @@ class Uncertainty(ABC):
             forces: also `forces_uncertainty`.
             stress: also `stress_uncertainty`, for periodic structures.
             ensemble: also the values of all members, such as `energy_ensemble`, which are not calibrated.
+            source: of sigmas: 'analytic', of an LLPR's posterior; 'ensemble', the spread of its members
+                as it is; 'auto': the analytic one while it is that of the potential.
+            method: 'exact', or 'sampled': the spread of random weights of the posterior, which costs one pass
+                back for each of them; `relative_standard_error` of the predictions states its error.
+            n_probes: random weights of the method 'sampled', at least 2.
+            seed: of these.
             batch_size: structures per batch, about.
 
         Returns:
@@ -273,22 +310,25 @@ class Uncertainty(ABC):
             potential besides its energy, such as excess electrons, always have their uncertainty.
 
         Raises:
-            ConfigError: an uncertainty that was not fitted, or values of members where there are none.
+            ConfigError: an uncertainty that was not fitted, values of members where there are none, or a
+                source or method that there is not.
             DataError: a structure that cannot be computed, see `check_geometry`.
-            PotentialError: an element the potential does not know, or no such member.
+            PotentialError: an element the potential does not know, no such member, or analytic sigmas of a
+                potential that was trained since.
         """
         if member != MEAN:
             return self.member(member).predict(frames, batch_size=batch_size)
         if ensemble and not self.n_members:
             raise ConfigError(f"{type(self).__name__} has no members to give the values of")
-        names = self._names(per_atom, forces, stress)
+        sure = self.answering(source, method, n_probes, seed)
+        names = sure._names(per_atom, forces, stress)
         structures = neighborhoods_of(self.potential, frames)
         predictions = predict(self.potential, frames, batch_size=batch_size, neighborhoods=structures)
-        for index, spreads in self.spreads(structures, names, batch_size=batch_size):
-            results: dict[str, Any] = {}
+        for index, spreads in sure.spreads(structures, names, batch_size=batch_size):
+            results: dict[str, Any] = {"relative_standard_error": sure.relative_standard_error}
             for name, spread in spreads.items():
                 value = predictions[index][name]
-                results[f"{name}{UNCERTAINTY}"] = self._sigma(name, spread, structures[index].n_atoms, value)
+                results[f"{name}{UNCERTAINTY}"] = sure._sigma(name, spread, structures[index].n_atoms, value)
                 if ensemble and spread.members is not None:
                     results[f"{name}{ENSEMBLE}"] = predictions[index][name] + spread.members
             predictions[index] = predictions[index].replace(**results)
@@ -512,6 +552,13 @@ class Uncertainty(ABC):
 
     def _replaced(self, **changes: Any) -> Self:
         return self._of(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+
+
+def check_source(source: str, method: str) -> None:
+    """Raise `ConfigError` unless a source and a method of sigmas have known names."""
+    for what, name, known in (("source", source, SOURCES), ("method", method, METHODS)):
+        if name not in known:
+            raise ConfigError(f"unknown {what} of sigmas {name!r}", fix=nearest(name, known))
 
 
 def times(bare: float, seconds: float) -> float:
