@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ScaleFeatures,
         ShiftFeatures,
     )
+    from surefield.selection.feature_store import FeatureStore
     from surefield.selection.features import Features
     from surefield.selection.kernel import KernelMatrix
     from surefield.selection.kernel_selection import (
@@ -57,6 +58,7 @@ __all__ = [
     "Center",
     "Constraints",
     "Dropped",
+    "FeatureStore",
     "FeatureTransformation",
     "Features",
     "FullGradientRPFeatures",
@@ -117,6 +119,7 @@ import_on_first_use(
         "surefield.selection.kernel_selection": ("kernel_selection",),
         "surefield.selection.structure_inputs": ("OTFInMemoryDataset",),
         "surefield.sensitivity.layers": ("extract_feature_params",),
+        "surefield.selection.feature_store": ("FeatureStore",),
         "surefield.selection.features": ("Features",),
         "surefield.selection.kernel": ("KernelMatrix",),
         "surefield.selection.methods": (

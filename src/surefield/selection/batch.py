@@ -27,14 +27,18 @@ class GrowingBatch:
         request: what is asked for, with its limits.
         size: picks wanted if not those of the request.
         scale: quotas and budget are multiplied by this, for methods that give picks back.
+        measure: whether least distances are seen to here; a method that knows distances may do it.
 
     Attributes:
         indices: pool indices in pick order.
         gains: value of the rule for each.
+        passed_on: how often places of groups without candidates went to others.
         stopped: which constraint left no candidate; empty if none did.
     """
 
-    def __init__(self, request: Request, size: int | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self, request: Request, size: int | None = None, scale: float = 1.0, measure: bool = True
+    ) -> None:
         n_pool = request.features.n_pool
         self.request = request
         self.size = min(request.batch_size if size is None else size, n_pool)
@@ -42,6 +46,7 @@ class GrowingBatch:
         self.indices: list[int] = []
         self.gains: list[float] = []
         self.stopped = ""
+        self.passed_on = 0
         self.notes = list(limits.notes)
         self._free = limits.allowed.copy()
         self._budget = scale * limits.budget
@@ -51,7 +56,7 @@ class GrowingBatch:
         if limits.cost is not None and np.ptp(limits.cost) > 0:
             self._relative = limits.cost / limits.cost.min()
         # Distances to train count here in mode `p`, too.
-        self._centers = Centers(request.features, train=True) if limits.gap else None
+        self._centers = Centers(request.features, train=True) if limits.gap and measure else None
 
     @property
     def full(self) -> bool:
@@ -59,15 +64,24 @@ class GrowingBatch:
         return len(self.indices) >= self.size
 
     @property
+    def free(self) -> _Mask:
+        """(n_pool,) rows that are neither picked nor excluded."""
+        return self._free
+
+    @property
     def costly(self) -> bool:
         """Whether labels differ in cost, so that gains are divided by it."""
         return self._relative is not None
 
-    def per_cost(self, values: Float[np.ndarray, " n_pool"]) -> Float[np.ndarray, " n_pool"]:
-        """Values divided by the cost relative to the cheapest label; negative ones are multiplied by it."""
+    def per_cost(self, values: Float[np.ndarray, " m"], part: slice = slice(None)) -> Float[np.ndarray, " m"]:
+        """Values of a part of the pool, divided by the cost relative to the cheapest label.
+
+        Negative ones are multiplied by it.
+        """
         if self._relative is None:
             return values
-        return np.where(values > 0, values / self._relative, values * self._relative)
+        relative = self._relative[part]
+        return np.where(values > 0, values / relative, values * relative)
 
     def candidates(self, viable: _Mask | None = None) -> _Mask | None:
         """Rows that may be picked next, or None if there is none; `stopped` then names the constraint.
@@ -112,7 +126,7 @@ class GrowingBatch:
             counts, allowed = self._counts(), limits.quota
             if limits.share is not None:
                 # Places that a group could not fill belong to the others.
-                allowed = shares(self.request.batch_size, limits.sizes(), counts)
+                allowed = shares(self.request.batch_size, limits.share, counts)
             over = counts > allowed
             if over.any():
                 return over[limits.group[self.indices]]
@@ -183,7 +197,8 @@ class GrowingBatch:
                 fix="a smaller quota, a larger budget, or strict_quota=False",
             )
         room = np.bincount(limits.group[within], minlength=len(limits.labels))
-        self._quota = counts + shares(left, limits.sizes(), room)
+        self.passed_on += 1
+        self._quota = counts + shares(left, limits.share, room)
         self.notes.append(f"groups without further candidates left places to others: {what}")
         return True
 

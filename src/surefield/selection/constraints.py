@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection import distances
+from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.features import Features, positive_int
 
 __all__ = ["Constraints", "PoolLimits", "limits_of", "shares"]
@@ -103,7 +104,8 @@ class PoolLimits:
         allowed: (n_pool,) False for excluded rows.
         group: (n_pool,) index of each row's group among the labels.
         labels: of the groups, sorted.
-        share: how places of a batch are shared among groups, if they are; else `quota` is the user's own.
+        share: what places of a batch are shared among groups by, if they are: (n_groups,) members in the
+            pool, or one each; else `quota` is the user's own.
         quota: (n_groups,) most picks of each group.
         strict: whether a group that cannot fill its quota is an error.
         cost: (n_pool,) of a label.
@@ -115,7 +117,7 @@ class PoolLimits:
     allowed: Bool[np.ndarray, " n_pool"]
     group: Int[np.ndarray, " n_pool"] | None = None
     labels: tuple[Any, ...] = ()
-    share: str | None = None
+    share: Int[np.ndarray, " n_groups"] | None = None
     quota: Int[np.ndarray, " n_groups"] | None = None
     strict: bool = False
     cost: Float[np.ndarray, " n_pool"] | None = None
@@ -123,16 +125,10 @@ class PoolLimits:
     gap: float = 0.0
     notes: tuple[str, ...] = field(default=())
 
-    def sizes(self) -> Int[np.ndarray, " n_groups"]:
-        """What the places are shared by: members in the pool, or one each."""
-        if self.share == "proportional" and self.group is not None:
-            return np.bincount(self.group, minlength=len(self.labels))
-        return np.ones(len(self.labels), dtype=np.int64)
-
 
 def limits_of(
     constraints: Constraints,
-    features: Features,
+    features: Features | ChunkedFeatures,
     batch_size: int | None,
     usable: Bool[np.ndarray, " n_pool"],
     kept: Int[np.ndarray, " n_kept"],
@@ -182,9 +178,11 @@ def _with_quota(
     if isinstance(quota, str):
         if batch_size is None:
             raise ConfigError(f"quota {quota!r} needs a batch_size to share")
-        limits = replace(limits, share=quota)
-        wanted = shares(batch_size, limits.sizes(), np.full(len(labels), batch_size))
-        settled = shares(batch_size, limits.sizes(), room)
+        sizes = np.bincount(group, minlength=len(labels))
+        sizes = sizes if quota == "proportional" else np.ones_like(sizes)
+        limits = replace(limits, share=sizes)
+        wanted = shares(batch_size, sizes, np.full(len(labels), batch_size))
+        settled = shares(batch_size, sizes, room)
     else:
         wanted = settled = _checked_quota(quota, labels, len(group))
     named = np.array([isinstance(quota, str) or label in quota for label in labels])
@@ -200,7 +198,7 @@ def _with_quota(
     notes = tuple(
         f"group {labels[i]!r} has {room[i]} candidates for {wanted[i]} places: the others take the rest"
         for i in lacking
-        if limits.share
+        if limits.share is not None
     )
     return replace(limits, quota=settled, notes=notes)
 
@@ -271,7 +269,7 @@ def _checked_quota(
 
 
 def _checked_cost(
-    cost: ArrayLike | Callable[[Any], float] | str | None, features: Features
+    cost: ArrayLike | Callable[[Any], float] | str | None, features: Features | ChunkedFeatures
 ) -> Float[np.ndarray, " n_pool"] | None:
     if cost is None:
         return None
@@ -304,7 +302,7 @@ def checked_costs(cost: ArrayLike, n_pool: int) -> Float[np.ndarray, " n_pool"]:
 
 
 def _squared_gap(
-    min_distance: float | str | None, features: Features, kept: Int[np.ndarray, " n_kept"]
+    min_distance: float | str | None, features: Features | ChunkedFeatures, kept: Int[np.ndarray, " n_kept"]
 ) -> float:
     if min_distance is None:
         return 0.0
@@ -315,6 +313,9 @@ def _squared_gap(
                 f"min_distance {min_distance!r} is relative to training rows, and there are none",
                 fix="give a distance as a number",
             )
+        if isinstance(features, ChunkedFeatures):
+            what = f"min_distance {min_distance!r} of a pool in chunks is not known"
+            raise ConfigError(what, fix="give a distance as a number")
         rows, norms = features.pool[kept], features.pool_norms[kept]
         near, _ = distances.nearest(rows, norms, features.train, features.train_norms)
         number *= float(np.median(np.sqrt(near)))

@@ -14,12 +14,12 @@ from surefield.selection.batch import GrowingBatch
 from surefield.selection.request import Picks, Request
 from surefield.selection.weight_posterior import WeightPosterior
 
-__all__ = ["max_det", "max_det_by_columns", "max_det_by_features"]
+__all__ = ["SMALL_NOISE", "best_alone", "better_of", "max_det", "max_det_by_columns", "max_det_by_features"]
 
 #: A residual below this fraction of the largest diagonal entry is rounding (σ = 0).
 _RANK: Final = 1e-12
 #: Fraction σ²/‖φ‖² down to which inverses of ΦᵀΦ + σ²I keep six digits.
-_SMALL_NOISE: Final = 1e-10
+SMALL_NOISE: Final = 1e-10
 
 
 def max_det(request: Request) -> Picks:
@@ -34,7 +34,7 @@ def max_det(request: Request) -> Picks:
     n_train = features.n_train if request.mode == "tp" else 0
     largest = max(features.pool_norms.max(), features.train_norms[:n_train].max(initial=0.0))
     many = features.n_features < n_train + request.batch_size
-    if many and request.sigma**2 > _SMALL_NOISE * largest:
+    if many and request.sigma**2 > SMALL_NOISE * largest:
         return max_det_by_features(request)
     return max_det_by_columns(request)
 
@@ -115,7 +115,7 @@ def _greedy(
         return weights * 0.5 * np.log(np.maximum(residual / unit, 1.0))
 
     stopped = "zero_scores"
-    best = _best_alone(request, gains()) if request.sigma else None
+    best = best_alone(request, gains())
     while not batch.full:
         if batch.candidates(weights > 0) is None:
             break
@@ -128,27 +128,32 @@ def _greedy(
         gain = 0.5 * float(np.log(residual[index] / unit))
         batch.add(index, float(weights[index]) * (max(gain, 0.0) if request.sigma else gain))
         add(index)
-    if best is not None and best[1] > sum(batch.gains):
-        alone = GrowingBatch(request)
-        alone.add(*best)
-        alone.notes = [*batch.notes, "one label alone is worth more than what the budget buys beside it"]
-        return alone.picks("budget")
-    return batch.picks(stopped)
+    return better_of(batch, best, stopped)
 
 
-def _best_alone(request: Request, gains: Float[np.ndarray, " n_pool"]) -> tuple[int, float] | None:
-    """The single pick of the largest gain that a budget allows.
-
-    The better of it and the greedy batch has at least (1 − 1/e)/2 of the largest gain within the budget:
-    Leskovec et al., KDD 2007, section 3.
-    """
-    if request.limits is None or request.limits.budget == np.inf:
+def best_alone(request: Request, gains: Float[np.ndarray, " n_pool"]) -> tuple[int, float] | None:
+    """The single pick of the largest gain that a budget allows; None without a budget."""
+    if request.limits is None or request.limits.budget == np.inf or not request.sigma:
         return None
     candidates = GrowingBatch(request).candidates(request.weights() > 0)
     if candidates is None:
         return None
     index = int(np.argmax(np.where(candidates, gains, -np.inf)))
     return index, float(gains[index])
+
+
+def better_of(batch: GrowingBatch, best: tuple[int, float] | None, stopped: str) -> Picks:
+    """The batch, or the single pick if that has the larger gain.
+
+    The better of both has at least (1 − 1/e)/2 of the largest gain within the budget: Leskovec et al.,
+    KDD 2007, section 3.
+    """
+    if best is None or best[1] <= sum(batch.gains):
+        return batch.picks(stopped)
+    alone = GrowingBatch(batch.request, measure=False)
+    alone.add(*best)
+    alone.notes = [*batch.notes, "one label alone is worth more than what the budget buys beside it"]
+    return alone.picks("budget")
 
 
 def _factors_of_train(request: Request, n_train: int) -> Float[np.ndarray, "n_pool rank"]:

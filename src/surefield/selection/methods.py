@@ -20,6 +20,7 @@ from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection import distances
 from surefield.selection.bait import bait_f, bait_fb
 from surefield.selection.batch import GrowingBatch
+from surefield.selection.by_chunks import max_det_by_chunks, max_dist_by_chunks
 from surefield.selection.centers import Centers
 from surefield.selection.determinant import max_det
 from surefield.selection.features import Features, positive_int
@@ -258,6 +259,7 @@ class Method:
         weighted: whether scores multiply the value of its rule (and must not be negative).
         uses_features: whether picks depend on the features if no scores are given.
         noise: whether it assumes noise on the labels: `none`, `any` (0 also) or `positive`.
+        by_chunks: the method for pools that are read chunk by chunk, if it has one.
     """
 
     run: Callable[[Request], Picks]
@@ -265,18 +267,19 @@ class Method:
     weighted: bool = True
     uses_features: bool = True
     noise: Literal["none", "any", "positive"] = "none"
+    by_chunks: Callable[[Request], Picks] | None = None
 
 
 METHODS: Final = MappingProxyType(
     {
-        "max_dist": Method(max_dist, "tp"),
+        "max_dist": Method(max_dist, "tp", by_chunks=max_dist_by_chunks),
         "lcmd": Method(lcmd, "tp"),
         "kmeanspp": Method(kmeanspp, "tp"),
-        "max_det": Method(max_det, "tp", noise="any"),
+        "max_det": Method(max_det, "tp", noise="any", by_chunks=max_det_by_chunks),
         "bait_f": Method(bait_f, "tp", noise="positive"),
         "bait_fb": Method(bait_fb, "tp", noise="positive"),
         "frank_wolfe": Method(frank_wolfe, "p"),
-        "max_diag": Method(max_diag, "p", weighted=False),
-        "random": Method(random, "tp", weighted=False, uses_features=False),
+        "max_diag": Method(max_diag, "p", weighted=False, by_chunks=max_diag),
+        "random": Method(random, "tp", weighted=False, uses_features=False, by_chunks=random),
     }
 )

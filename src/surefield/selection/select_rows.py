@@ -6,15 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
-from surefield.selection.constraints import Constraints, checked_exclude, limits_of
+from surefield.selection.chunked_features import CHUNK_ROWS, ChunkedFeatures
+from surefield.selection.constraints import Constraints, PoolLimits, checked_exclude, limits_of
 from surefield.selection.copies import find_copies
+from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS, Method, warn_if_short
 from surefield.selection.request import ClusterWeight, Picks, Request, checked_mode, generator
@@ -38,7 +40,7 @@ SIZE_CORRELATION = 0.8
 
 def select_rows(
     method: str,
-    pool: ArrayLike,
+    pool: ArrayLike | FeatureStore,
     train: ArrayLike | None = None,
     batch_size: int | None = 10,
     *,
@@ -50,6 +52,7 @@ def select_rows(
     weight: str = "sq-dist",
     overselect: float = 2.0,
     transforms: Sequence[RowTransform] = (),
+    chunk_size: int | None = None,
 ) -> Selection:
     """Select rows of the pool, arrays in, indices out.
 
@@ -74,6 +77,9 @@ def select_rows(
         transforms: of the rows before the selection, in order, fitted on train (on the pool without train):
             `Center()`, `Posterior(sigma)` and others of `surefield.selection`. `sigma` is in units of what
             they give.
+        chunk_size: the pool, a memory map or a `FeatureStore` (16,384 for the latter), is read this many rows
+            at a time and never held as a whole: by `max_dist`, `max_det`, `max_diag` and `random`, with the
+            same picks. The first two look again only at chunks that may hold the next pick.
 
     Returns:
         The picks in order. Fewer than asked for, with one warning, if the pool is used up, only copies are
@@ -84,9 +90,16 @@ def select_rows(
         DataError: unusable features, scores, groups or costs; features that carry no information; a quota
             that cannot be filled, with `strict_quota`.
     """
+    if chunk_size is None and not isinstance(pool, FeatureStore):
+        features = transform_features(Features(train, pool), transforms)
+    elif transforms:
+        fix = "transform the rows before they are stored"
+        raise ConfigError("transforms need the pool in memory", got="a pool in chunks", fix=fix)
+    else:
+        features = ChunkedFeatures(train, pool, CHUNK_ROWS if chunk_size is None else chunk_size)
     return select_features(
         method,
-        transform_features(Features(train, pool), transforms),
+        features,
         batch_size,
         mode=mode,
         sigma=sigma,
@@ -100,7 +113,7 @@ def select_rows(
 
 def select_features(
     method: str,
-    features: Features,
+    features: Features | ChunkedFeatures,
     batch_size: int | None = 10,
     *,
     mode: str | None = None,
@@ -118,6 +131,10 @@ def select_features(
     already, such as copies of structures, are left out of the pool.
     """
     rule = _checked_method(method)
+    chunked = isinstance(features, ChunkedFeatures)
+    if chunked and rule.by_chunks is None:
+        known = ", ".join(name for name, other in METHODS.items() if other.by_chunks)
+        raise ConfigError(f"{method} needs the whole pool in memory", expected=known, fix="np.asarray(pool)")
     limited = constraints is not None
     constraints = constraints or Constraints(deduplicate=None)
     if batch_size is None and constraints.budget is None:
@@ -128,15 +145,24 @@ def select_features(
     noise = _RELATIVE_NOISE * features.root_mean_square() if sigma is None else sigma
     options = (_checked_weight(method, weight), _checked_sigma(method, rule, noise))
     dropped = _dropped(dropped, constraints, features)
-    gone = [entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]
-    kept = np.setdiff1d(np.arange(features.n_pool), gone)
+    stays = np.ones(features.n_pool, dtype=bool)
+    stays[[entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]] = False
+    kept = np.flatnonzero(stays)
     notes: list[str] = []
     chosen = rule.default_mode if mode is None else checked_mode(mode)
     if chosen == "tp" and not features.n_train:
         chosen = "p"
         if rule.uses_features:
             notes.append("no training rows: mode 'tp' fell back to 'p'")
-    request = Request(features, size, chosen, seed, values, *options, _checked_overselect(method, overselect))
+    request = Request(
+        cast(Features, features),
+        size,
+        chosen,
+        seed,
+        values,
+        *options,
+        _checked_overselect(method, overselect),
+    )
     if limited:
         usable = np.ones(features.n_pool, dtype=bool)
         if rule.weighted and values is not None:
@@ -173,7 +199,7 @@ def select_features(
         config=_described(method, request, score)
         | ({"constraints": constraints.describe()} if limited else {}),
         g_train=features.train,
-        g_pool=features.pool,
+        g_pool=features.source if chunked else features.pool,
     )
 
 
@@ -185,10 +211,14 @@ def _checked_method(method: str) -> Method:
     return METHODS[method]
 
 
-def _dropped(dropped: Sequence[Dropped], constraints: Constraints, features: Features) -> tuple[Dropped, ...]:
+def _dropped(
+    dropped: Sequence[Dropped], constraints: Constraints, features: Features | ChunkedFeatures
+) -> tuple[Dropped, ...]:
     """What is not considered and why: what is dropped already, copies of rows, and the excluded."""
     entries = {entry.index: entry for entry in dropped}
     if constraints.deduplicate == "features":
+        if isinstance(features, ChunkedFeatures):
+            raise ConfigError("deduplicate='features' needs the pool in memory, not in chunks")
         for entry in find_copies(features, without=entries):
             entries.setdefault(entry.index, entry)
     for index in checked_exclude(constraints.exclude, features.n_pool).tolist():
@@ -202,6 +232,17 @@ def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Pi
     if not len(kept):
         nothing = np.zeros(0)
         return Picks(nothing.astype(np.int64), nothing, nothing, "exhausted")
+    if isinstance(features, ChunkedFeatures):
+        # These methods look at no row but train, picks and candidates: to be dropped is not to be allowed.
+        if len(kept) < features.n_pool:
+            allowed = np.zeros(features.n_pool, dtype=bool)
+            allowed[kept] = True
+            scores = request.scores
+            if scores is not None:
+                scores = np.where(allowed, scores, scores[kept].mean())  # the mean is that of those kept
+            request = replace(request, limits=_widened(request.limits, allowed.copy(), kept), scores=scores)
+        assert rule.by_chunks is not None
+        return rule.by_chunks(request)
     if len(kept) < features.n_pool:
         sizes = features.n_atoms_pool
         rows = Features(
@@ -215,6 +256,22 @@ def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Pi
         request = replace(request, features=rows, scores=scores)
     picks = rule.run(request)
     return replace(picks, indices=kept[picks.indices])
+
+
+def _widened(
+    limits: PoolLimits | None, allowed: Bool[np.ndarray, " n_pool"], kept: Int[np.ndarray, " n_kept"]
+) -> PoolLimits:
+    """Limits of the rows that are kept, as limits of the whole pool."""
+    if limits is None:
+        return PoolLimits(allowed)
+    allowed[kept] = limits.allowed
+    values: dict[str, Any] = {}
+    for name, fill in {"group": 0, "cost": 1.0}.items():
+        of_kept = getattr(limits, name)
+        if of_kept is not None:
+            values[name] = np.full(len(allowed), fill, dtype=of_kept.dtype)
+            values[name][kept] = of_kept
+    return replace(limits, allowed=allowed, **values)
 
 
 def _checked_scores(
@@ -272,7 +329,7 @@ def _checked_overselect(method: str, overselect: float) -> float:
     return float(overselect)
 
 
-def _size_note(features: Features) -> list[str]:
+def _size_note(features: Features | ChunkedFeatures) -> list[str]:
     correlation = features.size_correlation()
     if correlation is None or abs(correlation) <= SIZE_CORRELATION:
         return []
