@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count as count_up
 from typing import Any, Final, cast
 
 import equinox as eqx
@@ -25,10 +24,17 @@ from surefield.selection.feature_maps import (
     FeatureTransformation,
     feature_map,
 )
-from surefield.selection.structure_inputs import OTFInMemoryDataset, common_size, input_batches, stacked
+from surefield.selection.structure_inputs import (
+    InputShape,
+    OTFInMemoryDataset,
+    common_size,
+    input_shapes,
+    stacked,
+)
 from surefield.selection.transforms import RowTransform
 from surefield.sensitivity.layers import named_arrays
 from surefield.structures.graph import Graph
+from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = ["FeatureFunction", "compute_features", "create_feature_fn", "members_of"]
@@ -125,25 +131,33 @@ class FeatureFunction:
         for start in range(0, len(frames), _HELD):
             part = frames[start : start + _HELD]
             around = [neighborhoods_of(reader, part) for reader in self._readers]
-            for members, n_atoms, width in input_batches(around[0], batch_size, atoms):
-                graphs = [
-                    stacked([of[i] for i in members], dtype, n_atoms=n_atoms, n_neighbors=width)
-                    for of, dtype in zip(around, self._dtypes, strict=True)
-                ]
-                rows = self._of_graphs(tuple(graphs) if len(graphs) > 1 else graphs[0])
-                rows = np.asarray(rows, np.float64)
-                _check_finite(rows, [part[i] for i in members], [part.origins[i] for i in members])
-                if result is None:
-                    result = np.empty((len(frames), *rows.shape[1:]))
-                elif result.shape != (len(frames), *rows.shape[1:]):
-                    expected = (len(frames), *rows.shape[1:])
-                    raise DataError("out has another shape", got=result.shape, expected=expected)
-                result[[start + i for i in members]] = rows
+            for shape in input_shapes(around[0], batch_size, atoms):
+                for at in range(0, len(shape.members), shape.n_structures):
+                    members = shape.members[at : at + shape.n_structures].tolist()
+                    rows = self._of_members(around, members, shape)
+                    _check_finite(rows, [part[i] for i in members], [part.origins[i] for i in members])
+                    if result is None:
+                        result = np.empty((len(frames), *rows.shape[1:]))
+                    elif result.shape != (len(frames), *rows.shape[1:]):
+                        expected = (len(frames), *rows.shape[1:])
+                        raise DataError("out has another shape", got=result.shape, expected=expected)
+                    result[[start + i for i in members]] = rows
         if result is None:
             raise DataError("no structures to compute features of")
         return result
 
-    def _of_graphs(self, graphs: Any) -> Array:
+    def _of_members(
+        self, around: Sequence[Sequence[Neighborhood]], members: Sequence[int], shape: InputShape
+    ) -> np.ndarray:
+        """Rows of some structures, each as every reader reads it."""
+        graphs = [
+            stacked([of[i] for i in members], dtype, n_atoms=shape.n_atoms, n_neighbors=shape.n_neighbors)
+            for of, dtype in zip(around, self._dtypes, strict=True)
+        ]
+        rows = self._of_graphs(tuple(graphs) if len(graphs) > 1 else graphs[0], shape.n_structures)
+        return np.asarray(rows, np.float64)
+
+    def _of_graphs(self, graphs: Any, size: int = 0) -> Array:
         first: Any = graphs if isinstance(graphs, Graph) else graphs[0]
         if isinstance(graphs, tuple) != (len(self._readers) > 1):
             raise DataError(
@@ -157,7 +171,7 @@ class FeatureFunction:
             raise DataError("these features need structures without padding", fix=fix)
         count = len(first.numbers)
         # Few sizes: to compute some structures again costs less than to compile another program.
-        size = next(size for size in (8**k for k in count_up()) if size >= count)
+        size = size or next(8**k for k in range(9) if 8**k >= count)
         padding = np.minimum(np.arange(size), count - 1)
         each: list[Graph] = [graphs] if isinstance(graphs, Graph) else list(graphs)
         each = [_padded(graph, padding, dtype) for graph, dtype in zip(each, self._dtypes, strict=True)]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import jax
 import numpy as np
 from ase import Atoms
+from jaxtyping import Int
 
 from surefield.errors import ConfigError, DataError
 from surefield.selection.features import positive_int
-from surefield.structures.batching import plan_blocks
 from surefield.structures.geometry import check_geometry
 from surefield.structures.graph import Graph, bucket_size, collate
 from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.read import Frames, Source, read_frames
 
-__all__ = ["OTFInMemoryDataset", "common_size", "input_batches", "stacked"]
+__all__ = ["OTFInMemoryDataset", "common_size", "input_shapes", "stacked"]
 
 #: Neighbours, padded ones included, of the structures of a batch: what is computed of them at once is held.
-_MOST_EDGES = 2**18
+_MOST_EDGES: Final = 2**18
+#: To compile another program takes about as long as this many neighbours.
+_COMPILING: Final = 2_000_000
 
 
 def stacked(
@@ -36,21 +40,61 @@ def stacked(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
 
 
-def input_batches(
+@dataclass(frozen=True)
+class InputShape:
+    """What structures are padded to; every shape is compiled once.
+
+    Attributes:
+        members: which structures.
+        n_atoms: atoms of each.
+        n_neighbors: neighbours of each atom.
+        n_structures: structures in a batch.
+    """
+
+    members: Int[np.ndarray, " n_members"]
+    n_atoms: int
+    n_neighbors: int
+    n_structures: int
+
+
+def input_shapes(
     structures: Sequence[Neighborhood], batch_size: int, n_atoms: int | None
-) -> Iterator[tuple[list[int], int, int]]:
-    """Which structures share a batch, and the numbers of atoms and of neighbours that they are padded to.
+) -> list[InputShape]:
+    """Few shapes for all structures: one more only where it saves more than compiling it costs.
 
     Args:
         structures: whose sizes count.
         batch_size: structures in a batch, at most.
         n_atoms: of all structures, if it is the same; None: they are padded.
     """
-    for shape, members in plan_blocks(structures, 1):
-        atoms = shape.n_atoms if n_atoms is None else n_atoms
-        size = max(1, min(batch_size, _MOST_EDGES // (atoms * shape.n_neighbors)))
-        for start in range(0, len(members), size):
-            yield members[start : start + size].tolist(), atoms, shape.n_neighbors
+    atoms = np.array([s.n_atoms if n_atoms is None else n_atoms for s in structures])
+    width = np.array([s.n_neighbors for s in structures])
+    order = np.argsort(atoms * np.maximum(width, 1), kind="stable")
+    shapes = []
+    for members in _groups(order, atoms, width):
+        most = int(atoms[members].max())
+        padded = most if n_atoms is not None else bucket_size(most)
+        neighbors = bucket_size(int(width[members].max()))
+        fits = max(1, _MOST_EDGES // (padded * neighbors))
+        size = min(batch_size, fits, next(8**k for k in range(9) if 8**k >= len(members)))
+        shapes.append(InputShape(members, padded, neighbors, size))
+    return shapes
+
+
+def _groups(
+    order: Int[np.ndarray, " n"], atoms: Int[np.ndarray, " m"], width: Int[np.ndarray, " m"]
+) -> list[Int[np.ndarray, " n_members"]]:
+    """Structures of rising size, cut in two where that saves most, as long as it saves enough."""
+
+    def edges(members: Int[np.ndarray, " n"]) -> int:
+        return len(members) * int(atoms[members].max()) * max(int(width[members].max()), 4)
+
+    cuts = np.unique(np.linspace(0, len(order), 34).astype(int)[1:-1])
+    costs = {int(cut): edges(order[:cut]) + edges(order[cut:]) for cut in cuts if 0 < cut < len(order)}
+    best = min(costs, key=lambda cut: costs[cut], default=None)
+    if best is None or edges(order) - costs[best] < _COMPILING:
+        return [order]
+    return [*_groups(order[:best], atoms, width), *_groups(order[best:], atoms, width)]
 
 
 class OTFInMemoryDataset:
