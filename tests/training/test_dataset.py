@@ -7,6 +7,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import DataError
 from surefield.structures.batching import Shape, plan_shapes
+from surefield.training import dataset
 from surefield.training.breakdown import LossForm, breakdown
 from surefield.training.dataset import batches, make_batch, prepare
 from surefield.training.problem import Weights
@@ -131,3 +132,13 @@ def test_free_atoms_whose_energy_has_another_name_are_refused(key):
         prepare([free, molecule], 4.0, require=["energy"])
     free.info["REF_energy"] = -13.6
     assert prepare([free, molecule], 4.0, require=["energy"]).isolated_atoms == {1: -13.6}
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, None])
+def test_workers_change_nothing(copper, num_workers, monkeypatch):
+    """Neighbours of all structures in order, whoever finds them."""
+    monkeypatch.setattr(dataset, "_A_THREAD", 2)
+    alone, shared = (prepare(copper, 3.5, num_workers=n) for n in (0, num_workers))
+    for one, other in zip(alone.structures, shared.structures, strict=True):
+        np.testing.assert_array_equal(one.vectors, other.vectors)
+        np.testing.assert_array_equal(one.neighbors, other.neighbors)

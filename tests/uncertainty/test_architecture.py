@@ -195,13 +195,10 @@ def test_mistakes(block, words):
         architecture_of(block, {})
 
 
-def test_what_one_process_cannot_do(copper_network, copper, llpr, monkeypatch):
-    """One process of `distributed` is the whole; what is not there yet is refused before the work."""
-    alone = fit(copper_network, copper, distributed=True)
+def test_one_process_is_the_whole(copper_network, copper, llpr):
+    """`distributed` without a launcher; and members of one target alone are trained with a potential."""
+    alone = fit(copper_network, copper, distributed=True, num_workers=2)
     np.testing.assert_array_equal(alone.posterior.factor, llpr.posterior.factor)
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    with pytest.raises(ConfigError, match=r"distributed.*2 processes"):
-        fit(copper_network, copper, distributed=True)
     keys = {"num_ensemble_members": {"energy": 4, "stress": 4}, "num_epochs": 1}
     with pytest.raises(ConfigError, match=r"members of one target; got energy, stress"):
         fit(copper_network, copper, train_all_parameters=True, **keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -14,6 +15,7 @@ from ase import Atoms
 from jaxtyping import Array, Bool, Float
 
 from surefield.errors import DataError, worded
+from surefield.execution.executor import usable_cores
 from surefield.potentials.evaluate import check_frames, predict
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.quantities import labelled, quantity
@@ -45,6 +47,8 @@ __all__ = [
 
 #: Samples that are predicted at once, so that memory does not grow with the data.
 AT_ONCE: Final = 512
+#: Structures from which on a thread of its own pays.
+_A_THREAD: Final = 64
 #: What the argument of `resolve_labels` is called here.
 _ARGUMENT: Final = {r"(?<!, )\bmapping=": "labels="}
 
@@ -162,6 +166,7 @@ def prepare(
     *,
     labels: Mapped | None = None,
     require: Sequence[str] = ("energy",),
+    num_workers: int | None = 0,
 ) -> LabelledSet:
     """Read, check and label structures, and find their neighbours.
 
@@ -170,6 +175,7 @@ def prepare(
         potential: what the structures are for, or the cutoff of its neighbour list in Å.
         labels: explicit keys of the labels, kind to key.
         require: labels every structure must have; of the others those count that are there.
+        num_workers: threads that find neighbours; 0: none but this one; None: what suits their number.
 
     Raises:
         DataError: see `read_frames`, `check_geometry`, `resolve_labels` and `Potential.understood`; or
@@ -204,7 +210,7 @@ def prepare(
         surroundings = partial(neighborhood, cutoff=potential)
     unread = unread_states(frames, understood, supplies)
     note = f"{note}; {unread}" if unread else note
-    samples = make_samples(frames, understood, surroundings)
+    samples = make_samples(frames, understood, surroundings, num_workers)
     return LabelledSet(samples, frames, isolated, note)
 
 
@@ -250,7 +256,10 @@ def unread_states(frames: Frames, labels: Sequence[Labels], supplies: Collection
 
 
 def make_samples(
-    frames: Frames, labels: Sequence[Labels], neighborhood: Callable[[Atoms], Neighborhood]
+    frames: Frames,
+    labels: Sequence[Labels],
+    neighborhood: Callable[[Atoms], Neighborhood],
+    num_workers: int | None = 0,
 ) -> tuple[Sample, ...]:
     """Samples with the weights that structures carry; those of residuals are roots of those of squares.
 
@@ -258,15 +267,29 @@ def make_samples(
         frames: structures.
         labels: of each.
         neighborhood: gives the neighbours of a structure.
+        num_workers: threads that call it, see `prepare`.
     """
     samples = []
+    structures = _each(neighborhood, frames, num_workers)
     for i, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
         weights = frame_weights(atoms, frames.origin(i))
         per_atom = None if weights.atoms is None else np.sqrt(weights.atoms)
         factors = {"energy": float(np.sqrt(weights.energy))}
         whole = float(np.sqrt(weights.structure))
-        samples.append(Sample(neighborhood(atoms), label, frames.origin(i), atoms, whole, per_atom, factors))
+        samples.append(Sample(structures[i], label, frames.origin(i), atoms, whole, per_atom, factors))
     return tuple(samples)
+
+
+def _each(
+    neighborhood: Callable[[Atoms], Neighborhood], frames: Frames, num_workers: int | None
+) -> list[Neighborhood]:
+    """Neighbours of every structure, in order; the search leaves the interpreter, so that threads suffice."""
+    if num_workers is None:
+        num_workers = min(usable_cores(), len(frames) // _A_THREAD)
+    if num_workers < 2:
+        return [neighborhood(atoms) for atoms in frames]
+    with ThreadPoolExecutor(num_workers) as pool:
+        return list(pool.map(neighborhood, frames))
 
 
 def without_baseline(potential: Potential, samples: Sequence[Sample]) -> tuple[Potential, list[Sample]]:

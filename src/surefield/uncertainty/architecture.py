@@ -69,7 +69,9 @@ class LLPRTraining(Config):
     log_interval: int = Field(default=1, ge=1, description="epochs from one line of metrics to the next")
     checkpoint_interval: int = Field(default=100, ge=1, description="epochs between files model_{epoch}.ckpt")
     per_structure_targets: tuple[str, ...] = Field(default=(), description="not divided by the atoms")
-    num_workers: int | None = Field(default=None, ge=0, description="of the loader; null: automatic, 0: none")
+    num_workers: int | None = Field(
+        default=None, ge=0, description="that find neighbours; null: automatic, 0: none"
+    )
     log_mae: bool = Field(default=False, description="mean absolute errors, too")
     log_separate_blocks: bool = Field(default=False, description="a column for each component")
     best_model_metric: Literal["loss", "rmse_prod", "mae_prod"] = Field(

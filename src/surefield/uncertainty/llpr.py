@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
@@ -13,8 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.execution.identity import digest
 from surefield.execution.memory import check_memory
 from surefield.execution.memory_maps import release_compiled
+from surefield.execution.process_group import ProcessGroup, n_processes
 from surefield.execution.progress import track
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.potential import (
@@ -25,12 +28,18 @@ from surefield.potentials.potential import (
 )
 from surefield.potentials.saving import load_potential
 from surefield.quantities import quantity, uncertain
-from surefield.sensitivity.covariance import peak_memory
+from surefield.sensitivity.covariance import RowCovariance, peak_memory
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
-from surefield.training.checkpoint import PartialSums, part_of
+from surefield.training.checkpoint import (
+    PartialSums,
+    identity_of,
+    part_of,
+    potential_entries,
+    sample_contents,
+)
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
 from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
@@ -44,12 +53,12 @@ from surefield.uncertainty.row_sums import (
     Blocks,
     Clock,
     RowPass,
-    collected_rows,
     fitted_posterior,
     partial_files,
     quantity_rows,
     row_kinds_of,
     summed_rows,
+    sums_of,
     without_offset,
 )
 from surefield.uncertainty.spread import Spread
@@ -145,7 +154,8 @@ class LLPR(Uncertainty):
         row_kinds = ("energy",) if t.compat and t.row_kinds is None else t.row_kinds
         _check_possible(potential, t, members, row_kinds)
         layer = _usable_layer(potential)
-        sets = [as_labelled(part, potential, labels) for part in (train, calibration)]
+        both = (train, calibration)
+        sets = [as_labelled(part, potential, labels, num_workers=t.num_workers) for part in both]
         if not all(len(part) for part in sets):
             raise DataError("LLPR needs at least one labelled structure to fit and one to calibrate")
         sets[0], offset = without_offset(sets[0], potential, t.residual_offset)
@@ -153,18 +163,24 @@ class LLPR(Uncertainty):
         kinds = row_kinds_of(sets, known, row_kinds)
         outputs = [name for name in known if name not in kinds and quantity(name).source == "output"]
         clocks, solving = [Clock(Stopwatch(), Stopwatch()) for _ in sets], Stopwatch()
-        files = partial_files(folder, potential, sets, kinds)
+        group = _group(potential, sets, t)
+        parts = (
+            sets if group is None else [part[np.arange(len(part))[group.share(len(part))]] for part in sets]
+        )
+        files = partial_files(folder, potential, parts, kinds, group)
         done = sum(file.done for file in files)
         whole, blocks = () if t.compat else t.per_structure_targets, Blocks()
         if t.model_fields_set & {"batch_size", "max_atoms_per_batch", "min_atoms_per_batch"}:
             blocks = Blocks(t.batch_size, t.max_atoms_per_batch, t.min_atoms_per_batch)
-        with track(sum(map(len, sets)), "last-layer rows", progress, done=done) as bar:
+        with (
+            nullcontext() if group is None else group,
+            track(sum(map(len, parts)), "last-layer rows", progress, done=done) as bar,
+        ):
             passes = [
                 RowPass(potential, *rest, bar, blocks, whole)
-                for rest in zip(sets, clocks, files, strict=True)
+                for rest in zip(parts, clocks, files, strict=True)
             ]
-            covariance, thresholds = summed_rows(passes[0], kinds, layer.n_features)
-            held = collected_rows(passes[1], [*kinds, *outputs], thresholds)
+            covariance, thresholds, held = sums_of(passes, kinds, outputs, layer.n_features, group)
         with solving:
             validation = {kind: held[kind] for kind in kinds if kind in held}
             posterior, weights = fitted_posterior(
@@ -175,21 +191,8 @@ class LLPR(Uncertainty):
             pairs = {name: HeldOut(r, posterior.u(g)) for name, (g, r) in rows.items()}
             chosen = dict.fromkeys(pairs, "alpha") if t.compat else {}
             maps = fit_maps(pairs, {**chosen, **(t.calibration_map or {})}, t.calibration_method)
-        bare, rest = (sum(clock[i].seconds for clock in clocks) for i in (0, 1))
-        statistics = {
-            "rows": dict(covariance.n_rows),
-            "weights": weights,
-            "whole": list(whole),
-            "varsigma2": posterior.varsigma2,
-            "n_features": layer.n_features,
-            "rank": posterior.rank,
-            "effective_dof": posterior.effective_dof,
-            "calibration_rows": {name: len(r) for name, (_, r) in held.items()},
-            "cost": {
-                "fit": times(bare, bare + rest + solving.seconds),
-                "prediction": times(clocks[1].bare.seconds, sum(watch.seconds for watch in clocks[1])),
-            },
-        }
+        statistics = _statistics(posterior, covariance, held, clocks, solving)
+        statistics |= {"weights": weights, "whole": list(whole)}
         if offset:
             statistics["residual_offset"] = offset
             logger.info("energies of the labels exceed those of the potential by %s eV per atom", offset)
@@ -197,6 +200,9 @@ class LLPR(Uncertainty):
             file.remove()
         maps = _completed(maps, outputs, shared_alpha, pairs)
         fitted = cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1].structures)
+        # All processes train the same members; one of them keeps checkpoints.
+        if group is not None and group.rank > 0:
+            folder = None
         return fitted._with_members(members, sets, t, None if folder is None else Path(folder))
 
     def _with_members(
@@ -457,19 +463,13 @@ def _check_possible(
     """Refuse, before the work, what a fit does not do.
 
     Raises:
-        ConfigError: unknown quantities, several processes, or training of the potential for several targets.
+        ConfigError: unknown quantities, or training of the potential for several targets.
         PotentialError: a potential without a body that could be trained.
     """
     known = uncertain(potential.supplies)
     check_names({*(row_kinds or ()), *(training.calibration_map or {})}, known, "of row")
     targets = {*members, *training.per_structure_targets, *training.loss_targets}
     check_names(targets, known, "of target")
-    processes = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-    if training.distributed and processes > 1:
-        fix = "run one process; sums of rows of several parts are added with RowCovariance.merge"
-        raise ConfigError(
-            "distributed: rows are summed by one process", got=f"{processes} processes", fix=fix
-        )
     if training.train_all_parameters and training.num_epochs is not None:
         trainable_layer(potential)
         if len(members) > 1:
@@ -477,10 +477,41 @@ def _check_possible(
             raise ConfigError(what, got=", ".join(members), fix="name one in num_ensemble_members")
 
 
+def _group(potential: Potential, sets: Sequence[LabelledSet], training: LLPRTraining) -> ProcessGroup | None:
+    """The processes that share the rows; None where there is one."""
+    if not training.distributed or n_processes() == 1:
+        return None
+    contents = {str(place): sample_contents(part.samples) for place, part in enumerate(sets)}
+    identity = identity_of(**potential_entries(potential), **contents)
+    return ProcessGroup.of_launcher(training.distributed_port, digest(json.dumps(identity)))
+
+
 def _checkpoint_of(training: LLPRTraining) -> Potential:
     if training.model_checkpoint is None:
         raise ConfigError("no potential", fix="give one, or model_checkpoint, the file of a trained one")
     return load_potential(training.model_checkpoint)
+
+
+def _statistics(
+    posterior: LLPRPosterior,
+    covariance: RowCovariance,
+    held: Mapping[str, tuple[Rows, np.ndarray]],
+    clocks: Sequence[Clock],
+    solving: Stopwatch,
+) -> dict[str, Any]:
+    bare, rest = (sum(clock[i].seconds for clock in clocks) for i in (0, 1))
+    return {
+        "rows": dict(covariance.n_rows),
+        "varsigma2": posterior.varsigma2,
+        "n_features": posterior.n_features,
+        "rank": posterior.rank,
+        "effective_dof": posterior.effective_dof,
+        "calibration_rows": {name: len(r) for name, (_, r) in held.items()},
+        "cost": {
+            "fit": times(bare, bare + rest + solving.seconds),
+            "prediction": times(clocks[1].bare.seconds, sum(watch.seconds for watch in clocks[1])),
+        },
+    }
 
 
 def _completed(

@@ -6,7 +6,7 @@ A pass goes over the structures once, in blocks, and goes on where one that was 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError
+from surefield.execution.process_group import ProcessGroup
 from surefield.execution.progress import Track
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.evaluate import predict
@@ -41,12 +42,13 @@ __all__ = [
     "Blocks",
     "Clock",
     "RowPass",
-    "collected_rows",
+    "RowSums",
     "fitted_posterior",
     "partial_files",
     "quantity_rows",
     "row_kinds_of",
     "summed_rows",
+    "sums_of",
     "without_offset",
 ]
 
@@ -74,16 +76,21 @@ def quantity_rows(
 
 
 def partial_files(
-    folder: str | Path | None, potential: Potential, sets: Sequence[LabelledSet], kinds: Sequence[str]
+    folder: str | Path | None,
+    potential: Potential,
+    sets: Sequence[LabelledSet],
+    kinds: Sequence[str],
+    group: ProcessGroup | None = None,
 ) -> list[PartialSums]:
-    """What keeps the rows of both sets while a fit goes on."""
+    """What keeps the rows of both sets, or of this process's part of them, while a fit goes on."""
     if folder is None:
         return [PartialSums(None, {}) for _ in sets]
     parts = ("training", "calibration")
     contents = [sample_contents(part.samples) for part in sets]
     named = {f"{part} set": content for part, content in zip(parts, contents, strict=True)}
     identity = identity_of(**potential_entries(potential), rows=list(kinds), **named)
-    return [PartialSums(Path(folder) / f"{part}-rows.npz", identity) for part in parts]
+    mark = "" if group is None else f"-{group.rank}-of-{group.size}"
+    return [PartialSums(Path(folder) / f"{part}-rows{mark}.npz", identity) for part in parts]
 
 
 class Blocks(NamedTuple):
@@ -171,10 +178,58 @@ class RowPass:
         self.files.save(lambda: {"done": np.array(self.done + 1), "seconds": seconds, **arrays()})
 
 
+class RowSums(NamedTuple):
+    """What a posterior and its calibration are made from.
+
+    Attributes:
+        covariance: of the rows of the training set.
+        thresholds: lengths of rows below which they vanish by symmetry.
+        held: rows and residuals of the held-out set that do not.
+    """
+
+    covariance: RowCovariance
+    thresholds: dict[str, float]
+    held: dict[str, tuple[Rows, np.ndarray]]
+
+
+def sums_of(
+    passes: Sequence[RowPass],
+    kinds: Sequence[str],
+    outputs: Sequence[str],
+    n_features: int,
+    group: ProcessGroup | None = None,
+) -> RowSums:
+    """Sums over the training set, and rows of the calibration set; of all processes, if there are several."""
+    covariance, lengths = summed_rows(passes[0], kinds, n_features)
+    if group is not None:
+        own = {f"covariance:{name}": array for name, array in covariance.arrays().items()}
+        every = group.gathered(own | {f"lengths:{name}": values for name, values in lengths.items()})
+        covariance, *others = (RowCovariance.from_arrays(part_of(one, "covariance:")) for one in every)
+        for other in others:
+            covariance.merge(other)
+        lengths = _joined(part_of(one, "lengths:") for one in every)
+    thresholds = {name: SYMMETRY_ZERO * float(np.median(values)) for name, values in lengths.items()}
+    held = collected_rows(passes[1], [*kinds, *outputs], thresholds)
+    if group is not None:
+        own = {f"rows:{name}": g for name, (g, _) in held.items()}
+        every = group.gathered(own | {f"residuals:{name}": r for name, (_, r) in held.items()})
+        rows, residuals = (_joined(part_of(one, kind) for one in every) for kind in ("rows:", "residuals:"))
+        held = {name: (rows[name], residuals[name]) for name in (*kinds, *outputs) if name in rows}
+    return RowSums(covariance, thresholds, held)
+
+
+def _joined(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    columns: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        for name, array in part.items():
+            columns.setdefault(name, []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in columns.items()}
+
+
 def summed_rows(
     summing: RowPass, names: Sequence[str], n_features: int
-) -> tuple[RowCovariance, dict[str, float]]:
-    """Covariance of the rows of a training set, and the lengths below which they vanish by symmetry."""
+) -> tuple[RowCovariance, dict[str, np.ndarray]]:
+    """Covariance of the rows of a training set, and lengths of those that may vanish by symmetry."""
     covariance, lengths = RowCovariance(n_features), {}
     if summing.known is not None:
         covariance = RowCovariance.from_arrays(part_of(summing.known, "covariance:"))
@@ -191,7 +246,7 @@ def summed_rows(
             if quantity(name).symmetric_zeros:
                 lengths.setdefault(name, []).append(np.linalg.norm(g, axis=1))
         summing.keep(arrays)
-    return covariance, {n: SYMMETRY_ZERO * float(np.median(np.concatenate(x))) for n, x in lengths.items()}
+    return covariance, {name: np.concatenate(values) for name, values in lengths.items()}
 
 
 def collected_rows(
