@@ -119,6 +119,22 @@ def test_blocks_of_long_gradients(monkeypatch):
     near(np.asarray(jax.jit(jax.vmap(sketch))(vectors)), gaussian_sketch(vectors, 5, 3), 1e-12)
 
 
+def test_sketches_of_real_gradients(network, crystals):
+    """Squared distances of 24 structures, relative to the exact ones."""
+    frames = [crystals[0].copy() for _ in range(24)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=seed)
+    exact = np.stack(list(gradient_rows(network, [network.neighborhood(atoms) for atoms in frames])))
+    pairs = np.triu_indices(24, 1)
+    for kind in ("gaussian", "countsketch"):
+        sketch, _ = gradients.gradient_sketch(kind, exact.shape[1], 512, 0, np.float64)
+        rows = np.asarray(jax.vmap(sketch)(exact))
+        ratio = np.square(rows[pairs[0]] - rows[pairs[1]]).sum(axis=1)
+        ratio /= np.square(exact[pairs[0]] - exact[pairs[1]]).sum(axis=1)
+        assert abs(ratio.mean() - 1) < 0.1
+        assert 0 < ratio.std() <= 0.09
+
+
 @pytest.mark.parametrize("base", [LL_GRAD, FULL, GRAM], ids=["ll_grad", "full", "gram"])
 def test_invariance(crystals, functions, base):
     atoms = crystals[0]

@@ -14,6 +14,7 @@ from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.selection import (
     PCA,
     Constraints,
+    FeatureStore,
     LastLayerForceFeatures,
     LastLayerGradientFeatures,
     PerAtom,
@@ -175,6 +176,34 @@ def test_constraints(frames):
     cheap = Constraints(cost=lambda atoms: float(len(atoms)), budget=9.0)
     picks = kernel_selection(None, *frames, volumes, "max_dist", [], None, constraints=cheap)
     assert len(picks) == 3
+
+
+def test_stores(network, frames, picks, tmp_path, monkeypatch):
+    """The same picks, in memory or by chunks; what is there is not computed again."""
+    store = FeatureStore(tmp_path / "pool", "float64")
+    first = kernel_selection(network, *frames, {}, "max_dist", [], 5, store=store)
+    assert list(first) == list(picks)
+    assert isinstance(first.g_pool, FeatureStore)
+    whole = kernel_selection(network, *frames, {}, "lcmd", [], 5, store=tmp_path / "pool")
+    np.testing.assert_allclose(whole.g_pool, picks.g_pool, rtol=1e-12)
+    function = create_feature_fn(network, None, {})
+    computed = []
+    original = type(function).compute
+    monkeypatch.setattr(
+        type(function), "compute", lambda self, *given: computed.append(given) or original(self, *given)
+    )
+    assert compute_features(function, frames[1], out=store) is store
+    assert not computed
+    moved = [atoms.copy() for atoms in frames[1]]
+    moved[3].positions[0, 0] += 1e-9
+    compute_features(function, moved, out=store)
+    compute_features(create_feature_fn(network, None, {}, [ScaleFeatures(2.0)]), moved, out=store)
+    compute_features(create_feature_fn(small_network(("Cu", "Au"), readout=0.2), None, {}), moved, out=store)
+    assert len(computed) == 3
+    with pytest.raises(ConfigError, match="a store needs a function of create_feature_fn"):
+        compute_features(volumes, frames[1], out=store)
+    with pytest.raises(ConfigError, match="a store needs a feature map of a potential"):
+        kernel_selection(None, *frames, volumes, "max_dist", [], 5, store=store)
 
 
 @pytest.fixture(scope="module")

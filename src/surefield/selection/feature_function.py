@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -15,15 +16,18 @@ from jaxtyping import Array, Float
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.cache import use_compilation_cache
 from surefield.execution.callback import errors_from_outside
+from surefield.files import json_text
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.mean_potential import MeanPotential
 from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.potentials.saving import arrays_hash
 from surefield.selection.feature_maps import (
     FeatureMap,
     FeatureOfStructure,
     FeatureTransformation,
     feature_map,
 )
+from surefield.selection.feature_store import FeatureStore
 from surefield.selection.structure_inputs import (
     InputShape,
     OTFInMemoryDataset,
@@ -34,6 +38,7 @@ from surefield.selection.structure_inputs import (
 from surefield.selection.transforms import RowTransform
 from surefield.sensitivity.layers import named_arrays
 from surefield.structures.graph import Graph
+from surefield.structures.images import image_key
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Frames, Source, read_frames
 
@@ -90,15 +95,16 @@ class FeatureFunction:
         self._base = _Ensemble(tuple(function for function, _ in bound), adds, shared)
         self._readers = list(members[:1] if shared else members)
         self._dtypes = [reader.dtype for reader in self._readers]
+        names = [repr(step) for step in (base, *transforms)]
+        count = f" of {len(members)} potentials" if len(members) > 1 else ""
+        self.spec = ", ".join(names) + count
+        self._members, self._compat = tuple(members), compat
         #: Range of the neighbour lists that is needed, Å.
         self.cutoff = max(member.cutoff for member in members)
         self._equal_sizes = base.equal_sizes()
         self._transforms = tuple(transforms)
         self._run = eqx.filter_jit(self._rows)
         self.notes = tuple(dict.fromkeys(note for _, note in bound if note))
-        names = [repr(step) for step in (base, *transforms)]
-        count = f" of {len(members)} potentials" if len(members) > 1 else ""
-        self.spec = ", ".join(names) + count
 
     def __call__(self, inputs: Any) -> Float[Array, "n_structures n_features"]:
         """Features of a batch of `OTFInMemoryDataset.batch()`, or of structures, in order.
@@ -145,6 +151,14 @@ class FeatureFunction:
         if result is None:
             raise DataError("no structures to compute features of")
         return result
+
+    def fill(self, store: FeatureStore, frames: Frames, batch_size: int = BATCH) -> FeatureStore:
+        """Have the features of structures in a store; only shards that are not there are computed."""
+        self.check(frames)
+        contents = [_content(atoms) for atoms in frames]
+        how = json_text([self.spec, self._compat, [_identity(member) for member in self._members]])
+        store.fill(contents, how, lambda start, stop: self.compute(frames[start:stop], batch_size))
+        return store
 
     def _of_members(
         self, around: Sequence[Sequence[Neighborhood]], members: Sequence[int], shape: InputShape
@@ -221,19 +235,25 @@ def create_feature_fn(
 
 def compute_features(
     feature_fn: FeatureFunction | Callable[[Any], Any], dataset: Any, *, out: Any = None
-) -> np.ndarray:
+) -> Any:
     """Features of all structures in order, float64.
 
     Args:
         feature_fn: of `create_feature_fn`; or any function from a list of `Atoms` to rows.
         dataset: structures, or files of them; `OTFInMemoryDataset`; or another object whose `batch()` gives
             the inputs of `feature_fn`, alone or as the first of a tuple.
-        out: (n_structures, n_features) array or memory map that takes the rows.
+        out: (n_structures, n_features) array or memory map that takes the rows; or a `FeatureStore`, which
+            keeps them on disk, so that work that was interrupted goes on.
+
+    Returns:
+        (n_structures, n_features), or `out`.
 
     Raises:
         DataError: structures that cannot be computed, features that are not finite, or `out` of another
             shape.
     """
+    if isinstance(out, FeatureStore):
+        return _stored(feature_fn, dataset, out)
     if isinstance(dataset, OTFInMemoryDataset) and isinstance(feature_fn, FeatureFunction):
         if dataset.cutoff < feature_fn.cutoff:
             what = "the cutoff of the data set is shorter than that of the potential"
@@ -292,6 +312,24 @@ def _members(model: Any, params: Any, is_ensemble: bool) -> list[Potential]:
             fix="stack them, or is_ensemble=False",
         )
     return [_replaced(potential, {p: a[m] for p, a in given.items()}) for m in range(counts.pop())]
+
+
+def _identity(potential: Potential) -> list[Any]:
+    """What tells a potential from others: its class, its configuration where it has one, its arrays."""
+    try:
+        config = potential.config()
+    except PotentialError:
+        config = None
+    return [type(potential).__qualname__, config, arrays_hash(potential)]
+
+
+def _content(atoms: Atoms) -> str:
+    """Hash of all that potentials read of a structure, to the last digit."""
+    digest = hashlib.sha256(image_key(atoms).encode())
+    for values, kind in ((atoms.numbers, "<i4"), (atoms.pbc, "u1"), (atoms.cell.array, "<f8")):
+        digest.update(np.ascontiguousarray(values, kind).tobytes())
+    digest.update(np.ascontiguousarray(atoms.positions, "<f8").tobytes())
+    return digest.hexdigest()
 
 
 def _with_params(potential: Potential, params: Any) -> Potential:
@@ -354,6 +392,15 @@ def _of_batches(function: Callable[..., Any], batches: Iterable[Any]) -> np.ndar
     if not rows:
         raise DataError("the data set gives no batches")
     return np.concatenate(rows)
+
+
+def _stored(function: Any, dataset: Any, store: FeatureStore) -> FeatureStore:
+    if not isinstance(function, FeatureFunction):
+        fix = "FeatureStore.fill takes any function, and what tells it from others"
+        raise ConfigError("a store needs a function of create_feature_fn", got=repr(function), fix=fix)
+    if isinstance(dataset, OTFInMemoryDataset):
+        return function.fill(store, dataset.frames, dataset.batch_size)
+    return function.fill(store, read_frames(dataset))
 
 
 def _kept(rows: np.ndarray, out: Any) -> np.ndarray:

@@ -12,10 +12,12 @@ import numpy as np
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.potentials.potential import HasPotential, Potential
 from surefield.potentials.saving import kind_of, load_potential
+from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.constraints import Constraints, checked_costs
 from surefield.selection.duplicates import find_duplicates
 from surefield.selection.feature_function import BATCH, FeatureFunction, compute_features, members_of
 from surefield.selection.feature_maps import FeatureMap, FeatureTransformation, feature_map
+from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
 from surefield.selection.kernel import KernelMatrix
 from surefield.selection.methods import METHODS, max_dist_selection
@@ -49,6 +51,7 @@ def kernel_selection(
     seed: int = 0,
     compat: str | None = None,
     constraints: Constraints | None = None,
+    store: FeatureStore | str | Path | None = None,
 ) -> Selection | Compatible:
     """Choose which structures of a pool to label next, by the kernel of a potential or of an ensemble.
 
@@ -74,6 +77,8 @@ def kernel_selection(
             sum over ensembles, and its averages over output units.
         constraints: excluded structures, quotas of groups, costs and a budget, least distances, copies; see
             `Constraints`. None: copies of structures are dropped (but not with `compat`).
+        store: folder that keeps the features of the pool: only those that are not there are computed, and
+            `max_dist`, `max_det`, `max_diag` and `random` read them chunk by chunk.
 
     Returns:
         Picks in order, with gains and reasons; with `compat` the tuple (indices, squared distances, features
@@ -94,26 +99,28 @@ def kernel_selection(
     if not len(pool):
         raise DataError("the pool is empty: there is nothing to select from")
     options = _seeded(base_fm_options, seed)
+    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, pool)]
     notes: tuple[str, ...] = ()
     if isinstance(options, FeatureMap):
         if reason := options.refused():
             raise ConfigError(f"structures cannot be selected by {options}: {reason}; take strategy 'gram'")
         function = FeatureFunction(_loaded(model_dir), options, on_function, compat)
-        both = Frames((*known.atoms, *pool.atoms), (*known.origins, *pool.origins))
-        function.check(both)
-        rows = function.compute(both, batch_size)
+        g_train, g_pool = _rows(function, known, pool, batch_size, store)
         spec, notes = function.spec, function.notes
     else:
+        if on_function or store is not None:
+            what = "a store needs" if store is not None else "transforms of feature functions need"
+            got = repr(store if store is not None else on_function[0])
+            fix = "PerAtom(), Scale() and others change any rows; select_rows takes any store"
+            raise ConfigError(f"{what} a feature map of a potential", got=got, fix=fix)
         rows, spec = _given_rows(options, known, pool)
-        if on_function:
-            what = "transforms of feature functions need a feature map of a potential"
-            raise ConfigError(what, got=repr(on_function[0]), fix="PerAtom(), Scale() and others change rows")
-    n_train = len(known)
-    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, pool)]
-    features = Features(rows[:n_train] if n_train else None, rows[n_train:], *sizes, spec=spec)
-    features = transform_features(features, on_rows)
-    if compat:
-        return _compatible(features, size)
+        g_train, g_pool = (rows[: len(known)] if len(known) else None), rows[len(known) :]
+    whole = bool(compat or on_rows) or METHODS[selection_method].by_chunks is None
+    features = _features(g_train, g_pool, sizes, spec, in_memory=whole)
+    if isinstance(features, Features):
+        features = transform_features(features, on_rows)
+        if compat:
+            return _compatible(features, size)
     constraints = with_costs(constraints or Constraints(), pool)
     picks = select_features(
         selection_method,
@@ -126,6 +133,33 @@ def kernel_selection(
         dropped=find_duplicates(pool, known) if constraints.deduplicate == "exact" else (),
     )
     return replace(picks, notes=(*notes, *picks.notes))
+
+
+def _rows(
+    function: FeatureFunction,
+    known: Frames,
+    pool: Frames,
+    batch_size: int,
+    store: FeatureStore | str | Path | None,
+) -> tuple[np.ndarray | None, Any]:
+    """Features of train and of the pool, of which nothing is computed before all structures are checked."""
+    both = Frames((*known.atoms, *pool.atoms), (*known.origins, *pool.origins))
+    function.check(both)
+    if store is None:
+        rows = function.compute(both, batch_size)
+        return (rows[: len(known)] if len(known) else None), rows[len(known) :]
+    kept = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    g_train = function.compute(known, batch_size) if len(known) else None
+    return g_train, function.fill(kept, pool, batch_size)
+
+
+def _features(
+    train: Any, pool: Any, sizes: Sequence[np.ndarray], spec: str, *, in_memory: bool
+) -> Features | ChunkedFeatures:
+    """Rows in memory; those of a store chunk by chunk, unless they are needed as a whole."""
+    if isinstance(pool, FeatureStore) and not in_memory:
+        return ChunkedFeatures(train, pool, n_atoms_pool=sizes[1], spec=spec)
+    return Features(train, np.asarray(pool), *sizes, spec=spec)
 
 
 def with_costs(constraints: Constraints, frames: Frames) -> Constraints:
