@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.acquisition.replay import replay
     from surefield.acquisition.select import feature_rows, select
     from surefield.foreign import JaxPotential, TorchLastLayer, TorchPotential
     from surefield.networks import Amp, ChargeNeuralNetwork, NeuralNetwork
@@ -55,6 +56,7 @@ if "jax" in sys.modules:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "surefield.acquisition.replay": ("replay",),
     "surefield.acquisition.select": ("feature_rows", "select"),
     "surefield.networks.fingerprints": ("Gaussian",),
     "surefield.potentials": (
@@ -128,6 +130,7 @@ __all__ = [
     "load",
     "load_potential",
     "read_frames",
+    "replay",
     "save_potential",
     "select",
     "train",

@@ -27,6 +27,7 @@ from surefield.loop.journal import Journal
 from surefield.loop.oracle import POOL_INDEX, Oracle
 from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.features import Features
+from surefield.selection.replay_result import labels_to_reach
 from surefield.selection.select_rows import select_features
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
 from surefield.structures.geometry import check_geometry
@@ -359,18 +360,6 @@ def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
         summary["per_method"] = methods
         summary["verdict"] = verdict(main, methods[main])
     return summary
-
-
-def labels_to_reach(labels: np.ndarray, error: np.ndarray, target: float) -> float:
-    """Labels at which an error curve first meets a target, by linear interpolation; infinity if never."""
-    below = np.flatnonzero(error <= target)
-    if not len(below):
-        return float("inf")
-    i = int(below[0])
-    if i == 0:
-        return float(labels[0])
-    share = (error[i - 1] - target) / (error[i - 1] - error[i])
-    return float(labels[i - 1] + share * (labels[i] - labels[i - 1]))
 
 
 def verdict(method: str, shares: dict[str, Any]) -> str:
