@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         kernel_selection,
     )
     from surefield.selection.methods import kmeanspp_probabilities, max_dist_selection
+    from surefield.selection.replay_result import Replay
     from surefield.selection.select_rows import select_features, select_rows
     from surefield.selection.selection import Dropped, Reason, Selection
+    from surefield.selection.stopping import LabelledRound, StopDecision, stop_now
     from surefield.selection.structure_inputs import (
         OTFInMemoryDataset,
     )
@@ -64,6 +66,7 @@ __all__ = [
     "FullGradientRPFeatures",
     "IdentityFeatures",
     "KernelMatrix",
+    "LabelledRound",
     "LastLayerForceFeatures",
     "LastLayerGradientFeatures",
     "OTFInMemoryDataset",
@@ -71,6 +74,7 @@ __all__ = [
     "PerAtomFeatures",
     "Posterior",
     "Reason",
+    "Replay",
     "RowTransform",
     "Scale",
     "ScaleFeatures",
@@ -78,6 +82,7 @@ __all__ = [
     "ShiftFeatures",
     "Sketch",
     "Standardise",
+    "StopDecision",
     "Whiten",
     "compute_features",
     "create_feature_fn",
@@ -89,6 +94,7 @@ __all__ = [
     "sanity_filter",
     "select_features",
     "select_rows",
+    "stop_now",
     "structure_key",
     "transform_features",
 ]
@@ -135,6 +141,8 @@ import_on_first_use(
             "Reason",
             "Selection",
         ),
+        "surefield.selection.replay_result": ("Replay",),
+        "surefield.selection.stopping": ("LabelledRound", "StopDecision", "stop_now"),
         "surefield.selection.transforms": (
             "ACSGrad",
             "ACSRF",
