@@ -19,7 +19,13 @@ from surefield.potentials.chimes import Chimes
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
 from surefield.potentials.snap.snap import Snap
-from surefield.sensitivity import energy_features
+from surefield.selection import (
+    LastLayerForceFeatures,
+    compute_features,
+    create_feature_fn,
+    kernel_selection,
+)
+from surefield.sensitivity import energy_features, structure_rows
 from surefield.testing import check_uncertainty
 from surefield.trainers.inputs import gather, make_configurations
 from surefield.training.least_squares import StreamedRows, solve
@@ -127,6 +133,25 @@ def test_llpr(case):
         assert np.all(prediction.forces_uncertainty > 0)
         assert np.all(np.isfinite(prediction.forces_uncertainty))
     check_uncertainty(sure, frames)
+
+
+def test_feature_maps(case):
+    """Features are the rows of the last layer, and the bias; pools are selected from by them."""
+    name, potential, _, frames = case
+    layer = potential.last_layer()
+    rows = energy_features(layer, [potential.neighborhood(atoms) for atoms in frames])
+    picks = kernel_selection(potential, [], frames, {}, "max_dist", [], 2)
+    np.testing.assert_allclose(
+        picks.g_pool[:, : rows.shape[1]], rows, rtol=0, atol=1e-10 * np.abs(rows).max()
+    )
+    biases = [layer.bias_row(atoms.numbers) for atoms in frames]
+    np.testing.assert_allclose(picks.g_pool[:, size:], biases, rtol=1e-10)
+    assert sorted(picks) == [0, 1]
+    if name == "chimes":  # whose forces JAX does not differentiate
+        raw = compute_features(create_feature_fn(potential, None, LastLayerForceFeatures()), frames)
+        structures = [potential.neighborhood(atoms) for atoms in frames]
+        expected = [row.forces.reshape(48, 3, -1) for row in structure_rows(layer, structures)]
+        np.testing.assert_allclose(raw, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_ensemble(case):

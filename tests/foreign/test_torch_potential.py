@@ -11,6 +11,7 @@ from ase.neighborlist import neighbor_list
 import surefield as sf
 from surefield.errors import DataError, PotentialError
 from surefield.foreign import TorchLastLayer, TorchPotential, register_model
+from surefield.selection import compute_features, create_feature_fn
 from surefield.sensitivity import structure_rows
 from surefield.testing import check_potential
 
@@ -231,3 +232,48 @@ def test_a_file_knows_its_model_by_name_and_hash(tmp_path):
         sf.load(tmp_path / "q.npz")
     with pytest.raises(PotentialError, match="without a name"):
         sf.save_potential(tmp_path / "r.npz", toy())
+
+
+def test_feature_maps(frames):
+    """What is selected by: rows of the last layer, of energies and of forces."""
+    potential = toy("gated")
+    around = [potential.neighborhood(atoms) for atoms in frames]
+    rows = list(structure_rows(potential, around))
+    features = compute_features(create_feature_fn(potential, None, {}), frames)
+    np.testing.assert_allclose(features[:, :-1], [row.energy for row in rows], rtol=1e-10)
+    np.testing.assert_array_equal(features[:, -1], [len(atoms) for atoms in frames])
+    gram = compute_features(
+        create_feature_fn(potential, None, {"name": "ll_force_feat", "strategy": "gram"}), frames
+    )
+    upper = np.triu_indices(features.shape[1] - 1)
+    factor = np.where(upper[0] == upper[1], 1.0, np.sqrt(2))
+    expected = [(row.forces.T @ row.forces)[upper] * factor for row in rows]
+    np.testing.assert_allclose(gram, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_by_all_parameters(frames):
+    model = Toy()
+    potential = TorchPotential(model, run(model), ["H", "C", "O", "Si"], CUTOFF, layer="readout")
+    options = {"name": "full_grad_rp", "sketch": "none"}
+    rows = compute_features(create_feature_fn(potential, None, options), frames)
+    named = sorted(model.named_parameters())
+    assert rows.shape == (2, sum(parameter.numel() for _, parameter in named))
+    direction = np.random.default_rng(0).normal(size=rows.shape[1])
+
+    def cell_of(atoms):
+        return torch.as_tensor(atoms.cell.array) if atoms.pbc.all() else None
+
+    def energies(step):
+        moved = Toy()
+        start = 0
+        for _, parameter in sorted(moved.named_parameters()):
+            part = direction[start : start + parameter.numel()].reshape(parameter.shape)
+            parameter.data += step * torch.as_tensor(part)
+            start += parameter.numel()
+        energy = run(moved)
+        values = [energy(a.numbers, torch.as_tensor(a.positions), cell_of(a)) for a in frames]
+        return np.array([float(value.detach()) for value in values])
+
+    np.testing.assert_allclose(rows @ direction, (energies(1e-5) - energies(-1e-5)) / 2e-5, rtol=1e-6)
+    again = compute_features(create_feature_fn(potential, None, options), frames[::-1])
+    np.testing.assert_allclose(again, rows[::-1], rtol=1e-12)

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import fcc111
 
+from surefield.descriptors.behler import behler_functions
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.mean_potential import MeanPotential
 from surefield.selection import (
     FeatureTransformation,
@@ -145,6 +148,25 @@ def test_invariance(crystals, functions, base):
     function = functions(base)
     for same in (atoms[[2, 0, 1]], rotated, moved):
         near(compute_features(function, [same]), compute_features(function, [atoms]))
+
+
+def test_charges_have_biases_of_their_own():
+    """Networks of an electrode: two biases per element, on which the energy depends in its own way."""
+    frames = []
+    for seed in range(2):
+        atoms = fcc111("Au", (1, 1, 2), vacuum=5.0)
+        atoms.pbc = True
+        atoms.rattle(0.1, seed=seed)
+        atoms.info["electrode_potential"] = 4.5 + 0.3 * seed
+        frames.append(atoms)
+    descriptor = behler_functions(["Au"], "set30", 4.0)
+    potential = ChargeNetwork(descriptor, [(3,)], [(3,)], slab_metal="Au", dtype="float64")
+    rows = compute_features(create_feature_fn(potential, None, LL_GRAD), frames)
+    assert potential.bias.shape == (1, 2)
+    change = np.array([[0.1, -0.2]])
+    moved = [eqx.tree_at(lambda p: p.bias, potential, potential.bias + k * change) for k in (-1, 1)]
+    before, after = (np.array([p.energy for p in of.predict(frames)]) for of in moved)
+    near(rows[:, -2:] @ change[0], (after - before) / 2, 1e-8)
 
 
 def test_supercells(crystals, functions):

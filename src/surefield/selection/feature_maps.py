@@ -343,7 +343,7 @@ def _layer_gradient(layer: LastLayerPotential | NamedLayer, graph: Graph) -> Arr
     row = energy_row(layer, graph).astype(jnp.float64)
     if isinstance(layer, NamedLayer):
         return row
-    return jnp.concatenate([row, bias_row(layer, graph).astype(jnp.float64)])
+    return jnp.concatenate([row, bias_row(layer, graph).ravel().astype(jnp.float64)])
 
 
 def _energy(potential: Potential, graph: Graph) -> Array:
