@@ -167,6 +167,7 @@ def prepare(
     labels: Mapped | None = None,
     require: Sequence[str] = ("energy",),
     num_workers: int | None = 0,
+    allow_nan: bool = False,
 ) -> LabelledSet:
     """Read, check and label structures, and find their neighbours.
 
@@ -176,6 +177,8 @@ def prepare(
         labels: explicit keys of the labels, kind to key.
         require: labels every structure must have; of the others those count that are there.
         num_workers: threads that find neighbours; 0: none but this one; None: what suits their number.
+        allow_nan: single values that are NaN have no label, and the rest of the label counts; infinite ones
+            are refused. False: see `resolve_labels`.
 
     Raises:
         DataError: see `read_frames`, `check_geometry`, `resolve_labels` and `Potential.understood`; or
@@ -199,7 +202,11 @@ def prepare(
     check_geometry(frames)
     supplies = potential.supplies if isinstance(potential, Potential) else ()
     with worded(_ARGUMENT):
-        understood, report = resolve_labels(frames, labels, require=require, supplies=supplies)
+        understood, report = resolve_labels(
+            frames, labels, require=require, supplies=supplies, allow_nan=allow_nan
+        )
+    if allow_nan:
+        _check_not_infinite(frames, understood)
     note = f"{report}{_without_forces(frames, report)}"
     if isinstance(potential, Potential):
         check_frames(potential, frames)
@@ -278,6 +285,14 @@ def make_samples(
         whole = float(np.sqrt(weights.structure))
         samples.append(Sample(structures[i], label, frames.origin(i), atoms, whole, per_atom, factors))
     return tuple(samples)
+
+
+def _check_not_infinite(frames: Frames, labels: Sequence[Labels]) -> None:
+    for i, label in enumerate(labels):
+        for name, value in label.results().items():
+            if np.isinf(value).any():
+                where = f"{frames.origin(i)} ({frames[i].get_chemical_formula()})"
+                raise DataError(f"{name} is not finite", where=where, fix="remove it, or mark it by NaN")
 
 
 def _each(

@@ -54,6 +54,7 @@ from surefield.uncertainty.row_sums import (
     Clock,
     RowPass,
     fitted_posterior,
+    masked_values,
     partial_files,
     quantity_rows,
     row_kinds_of,
@@ -154,8 +155,8 @@ class LLPR(Uncertainty):
         row_kinds = ("energy",) if t.compat and t.row_kinds is None else t.row_kinds
         _check_possible(potential, t, members, row_kinds)
         layer = _usable_layer(potential)
-        both = (train, calibration)
-        sets = [as_labelled(part, potential, labels, num_workers=t.num_workers) for part in both]
+        options: Any = {"num_workers": t.num_workers, "allow_nan": True}
+        sets = [as_labelled(part, potential, labels, **options) for part in (train, calibration)]
         if not all(len(part) for part in sets):
             raise DataError("LLPR needs at least one labelled structure to fit and one to calibrate")
         sets[0], offset = without_offset(sets[0], potential, t.residual_offset)
@@ -180,11 +181,11 @@ class LLPR(Uncertainty):
                 RowPass(potential, *rest, bar, blocks, whole)
                 for rest in zip(parts, clocks, files, strict=True)
             ]
-            covariance, thresholds, held = sums_of(passes, kinds, outputs, layer.n_features, group)
+            covariance, thresholds, held, zeros = sums_of(passes, kinds, outputs, layer.n_features, group)
         with solving:
             validation = {kind: held[kind] for kind in kinds if kind in held}
             posterior, weights = fitted_posterior(
-                layer, covariance, validation, t.regularizer, t.row_weights, t.compat
+                layer, covariance, validation, t.regularizer, t.row_weights, t.compat, zeros
             )
             nothing = np.zeros((0, layer.n_features)), np.zeros(0)
             rows = {kind: nothing for kind in kinds} | held
@@ -192,7 +193,11 @@ class LLPR(Uncertainty):
             chosen = dict.fromkeys(pairs, "alpha") if t.compat else {}
             maps = fit_maps(pairs, {**chosen, **(t.calibration_map or {})}, t.calibration_method)
         statistics = _statistics(posterior, covariance, held, clocks, solving)
-        statistics |= {"weights": weights, "whole": list(whole)}
+        statistics |= {
+            "weights": weights,
+            "whole": list(whole),
+            "masked": masked_values(sets[0], kinds, zeros),
+        }
         if offset:
             statistics["residual_offset"] = offset
             logger.info("energies of the labels exceed those of the potential by %s eV per atom", offset)
@@ -346,7 +351,10 @@ class LLPR(Uncertainty):
             DataError: no labelled structure.
         """
         self._check_posterior("covariance to update")
-        data, kinds = as_labelled(frames, self.potential, labels), tuple(self.statistics["rows"])
+        data, kinds = (
+            as_labelled(frames, self.potential, labels, allow_nan=True),
+            tuple(self.statistics["rows"]),
+        )
         clock, whole = Clock(Stopwatch(), Stopwatch()), self.statistics.get("whole", ())
         with track(len(data), "last-layer rows", False) as bar:
             adding = RowPass(self.potential, data, clock, PartialSums(None, {}), bar, whole=whole)

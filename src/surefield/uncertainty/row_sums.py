@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError
+from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.process_group import ProcessGroup
 from surefield.execution.progress import Track
 from surefield.execution.stopwatch import Stopwatch
@@ -44,6 +44,7 @@ __all__ = [
     "RowPass",
     "RowSums",
     "fitted_posterior",
+    "masked_values",
     "partial_files",
     "quantity_rows",
     "row_kinds_of",
@@ -166,6 +167,7 @@ class RowPass:
                 labelled_rows = {}
                 for name, (residual, counts) in label_residuals(sample, prediction, names).items():
                     if name in rows:
+                        _check_finite(sample, name, prediction[name], rows[name])
                         n = sample.n_atoms if name in self.whole and quantity(name).per_atom else 1
                         labelled_rows[name] = n * rows[name][counts.ravel()], n * residual[counts]
                 yield labelled_rows
@@ -178,6 +180,15 @@ class RowPass:
         self.files.save(lambda: {"done": np.array(self.done + 1), "seconds": seconds, **arrays()})
 
 
+def _check_finite(sample: Sample, name: str, value: Any, rows: Rows) -> None:
+    """Raise `PotentialError` that names the structure unless a prediction and its rows are finite."""
+    for what, numbers in (("prediction", value), ("last-layer features", rows)):
+        if not np.isfinite(numbers).all():
+            where = f"{sample.id} ({sample.atoms.get_chemical_formula()})"
+            fix = "look for overlapping atoms, or for a training that diverged"
+            raise PotentialError(f"{what} of the {name} not finite", where=where, fix=fix)
+
+
 class RowSums(NamedTuple):
     """What a posterior and its calibration are made from.
 
@@ -185,11 +196,13 @@ class RowSums(NamedTuple):
         covariance: of the rows of the training set.
         thresholds: lengths of rows below which they vanish by symmetry.
         held: rows and residuals of the held-out set that do not.
+        n_zeros: rows of the training set that vanish by symmetry, by quantity.
     """
 
     covariance: RowCovariance
     thresholds: dict[str, float]
     held: dict[str, tuple[Rows, np.ndarray]]
+    n_zeros: dict[str, int]
 
 
 def sums_of(
@@ -215,7 +228,23 @@ def sums_of(
         every = group.gathered(own | {f"residuals:{name}": r for name, (_, r) in held.items()})
         rows, residuals = (_joined(part_of(one, kind) for one in every) for kind in ("rows:", "residuals:"))
         held = {name: (rows[name], residuals[name]) for name in (*kinds, *outputs) if name in rows}
-    return RowSums(covariance, thresholds, held)
+    n_zeros = {name: int(np.sum(values <= thresholds[name])) for name, values in lengths.items()}
+    return RowSums(covariance, thresholds, held, n_zeros)
+
+
+def masked_values(
+    data: LabelledSet, kinds: Sequence[str], n_zeros: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """How many values of labels do not count, by quantity and reason; those of stresses in Voigt order."""
+    masked: dict[str, dict[str, int]] = {}
+    for name in kinds:
+        labelled_samples = [sample for sample in data.samples if name in sample.labels]
+        unknown = sum(int(np.sum(~sample.known(name))) for sample in labelled_samples)
+        counted = sum(int(np.sum(sample.component_weights(name) > 0)) for sample in labelled_samples)
+        n_known = sum(int(np.sum(sample.known(name))) for sample in labelled_samples)
+        reasons = {"NaN": unknown, "weight 0": n_known - counted, "symmetry": n_zeros.get(name, 0)}
+        masked[name] = {reason: n for reason, n in reasons.items() if n}
+    return {name: reasons for name, reasons in masked.items() if reasons}
 
 
 def _joined(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -284,15 +313,17 @@ def fitted_posterior(
     regularizer: Regularizer,
     row_weights: str | Mapping[str, float] = "precision",
     compat: Literal["metatrain"] | None = None,
+    n_zeros: Mapping[str, int] | None = None,
 ) -> tuple[LLPRPosterior, dict[str, float]]:
-    """Posterior of the weights, and the weight of the rows of each quantity."""
+    """Posterior of the weights, and the weight of the rows of each quantity; zero rows say nothing."""
     weights = row_weights_of(covariance, validation, "unit" if compat else row_weights)
     matrix = covariance.combined(weights)
     if compat is not None:
         if isinstance(regularizer, str):
             raise ConfigError("compat: metatrain takes a number or null as regularizer", got=regularizer)
         return LLPRPosterior.from_covariance(matrix, regularizer=regularizer, compat=compat), weights  # type: ignore[arg-type]
-    used = {kind: value for kind, value in covariance.n_rows.items() if weights[kind] > 0}
+    zeros = n_zeros or {}
+    used = {kind: n - zeros.get(kind, 0) for kind, n in covariance.n_rows.items() if weights[kind] > 0}
     varsigma2 = resolve_regularizer(
         regularizer,  # type: ignore[arg-type]
         matrix,
@@ -312,16 +343,17 @@ def row_kinds_of(
     present = {name: any(_has(sample, name) for part in sets for sample in part.samples) for name in known}
     usual = [name for name in labelled(known) if present[name]]
     chosen = tuple(name for name in known if name in (usual if asked is None else asked))
-    missing = [name for name in chosen if not present[name]]
-    if missing:
-        raise DataError(f"row_kinds asks for {missing[0]}, but no structure has such a label")
+    for name in chosen:
+        if not present[name]:
+            raise DataError(f"row_kinds asks for {name}, but no structure has such a label")
+        if asked is not None and not any(_has(sample, name) for sample in sets[0].samples):
+            where = "labels of the training set"
+            raise DataError(f"row_kinds asks for {name}, of which no value is known", where=where)
     return chosen
 
 
 def _has(sample: Sample, name: str) -> bool:
-    if name not in sample.labels or (name == "stress" and not sample.structure.periodic):
-        return False
-    return sample.trained_energy if name == "energy" else True
+    return bool(np.any(sample.component_weights(name) > 0))
 
 
 def row_weights_of(
@@ -379,7 +411,7 @@ def without_offset(
     counts = [np.array([np.sum(s.structure.numbers == z) for z in data.species]) for s in data.samples]
     if known is None:
         predictions = predict(potential, data.frames, neighborhoods=data.structures)
-        usable = [i for i, sample in enumerate(data.samples) if sample.trained_energy]
+        usable = [i for i, s in enumerate(data.samples) if s.component_weights("energy") > 0]
         if not usable:
             raise DataError(f"residual_offset {rule} needs energies", fix="residual_offset: none")
         differences = np.array(
