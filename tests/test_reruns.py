@@ -186,6 +186,7 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
         "loop": {"methods": ["max_dist"], "seeds": [0], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
     }
     config["loop"]["validation"] = 0.34
+    config["replay"] = {"methods": ["max_dist"], "n_initial": 2, "n_per_round": 1, "n_rounds": 1, "seeds": 3}
     (folder / "copper.yaml").write_text(yaml.safe_dump(config))
     train = folder / "runs" / "copper-train" / "outputs.json"
     if verb in ("eval", "uq", "uq-compare", "select") and not train.exists():
@@ -213,6 +214,7 @@ DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
     "uq verb": (_verb("uq"), (*TRAINED, "test"), "surefield.cli.jobs.evaluate_uncertainty"),
     "uq-compare verb": (_verb("uq-compare"), (*TRAINED, "test"), "surefield.cli.jobs.uq_compare"),
     "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
+    "select-replay verb": (_verb("select-replay"), DATA, "surefield.cli.jobs.replay"),
     "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.jobs.Loop"),
 }
 

@@ -343,6 +343,37 @@ def test_the_folder_of_a_run_says_what_happened_and_its_index_lists_it(config: P
     assert 'href="copper-doctor/report.html"' in index
 
 
+def test_replay_of_selections(config: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the labelled training data: a table, a verdict for each method, and a section of the report."""
+    few = ["replay.n_initial=4", "replay.n_per_round=3", "replay.n_rounds=2", "replay.seeds=3"]
+    done = CliRunner().invoke(app, ["select", str(config), *SNAP, *few, "--replay", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "would run 'select-replay'" in done.output
+    assert "replay: 21 fits by ridge, 10 labels" in done.output
+    done = CliRunner().invoke(app, ["select", str(config), *SNAP, *few, "--replay"])
+    assert done.exit_code == 0, done.output
+    folder = config.parent / "runs" / "copper-select-replay"
+    assert done.output.count("energy    rmse   ") == 2
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "lcmd, energy rmse: " in summary["verdict"]
+    entries = json.loads((folder / "replay.json").read_text())
+    assert entries["methods"] == ["lcmd", "max_dist", "random"]
+    assert np.array(entries["labels"]["lcmd"]).tolist() == [[4, 7, 10]] * 3
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "RMSE of the energy per atom" in page
+    assert page.count("<td>largest error</td>") == 2
+    with pytest.raises(SurefieldError, match="the replay wants 18 labels"):
+        run_verb(
+            "select-replay",
+            config,
+            [*SNAP, *few, "replay.n_rounds=4", "replay.n_initial=6"],
+            dry_run=True,
+            overwrite=False,
+        )
+    with pytest.raises(SurefieldError, match=r"unknown method 'lcdm'; did you mean 'lcmd'"):
+        run("select-replay", config, "replay.methods=[lcdm]")
+
+
 def test_an_interrupt_says_how_to_go_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from surefield.config import Config
 from surefield.errors import nearest
 from surefield.selection.methods import METHODS
 
-__all__ = ["FeatureMap", "Score", "SelectionConfig"]
+__all__ = ["FeatureMap", "ReplayConfig", "Score", "SelectionConfig"]
 
 FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior"]
 Score = Literal["forces_variance", "energy_variance"]
@@ -34,3 +34,35 @@ class SelectionConfig(Config):
         if self.score is not None and not METHODS[self.method].uses_features:
             raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
         return self
+
+
+class ReplayConfig(Config):
+    """What selection methods would have saved on the labelled structures of `data.train`."""
+
+    methods: tuple[str, ...] = Field(
+        default=("lcmd", "max_dist"),
+        description=f"of {', '.join(METHODS)}; random is always added",
+    )
+    features: Literal["ll_grad", "full_grad_rp"] = Field(
+        default="ll_grad", description="of the untrained potential: what methods and ridge regression see"
+    )
+    learner: Literal["ridge", "train"] = Field(
+        default="ridge",
+        description="ridge: regression of energies on the features; train: the potential, in every round",
+    )
+    n_initial: int = Field(default=20, ge=1, description="labels of the first round, drawn at random")
+    n_per_round: int = Field(default=20, ge=1, description="labels a round")
+    n_rounds: int = Field(default=5, ge=1, description="rounds after the first")
+    seeds: int = Field(default=5, ge=3, description="repetitions")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="of the structures that are held out")
+    groups: str | None = Field(
+        default=None, description="entry of info; groups are not split between training and test"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for method in methods:
+            if method not in METHODS:
+                raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+        return methods

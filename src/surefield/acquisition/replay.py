@@ -27,7 +27,7 @@ from surefield.selection.replay_result import RANDOM, Replay, error_summary
 from surefield.selection.request import generator
 from surefield.selection.select_rows import select_features
 from surefield.selection.transforms import RowTransform, transform_features
-from surefield.structures.labels import resolve_labels
+from surefield.structures.labels import Mapped, resolve_labels
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
 from surefield.training.config import TrainConfig
@@ -80,6 +80,7 @@ def replay(
     transforms: Sequence[RowTransform] = (),
     groups: str | Sequence[Hashable] | None = None,
     cost: ArrayLike | Callable[[Atoms], float] | None = None,
+    labels: Mapped | None = None,
     progress: bool | None = None,
 ) -> Replay:
     """Select from labelled structures in rounds as if they had no labels, and measure what was gained.
@@ -109,6 +110,7 @@ def replay(
         groups: an entry of `info`, or one label per structure: groups are not split between training and
             test, and errors are reported by group.
         cost: of a label, per structure or as a function of it; 1 by default.
+        labels: explicit keys of the labels, kind to key.
         progress: show a progress bar; None: on a terminal.
 
     Returns:
@@ -130,10 +132,10 @@ def replay(
     if potential is None and (learner == "train" or isinstance(features, str)):
         species = sorted({symbol for atoms in labelled for symbol in atoms.get_chemical_symbols()})
         potential = MomentNetwork(species=species, cutoff=_CUTOFF)
-    data = _gathered(labelled, features, potential, groups, cost)
+    data = _gathered(labelled, features, potential, groups, cost, labels)
     if learner == "train":
         assert potential is not None
-        learner = _trained(potential, config or TrainConfig())
+        learner = _trained(potential, config or TrainConfig(), labels)
     arms = {name: [] for name in names}
     with track(seeds * len(names), "replay", progress) as bar:
         for seed in range(seeds):
@@ -286,9 +288,14 @@ def _split(data: _Data, fraction: float, n_init: int, seed: int) -> tuple[np.nda
 
 
 def _gathered(
-    frames: Frames, features: Any, potential: Any, groups: str | Sequence[Hashable] | None, cost: Any
+    frames: Frames,
+    features: Any,
+    potential: Any,
+    groups: str | Sequence[Hashable] | None,
+    cost: Any,
+    mapping: Mapped | None,
 ) -> _Data:
-    labels, _ = resolve_labels(frames, require=("energy",))
+    labels, _ = resolve_labels(frames, mapping, require=("energy",))
     energies = np.array([np.nan if label.energy is None else label.energy for label in labels])
     if not np.isfinite(energies).all():
         raise DataError(
@@ -330,14 +337,14 @@ def _rows(frames: Frames, features: Any, potential: Any) -> Any:
     return np.asarray(features)
 
 
-def _trained(potential: Potential | HasPotential, config: TrainConfig) -> Learner:
+def _trained(potential: Potential | HasPotential, config: TrainConfig, mapping: Mapped | None) -> Learner:
     """Learner that trains a potential anew."""
     plain = as_potential(potential)
 
     def learn(known: Frames, test: Frames, seed: int) -> Residuals:
         settings = config.model_copy(update={"seed": seed})
-        fit = train(plain, known, validation=0.2, config=settings, progress=False)
-        labels, _ = resolve_labels(test, require=("energy",))
+        fit = train(plain, known, validation=0.2, config=settings, labels=mapping, progress=False)
+        labels, _ = resolve_labels(test, mapping, require=("energy",))
         predictions = fit.potential.predict(test)
         pairs = list(zip(predictions, labels, strict=True))
         residuals: dict[str, Sequence[ArrayLike]] = {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from surefield.acquisition.config import SelectionConfig
+from surefield.acquisition.config import ReplayConfig, SelectionConfig
 from surefield.config import Config, load
 from surefield.errors import DataError, nearest
 from surefield.exploration.config import StabilityConfig
@@ -153,6 +153,7 @@ class RunConfig(Config):
         "`training.model_checkpoint` of the block names, in place of a training",
     )
     selection: SelectionConfig = SelectionConfig()
+    replay: ReplayConfig = Field(default=ReplayConfig(), description="of 'surefield select --replay'")
     stability: StabilityConfig | None = Field(
         default=StabilityConfig(), description="short dynamics after a training; null or false: none"
     )

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from surefield.acquisition.explanation import explain
+from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select
 from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, as_begun, read_config
@@ -321,6 +322,30 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {settings.method}; see picks.xyz"}
 
 
+def _select_replay(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    settings = config.replay
+    frames, labels = read_labelled(config, need(config.data.train, "train", "select --replay"))
+    result = replay(
+        frames,
+        settings.methods,
+        n_init=settings.n_initial,
+        batch_size=settings.n_per_round,
+        n_rounds=settings.n_rounds,
+        seeds=settings.seeds,
+        test_fraction=settings.test_fraction,
+        learner=settings.learner,
+        features=settings.features,
+        potential=make_potential(config, frames),
+        config=config.training,
+        groups=settings.groups,
+        labels=labels,
+    )
+    say(str(result))
+    folder.write_json("replay.json", result.to_dict())
+    sentences = [str(result.verdict(method)) for method in result.methods if method != "random"]
+    return {"verdict": "; ".join(sentences)}
+
+
 def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     loop = config.loop
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
@@ -352,5 +377,6 @@ VERBS: dict[str, Job] = {
     "uq": _uq,
     "uq-compare": _uq_compare,
     "select": _select,
+    "select-replay": _select_replay,
     "loop": _loop,
 }

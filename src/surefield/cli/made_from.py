@@ -24,6 +24,7 @@ _SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "uq": ("test",),
     "uq-compare": ("test",),
     "select": ("pool",),
+    "select-replay": ("train",),
     "loop": ("train", "test"),
 }
 _NAMES: Final = {"train": "training set", "validation": "validation set", "test": "test set", "pool": "pool"}
@@ -44,7 +45,7 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
     if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
         return {}  # the loop compares what its candidates are made from
     table = _sets(config, _SETS[verb])
-    if config.training.start_from is not None and verb in ("train", "loop"):
+    if config.training.start_from is not None and verb in ("train", "loop", "select-replay"):
         table["potential it starts from"] = _saved(Path(config.training.start_from))
     if verb == "uq-compare" and config.compare.ood is not None:
         table["structures out of distribution"] = frame_contents(read_frames(config.compare.ood))

@@ -26,6 +26,9 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see 'surefield schema'")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="entries to replace, such as training.epochs=20")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")]
+Replay = Annotated[
+    bool, typer.Option("--replay", help="on the labelled data.train: which methods would have saved labels?")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="delete an earlier run of this name")]
 
 
@@ -37,29 +40,42 @@ VERBS = {
     "uq": "Uncertainties on the test structures, and whether they can be trusted.",
     "uq-compare": "Several uncertainties side by side on the test structures; also 'surefield uq compare'.",
     "select": "Choose which structures of the pool to label next.",
+    "select-replay": "What selection methods would have saved; also 'surefield select --replay'.",
     "loop": "Active learning: rounds of fit, uncertainty, selection and labels, beside random selection.",
 }
+
+
+def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, overwrite: bool) -> None:
+    try:
+        from surefield.cli.config import read_config
+
+        if verb == "uq" and str(config) == "compare" and overrides:
+            verb, config, overrides = "uq-compare", Path(overrides[0]), overrides[1:]
+        read_config(config, overrides or [])  # faults are told before the rest is imported
+        from surefield.cli.jobs import run_verb
+
+        run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+    except KeyboardInterrupt:  # typer would end with a bare "Aborted!"
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _add(verb: str, text: str) -> None:
     def run(
         config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False, overwrite: Overwrite = False
     ) -> None:
-        try:
-            from surefield.cli.config import read_config
+        _run(verb, config, overrides, dry_run, overwrite)
 
-            own = verb
-            if verb == "uq" and str(config) == "compare" and overrides:
-                own, config, overrides = "uq-compare", Path(overrides[0]), overrides[1:]
-            read_config(config, overrides or [])  # faults are told before the rest is imported
-            from surefield.cli.jobs import run_verb
+    def select(
+        config: ConfigPath,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        overwrite: Overwrite = False,
+        replay: Replay = False,
+    ) -> None:
+        _run("select-replay" if replay else verb, config, overrides, dry_run, overwrite)
 
-            run_verb(own, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
-        except KeyboardInterrupt:  # typer would end with a bare "Aborted!"
-            print("interrupted; run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    app.command(verb, help=text)(run)
+    app.command(verb, help=text)(select if verb == "select" else run)
 
 
 for _verb, _text in VERBS.items():

@@ -15,6 +15,7 @@ from surefield.cli.config import RunConfig
 from surefield.cli.inputs import (
     make_potential,
     need,
+    read_labelled,
     read_loop,
     read_pool,
     read_test,
@@ -108,6 +109,18 @@ def _select(config: RunConfig) -> None:
         say(f"selection.n is {settings.n}, but the pool has {len(pool)} structures: all would be picked")
 
 
+def _select_replay(config: RunConfig) -> None:
+    frames, _ = read_labelled(config, need(config.data.train, "train", "select --replay"))
+    settings = config.replay
+    _describe(make_potential(config, frames))
+    n_labels = settings.n_initial + settings.n_rounds * settings.n_per_round
+    left = len(frames) * (1 - settings.test_fraction)
+    if n_labels > left:
+        raise ConfigError(f"the replay wants {n_labels} labels, but {left:.0f} structures are no test set")
+    arms = settings.seeds * len({*settings.methods, "random"})
+    say(f"replay: {arms * settings.n_rounds + settings.seeds} fits by {settings.learner}, {n_labels} labels")
+
+
 def _loop(config: RunConfig) -> None:
     loop = config.loop
     n_fits = len(loop.methods) * len(loop.seeds) * (loop.n_rounds + 1)
@@ -138,6 +151,7 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
     "uq": _uq,
     "uq-compare": _uq_compare,
     "select": _select,
+    "select-replay": _select_replay,
     "loop": _loop,
 }
 

@@ -37,6 +37,7 @@ __all__ = [
     "method_colors",
     "parity",
     "plotly_source",
+    "replay_curve",
     "residuals",
     "training_curve",
 ]
@@ -84,6 +85,17 @@ def learning_curve(curves: Sequence[Curve], score: str) -> go.Figure | None:
         for method, group in _by_method(curves).items()
     }
     return _against_labels(series, f"{label} on test set ({unit})", log_y=True)
+
+
+def replay_curve(
+    labels: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], title: str
+) -> go.Figure | None:
+    """An error against the number of labels, by method (n_seeds, n_rounds); drawn as `learning_curve`."""
+    series = {
+        method: list(zip(labels[method].astype(int), values, strict=True))
+        for method, values in errors.items()
+    }
+    return _against_labels(series, title, log_y=True)
 
 
 def coverage_history(curves: Sequence[Curve], kind: str) -> go.Figure | None:

@@ -34,6 +34,7 @@ PIECES: Final = (
     "selection.json",
     "doctor.json",
     "comparison.json",
+    "replay.json",
     "error.log",
 )
 TEST_SCORES: Final = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
@@ -110,6 +111,7 @@ class Run:
         map: arrays of `map.npz`: training set, pool and picks in the plane of their features.
         doctor: `doctor.json`.
         comparison: `comparison.json`: several uncertainties side by side.
+        replay: `replay.json`: what selection methods saved on labelled data.
         compared: arrays of `comparison.npz`: residuals and sigmas of each.
         error: last line of `error.log`, empty if the run did not fail.
         notes: pieces that could not be read, in words.
@@ -130,6 +132,7 @@ class Run:
     map: Mapping[str, np.ndarray] = field(default_factory=dict)
     doctor: Mapping[str, Any] = field(default_factory=dict)
     comparison: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, np.ndarray] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
@@ -191,6 +194,7 @@ def load_run(folder: str | Path) -> Run:
         map=piece("map.npz", read_arrays, {}),
         doctor=doctor,
         comparison=piece("comparison.json", _mapping, {}),
+        replay=piece("replay.json", _mapping, {}),
         compared=piece("comparison.npz", read_arrays, {}),
         error=piece("error.log", _last_line, ""),
         notes=tuple(dict.fromkeys(notes)),

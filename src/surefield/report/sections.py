@@ -14,6 +14,7 @@ from surefield.report.comparison import comparison_section
 from surefield.report.errors import errors_section
 from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_atom, values
 from surefield.report.picks import picks_section
+from surefield.report.replay import replay_section
 from surefield.report.run import Run
 from surefield.report.scores import ONE_SIGMA, coverage_sentence, mapping, trust
 from surefield.report.stability import stability_section
@@ -51,6 +52,7 @@ def sections(run: Run) -> list[Section]:
         errors_section(run),
         _uncertainty(run),
         comparison_section(run),
+        replay_section(run),
         stability_section(run),
         picks_section(run),
         _training(run),
