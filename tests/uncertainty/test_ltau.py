@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,29 @@ def test_expected_error_is_that_of_the_nearest_atoms(ltau, fit, copper):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     ((_, spreads),) = ltau.spreads([query], ("forces",), batch_size=1)
     np.testing.assert_allclose(spreads["forces"].u[:, 0], np.sqrt(np.pi / 8) * expected, rtol=1e-10)
+
+
+def test_approximate_index(ltau, fit, copper, tmp_path):
+    """The same neighbours as by the exact search, also after saving."""
+    pytest.importorskip("faiss")
+    trained, folder = fit
+    sets = trained.potential, trained.train_set, trained.validation_set
+    found = LTAU.fit(*sets, folder, k=3, index="faiss")
+    found.save(tmp_path / "ltau.npz")
+    for sure in (found, LTAU.load(tmp_path / "ltau.npz")):
+        assert sure.environments.index == "faiss"
+        for p, q in zip(sure.predict(copper, forces=True), ltau.predict(copper, forces=True), strict=True):
+            np.testing.assert_allclose(p.forces_uncertainty, q.forces_uncertainty, rtol=1e-6)
+
+
+def test_without_faiss(fit, monkeypatch):
+    trained, folder = fit
+    sets = trained.potential, trained.train_set, trained.validation_set
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match=r"needs the package faiss.*pip install 'surefield\[ann\]'"):
+        LTAU.fit(*sets, folder, k=3, index="faiss")
+    with pytest.raises(ConfigError, match=r"unknown index 'fais'.*did you mean 'faiss'"):
+        LTAU.fit(*sets, folder, k=3, index="fais")
 
 
 def test_errors_of_the_whole_training_count(ltau, fit):

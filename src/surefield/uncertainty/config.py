@@ -120,6 +120,9 @@ class LTAUConfig(Config):
         default=None, ge=1, description="training atoms of each element, drawn by chance; null: all"
     )
     seed: int = Field(default=0, ge=0, description="of the draw")
+    index: Literal["exact", "faiss"] = Field(
+        default="exact", description="of the search; faiss, approximate, for very many training atoms"
+    )
     calibration_map: dict[str, MapName] | None = Field(default=None, description=_MAPS)
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 
-from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.potentials.potential import LastLayerPotential
 from surefield.quantities import quantity
+from surefield.selection.approximate_neighbors import NeighborGraph, check_faiss
 from surefield.selection.distances import k_nearest
 from surefield.sensitivity.rows import site_features
 from surefield.structures.neighbors import Neighborhood
 from surefield.uncertainty.spread import Spread
 
-__all__ = ["Environments", "of_atoms"]
+__all__ = ["Environments", "Index", "of_atoms"]
+
+Index = Literal["exact", "faiss"]
+#: How training atoms are searched.
+INDICES: Final = ("exact", "faiss")
 
 #: Queries whose features are held at once.
 _ATOMS: Final = 4096
@@ -27,17 +32,19 @@ _ATOMS: Final = 4096
 
 @dataclass(frozen=True, eq=False)
 class Environments:
-    """Site features of training atoms, and the exact search among those of one element.
+    """Site features of training atoms, and the search among those of one element.
 
     Attributes:
         features: (n_environments, n_site_features) in the precision of the potential.
         numbers: (n_environments,) atomic numbers.
         places: (n_environments,) number of each atom among all atoms of the training set.
+        index: 'exact', or 'faiss', see `NeighborGraph`.
     """
 
     features: Float[np.ndarray, "n_environments n_site_features"]
     numbers: Int[np.ndarray, " n_environments"]
     places: Int[np.ndarray, " n_environments"]
+    index: Index = "exact"
 
     @classmethod
     def of(
@@ -46,14 +53,19 @@ class Environments:
         structures: Sequence[Neighborhood],
         most: int | None = None,
         seed: int = 0,
+        index: Index = "exact",
     ) -> Environments:
         """Those of structures, batch by batch; of elements with more than `most` atoms as many by chance.
 
         Raises:
-            ConfigError: `most` is not positive.
+            ConfigError: `most` is not positive, an unknown index, or one that is not installed.
             DataError: no atoms.
             PotentialError: features that are not finite.
         """
+        if index not in INDICES:
+            raise ConfigError(f"unknown index {index!r}", fix=nearest(str(index), INDICES))
+        if index == "faiss":
+            check_faiss()
         if most is not None and most < 1:
             raise ConfigError("max_environments must be positive", got=most)
         if not structures:
@@ -65,8 +77,8 @@ class Environments:
         )
         stops = np.cumsum([structure.n_atoms for structure in structures])
         features = np.empty((len(kept), layer.readout.shape[1]), layer.dtype)
-        for index, own in site_features(layer, structures):
-            start, stop = stops[index] - len(own), stops[index]
+        for number, own in site_features(layer, structures):
+            start, stop = stops[number] - len(own), stops[number]
             low, high = np.searchsorted(kept, [start, stop])
             features[low:high] = own[kept[low:high] - start]
         bad = ~np.isfinite(features).all(axis=1)
@@ -76,16 +88,18 @@ class Environments:
             first = stops[structure] - structures[structure].n_atoms
             where = f"training structure {structure}, atom {atom - first}"
             raise PotentialError("features of an atom are not finite", where=where)
-        return cls(features, numbers[kept], kept)
+        return cls(features, numbers[kept], kept, index)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All there is, by name."""
-        return {"features": self.features, "numbers": self.numbers, "places": self.places}
+        named = {"features": self.features, "numbers": self.numbers, "places": self.places}
+        return named if self.index == "exact" else {**named, "index": np.array(self.index)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Environments:
         """What `arrays` gave."""
-        return cls(arrays["features"], arrays["numbers"], arrays["places"])
+        index: Any = str(arrays.get("index", "exact"))
+        return cls(arrays["features"], arrays["numbers"], arrays["places"], index)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,6 +119,11 @@ class Environments:
             largest = float(spread.max(initial=0.0))
             scales[int(z)] = np.maximum(spread, 1e-3 * largest) if largest > 0 else np.ones_like(spread)
         return scales
+
+    @cached_property
+    def _graphs(self) -> dict[tuple[int, bool], NeighborGraph]:
+        """By element and scaling, made when they are searched."""
+        return {}
 
     def nearest(
         self,
@@ -137,6 +156,12 @@ class Environments:
             )
         unit = self.scales[number] * np.sqrt(features.shape[1]) if scaled else 1.0
         rows, others = (np.asarray(x, np.float64) / unit for x in (features, self.features[own]))
+        if self.index == "faiss" and not themselves:
+            place = number, scaled
+            if place not in self._graphs:
+                self._graphs[place] = NeighborGraph(others)
+            distances, which = self._graphs[place].nearest(rows, min(k, len(own)))
+            return distances, own[which]
         without = np.arange(len(own)) if themselves else None
         distances, which = k_nearest(rows, others, min(k, len(own) - themselves), without=without)
         return distances, own[which]

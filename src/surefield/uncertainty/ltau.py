@@ -18,7 +18,7 @@ from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.force_errors import with_forces
-from surefield.uncertainty.environments import Environments, of_atoms
+from surefield.uncertainty.environments import Environments, Index, of_atoms
 from surefield.uncertainty.loss_trajectories import Spacing, logged_errors
 from surefield.uncertainty.spread import Spread
 from surefield.uncertainty.uncertainty import Uncertainty
@@ -66,6 +66,7 @@ class LTAU(Uncertainty):
         bin_spacing: Spacing = "log",
         max_environments: int | None = None,
         seed: int = 0,
+        index: Index = "exact",
         labels: Mapped | None = None,
         **options: Any,
     ) -> Self:
@@ -81,11 +82,13 @@ class LTAU(Uncertainty):
             bin_spacing: 'log' or 'linear'.
             max_environments: of each element, drawn by chance where there are more; None: all.
             seed: of the draw.
+            index: how the nearest are found: 'exact', or approximately by 'faiss' (extra `[ann]`), which pays
+                for some ten thousand training atoms of an element and more.
             labels: explicit keys of the labels.
             options: of `calibrated`.
 
         Raises:
-            ConfigError: k < 1, or more than the training atoms of an element.
+            ConfigError: k < 1, or more than the training atoms of an element; an unknown index, or no faiss.
             DataError: no log, or a log of other structures.
             PotentialError: the potential has no last layer, or does not know an element.
         """
@@ -94,17 +97,17 @@ class LTAU(Uncertainty):
         layer = potential.last_layer()
         data = as_labelled(train, potential, labels, require=())
         samples = with_forces(data.samples)
-        index, errors = logged_errors(force_errors, n_bins, bin_spacing)
+        logged, errors = logged_errors(force_errors, n_bins, bin_spacing)
         own = [(sample.id, atom) for sample in samples for atom in range(sample.structure.n_atoms)]
-        if own != index:
+        if own != logged:
             raise DataError(
                 "the log of force errors is of other structures than the training set",
                 where=force_errors,
-                got=f"{len(index)} atoms, from {index[0][0] if index else 'nothing'}",
+                got=f"{len(logged)} atoms, from {logged[0][0] if logged else 'nothing'}",
                 expected=f"{len(own)} atoms, from {own[0][0] if own else 'nothing'}",
                 fix="give the set that was trained on, Fit.train_set",
             )
-        environments = Environments.of(layer, [s.structure for s in samples], max_environments, seed)
+        environments = Environments.of(layer, [s.structure for s in samples], max_environments, seed, index)
         for symbol, count in environments.counts.items():
             if k > count:
                 what = f"k is larger than the number of training atoms of {symbol}"
