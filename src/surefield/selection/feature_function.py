@@ -184,11 +184,10 @@ class FeatureFunction:
             fix = "give structures of one number of atoms, feature_fn(frames)"
             raise DataError("these features need structures without padding", fix=fix)
         count = len(first.numbers)
-        # Few sizes: to compute some structures again costs less than to compile another program.
+        # Few sizes, so that few programs are compiled; nothing is computed of what fills a batch up.
         size = size or next(8**k for k in range(9) if 8**k >= count)
-        padding = np.minimum(np.arange(size), count - 1)
         each: list[Graph] = [graphs] if isinstance(graphs, Graph) else list(graphs)
-        each = [_padded(graph, padding, dtype) for graph, dtype in zip(each, self._dtypes, strict=True)]
+        each = [_filled(graph, size, dtype) for graph, dtype in zip(each, self._dtypes, strict=True)]
         graphs = each[0] if len(each) == 1 else tuple(each)
         with errors_from_outside():
             return self._run(self._base, graphs)[:count]
@@ -274,14 +273,19 @@ def compute_features(
     return _kept(rows, out)
 
 
-def _padded(graph: Graph, places: np.ndarray, dtype: np.dtype) -> Graph:
-    """Structures at some places of a stack, in the precision of a potential."""
+def _filled(graph: Graph, size: int, dtype: np.dtype) -> Graph:
+    """A stack filled up with copies of its last structure, marked by 0 atoms, in a potential's precision."""
+    count = len(graph.numbers)
+    places = np.minimum(np.arange(size), count - 1)
 
     def taken(leaf: Any) -> np.ndarray:
         rows = np.asarray(leaf)[places]
         return rows.astype(dtype) if rows.dtype.kind == "f" else rows
 
-    return jax.tree.map(taken, graph)
+    filled = jax.tree.map(taken, graph)
+    return eqx.tree_at(
+        lambda g: g.n_atoms, filled, np.where(np.arange(size)[:, None] < count, filled.n_atoms, 0)
+    )
 
 
 def members_of(model: Any) -> list[Potential]:

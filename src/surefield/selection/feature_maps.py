@@ -282,7 +282,8 @@ def one_by_one(of: Callable[[Any, Graph], Array], source: Any, graph: Graph) -> 
     """`of(source, graph)`, which is computed structure by structure where several are asked for at once.
 
     One structure at a time stays in the processor's cache, and look-ups of neighbours know no other way. All
-    that comes after (projections, transforms) sees all structures at once.
+    that comes after (projections, transforms) sees all structures at once. Structures without atoms fill a
+    batch up: nothing is computed of them, and their row is 0.
     """
     arrays, fixed = eqx.partition((source, graph), eqx.is_array)
 
@@ -293,7 +294,17 @@ def one_by_one(of: Callable[[Any, Graph], Array], source: Any, graph: Graph) -> 
     @call.def_vmap
     def _(size: int, batched: Any, arrays: Any) -> tuple[Array, bool]:
         each, shared = eqx.partition(arrays, batched[0])
-        return jax.lax.map(lambda one: of(*eqx.combine(one, shared, fixed)), each), True
+
+        def row(one: Any) -> Array:
+            source, graph = eqx.combine(one, shared, fixed)
+            shape = jax.eval_shape(of, source, graph)
+            return jax.lax.cond(
+                graph.n_atoms[0] > 0,
+                lambda: of(source, graph),
+                lambda: jnp.zeros(shape.shape, shape.dtype),
+            )
+
+        return jax.lax.map(row, each), True
 
     return call(arrays)
 
