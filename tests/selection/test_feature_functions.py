@@ -12,6 +12,7 @@ from ase.build import fcc111
 
 from surefield.descriptors.behler import behler_functions
 from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.execution.callback import call_outside
 from surefield.potentials.electrode.charge_network import ChargeNetwork
 from surefield.potentials.mean_potential import MeanPotential
 from surefield.selection import (
@@ -29,6 +30,8 @@ from surefield.selection import (
     compute_features,
     create_feature_fn,
 )
+from surefield.selection.feature_maps import one_by_one
+from surefield.selection.structure_inputs import stacked
 from surefield.sensitivity import gradients, structure_rows
 from surefield.sensitivity.gradients import gradient_rows
 from surefield.sensitivity.sketch import count_sketch, gaussian_sketch
@@ -248,6 +251,23 @@ def _frames(frames):
     from surefield.structures.read import read_frames
 
     return read_frames(frames)
+
+
+def test_what_fills_a_batch_up_is_not_computed(network, crystals):
+    calls = []
+
+    def counted(source, graph):
+        def outside(n_atoms):
+            calls.append(int(n_atoms[0]))
+            return np.asarray(n_atoms, np.float64)
+
+        return call_outside(outside, jax.ShapeDtypeStruct((1,), np.float64), graph.n_atoms)
+
+    graphs = stacked([network.neighborhood(atoms) for atoms in [*crystals, crystals[0]]], np.float64)
+    graphs = eqx.tree_at(lambda g: g.n_atoms, graphs, np.array([[3], [3], [0], [0]], np.int32))
+    rows = jax.jit(jax.vmap(lambda graph: one_by_one(counted, jnp.zeros(1), graph)))(graphs)
+    np.testing.assert_array_equal(rows, [[3], [3], [0], [0]])
+    assert calls == [3, 3]
 
 
 def test_single_precision(crystals):
