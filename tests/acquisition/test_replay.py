@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from tests.copper import copper
 
 import surefield as sf
 from surefield.acquisition.replay import replay, ridge_errors
 from surefield.errors import ConfigError, DataError
+from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.selection.replay_result import Replay, error_summary
 
 
@@ -186,11 +188,30 @@ def test_public_sets(shared, name, capsys):
     assert curve[-1] < curve[0]
 
 
+def test_a_potential_can_be_the_learner():
+    """SNAP is solved exactly in every round, and has errors of forces, too."""
+    plan = {"n_init": 5, "batch_size": 3, "n_rounds": 1, "seeds": 3, "groups": [*"aaabbbcccdddeeee"]}
+    potential = Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"])
+    result = replay(
+        copper(16, strain=0.03),
+        ["max_dist"],
+        learner="train",
+        potential=potential,
+        test_fraction=0.25,
+        **plan,
+    )
+    assert set(result.errors) == {"energy", "forces"}
+    assert result.errors["forces"]["rmse"]["max_dist"].shape == (3, 2)
+    assert 0 < result.errors["forces"]["rmse"]["random"].max() < 1.0
+    assert set(result.group_errors["forces"]) <= set("abcde")
+
+
 def test_features_from_a_file_or_an_array(crowd, tmp_path):
     plan = {**PLAN, "seeds": 3}
     expected = replay(crowd, ["lcmd"], **plan)
     np.save(tmp_path / "rows.npy", powers(crowd))
-    for features in (powers(crowd), tmp_path / "rows.npy"):
+    np.savez(tmp_path / "rows.npz", rows=powers(crowd))
+    for features in (powers(crowd), tmp_path / "rows.npy", str(tmp_path / "rows.npz")):
         result = replay(crowd, ["lcmd"], **{**plan, "features": features})
         assert result.picks == expected.picks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from surefield.errors import ConfigError, DataError
-from surefield.selection import Constraints, FeatureStore, select_features, select_rows
+from surefield.selection import Constraints, FeatureStore, Selection, select_features, select_rows
 from surefield.selection.chunked_features import ChunkedFeatures
 
 CHUNKS = [17, 256, 4096]
@@ -153,6 +153,9 @@ def test_a_store_gives_the_rows_that_were_computed(tmp_path, pools, monkeypatch)
         )
     with pytest.raises(IndexError):
         store[[3000]]
+    picks = select_rows("max_dist", again, rows[:50], 5)
+    picks.save(tmp_path / "picks.npz", features=True)
+    np.testing.assert_array_equal(Selection.load(tmp_path / "picks.npz").g_pool, rows)
 
 
 def test_an_interrupted_fill_goes_on(tmp_path, pools, monkeypatch):
