@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from surefield.acquisition.transform_config import TransformConfig
 from surefield.config import Config
 from surefield.errors import nearest
 from surefield.selection.methods import METHODS
@@ -23,6 +24,14 @@ class SelectionConfig(Config):
     features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"
+    )
+    transforms: tuple[TransformConfig, ...] = Field(
+        default=(), description="of the features, in order, such as {kind: per_atom}"
+    )
+    sigma: float = Field(
+        default=0.1,
+        ge=0,
+        description="noise of a label for max_det and bait, relative to the length of the features",
     )
     n: int = Field(default=10, ge=1, description="picks")
     seed: int = Field(default=0, ge=0, description="of sketches and random methods")

@@ -17,6 +17,7 @@ import yaml
 from surefield.acquisition.explanation import explain
 from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select
+from surefield.acquisition.transform_config import make_transforms
 from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, as_begun, read_config
 from surefield.cli.inputs import (
@@ -300,6 +301,8 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         settings.method,
         settings.n,
         features=settings.features,
+        transforms=make_transforms(settings.transforms),
+        sigma=settings.sigma,
         scores=None if name is None else {name: score_frames(uncertainty, pool, name)},
         seed=settings.seed,
     )

@@ -18,6 +18,7 @@ from ase import Atoms
 
 from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import feature_rows, score_frames
+from surefield.acquisition.transform_config import make_transforms
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.identity import check_table, digest
 from surefield.execution.progress import Track, track
@@ -29,6 +30,7 @@ from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.features import Features
 from surefield.selection.replay_result import labels_to_reach
 from surefield.selection.select_rows import select_features
+from surefield.selection.transforms import transform_features
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
 from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import results_of
@@ -135,7 +137,8 @@ class Loop:
         labels = oracle.pop("labels", None)
         plain = {key: v if isinstance(v, str | int | float) else digest(v) for key, v in oracle.items()}
         inputs = {
-            "loop": self.config.model_dump(mode="json"),
+            # Later settings count where they are set, so that older loops go on.
+            "loop": self.config.model_dump(mode="json", exclude=_unset(self.config)),
             "training": settled_for(self.training, self.potential).model_dump(
                 mode="json", exclude={"start_from"}
             )
@@ -205,10 +208,16 @@ class Loop:
             if self.config.score is not None:
                 score = self.config.score
                 variances = {score: score_frames(uncertainty, self.pool[left], score)}
+        features = Features(train, pool)
+        if train is not None:
+            known, others = ([len(self.pool[int(i)]) for i in part] for part in (chosen, left))
+            transforms = make_transforms(self.config.transforms)
+            features = transform_features(Features(train, pool, known, others), transforms)
         picked = select_features(
             method,
-            Features(train, pool),
+            features,
             self.config.n_per_round,
+            sigma=self.config.sigma * features.root_mean_square(),
             seed=1000 * seed + number,
             scores=variances,
         )
@@ -317,6 +326,15 @@ class Loop:
         drawn = feature_map(rows[first], rows) | {"picks": np.array(later, np.int64)}
         write_arrays(self.folder / "map.npz", drawn)
         evaluate_uncertainty(uncertainty, self.test, fitted).save(self.folder / "predictions.npz")
+
+
+def _unset(config: LoopConfig) -> set[str]:
+    """Settings that version 0.1 did not have, where they have their defaults."""
+    return {
+        name
+        for name in ("sigma", "transforms")
+        if getattr(config, name) == LoopConfig.model_fields[name].default
+    }
 
 
 def check_size(config: LoopConfig, n_pool: int) -> None:
