@@ -28,6 +28,8 @@ from surefield.loop.oracle_config import EMTOracleConfig
 from surefield.loop.pools import dynamics_pool
 from surefield.loop.rounds import labels_to_reach, summarise, verdict
 from surefield.potentials import MomentNetwork
+from surefield.potentials.snap.snap import Snap, SnapConfig
+from surefield.selection.select_rows import select_features
 from surefield.structures.read import write_frames
 from surefield.training import TrainConfig
 
@@ -99,6 +101,41 @@ def test_stresses_are_reported_where_they_count(tmp_path: Path, weight: float | 
     assert ("stress" in summary["calibration"]) is reported
     with np.load(tmp_path / "predictions.npz") as arrays:
         assert ("stress_reference" in arrays) is reported
+
+
+def test_transforms_and_noise_reach_the_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(method: str, features: Any, *args: Any, **options: Any) -> Any:
+        if method != "random":
+            seen.append((features, options["sigma"]))
+        return select_features(method, features, *args, **options)
+
+    monkeypatch.setattr("surefield.loop.rounds.select_features", watched)
+    oracle = ReplayOracle(copper(8, 0))
+    snap = Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"])
+    plan = {"methods": ("max_det",), "seeds": (0,), "n_initial": 4, "n_per_round": 2, "n_rounds": 1}
+    plan |= {"features": "ll_grad", "validation": 0.34}
+    for name, more in {"plain": {}, "set": {"transforms": ({"kind": "scale"},), "sigma": 0.5}}.items():
+        (tmp_path / name).mkdir()
+        active = Loop(
+            tmp_path / name,
+            LoopConfig(**plan, **more),
+            snap,
+            TrainConfig(),
+            oracle,
+            oracle.pool,
+            copper(3, 1),
+        )
+        active.run(progress=False)
+        (start,) = active.journal.find(event="start")
+        # Loops that were begun before these settings go on.
+        assert {"sigma", "transforms"} & set(start["inputs"]["loop"]) == set(more)
+    (plain, sigma), (scaled, larger) = seen
+    length = plain.root_mean_square()
+    assert sigma == pytest.approx(0.1 * length)
+    np.testing.assert_allclose(scaled.train, plain.train / length)
+    assert larger == pytest.approx(0.5)
 
 
 def test_too_small_a_pool(tmp_path: Path) -> None:
