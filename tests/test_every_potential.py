@@ -145,7 +145,7 @@ def test_feature_maps(case):
         picks.g_pool[:, : rows.shape[1]], rows, rtol=0, atol=1e-10 * np.abs(rows).max()
     )
     biases = [layer.bias_row(atoms.numbers) for atoms in frames]
-    np.testing.assert_allclose(picks.g_pool[:, size:], biases, rtol=1e-10)
+    np.testing.assert_allclose(picks.g_pool[:, rows.shape[1] :], biases, rtol=1e-10)
     assert sorted(picks) == [0, 1]
     if name == "chimes":  # whose forces JAX does not differentiate
         raw = compute_features(create_feature_fn(potential, None, LastLayerForceFeatures()), frames)

@@ -90,7 +90,7 @@ _TABLE: dict[str, Quantity] = {
             components=(3,),
             source="gradient",
             aliases=("dft_forces", "force", "forces_dft"),
-            calibration_map="alpha_sigma0",
+            calibration_map="structure_floor",
             symmetric_zeros=True,
         ),
         Quantity(
@@ -99,7 +99,7 @@ _TABLE: dict[str, Quantity] = {
             components=(6,),
             source="strain",
             aliases=("dft_stress", "stress_dft"),
-            calibration_map="alpha_sigma0",
+            calibration_map="structure_floor",
             weight=0.0,
         ),
         Quantity("charges", "e", per="atom", fitted=False, calibration_map=None),

@@ -311,3 +311,36 @@ def test_bad_maps_are_refused() -> None:
         CalibrationMap.from_dict({"map": "pickle"})
     with pytest.raises(ConfigError, match=r"'power'.*slope"):
         CalibrationMap.from_dict({"map": "power", "a": 1.0, "slope": 1.0})
+
+
+def structures_of_two_levels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals of 40 structures of 30 values whose error is that of the structure, in part."""
+    random = np.random.default_rng(5)
+    level = np.repeat(random.uniform(0.5, 2.0, 40), 30)
+    u = level * random.uniform(0.2, 1.5, 1200)
+    mean = np.repeat(np.sqrt(np.mean(u.reshape(40, 30) ** 2, axis=1)), 30)
+    return random.normal(size=1200) * np.hypot(2 * u, 3 * mean), u, np.repeat(np.arange(40), 30)
+
+
+def test_the_floor_of_a_structure_grows_with_its_spread() -> None:
+    r, u, structures = structures_of_two_levels()
+    fitted = fit_calibration_map(r, u, "structure_floor", structures=structures)
+    assert fitted.alpha == pytest.approx(2, rel=0.2)
+    assert fitted.beta == pytest.approx(3, rel=0.1)
+    assert fitted.sigma0 == 0
+    np.testing.assert_allclose(fitted.sigma(3 * u[:30]), 3 * fitted.sigma(u[:30]), rtol=1e-12)
+    again = CalibrationMap.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    np.testing.assert_array_equal(again.sigma(u[:30]), fitted.sigma(u[:30]))
+    zeros = np.array([0.0, 1.0, 1.0])
+    np.testing.assert_allclose(fitted.sigma(zeros), [0, *[np.hypot(fitted.alpha, fitted.beta)] * 2])
+
+
+def test_a_constant_floor_stays_where_the_data_has_one() -> None:
+    r, u, structures = structures_of_two_levels()
+    noise = np.random.default_rng(1).normal(0, 1, len(u))
+    fitted = fit_calibration_map(
+        2 * u * r / np.abs(r).max() + noise, u, "structure_floor", structures=structures
+    )
+    assert fitted.sigma0 == pytest.approx(1, rel=0.1)
+    with pytest.raises(DataError, match="one structure per row"):
+        fit_calibration_map(r, u, "structure_floor", structures=structures[:-1])

@@ -26,6 +26,7 @@ from surefield.uncertainty.calibration_maps import (
     LocalMap,
     PowerMap,
     PropertyMaps,
+    StructureFloorMap,
 )
 
 __all__ = ["calibrate_alpha", "fit_calibration_map"]
@@ -43,6 +44,8 @@ SAME_SPREAD: Final = 1e-6
 BIN_ROWS, MOST_BINS = 50, 20
 #: Points of the coarse search for the floor of an alpha_sigma0 map.
 FLOOR_GRID: Final = 61
+#: Of floors that are as good to this NLL, that of the structure alone is taken.
+NLL_SLACK: Final = 0.002
 
 
 def calibrate_alpha(
@@ -78,6 +81,7 @@ def fit_calibration_map(
     delta: float = 0.1,
     groups: ArrayLike | None = None,
     n_members: int | None = None,
+    structures: ArrayLike | None = None,
 ) -> CalibrationMap:
     """Fit a map u → σ on validation residuals.
 
@@ -85,11 +89,13 @@ def fit_calibration_map(
         residuals: prediction minus reference, (n,) or (n, n_properties) for one map per property; NaN entries
             are masked. No rows at all give α = 1, `calibrated` False and a warning.
         u: uncalibrated spread, (n,) or the shape of residuals.
-        map: `alpha`, `alpha_sigma0`, `power`, `isotonic`, `local`, `conformal` or `committee`.
+        map: `alpha`, `alpha_sigma0`, `structure_floor`, `power`, `isotonic`, `local`, `conformal` or
+            `committee`.
         method: of the map `alpha`, see `calibrate_alpha`.
         delta: of the map `conformal`: intervals miss at most this share.
         groups: of the map `conformal`: label of each row, for one quantile per group.
         n_members: of the map `committee`: M > 3 members whose sample standard deviation u is.
+        structures: of the map `structure_floor`: number of the structure of each row; None: all are of one.
 
     Raises:
         DataError: as `calibrate_alpha`, or too few rows for the conformal quantile.
@@ -104,10 +110,19 @@ def fit_calibration_map(
     if labels is not None and labels.shape != np.shape(residuals)[:1]:
         raise DataError("one group per row is needed", got=labels.shape, expected=np.shape(residuals)[:1])
     values = np.asarray(residuals, dtype=np.float64)
+    of_rows = np.zeros(len(values), int) if structures is None else np.asarray(structures)
+    if of_rows.shape != values.shape[:1]:
+        raise DataError("one structure per row is needed", got=of_rows.shape, expected=values.shape[:1])
     kept = [~np.isnan(c) for c in values.reshape(len(values), -1).T]
     options = _Options(method=method, delta=delta, n_members=n_members)
     maps = tuple(
-        _FITS[map](r, s, dataclasses.replace(options, groups=None if labels is None else labels[keep]))
+        _FITS[map](
+            r,
+            s,
+            dataclasses.replace(
+                options, groups=None if labels is None else labels[keep], structures=of_rows[keep]
+            ),
+        )
         for (r, s), keep in zip(_columns(residuals, u), kept, strict=True)
     )
     return PropertyMaps(maps) if values.ndim == 2 else maps[0]
@@ -119,6 +134,7 @@ class _Options:
     delta: float
     n_members: int | None
     groups: np.ndarray | None = None
+    structures: np.ndarray | None = None
 
 
 def _columns(residuals: ArrayLike, u: ArrayLike) -> list[tuple[Vector, Vector]]:
@@ -205,19 +221,64 @@ def _fit_alpha(r: Vector, u: Vector, options: _Options) -> AlphaMap:
 
 
 def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map:
-    """Best NLL of σ² = s[t·v + 1 - t], v = u²/mean u²: s is explicit, so t in [0, 1] is searched alone."""
     del options
-    mean = float(np.mean(u**2))
-    v, r2 = u**2 / mean, r**2
+    (slope, floor), _ = _best_mixture(r, u, np.ones(len(u)))
+    return AlphaSigma0Map(math.sqrt(slope), math.sqrt(floor))
+
+
+def _fit_structure_floor(r: Vector, u: Vector, options: _Options) -> StructureFloorMap:
+    """Best NLL with a floor of the structure; with a constant beside it where that is clearly better."""
+    assert options.structures is not None
+    _, place = np.unique(options.structures, return_inverse=True)
+    level2 = (np.bincount(place, u**2) / np.bincount(place))[place]
+    (slope, floor), nll = _best_mixture(r, u, level2)
+    _, constant_nll = _best_mixture(r, u, np.ones(len(u)))
+    three, three_nll = _best_three(r, u, level2)
+    if min(constant_nll, three_nll) < nll - NLL_SLACK:
+        slope, floor, constant = three
+        return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), math.sqrt(constant))
+    return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), 0.0)
+
+
+def _best_three(r: Vector, u: Vector, level2: Vector) -> tuple[tuple[float, float, float], float]:
+    """Non-negative (a, b, c) of the best NLL of σ² = a u² + b level² + c; and that NLL without constants.
+
+    For each ratio of both floors the mixture with u² is found; the ratio is searched on a grid, then between.
+    """
+    constant = float(np.mean(level2))
+
+    def floor(share: float) -> Vector:
+        return share * level2 + (1 - share) * constant
+
+    def nll(share: float) -> float:
+        return _best_mixture(r, u, floor(share))[1]
+
+    grid = np.linspace(0.0, 1.0, 11)
+    best = int(np.argmin([nll(x) for x in grid]))
+    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    minimum: Any = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-3})
+    share = min((float(minimum.x), float(grid[best])), key=nll)
+    (slope, of_floor), loss = _best_mixture(r, u, floor(share))
+    return (slope, of_floor * share, of_floor * (1 - share) * constant), loss
+
+
+def _best_mixture(r: Vector, u: Vector, floor2: Vector) -> tuple[tuple[float, float], float]:
+    """Factors a, b of the best NLL of σ² = a u² + b floor², and this NLL but for its constants.
+
+    With v = u²/mean u², f = floor²/mean floor² it is s[t·v + (1 - t)·f]: s is explicit, so t in [0, 1] is
+    searched alone.
+    """
+    means = float(np.mean(u**2)), float(np.mean(floor2))
+    v, f, r2 = u**2 / means[0], floor2 / means[1], r**2
 
     def nll(share: float, rest: float) -> float:
-        shape = share * v + rest
+        shape = share * v + rest * f
         return 0.5 * float(np.mean(np.log(shape)) + np.log(np.mean(r2 / shape)))
 
     def at(logit: float) -> tuple[float, float]:
         return float(expit(logit)), float(expit(-logit))
 
-    reach = float(np.ptp(np.log(v))) + 20.0
+    reach = float(np.ptp(np.log(v)) + np.ptp(np.log(f))) + 20.0
     grid = np.linspace(-reach, reach, FLOOR_GRID)
     best = int(np.argmin([nll(*at(x)) for x in grid]))
     bounds = (grid[max(best - 1, 0)], grid[min(best + 1, FLOOR_GRID - 1)])
@@ -228,8 +289,8 @@ def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map
     candidates = [(1.0, 0.0), (0.0, 1.0), at(float(minimum.x))]
     losses = [nll(*c) for c in candidates]
     share, rest = candidates[next(i for i, loss in enumerate(losses) if loss <= min(losses) + 1e-12)]
-    scale = float(np.mean(r2 / (share * v + rest)))
-    return AlphaSigma0Map(math.sqrt(scale * share / mean), math.sqrt(scale * rest))
+    scale = float(np.mean(r2 / (share * v + rest * f)))
+    return (scale * share / means[0], scale * rest / means[1]), min(losses)
 
 
 def _fit_power(r: Vector, u: Vector, options: _Options) -> PowerMap:
@@ -353,6 +414,7 @@ def _fit_committee(r: Vector, u: Vector, options: _Options) -> CommitteeMap:
 _FITS: Final[Mapping[str, Callable[[Vector, Vector, _Options], CalibrationMap]]] = {
     "alpha": _fit_alpha,
     "alpha_sigma0": _fit_alpha_sigma0,
+    "structure_floor": _fit_structure_floor,
     "power": _fit_power,
     "isotonic": _fit_isotonic,
     "local": _fit_local,

@@ -25,6 +25,7 @@ __all__ = [
     "LocalMap",
     "PowerMap",
     "PropertyMaps",
+    "StructureFloorMap",
 ]
 
 
@@ -45,7 +46,12 @@ class CalibrationMap(ABC):
         """Standard deviations for u of any shape, in the unit of the calibrated quantity."""
         spread = np.asarray(u, dtype=np.float64)
         zero = spread == 0
-        return np.where(zero, 0.0, self._sigma(np.where(zero, 1.0, spread)))
+        return np.where(zero, 0.0, self.of_structure(spread)._sigma(np.where(zero, 1.0, spread)))
+
+    def of_structure(self, u: ArrayLike) -> CalibrationMap:
+        """The map of the values of one structure, whose spreads are u (zeros do not count)."""
+        del u
+        return self
 
     @abstractmethod
     def _sigma(self, u: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
@@ -112,6 +118,30 @@ class AlphaSigma0Map(CalibrationMap):
 
     def _sigma(self, u: np.ndarray) -> np.ndarray:
         return np.hypot(self.alpha * u, self.sigma0)
+
+
+@dataclass(frozen=True)
+class StructureFloorMap(CalibrationMap):
+    """σ² = α²u² + β²ū² + σ₀², ū² the mean of u² over the values of one structure; u is of one structure.
+
+    The floor stands for what the posterior of the last layer does not know of: it grows where whole
+    structures are unlike the training set, and a constant one does not.
+    """
+
+    name: ClassVar[str] = "structure_floor"
+    alpha: float
+    beta: float
+    sigma0: float
+
+    def of_structure(self, u: ArrayLike) -> AlphaSigma0Map:
+        """The map with the floor of this structure."""
+        spread = np.asarray(u, dtype=np.float64)
+        spread = spread[spread > 0]
+        level = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
+        return AlphaSigma0Map(self.alpha, float(np.hypot(self.beta * level, self.sigma0)))
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return self.of_structure(u)._sigma(u)
 
 
 @dataclass(frozen=True)
@@ -231,6 +261,6 @@ _MAPS: Final[Mapping[str, type[CalibrationMap]]] = {
     m.name: m
     for m in (
         *(AlphaMap, AlphaSigma0Map, PowerMap, IsotonicMap),
-        *(LocalMap, ConformalMap, CommitteeMap, PropertyMaps),
+        *(LocalMap, ConformalMap, CommitteeMap, PropertyMaps, StructureFloorMap),
     )
 }

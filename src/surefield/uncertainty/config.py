@@ -27,14 +27,16 @@ __all__ = [
 LossName = Literal[
     "ensemble_nll", "gaussian_nll_ensemble", "gaussian_crps_ensemble", "empirical_crps_ensemble"
 ]
-MapName = Literal["alpha", "alpha_sigma0", "power", "isotonic", "local", "conformal", "committee"]
+MapName = Literal[
+    "alpha", "alpha_sigma0", "structure_floor", "power", "isotonic", "local", "conformal", "committee"
+]
 Regularizer = (
     Annotated[float, Field(ge=0)]
     | Literal["evidence", "val_nll"]
     | dict[Literal["relative"], Annotated[float, Field(ge=0)]]
     | None
 )
-_MAPS = "quantity to map; null: alpha, and alpha_sigma0 for forces and stresses"
+_MAPS = "quantity to map; null: alpha, and structure_floor for forces and stresses"
 
 
 class LLPRConfig(Config):

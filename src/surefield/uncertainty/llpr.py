@@ -42,7 +42,7 @@ from surefield.training.checkpoint import (
 )
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
-from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap
+from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap, StructureFloorMap
 from surefield.uncertainty.ensemble_training import train_members
 from surefield.uncertainty.held_out import HeldOut, check_names, fit_maps
 from surefield.uncertainty.last_layer_ensemble import sample_ensemble
@@ -52,6 +52,7 @@ from surefield.uncertainty.quality_report import QualityReport, quality_report
 from surefield.uncertainty.row_sums import (
     Blocks,
     Clock,
+    HeldRows,
     RowPass,
     fitted_posterior,
     masked_values,
@@ -183,13 +184,13 @@ class LLPR(Uncertainty):
             ]
             covariance, thresholds, held, zeros = sums_of(passes, kinds, outputs, layer.n_features, group)
         with solving:
-            validation = {kind: held[kind] for kind in kinds if kind in held}
+            validation = {kind: held[kind][:2] for kind in kinds if kind in held}
             posterior, weights = fitted_posterior(
                 layer, covariance, validation, t.regularizer, t.row_weights, t.compat, zeros
             )
-            nothing = np.zeros((0, layer.n_features)), np.zeros(0)
+            nothing = HeldRows(np.zeros((0, layer.n_features)), np.zeros(0), np.zeros(0, int))
             rows = {kind: nothing for kind in kinds} | held
-            pairs = {name: HeldOut(r, posterior.u(g)) for name, (g, r) in rows.items()}
+            pairs = {name: HeldOut(r, posterior.u(g), numbers) for name, (g, r, numbers) in rows.items()}
             chosen = dict.fromkeys(pairs, "alpha") if t.compat else {}
             maps = fit_maps(pairs, {**chosen, **(t.calibration_map or {})}, t.calibration_method)
         statistics = _statistics(posterior, covariance, held, clocks, solving)
@@ -503,7 +504,7 @@ def _checkpoint_of(training: LLPRTraining) -> Potential:
 def _statistics(
     posterior: LLPRPosterior,
     covariance: RowCovariance,
-    held: Mapping[str, tuple[Rows, np.ndarray]],
+    held: Mapping[str, HeldRows],
     clocks: Sequence[Clock],
     solving: Stopwatch,
 ) -> dict[str, Any]:
@@ -514,7 +515,7 @@ def _statistics(
         "n_features": posterior.n_features,
         "rank": posterior.rank,
         "effective_dof": posterior.effective_dof,
-        "calibration_rows": {name: len(r) for name, (_, r) in held.items()},
+        "calibration_rows": {name: len(of.residuals) for name, of in held.items()},
         "cost": {
             "fit": times(bare, bare + rest + solving.seconds),
             "prediction": times(clocks[1].bare.seconds, sum(watch.seconds for watch in clocks[1])),
@@ -538,7 +539,7 @@ def _completed(
     if (
         shared > 0
         and isinstance(energy, AlphaMap)
-        and isinstance(forces, AlphaMap | AlphaSigma0Map)
+        and isinstance(forces, AlphaMap | AlphaSigma0Map | StructureFloorMap)
         and forces.alpha > 0
     ):
         n = len(pairs["energy"].residuals) if energy.calibrated else 0

@@ -64,7 +64,7 @@ def scaled_vectors(
 ) -> tuple[Float[np.ndarray, "n_values n"], Float[np.ndarray, " n_values"]]:
     """Vectors w of the values of a quantity, cov = w w' + diag(noise), and the noise, which is a variance.
 
-    The length of w is the sigma of the map; the floor of 'alpha_sigma0' is noise of each value on its own.
+    The length of w is the sigma of the map; a floor is noise of each value on its own.
 
     Raises:
         PotentialError: the estimator knows no covariances.
@@ -79,6 +79,7 @@ def scaled_vectors(
         raise PotentialError("this uncertainty knows no covariances", fix="use LLPR, or one with members")
     u = np.asarray(spread.u, np.float64).reshape(-1)
     vectors, total = vectors.reshape(len(u), -1), n_atoms if quantity(name).per_atom else 1
+    calibration = calibration.of_structure(u)
     if isinstance(calibration, AlphaSigma0Map):
         noise = np.where(u > 0, (total * calibration.sigma0) ** 2, 0.0)
         return total * calibration.alpha * vectors, noise

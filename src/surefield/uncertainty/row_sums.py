@@ -36,7 +36,7 @@ from surefield.training.checkpoint import (
 )
 from surefield.training.dataset import LabelledSet, Sample
 from surefield.uncertainty.config import Regularizer
-from surefield.uncertainty.held_out import SYMMETRY_ZERO, check_names, label_residuals
+from surefield.uncertainty.held_out import check_names, label_residuals, row_zero
 
 __all__ = [
     "Blocks",
@@ -195,14 +195,42 @@ class RowSums(NamedTuple):
     Attributes:
         covariance: of the rows of the training set.
         thresholds: lengths of rows below which they vanish by symmetry.
-        held: rows and residuals of the held-out set that do not.
+        held: rows of the held-out set that do not, by quantity.
         n_zeros: rows of the training set that vanish by symmetry, by quantity.
     """
 
     covariance: RowCovariance
     thresholds: dict[str, float]
-    held: dict[str, tuple[Rows, np.ndarray]]
+    held: dict[str, HeldRows]
     n_zeros: dict[str, int]
+
+
+class HeldRows(NamedTuple):
+    """Rows (n, n_features), residuals (n,) and numbers of the structures (n,) of one quantity."""
+
+    rows: Rows
+    residuals: np.ndarray
+    structures: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldRows]) -> HeldRows:
+        """One behind the other; structures of different parts are different."""
+        sizes = [int(part.structures.max(initial=-1)) + 1 for part in parts]
+        before = np.cumsum([0, *sizes[:-1]])
+        numbers = [part.structures + first for part, first in zip(parts, before, strict=True)]
+        rows, residuals = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return cls(rows, residuals, np.concatenate(numbers))
+
+    @staticmethod
+    def arrays(held: Mapping[str, HeldRows]) -> dict[str, np.ndarray]:
+        """By name, for a file or another process."""
+        return {f"{key}:{name}": x for name, of in held.items() for key, x in of._asdict().items()}
+
+    @classmethod
+    def by_name(cls, arrays: Mapping[str, np.ndarray]) -> dict[str, HeldRows]:
+        """What `arrays` gave."""
+        columns = [part_of(arrays, f"{key}:") for key in cls._fields]
+        return {name: cls(*(column[name] for column in columns)) for name in columns[0]}
 
 
 def sums_of(
@@ -221,13 +249,12 @@ def sums_of(
         for other in others:
             covariance.merge(other)
         lengths = _joined(part_of(one, "lengths:") for one in every)
-    thresholds = {name: SYMMETRY_ZERO * float(np.median(values)) for name, values in lengths.items()}
+    thresholds = {name: row_zero(n_features) * float(np.median(values)) for name, values in lengths.items()}
     held = collected_rows(passes[1], [*kinds, *outputs], thresholds)
     if group is not None:
-        own = {f"rows:{name}": g for name, (g, _) in held.items()}
-        every = group.gathered(own | {f"residuals:{name}": r for name, (_, r) in held.items()})
-        rows, residuals = (_joined(part_of(one, kind) for one in every) for kind in ("rows:", "residuals:"))
-        held = {name: (rows[name], residuals[name]) for name in (*kinds, *outputs) if name in rows}
+        parts = [HeldRows.by_name(one) for one in group.gathered(HeldRows.arrays(held))]
+        names = [name for name in (*kinds, *outputs) if any(name in part for part in parts)]
+        held = {name: HeldRows.joined([part[name] for part in parts if name in part]) for name in names}
     n_zeros = {name: int(np.sum(values <= thresholds[name])) for name, values in lengths.items()}
     return RowSums(covariance, thresholds, held, n_zeros)
 
@@ -280,29 +307,22 @@ def summed_rows(
 
 def collected_rows(
     collecting: RowPass, names: Sequence[str], thresholds: Mapping[str, float]
-) -> dict[str, tuple[Rows, np.ndarray]]:
+) -> dict[str, HeldRows]:
     """All rows and residuals of a held-out set by quantity, without those that vanish by symmetry."""
-    parts: dict[str, list[tuple[Rows, np.ndarray]]] = {}
+    parts: dict[str, list[HeldRows]] = {}
     if collecting.known is not None:
-        residuals = part_of(collecting.known, "residuals:")
-        parts = {name: [(g, residuals[name])] for name, g in part_of(collecting.known, "rows:").items()}
+        parts = {name: [known] for name, known in HeldRows.by_name(collecting.known).items()}
         collecting.known = None
 
-    def joined() -> dict[str, tuple[Rows, np.ndarray]]:
-        return {
-            name: (np.concatenate([g for g, _ in each]), np.concatenate([r for _, r in each]))
-            for name, each in parts.items()
-        }
-
-    def arrays() -> dict[str, np.ndarray]:
-        both = joined().items()
-        return {f"rows:{n}": g for n, (g, _) in both} | {f"residuals:{n}": r for n, (_, r) in both}
+    def joined() -> dict[str, HeldRows]:
+        return {name: HeldRows.joined(each) for name, each in parts.items()}
 
     for rows in collecting.rows(names):
         for name, (g, r) in rows.items():
             keep = np.linalg.norm(g, axis=1) > thresholds[name] if name in thresholds else slice(None)
-            parts.setdefault(name, []).append((g[keep], r[keep]))
-        collecting.keep(arrays)
+            own = HeldRows(g[keep], r[keep], np.zeros(len(r[keep]), int))
+            parts.setdefault(name, []).append(own)
+        collecting.keep(lambda: HeldRows.arrays(joined()))
     return joined()
 
 

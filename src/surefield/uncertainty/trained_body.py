@@ -29,7 +29,7 @@ from surefield.training.dataset import Batch, LabelledSet, Sample, batches, with
 from surefield.training.loss import batch_values
 from surefield.training.train import is_linear
 from surefield.uncertainty.architecture import LLPRTraining
-from surefield.uncertainty.held_out import ROUNDED_ZERO, SYMMETRY_ZERO
+from surefield.uncertainty.held_out import ROUNDED_ZERO, VALUE_ZERO
 from surefield.uncertainty.member_deviations import member_deviations
 from surefield.uncertainty.member_learner import Displacements, Learner, Scored, Term, entry_losses, kinds_of
 
@@ -146,7 +146,7 @@ def _without_zeros(
     for index, values in member_deviations(layer, displacements, structures, ["forces"]):
         spreads[index] = values["forces"].std(axis=0)
     every = np.concatenate([np.ravel(x) for x in spreads.values()])
-    zero = (ROUNDED_ZERO if layer.dtype == np.float32 else SYMMETRY_ZERO) * float(np.median(every))
+    zero = (ROUNDED_ZERO if layer.dtype == np.float32 else VALUE_ZERO) * float(np.median(every))
     kept = []
     for index, sample in enumerate(samples):
         labels = sample.labels.results()

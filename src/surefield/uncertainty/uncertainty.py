@@ -36,11 +36,12 @@ from surefield.uncertainty.guard import (
 )
 from surefield.uncertainty.held_out import (
     ROUNDED_ZERO,
-    SYMMETRY_ZERO,
+    VALUE_ZERO,
     HeldOut,
     check_names,
     fit_maps,
     label_residuals,
+    row_zero,
 )
 from surefield.uncertainty.propagation import (
     Propagated,
@@ -171,8 +172,8 @@ class Uncertainty(ABC):
 
         Args:
             calibration: labelled structures; the labels that are there are used.
-            calibration_map: quantity to map; see `fit_calibration_map`. By default 'alpha_sigma0' for forces
-                and stresses and 'alpha' for the rest.
+            calibration_map: quantity to map; see `fit_calibration_map`. By default 'structure_floor' for
+                forces and stresses and 'alpha' for the rest.
             calibration_method: of the map 'alpha'.
             labels: explicit keys of the labels.
             batch_size: structures per batch, about.
@@ -232,22 +233,26 @@ class Uncertainty(ABC):
         ]
         labelled = [name for name in names if any(name in own for own in residuals)]
         parts: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in labelled}
+        n_features: dict[str, int] = {}
         for index, spreads in self.spreads(data.structures, labelled, batch_size=batch_size):
             for name, (residual, counts) in residuals[index].items():
                 if (spread := spreads.get(name)) is not None:
+                    if spread.magnitude is not None and spread.vectors is not None:
+                        n_features[name] = spread.vectors.shape[-1]
                     magnitude = self._magnitude(spread, predictions[index][name])
-                    columns = (residual, np.asarray(spread.u), np.asarray(magnitude))
+                    numbers = np.full(np.shape(residual), index)
+                    columns = (residual, np.asarray(spread.u), np.asarray(magnitude), numbers)
                     parts[name].append(tuple(column[counts].ravel() for column in columns))
         pairs, thresholds = {}, {}
         for name, columns in parts.items():
             if columns:
-                r, u, magnitude = (np.concatenate(column) for column in zip(*columns, strict=True))
+                r, u, magnitude, numbers = (np.concatenate(column) for column in zip(*columns, strict=True))
+                pairs[name] = HeldOut(r, u, numbers)
                 if quantity(name).symmetric_zeros:
-                    rounded = self.zeros_by_values and self.potential.dtype == np.float32
-                    zero = ROUNDED_ZERO if rounded else SYMMETRY_ZERO
-                    thresholds[name] = zero * float(np.median(magnitude))
-                    r, u = r[magnitude > thresholds[name]], u[magnitude > thresholds[name]]
-                pairs[name] = HeldOut(r, u)
+                    thresholds[name] = self._symmetry_zero(n_features.get(name, 0)) * float(
+                        np.median(magnitude)
+                    )
+                    pairs[name] = HeldOut(*(column[magnitude > thresholds[name]] for column in pairs[name]))
         return pairs, thresholds
 
     def answering(
@@ -341,6 +346,12 @@ class Uncertainty(ABC):
                 raise ConfigError(f"the uncertainty was fitted without {name}: add it to row_kinds")
         names = [name for name in self.maps if asked[quantity(name).source]]
         return [*names, "energies"] if per_atom and "energies" in self.potential.supplies else names
+
+    def _symmetry_zero(self, n_features: int) -> float:
+        """Share of the median magnitude below which a value vanishes by symmetry."""
+        if self.zeros_by_values:
+            return ROUNDED_ZERO if self.potential.dtype == np.float32 else VALUE_ZERO
+        return row_zero(n_features)
 
     def _magnitude(self, spread: Spread, value: Any) -> Any:
         if self.zeros_by_values:
