@@ -83,6 +83,7 @@ def train_members(
     folder: Path | None,
     *,
     calibrated_later: bool = False,
+    rate_factors: tuple[float, float] | None = None,
 ) -> TrainedMembers:
     """Train the members of a target, or go on from the newest checkpoint of the folder.
 
@@ -95,6 +96,7 @@ def train_members(
         target: "energy" (with forces and stresses, where there are labels) or an output.
         folder: of `model_{epoch}.ckpt` and `members.csv`; None: nothing is written.
         calibrated_later: spreads that are too small are made larger after the training: no word on them.
+        rate_factors: see `TrainedBody`.
 
     Raises:
         ConfigError: rows that do not fit into memory.
@@ -103,7 +105,7 @@ def train_members(
     """
     learner: Learner
     if training.train_all_parameters:
-        learner = TrainedBody(potential, start, sets, training, target)
+        learner = TrainedBody(potential, start, sets, training, target, rate_factors)
     else:
         learner = FrozenBody(potential, start, sets, thresholds, training, target)
     run = _Run(learner, training, target, calibrated_later)

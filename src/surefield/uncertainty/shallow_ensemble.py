@@ -37,6 +37,8 @@ __all__ = ["ShallowEnsemble"]
 
 #: Standard deviation of members at the start, relative to the weights, where the energies tell none.
 _USUAL: Final = 0.1
+#: Times the rate: weights that were solved exactly, which large steps would only spoil.
+_SOLVED_FACTOR: Final = 0.1
 
 
 @final
@@ -136,7 +138,11 @@ class ShallowEnsemble(Uncertainty):
         ).potential
         drawn = _drawn(solved, held, M, seed)
         sets = train_set, held
-        trained = train_members(solved, drawn, sets, {}, settings, "energy", folder, calibrated_later=True)
+        trained = train_members(
+            *(solved, drawn, sets, {}, settings, "energy", folder),
+            calibrated_later=True,
+            rate_factors=(_SOLVED_FACTOR, chosen.radial_factor),
+        )
         ensemble = cls(
             potential=trained.potential,
             maps={name: AlphaMap(1.0, calibrated=False) for name in uncertain(start.supplies)},

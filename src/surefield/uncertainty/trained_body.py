@@ -71,6 +71,8 @@ class TrainedBody(Learner):
         sets: to train on, and to choose the state that is kept by.
         training: settings.
         target: whose members these are.
+        rate_factors: on the learning rate of weights that were solved exactly, and of radial functions; None:
+            all weights learn alike.
 
     Raises:
         PotentialError: see `trainable_layer`.
@@ -83,6 +85,7 @@ class TrainedBody(Learner):
         sets: Sequence[LabelledSet],
         training: LLPRTraining,
         target: str,
+        rate_factors: tuple[float, float] | None = None,
     ) -> None:
         layer = trainable_layer(potential)
         self.whole, self.kinds, self.seed = potential, kinds_of(target), training.seed
@@ -93,6 +96,8 @@ class TrainedBody(Learner):
         moving, self.fixed = eqx.partition(layer, trainable(layer))
         self.start = _Parameters(moving, jnp.asarray(centred))
         self.dtype = layer.dtype
+        factors = layer.learning_rate_factors(*(rate_factors or (1.0, 1.0)))
+        self.factors = _Parameters(eqx.filter(factors, trainable(layer)), jnp.ones(()))
         self.shapes = [_shapes(part, training) for part in self.parts]
 
     def potential(self, parameters: _Parameters) -> Potential:
@@ -133,8 +138,8 @@ class TrainedBody(Learner):
 
     def step(self, parameters: _Parameters, state: Any, batch: Batch, rate: float) -> tuple[Any, Any]:
         """Potential and members after one step."""
-        loss, numbers = tuple(self.losses.items()), self.numbers
-        return _step(parameters, state, self.fixed, batch, jnp.asarray(rate), numbers, self.optimizer, loss)
+        loss, rates = tuple(self.losses.items()), jax.tree.map(lambda f: rate * f, self.factors)
+        return _step(parameters, state, self.fixed, batch, rates, self.numbers, self.optimizer, loss)
 
 
 def _without_zeros(
@@ -199,7 +204,7 @@ def _step(
     state: Any,
     fixed: Any,
     batch: Batch,
-    rate: Array,
+    rates: _Parameters,
     numbers: Mapping[str, tuple[Array, Array]],
     optimizer: optax.GradientTransformation,
     losses: tuple[tuple[str, str], ...],
@@ -215,5 +220,5 @@ def _step(
         return total
 
     updates, state = optimizer.update(jax.grad(loss)(parameters), state, parameters)  # type: ignore[arg-type]
-    moving, members = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), parameters, updates)
+    moving, members = jax.tree.map(lambda p, u, r: p - (r * u).astype(p.dtype), parameters, updates, rates)
     return _Parameters(moving, members - members.mean(axis=0)), state
