@@ -73,15 +73,16 @@ def check_uncertainty(
     _check_saving(uncertainty, frames, full, options)
 
 
-def _available(uncertainty: Uncertainty, frames: list[Atoms]) -> dict[str, bool]:
+def _available(uncertainty: Uncertainty, frames: list[Atoms]) -> dict[str, Any]:
     """Options of `predict` that this uncertainty was fitted for; it must refuse the others."""
-    options = {"per_atom": True}
+    options: dict[str, Any] = {"per_atom": True}
     for name in ("forces", "stress"):
+        asked: dict[str, Any] = {name: True}
         try:
-            uncertainty.predict(frames[:1], **{name: True})
+            uncertainty.predict(frames[:1], **asked)
         except ConfigError:
             continue
-        options[name] = True
+        options |= asked
     return options
 
 
@@ -104,7 +105,7 @@ def _check_sigmas(
     index: int,
     atoms: Atoms,
     prediction: Prediction,
-    options: dict[str, bool],
+    options: dict[str, Any],
     supplies: frozenset[str],
 ) -> None:
     n = len(atoms)
@@ -138,7 +139,7 @@ def _check_members(
     uncertainty: Uncertainty,
     frames: list[Atoms],
     bare: list[Prediction],
-    options: dict[str, bool],
+    options: dict[str, Any],
     tolerance: float,
 ) -> None:
     """Values of members have their shapes, are those of a structure alone, and none are invented."""
@@ -181,7 +182,7 @@ def _check_permutation(
     uncertainty: Uncertainty,
     frames: list[Atoms],
     full: list[Prediction],
-    options: dict[str, bool],
+    options: dict[str, Any],
     tolerance: float,
     rng: np.random.Generator,
 ) -> None:
@@ -201,7 +202,7 @@ def _check_rotation(
     uncertainty: Uncertainty,
     frames: list[Atoms],
     full: list[Prediction],
-    options: dict[str, bool],
+    options: dict[str, Any],
     tolerance: float,
     rng: np.random.Generator,
     isotropic: bool,
@@ -221,7 +222,7 @@ def _check_calculator(
     uncertainty: Uncertainty,
     atoms: Atoms,
     expected: Prediction,
-    options: dict[str, bool],
+    options: dict[str, Any],
     tolerance: float,
 ) -> None:
     # The structures of a check need not be like those of the training set.
@@ -247,7 +248,7 @@ def _named(results: dict[str, Any]) -> Prediction:
 
 
 def _check_saving(
-    uncertainty: Uncertainty, frames: list[Atoms], full: list[Prediction], options: dict[str, bool]
+    uncertainty: Uncertainty, frames: list[Atoms], full: list[Prediction], options: dict[str, Any]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "uncertainty.npz"
