@@ -327,3 +327,15 @@ def test_malformed_matrices_are_refused(rows: np.ndarray, posterior: LLPRPosteri
         posterior.u(rows[:, :5])
     with pytest.raises(PotentialError, match="row 1"):
         posterior.u(rows * np.where(np.arange(40) == 1, np.nan, 1)[:, None])
+
+
+def test_rows_of_blocks_are_whitened_as_any_other() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(40, 6))
+    posterior = LLPRPosterior.from_covariance(rows.T @ rows, 0.3)
+    blocks = np.zeros((5, 3, 2))
+    blocks[np.arange(5), [0, 2, 1, 2, 0]] = rng.normal(size=(5, 2))
+    blocks[3] += 1.0  # fills several
+    flat = blocks.reshape(5, 6)
+    white = posterior.whiten_blocks(flat, 3)
+    np.testing.assert_allclose(white, posterior.whiten(flat), rtol=1e-12, atol=1e-14)

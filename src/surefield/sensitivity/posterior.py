@@ -305,6 +305,20 @@ class LLPRPosterior:
             white = solve_triangular(self.cholesky, flat.T, lower=True).T if len(flat) else flat
         return white.reshape(values.shape)
 
+    def whiten_blocks(
+        self, rows: Float64[np.ndarray, "n_rows n_features"], n_blocks: int
+    ) -> Float64[np.ndarray, "n_rows n_features"]:
+        """`whiten` of rows that fill one of so many equal blocks each, as the energies of atoms do."""
+        if n_blocks == 1 or self.cholesky is not None:
+            return self.whiten(rows)
+        parts = as_rows(rows, self.n_features).reshape(len(rows), n_blocks, -1)
+        factors = self.factor.reshape(n_blocks, -1, self.n_features)
+        filled = parts.any(axis=2)
+        white = np.zeros((len(rows), self.n_features))
+        for part, factor, mine in zip(parts.swapaxes(0, 1), factors, filled.T, strict=True):
+            white[mine] += part[mine] @ factor
+        return white
+
     def color(self, white: ArrayLike) -> Float64[np.ndarray, "n_samples n_features"]:
         """Standard normal vectors z (n_samples, n_features) as weight displacements Bz of covariance Σ."""
         z = as_rows(white, self.n_features, "random")

@@ -405,7 +405,10 @@ class LLPR(Uncertainty):
         entry = quantity(name)
         shape = entry.shape(n_atoms)
         lengths = np.linalg.norm(rows, axis=1).reshape(shape) if entry.symmetric_zeros else None
-        vectors = self.posterior.whiten(rows)
+        if name == "energies":
+            vectors = self.posterior.whiten_blocks(rows, self.last_layer().readout.shape[0])
+        else:
+            vectors = self.posterior.whiten(rows)
         u = np.linalg.norm(vectors, axis=1).reshape(shape)
         drawn = self.displacements.get(name if entry.source == "output" else "energy")
         members = None
