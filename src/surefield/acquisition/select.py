@@ -53,6 +53,9 @@ def feature_rows(
     """
     if kind not in get_args(FeatureMap):
         raise ConfigError(f"unknown features {kind!r}, {nearest(kind, get_args(FeatureMap))}")
+    if kind == "ll_posterior" and not isinstance(potential, LLPR):
+        fix = "LLPR.fit(potential, train, calibration), or features 'll_grad' or 'full_grad_rp'"
+        raise ConfigError("features 'll_posterior' need an LLPR", got=type(potential).__name__, fix=fix)
     plain = as_potential(potential)
     structures = neighborhoods_of(plain, read_frames(frames))
     if kind == "full_grad_rp":
@@ -60,9 +63,7 @@ def feature_rows(
     rows = energy_features(plain.last_layer(), structures)
     if kind == "ll_grad":
         return rows
-    if not isinstance(potential, LLPR):
-        fix = "LLPR.fit(potential, train, calibration), or features 'll_grad' or 'full_grad_rp'"
-        raise ConfigError("features 'll_posterior' need an LLPR", got=type(potential).__name__, fix=fix)
+    assert isinstance(potential, LLPR)
     return potential.posterior.whiten(rows)
 
 
