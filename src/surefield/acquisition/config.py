@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,10 +11,18 @@ from surefield.config import Config
 from surefield.errors import nearest
 from surefield.selection.methods import METHODS
 
-__all__ = ["FeatureMap", "ReplayConfig", "Score", "SelectionConfig"]
+__all__ = ["FeatureMap", "LabelNoise", "ReplayConfig", "Score", "SelectionConfig", "Transforms"]
 
 FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior"]
 Score = Literal["forces_variance", "energy_variance"]
+Transforms = Annotated[
+    tuple[TransformConfig, ...],
+    Field(description="of the features, in order, such as {kind: per_atom}"),
+]
+LabelNoise = Annotated[
+    float,
+    Field(ge=0, description="noise of a label for max_det and bait, relative to the length of the features"),
+]
 
 
 class SelectionConfig(Config):
@@ -25,14 +33,8 @@ class SelectionConfig(Config):
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"
     )
-    transforms: tuple[TransformConfig, ...] = Field(
-        default=(), description="of the features, in order, such as {kind: per_atom}"
-    )
-    sigma: float = Field(
-        default=0.1,
-        ge=0,
-        description="noise of a label for max_det and bait, relative to the length of the features",
-    )
+    transforms: Transforms = ()
+    sigma: LabelNoise = 0.1
     n: int = Field(default=10, ge=1, description="picks")
     seed: int = Field(default=0, ge=0, description="of sketches and random methods")
 

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from surefield.acquisition.config import FeatureMap, Score
-from surefield.acquisition.transform_config import TransformConfig
+from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms
 from surefield.config import Config
 from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
 from surefield.selection.methods import METHODS
@@ -50,14 +49,8 @@ class LoopConfig(Config):
         description=f"selection methods, of {', '.join(METHODS)}; random is always added",
     )
     features: FeatureMap = Field(default="ll_posterior", description="what selection sees")
-    transforms: tuple[TransformConfig, ...] = Field(
-        default=(), description="of the features, in order, such as {kind: per_atom}"
-    )
-    sigma: float = Field(
-        default=0.1,
-        ge=0,
-        description="noise of a label for max_det and bait, relative to the length of the features",
-    )
+    transforms: Transforms = ()
+    sigma: LabelNoise = 0.1
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"
     )

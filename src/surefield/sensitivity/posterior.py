@@ -313,10 +313,10 @@ class LLPRPosterior:
             return self.whiten(rows)
         parts = as_rows(rows, self.n_features).reshape(len(rows), n_blocks, -1)
         factors = self.factor.reshape(n_blocks, -1, self.n_features)
-        filled = parts.any(axis=2)
         white = np.zeros((len(rows), self.n_features))
-        for part, factor, mine in zip(parts.swapaxes(0, 1), factors, filled.T, strict=True):
-            white[mine] += part[mine] @ factor
+        for block, factor in enumerate(factors):
+            filled = np.flatnonzero(np.abs(parts[:, block]).sum(axis=1))
+            white[filled] += parts[filled, block] @ factor
         return white
 
     def color(self, white: ArrayLike) -> Float64[np.ndarray, "n_samples n_features"]:

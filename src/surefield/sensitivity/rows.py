@@ -440,11 +440,8 @@ def _local_rows(
             of_batch = _local_derivatives(potential, graph, strained)
         else:
             of_batch = *_site_features(potential, graph), None, None
-        features, block, by_positions, by_strains = (
-            None if values is None else np.asarray(values) for values in of_batch
-        )
-        assert features is not None
-        assert block is not None
+        features, block = (np.asarray(values) for values in of_batch[:2])
+        by_positions, by_strains = (None if x is None else np.asarray(x) for x in of_batch[2:])
         for place, (index, atoms) in enumerate(
             zip(members, row_slices(structures[i].n_atoms for i in members), strict=True)
         ):

@@ -232,12 +232,11 @@ def _fit_structure_floor(r: Vector, u: Vector, options: _Options) -> StructureFl
     _, place = np.unique(options.structures, return_inverse=True)
     level2 = (np.bincount(place, u**2) / np.bincount(place))[place]
     (slope, floor), nll = _best_mixture(r, u, level2)
-    _, constant_nll = _best_mixture(r, u, np.ones(len(u)))
+    constant = 0.0
     three, three_nll = _best_three(r, u, level2)
-    if min(constant_nll, three_nll) < nll - NLL_SLACK:
+    if three_nll < nll - NLL_SLACK:
         slope, floor, constant = three
-        return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), math.sqrt(constant))
-    return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), 0.0)
+    return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), math.sqrt(constant))
 
 
 def _best_three(r: Vector, u: Vector, level2: Vector) -> tuple[tuple[float, float, float], float]:

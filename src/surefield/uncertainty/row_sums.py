@@ -36,7 +36,7 @@ from surefield.training.checkpoint import (
 )
 from surefield.training.dataset import LabelledSet, Sample
 from surefield.uncertainty.config import Regularizer
-from surefield.uncertainty.held_out import check_names, label_residuals, row_zero
+from surefield.uncertainty.held_out import SYMMETRY_ZERO, check_names, label_residuals, row_zero
 
 __all__ = [
     "Blocks",
@@ -88,7 +88,9 @@ def partial_files(
         return [PartialSums(None, {}) for _ in sets]
     parts = ("training", "calibration")
     contents = [sample_contents(part.samples) for part in sets]
-    named = {f"{part} set": content for part, content in zip(parts, contents, strict=True)}
+    named: dict[str, Any] = {f"{part} set": content for part, content in zip(parts, contents, strict=True)}
+    # Rows that vanish are dropped as they come: with another limit those of before do not fit.
+    named["limit of rows that vanish by symmetry"] = SYMMETRY_ZERO
     identity = identity_of(**potential_entries(potential), rows=list(kinds), **named)
     mark = "" if group is None else f"-{group.rank}-of-{group.size}"
     return [PartialSums(Path(folder) / f"{part}-rows{mark}.npz", identity) for part in parts]
