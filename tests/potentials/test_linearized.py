@@ -9,9 +9,9 @@ import pytest
 from ase.build import bulk
 
 from surefield.errors import ConfigError, PotentialError
+from surefield.foreign import opaque_kim
 from surefield.potentials.evaluate import predict
 from surefield.potentials.linearized import Linearized
-from surefield.potentials.parametric import opaque_kim
 from surefield.potentials.parametric.kim_ids import find_model
 from surefield.potentials.potential import Potential, trainable
 from surefield.sensitivity.rows import structure_rows

@@ -65,7 +65,7 @@ def test_saved_files_load_everywhere(tmp_path: Path, silicon):
 
 
 def test_unknown_models_need_kim(monkeypatch):
-    from surefield.potentials.parametric import opaque_kim
+    from surefield.foreign import opaque_kim
 
     opaque_kim._kimpy.cache_clear()
     opaque_kim._installed.cache_clear()

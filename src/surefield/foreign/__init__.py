@@ -1,4 +1,4 @@
-"""Models of other packages as potentials: functions of JAX, modules of torch, published foundation models."""
+"""Models of other packages as potentials: JAX functions, torch modules, foundation models, models of the KIM API."""
 
 from typing import TYPE_CHECKING
 

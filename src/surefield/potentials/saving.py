@@ -52,7 +52,7 @@ _HOMES: Final = {
     "moment_network": "moment_network.MomentNetwork",
     "morse": "parametric.Morse",
     "neural_network": "atomic_network.AtomicNetwork",
-    "opaque_kim": "parametric.opaque_kim.OpaqueKIM",
+    "opaque_kim": ".foreign.opaque_kim.OpaqueKIM",
     "quadratic_charge_network": "electrode.quadratic_charge_network.QuadraticChargeNetwork",
     "snap": "snap.snap.Snap",
     "stillinger_weber": "parametric.StillingerWeber",

@@ -159,7 +159,7 @@ def _find(kim_id: str, model_driver: str | None, path: str | Path | None) -> Kno
 def _from_kim(kim_id: str, species: Sequence[str] | None, backend: str | None) -> ParametricPotential:
     if backend == "surefield":
         raise ConfigError(f"this package has no model {kim_id!r}, {suggestion(kim_id)}")
-    from surefield.potentials.parametric.opaque_kim import OpaqueKIM
+    from surefield.foreign.opaque_kim import OpaqueKIM
 
     try:
         return OpaqueKIM(None, species, model_id=kim_id)

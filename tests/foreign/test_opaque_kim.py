@@ -55,7 +55,7 @@ def kim() -> None:
 @pytest.fixture(scope="module")
 def opaque():
     """A model that KIM computes."""
-    from surefield.potentials.parametric.opaque_kim import OpaqueKIM
+    from surefield.foreign.opaque_kim import OpaqueKIM
 
     return lambda name, species=("Si",): OpaqueKIM(None, species, model_id=name)
 
