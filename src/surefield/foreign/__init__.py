@@ -1,4 +1,4 @@
-"""Models of other packages as potentials: JAX functions, torch modules, foundation models, models of the KIM API."""
+"""Models of other packages as potentials: JAX, torch, foundation models, models of the KIM API."""
 
 from typing import TYPE_CHECKING
 
