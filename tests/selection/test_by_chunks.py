@@ -8,6 +8,8 @@ import pytest
 from surefield.errors import ConfigError, DataError
 from surefield.selection import Constraints, FeatureStore, Selection, select_features, select_rows
 from surefield.selection.chunked_features import ChunkedFeatures
+from surefield.selection.features import Features
+from surefield.selection.methods import METHODS
 
 CHUNKS = [17, 256, 4096]
 
@@ -34,7 +36,7 @@ def same(ours, theirs, rtol=1e-10):
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("mode", ["p", "tp"])
-@pytest.mark.parametrize("method", ["max_dist", "max_det", "max_diag", "random"])
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("kind", ["walk", "clusters", "copies"])
 def test_picks_are_those_of_the_pool_in_memory(pools, kind, method, mode, chunk_size):
     rows = pools[kind][::2]
@@ -49,7 +51,7 @@ def test_picks_are_those_of_the_pool_in_memory(pools, kind, method, mode, chunk_
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-@pytest.mark.parametrize("method", ["max_dist", "max_det"])
+@pytest.mark.parametrize("method", ["max_dist", "max_det", "lcmd", "kmeanspp", "bait_f", "frank_wolfe"])
 def test_constraints_and_scores_hold_as_in_memory(pools, method, chunk_size):
     rows = pools["clusters"][::3]
     rng = np.random.default_rng(7)
@@ -81,6 +83,40 @@ def test_least_distances_hold_as_in_memory(pools, chunk_size):
         if kind is None:
             whole = picks
     same(picks, whole)
+
+
+def test_relative_least_distances_hold_as_in_memory(pools):
+    rows, limits = pools["clusters"], Constraints(min_distance="0.3x", exclude=[4, 5], drop=True)
+    whole = select_rows("lcmd", rows[20:], rows[:20], 15, constraints=limits)
+    same(select_rows("lcmd", rows[20:], rows[:20], 15, constraints=limits, chunk_size=100), whole)
+
+
+def test_copies_are_those_of_the_pool_in_memory(pools):
+    rows = pools["copies"] - 1.37
+    rows[5], rows[6] = 0.0, -0.0
+    whole = Features(None, rows).first_copies()
+    assert len(np.unique(whole)) < len(rows)
+    np.testing.assert_array_equal(ChunkedFeatures(None, rows, 100).first_copies(), whole)
+
+
+@pytest.mark.parametrize("method", ["lcmd", "kmeanspp", "bait_f", "frank_wolfe"])
+def test_preselected_rows_are_those_of_max_dist(pools, method):
+    """Among all rows that max_dist would pick, the picks are those of the method on these rows alone."""
+    rows = pools["clusters"][::3]
+    pool, train = rows[50:], rows[:50]
+    among = np.sort(list(select_rows("max_dist", pool, train, 60, mode="p")))
+    for kind in (None, 100):
+        picks = select_rows(method, pool, train, 15, mode="p", preselect=4, chunk_size=kind)
+        assert list(picks) == among[list(select_rows(method, pool[among], train, 15, mode="p"))].tolist()
+        assert picks.notes[0] == "approximate: among 60 rows that max_dist preselected"
+    exclude = list(picks)[:5]
+    limits = Constraints(exclude=exclude)
+    others = select_rows(method, pool, train, 15, preselect=4, constraints=limits)
+    assert len(others) == 15
+    assert not {*others} & {*exclude}
+    assert list(select_rows(method, pool, train, 9, preselect=999)) == list(
+        select_rows(method, pool, train, 9)
+    )
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
@@ -238,14 +274,14 @@ def test_bad_stores(tmp_path, pools, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"method": "lcmd"}, ConfigError, "lcmd needs the whole pool in memory; expected max_dist, max_det"),
+        ({"preselect": 4}, ConfigError, "max_dist needs no preselect; expected a method of lcmd, kmeanspp"),
+        ({"method": "lcmd", "preselect": 0}, ConfigError, "preselect is too small"),
         ({"chunk_size": 0}, ConfigError, "chunk_size is too small"),
         (
             {"method": "max_det", "sigma": 0},
             ConfigError,
             "sigma of max_det is too small for a",
         ),
-        ({"constraints": Constraints(min_distance="1x")}, ConfigError, "of a pool in chunks is not known"),
         ({"constraints": Constraints(min_distance=1.0), "mode": "p"}, ConfigError, "needs mode 'tp'"),
         (
             {"constraints": Constraints(min_distance=1.0), "method": "max_det"},

@@ -1,9 +1,10 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from surefield.errors import DataError, ExecutionError
+from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.selection import Dropped, Reason, Selection, select_rows
 
 
@@ -30,6 +31,17 @@ def test_a_selection_is_frozen(picks):
         picks.indices[0] = 3
     with pytest.raises(TypeError):
         picks.config["seed"] = 3
+
+
+def test_a_selection_is_a_table(picks, monkeypatch):
+    table = picks.to_dataframe()
+    assert list(table) == ["index", "gain", "squared_distance", "rule", "score", "score_value"]
+    assert table["index"].tolist() == list(picks)
+    np.testing.assert_array_equal(table["squared_distance"], picks.squared_distances)
+    assert (table["score_value"] == table["index"] + 1.0).all()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        picks.to_dataframe()
 
 
 def test_reasons_name_rule_value_and_score(picks):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.selection.batch import GrowingBatch
+from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.features import Features
 from surefield.selection.request import Picks, Request
 from surefield.selection.weight_posterior import WeightPosterior
@@ -62,14 +63,18 @@ def _forward(batch: GrowingBatch) -> WeightPosterior:
     request = batch.request
     features, weights = request.features, request.weights()
     pool, copies = features.pool, features.first_copies()
-    posterior = WeightPosterior(features.train if request.mode == "tp" else pool[:0], request.sigma)
+    train = features.train if request.mode == "tp" else features.train[:0]
+    posterior = WeightPosterior(train, request.sigma)
     total = _sum_of_squares(features)
     free = weights > 0
 
     def variances() -> tuple[Float[np.ndarray, " n_pool"], Float[np.ndarray, " n_pool"]]:
-        v = pool @ posterior.matrix
-        drop = np.einsum("ij,ij->i", v @ total, v)[copies]
-        return drop, np.einsum("ij,ij->i", v, pool)[copies] + posterior.variance
+        drop, spread = np.empty(features.n_pool), np.empty(features.n_pool)
+        for part in features.passes():
+            v = pool[part] @ posterior.matrix
+            drop[part] = np.einsum("ij,ij->i", v @ total, v)
+            spread[part] = np.einsum("ij,ij->i", v, pool[part])
+        return drop[copies], spread[copies] + posterior.variance
 
     # Both are kept for every candidate and lowered with each pick: N F operations instead of N F².
     drops, spread = variances()
@@ -82,18 +87,28 @@ def _forward(batch: GrowingBatch) -> WeightPosterior:
         index = int(np.argmax(np.where(candidates, batch.per_cost(values), -np.inf)))
         batch.add(index, values[index])
         free[index] = False
-        v = posterior.matrix @ pool[index]
+        picked = pool[index]
+        v = posterior.matrix @ picked
         cv = total @ v
-        along = np.einsum("ij,j->i", pool, v)
-        share = along / (float(pool[index] @ v) + posterior.variance)
-        drops += share * (share * float(v @ cv) - 2.0 * np.einsum("ij,j->i", pool, posterior.matrix @ cv))
-        spread -= along * share
-        posterior.add(pool[index])
+        mcv, variance = posterior.matrix @ cv, float(picked @ v) + posterior.variance
+        for part in features.passes():
+            rows = pool[part]
+            along = np.einsum("ij,j->i", rows, v)
+            share = along / variance
+            drops[part] += share * (share * float(v @ cv) - 2.0 * np.einsum("ij,j->i", rows, mcv))
+            spread[part] -= along * share
+        posterior.add(picked)
         if free.any() and drops[free].max() < _REFRESH * scale:
             drops, spread = variances()
             scale = drops[free].max()
     return posterior
 
 
-def _sum_of_squares(features: Features) -> Float[np.ndarray, "n_features n_features"]:
-    return features.pool.T @ features.pool + features.train.T @ features.train
+def _sum_of_squares(
+    features: Features | ChunkedFeatures,
+) -> Float[np.ndarray, "n_features n_features"]:
+    total = features.train.T @ features.train
+    for part in features.passes():
+        rows = features.pool[part]
+        total += rows.T @ rows
+    return total

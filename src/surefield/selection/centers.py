@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from surefield.selection import distances
+from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.features import Features
 
 __all__ = ["Centers"]
@@ -21,20 +24,27 @@ class Centers:
         count: centers so far.
     """
 
-    def __init__(self, features: Features, train: bool) -> None:
+    def __init__(self, features: Features | ChunkedFeatures, train: bool) -> None:
         self.features = features
         self.count = features.n_train if train else 0
         rows, norms = features.train[: self.count], features.train_norms[: self.count]
-        self.distances, self.nearest = distances.nearest(features.pool, features.pool_norms, rows, norms)
+        self.distances = np.empty(features.n_pool)
+        self.nearest = np.zeros(features.n_pool, dtype=np.int32)
+        for part in features.passes():
+            self.distances[part], self.nearest[part] = distances.nearest(
+                features.pool[part], features.pool_norms[part], rows, norms
+            )
 
     def add(self, index: int) -> None:
         """Make a pool row the next center; a row that is equally near to an older center stays there."""
         features = self.features
         point, norm = features.pool[index], float(features.pool_norms[index])
-        new = distances.squared_distances(
-            features.pool, features.pool_norms, point, norm, ceiling=self.distances
-        )
-        closer = new < self.distances
-        self.distances[closer] = new[closer]
-        self.nearest[closer] = self.count
+        for part in features.passes():
+            nearest, which = self.distances[part], self.nearest[part]
+            new = distances.squared_distances(
+                features.pool[part], features.pool_norms[part], point, norm, ceiling=nearest
+            )
+            closer = new < nearest
+            nearest[closer] = new[closer]
+            which[closer] = self.count
         self.count += 1

@@ -89,6 +89,27 @@ class ChunkedFeatures:
         size *= max(1, CHUNK_ROWS // size)
         return [slice(i, min(i + size, self.n_pool)) for i in range(0, self.n_pool, size)]
 
+    def of(self, kept: Int[np.ndarray, " n_kept"]) -> ChunkedFeatures:
+        """The same of some rows of the pool, in their order, read from where all are."""
+        sizes = None if self.n_atoms_pool is None else self.n_atoms_pool[kept]
+        chunk = self.chunks[0].stop
+        return ChunkedFeatures(self.train, _Chosen(self._plain, kept), chunk, sizes, self.spec)
+
+    def first_copies(self) -> Int[np.ndarray, " n_pool"]:
+        """For each row of the pool the index of the first one that equals it, told by 64 bits of each."""
+        generator = np.random.Generator(np.random.Philox(key=1))
+        factors = generator.integers(0, 2**64, size=self.n_features, dtype=np.uint64) | np.uint64(1)
+        marks = np.empty(self.n_pool, dtype=np.uint64)
+        for part in self.passes():
+            bits = (self.pool[part] + 0.0).view(np.uint64)  # of -0 and 0 the same
+            # The exponents, in the high bits, are to count in the low ones of the products.
+            bits ^= bits >> np.uint64(32)
+            bits *= factors
+            bits ^= bits >> np.uint64(29)
+            marks[part] = bits.sum(axis=1, dtype=np.uint64)
+        _, first, copy = np.unique(marks, return_index=True, return_inverse=True)
+        return first[copy.ravel()]
+
     def carry_information(self) -> bool:
         """Whether some row is not zero and, if there are two or more, some row differs from the others."""
         return self._informed
@@ -112,3 +133,19 @@ class _Rows:
 
     def __getitem__(self, rows: Any) -> Float[np.ndarray, "m n_features"]:
         return np.ascontiguousarray(self._source[rows], dtype=np.float64)
+
+
+class _Chosen:
+    """Some rows of a source, which are read when they are asked for."""
+
+    ndim = 2
+
+    def __init__(self, source: Any, places: Int[np.ndarray, " n_rows"]) -> None:
+        self._source, self._places = source, places
+        self.shape = (len(places), source.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return np.asarray(self._source[self._places[rows]])

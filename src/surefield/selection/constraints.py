@@ -313,12 +313,11 @@ def _squared_gap(
                 f"min_distance {min_distance!r} is relative to training rows, and there are none",
                 fix="give a distance as a number",
             )
-        if isinstance(features, ChunkedFeatures):
-            what = f"min_distance {min_distance!r} of a pool in chunks is not known"
-            raise ConfigError(what, fix="give a distance as a number")
-        rows, norms = features.pool[kept], features.pool_norms[kept]
-        near, _ = distances.nearest(rows, norms, features.train, features.train_norms)
-        number *= float(np.median(np.sqrt(near)))
+        near, norms = np.empty(features.n_pool), features.pool_norms
+        for part in features.passes():
+            rows = features.pool[part]
+            near[part], _ = distances.nearest(rows, norms[part], features.train, features.train_norms)
+        number *= float(np.median(np.sqrt(near[kept])))
     return number**2
 
 

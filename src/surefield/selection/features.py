@@ -95,6 +95,11 @@ class Features:
         """Length of a feature row."""
         return self.pool.shape[1]
 
+    def of(self, kept: Int[np.ndarray, " n_kept"]) -> Features:
+        """The same of some rows of the pool, in their order."""
+        sizes = None if self.n_atoms_pool is None else self.n_atoms_pool[kept]
+        return Features(self.train, self.pool[kept], self.n_atoms_train, sizes, self.spec)
+
     def carry_information(self) -> bool:
         """Whether some row is not zero and, if there are two or more, some row differs from the others."""
         if not self.pool_norms.any() and not self.train_norms.any():
@@ -121,6 +126,10 @@ class Features:
             _, start, copy = np.unique(rows, axis=0, return_index=True, return_inverse=True)
             first[candidates] = candidates[start[copy.ravel()]]
         return first
+
+    def passes(self) -> list[slice]:
+        """The pool in one part, as `ChunkedFeatures` gives it in many."""
+        return [slice(0, self.n_pool)]
 
     def size_correlation(self) -> float | None:
         """Correlation of ‖φ‖ with the number of atoms over the pool; None if unknown or one is constant."""

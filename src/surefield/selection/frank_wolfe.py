@@ -23,10 +23,12 @@ def frank_wolfe(request: Request) -> Picks:
     """
     features, weights = request.features, request.weights()
     count = features.n_train if request.mode == "tp" else 0
-    train, pool = features.train[:count], features.pool
+    train = features.train[:count]
     lengths, train_lengths = np.sqrt(features.pool_norms), np.sqrt(features.train_norms[:count])
     radius = float(lengths.sum() + train_lengths.sum())
-    goal = pool.sum(axis=0) + train.sum(axis=0)
+    goal = train.sum(axis=0)
+    for part in features.passes():
+        goal += features.pool[part].sum(axis=0)
     point = np.zeros_like(goal)
 
     def step(direction: Float[np.ndarray, " n_features"]) -> None:
@@ -39,15 +41,18 @@ def frank_wolfe(request: Request) -> Picks:
     for row, length in zip(train, train_lengths, strict=True):
         if length > 0:
             step(row / length)
-    directions = pool / np.where(lengths > 0, lengths, 1.0)[:, None]
+    scale = np.where(lengths > 0, lengths, 1.0)
+    along = np.empty(features.n_pool)
     viable = (lengths > 0) & (weights > 0)
     batch = GrowingBatch(request)
     while not batch.full:
         candidates = batch.candidates(viable)
         if candidates is None:
             break
-        values = weights * np.einsum("ij,j->i", directions, goal - point)
+        for part in features.passes():
+            along[part] = np.einsum("ij,j->i", features.pool[part], goal - point)
+        values = weights * along / scale
         index = int(np.argmax(np.where(candidates, batch.per_cost(values), -np.inf)))
         batch.add(index, values[index])
-        step(directions[index])
+        step(features.pool[index] / scale[index])
     return batch.picks("zero_scores" if (lengths > 0).all() else "zero_features")

@@ -115,8 +115,7 @@ def kernel_selection(
             raise ConfigError(f"{what} a feature map of a potential", got=got, fix=fix)
         rows, spec = _given_rows(options, known, pool)
         g_train, g_pool = (rows[: len(known)] if len(known) else None), rows[len(known) :]
-    whole = bool(compat or on_rows) or METHODS[selection_method].by_chunks is None
-    features = _features(g_train, g_pool, sizes, spec, in_memory=whole)
+    features = _features(g_train, g_pool, sizes, spec, in_memory=bool(compat or on_rows))
     if isinstance(features, Features):
         features = transform_features(features, on_rows)
         if compat:

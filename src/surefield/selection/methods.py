@@ -259,7 +259,8 @@ class Method:
         weighted: whether scores multiply the value of its rule (and must not be negative).
         uses_features: whether picks depend on the features if no scores are given.
         noise: whether it assumes noise on the labels: `none`, `any` (0 also) or `positive`.
-        by_chunks: the method for pools that are read chunk by chunk, if it has one.
+        by_chunks: the method for pools that are read chunk by chunk, where it is another: lazy, while `run`
+            passes over the whole pool at every pick.
     """
 
     run: Callable[[Request], Picks]
@@ -279,7 +280,7 @@ METHODS: Final = MappingProxyType(
         "bait_f": Method(bait_f, "tp", noise="positive"),
         "bait_fb": Method(bait_fb, "tp", noise="positive"),
         "frank_wolfe": Method(frank_wolfe, "p"),
-        "max_diag": Method(max_diag, "p", weighted=False, by_chunks=max_diag),
-        "random": Method(random, "tp", weighted=False, uses_features=False, by_chunks=random),
+        "max_diag": Method(max_diag, "p", weighted=False),
+        "random": Method(random, "tp", weighted=False, uses_features=False),
     }
 )

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.chunked_features import CHUNK_ROWS, ChunkedFeatures
-from surefield.selection.constraints import Constraints, PoolLimits, checked_exclude, limits_of
+from surefield.selection.constraints import Constraints, checked_exclude, limits_of
 from surefield.selection.copies import find_copies
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
@@ -53,6 +53,7 @@ def select_rows(
     overselect: float = 2.0,
     transforms: Sequence[RowTransform] = (),
     chunk_size: int | None = None,
+    preselect: int | None = None,
 ) -> Selection:
     """Select rows of the pool, arrays in, indices out.
 
@@ -78,8 +79,11 @@ def select_rows(
             `Center()`, `Posterior(sigma)` and others of `surefield.selection`. `sigma` is in units of what
             they give.
         chunk_size: the pool, a memory map or a `FeatureStore` (16,384 for the latter), is read this many rows
-            at a time and never held as a whole: by `max_dist`, `max_det`, `max_diag` and `random`, with the
-            same picks. The first two look again only at chunks that may hold the next pick.
+            at a time and never held as a whole, with the same picks. `max_dist` and `max_det` look again only
+            at chunks that may hold the next pick; the others but `max_diag` and `random` pass over the pool
+            for each.
+        preselect: choose among this many times `batch_size` rows only, those that `max_dist` picks. The
+            result says that it is approximate. For methods that pass over the pool for each pick.
 
     Returns:
         The picks in order. Fewer than asked for, with one warning, if the pool is used up, only copies are
@@ -108,6 +112,7 @@ def select_rows(
         constraints=constraints,
         weight=weight,
         overselect=overselect,
+        preselect=preselect,
     )
 
 
@@ -124,6 +129,7 @@ def select_features(
     weight: str = "sq-dist",
     overselect: float = 2.0,
     dropped: Sequence[Dropped] = (),
+    preselect: int | None = None,
 ) -> Selection:
     """`select_rows` for features that know how they were made and how large the structures are.
 
@@ -132,9 +138,6 @@ def select_features(
     """
     rule = _checked_method(method)
     chunked = isinstance(features, ChunkedFeatures)
-    if chunked and rule.by_chunks is None:
-        known = ", ".join(name for name, other in METHODS.items() if other.by_chunks)
-        raise ConfigError(f"{method} needs the whole pool in memory", expected=known, fix="np.asarray(pool)")
     limited = constraints is not None
     constraints = constraints or Constraints(deduplicate=None)
     if batch_size is None and constraints.budget is None:
@@ -163,10 +166,15 @@ def select_features(
         *options,
         _checked_overselect(method, overselect),
     )
+    usable = np.ones(features.n_pool, dtype=bool)
+    if rule.weighted and values is not None:
+        usable = values > 0
+    if preselect is not None:
+        factor = _checked_preselect(method, rule, preselect, batch_size)
+        usable[checked_exclude(constraints.exclude, features.n_pool)] = False
+        kept = _preselected(request, kept[usable[kept]], factor * size)
+        notes.append(f"approximate: among {len(kept)} rows that max_dist preselected")
     if limited:
-        usable = np.ones(features.n_pool, dtype=bool)
-        if rule.weighted and values is not None:
-            usable = values > 0
         limits = limits_of(constraints, features, batch_size, usable, kept)
         request = replace(request, limits=limits)
     if rule.uses_features and (rule.weighted or values is None):
@@ -232,46 +240,29 @@ def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Pi
     if not len(kept):
         nothing = np.zeros(0)
         return Picks(nothing.astype(np.int64), nothing, nothing, "exhausted")
-    if isinstance(features, ChunkedFeatures):
-        # These methods look at no row but train, picks and candidates: to be dropped is not to be allowed.
-        if len(kept) < features.n_pool:
-            allowed = np.zeros(features.n_pool, dtype=bool)
-            allowed[kept] = True
-            scores = request.scores
-            if scores is not None:
-                scores = np.where(allowed, scores, scores[kept].mean())  # the mean is that of those kept
-            request = replace(request, limits=_widened(request.limits, allowed.copy(), kept), scores=scores)
-        assert rule.by_chunks is not None
-        return rule.by_chunks(request)
     if len(kept) < features.n_pool:
-        sizes = features.n_atoms_pool
-        rows = Features(
-            features.train,
-            features.pool[kept],
-            features.n_atoms_train,
-            None if sizes is None else sizes[kept],
-            features.spec,
-        )
         scores = None if request.scores is None else request.scores[kept]
-        request = replace(request, features=rows, scores=scores)
-    picks = rule.run(request)
+        request = replace(request, features=features.of(kept), scores=scores)
+    lazy = rule.by_chunks if isinstance(features, ChunkedFeatures) else None
+    picks = (lazy or rule.run)(request)
     return replace(picks, indices=kept[picks.indices])
 
 
-def _widened(
-    limits: PoolLimits | None, allowed: Bool[np.ndarray, " n_pool"], kept: Int[np.ndarray, " n_kept"]
-) -> PoolLimits:
-    """Limits of the rows that are kept, as limits of the whole pool."""
-    if limits is None:
-        return PoolLimits(allowed)
-    allowed[kept] = limits.allowed
-    values: dict[str, Any] = {}
-    for name, fill in {"group": 0, "cost": 1.0}.items():
-        of_kept = getattr(limits, name)
-        if of_kept is not None:
-            values[name] = np.full(len(allowed), fill, dtype=of_kept.dtype)
-            values[name][kept] = of_kept
-    return replace(limits, allowed=allowed, **values)
+def _checked_preselect(method: str, rule: Method, factor: int, batch_size: int | None) -> int:
+    if rule.by_chunks is not None or not rule.uses_features or not rule.weighted:
+        passing = [n for n, m in METHODS.items() if m.uses_features and m.weighted and m.by_chunks is None]
+        raise ConfigError(f"{method} needs no preselect", expected=f"a method of {', '.join(passing)}")
+    if batch_size is None:
+        raise ConfigError("preselect is a multiple of batch_size, and there is none", fix="batch_size=")
+    return positive_int(factor, "preselect")
+
+
+def _preselected(request: Request, kept: Int[np.ndarray, " n_kept"], number: int) -> Int[np.ndarray, " n"]:
+    """The rows among some of the pool that `max_dist` picks, in the order of the pool."""
+    if number >= len(kept):
+        return kept
+    asked = Request(request.features, number, mode=request.mode)
+    return np.sort(_run(METHODS["max_dist"], asked, kept).indices)
 
 
 def _checked_scores(

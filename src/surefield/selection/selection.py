@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
@@ -12,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.errors import DataError
+from surefield.errors import ConfigError, DataError
 from surefield.files import read_arrays, write_arrays
 
 __all__ = ["Dropped", "Reason", "Selection"]
@@ -150,6 +151,25 @@ class Selection(Sequence[int]):
             }
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
         write_arrays(path, {"header": np.frombuffer(text, dtype=np.uint8), **arrays})
+
+    def to_dataframe(self) -> Any:
+        """One row per pick: index, gain, squared_distance, rule, score and score_value, as pandas' DataFrame.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            frame = import_module("pandas").DataFrame
+        except ImportError as error:
+            raise ConfigError("a data frame needs pandas", got=str(error), fix="pip install pandas") from None
+        columns: dict[str, Any] = {
+            "index": self.indices,
+            "gain": self.gains,
+            "squared_distance": self.squared_distances,
+        }
+        for name in ("rule", "score", "score_value") if self.reasons else ():
+            columns[name] = [getattr(reason, name) for reason in self.reasons]
+        return frame(columns)
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
