@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
     from surefield.potentials.snap.snap import Snap
     from surefield.report import write_report
+    from surefield.scoring import ScoreQuantity
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
     from surefield.testing.gradients import check_gradients
@@ -73,6 +74,7 @@ _HOMES = {
     "surefield.potentials.parametric": ("EAM", "LennardJones", "Morse", "StillingerWeber", "Tersoff"),
     "surefield.potentials.snap.snap": ("Snap",),
     "surefield.report": ("write_report",),
+    "surefield.scoring": ("ScoreQuantity",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
     "surefield.testing.gradients": ("check_gradients",),
@@ -117,6 +119,7 @@ __all__ = [
     "Morse",
     "NeuralNetwork",
     "Prediction",
+    "ScoreQuantity",
     "ShallowEnsemble",
     "Snap",
     "StillingerWeber",
