@@ -92,6 +92,12 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
         "picks"
     ]
     assert len(set(picks)) == 2
+    limits = f"selection.constraints={{cost: n_atoms, budget: 9, exclude: [{picks[0]}]}}"
+    report = run_verb("select", config, [*SMALL, "selection.n=null", limits], dry_run=False, overwrite=True)
+    assert report is not None
+    others = json.loads((report.parent / "selection.json").read_text())["picks"]
+    assert len(others) == 2  # of four atoms each
+    assert picks[0] not in others
 
 
 def test_short_dynamics_follow_a_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.acquisition.transform_config import TransformConfig
 from surefield.config import Config
 from surefield.errors import nearest
@@ -35,7 +36,10 @@ class SelectionConfig(Config):
     )
     transforms: Transforms = ()
     sigma: LabelNoise = 0.1
-    n: int = Field(default=10, ge=1, description="picks")
+    n: int | None = Field(
+        default=10, ge=1, description="picks; null: as many as the budget of the constraints allows"
+    )
+    constraints: ConstraintsConfig = ConstraintsConfig()
     seed: int = Field(default=0, ge=0, description="of sketches and random methods")
 
     @model_validator(mode="after")
@@ -44,6 +48,8 @@ class SelectionConfig(Config):
             raise ValueError(f"unknown method {self.method!r}; {nearest(self.method, METHODS)}")
         if self.score is not None and not METHODS[self.method].uses_features:
             raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
+        if self.n is None and self.constraints.budget is None:
+            raise ValueError("without n, constraints.budget has to say how many are picked")
         return self
 
 

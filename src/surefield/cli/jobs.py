@@ -304,6 +304,7 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         transforms=make_transforms(settings.transforms),
         sigma=settings.sigma,
         scores=None if name is None else {name: score_frames(uncertainty, pool, name)},
+        constraints=settings.constraints.of(pool),
         seed=settings.seed,
     )
     chosen = list(picks)

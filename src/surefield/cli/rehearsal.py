@@ -105,7 +105,8 @@ def _select(config: RunConfig) -> None:
     trained(config, "train.xyz", "select")
     pool = read_pool(config, uncertainty.potential, "select")
     settings = config.selection
-    if settings.n > len(pool):
+    settings.constraints.of(pool)
+    if settings.n is not None and settings.n > len(pool):
         say(f"selection.n is {settings.n}, but the pool has {len(pool)} structures: all would be picked")
 
 
