@@ -122,6 +122,11 @@ class OpaqueKIM(ParametricPotential):
         """KIM models need not tell energies of atoms."""
         return frozenset({"energy", "forces", "stress"})
 
+    @property
+    def numerical(self) -> bool:
+        """KIM gives no derivatives by parameters."""
+        return True
+
     def __init__(
         self,
         values: Mapping[str, ArrayLike] | None,

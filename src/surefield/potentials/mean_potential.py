@@ -74,6 +74,11 @@ class MeanPotential(Potential):
         return self.members[0].supplies
 
     @property
+    def numerical(self) -> bool:
+        """Whether derivatives by parameters of any member are finite differences only."""
+        return any(member.numerical for member in self.members)
+
+    @property
     def reads_positions(self) -> bool:
         """Whether the members do."""
         return any(member.reads_positions for member in self.members)

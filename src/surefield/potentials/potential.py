@@ -123,6 +123,11 @@ class Potential(eqx.Module):
         """Whether excess electrons, where it gives them, are the slope of its energy in the potential."""
         return True
 
+    @property
+    def numerical(self) -> bool:
+        """Whether derivatives by its parameters can be finite differences only."""
+        return False
+
     @abc.abstractmethod
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets; zero for padding atoms."""
@@ -504,6 +509,11 @@ class SumPotential(Potential):
     def reads_positions(self) -> bool:
         """Whether the learned part does."""
         return self.learned.reads_positions
+
+    @property
+    def numerical(self) -> bool:
+        """Whether derivatives by the learned part's parameters are."""
+        return self.learned.numerical
 
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """What the learned part reads of a structure, with neighbours up to the larger cutoff."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.parametric.parameters import Entry, ParametricPotential
 
-__all__ = ["FreeParameters"]
+__all__ = ["FreeParameters", "kliff_entries"]
 
 P = TypeVar("P", bound=ParametricPotential)
 
@@ -143,7 +143,11 @@ def _numbers(
         for name, asked in ({item: {}} if isinstance(item, str) else item).items():
             potential.check_name(name)
             size = potential.values[name].size
-            rows = _settings(name, asked, size) if isinstance(asked, Mapping) else _kliff(name, asked, size)
+            rows = (
+                _settings(name, asked, size)
+                if isinstance(asked, Mapping)
+                else kliff_entries(name, asked, size)
+            )
             for place, row in enumerate(rows):
                 if Entry(name, place) in numbers:
                     raise ConfigError(f"params_to_update names {name} twice")
@@ -180,13 +184,18 @@ def _settings(name: str, asked: Mapping[str, Any], size: int) -> list[_Number]:
     ]
 
 
-def _kliff(name: str, asked: Any, size: int) -> list[_Number]:
-    """Numbers of `[['default'], [v, 'fix'], [v, lo, hi]]`."""
+def kliff_entries(name: str, asked: Any, size: int) -> list[_Number]:
+    """Numbers of a parameter from `[['default'], [v, 'fix'], ['default', lo, hi]]`, one entry each.
+
+    Raises:
+        ConfigError: another number of entries than `size`, or an entry of another form.
+    """
     rows = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
     fits = all(isinstance(row, Sequence) and not isinstance(row, str) and 1 <= len(row) <= 3 for row in rows)
     if len(rows) != size or not fits:
         expected = f"{size} lists such as ['default'], [value, 'fix'] or [value, lo, hi]"
-        raise ConfigError(f"params_to_update: {name}", got=repr(asked), expected=expected)
+        count = f"{len(rows)} entries, " if len(rows) != size else ""
+        raise ConfigError(f"params_to_update: {name}", got=f"{count}{asked!r:.200}", expected=expected)
     numbers = []
     for first, *rest in rows:
         value = None if first == _DEFAULT else _number(name, first)

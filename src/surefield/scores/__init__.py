@@ -1,0 +1,35 @@
+"""Scores: what structures, data sets and potentials say, under the names of Orchestrator."""
+
+from typing import TYPE_CHECKING
+
+from surefield.lazy import import_on_first_use
+
+if TYPE_CHECKING:
+    from surefield.scores.fim import (
+        AffineTransform,
+        AtanhTransform,
+        ComposedTransform,
+        LogTransform,
+        SplitTransform,
+    )
+
+__all__ = [
+    "AffineTransform",
+    "AtanhTransform",
+    "ComposedTransform",
+    "LogTransform",
+    "SplitTransform",
+]
+
+import_on_first_use(
+    __name__,
+    {
+        "surefield.scores.fim": (
+            "AffineTransform",
+            "AtanhTransform",
+            "ComposedTransform",
+            "LogTransform",
+            "SplitTransform",
+        ),
+    },
+)

@@ -1,0 +1,35 @@
+"""Fisher information: of training sets, of target properties, and which configurations a target needs."""
+
+from typing import TYPE_CHECKING
+
+from surefield.lazy import import_on_first_use
+
+if TYPE_CHECKING:
+    from surefield.scores.fim.transforms import (
+        AffineTransform,
+        AtanhTransform,
+        ComposedTransform,
+        LogTransform,
+        SplitTransform,
+    )
+
+__all__ = [
+    "AffineTransform",
+    "AtanhTransform",
+    "ComposedTransform",
+    "LogTransform",
+    "SplitTransform",
+]
+
+import_on_first_use(
+    __name__,
+    {
+        "surefield.scores.fim.transforms": (
+            "AffineTransform",
+            "AtanhTransform",
+            "ComposedTransform",
+            "LogTransform",
+            "SplitTransform",
+        ),
+    },
+)

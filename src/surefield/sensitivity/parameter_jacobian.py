@@ -1,0 +1,319 @@
+"""Rows J = d(energy, forces, stress)/d(chosen parameters) of any potential that JAX can differentiate.
+
+By parameters (forward mode, several structures at once) or by rows (reverse mode, block by block), whichever
+are fewer. Rows by last-layer weights, where nothing else is chosen, are those of `sensitivity.rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from surefield.errors import ConfigError, PotentialError
+from surefield.execution.cache import use_compilation_cache
+from surefield.potentials.evaluate import evaluate
+from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.sensitivity.rows import structure_rows
+from surefield.structures.batching import plan_shapes, streamed_batches
+from surefield.structures.graph import Graph, bucket_size, collate
+from surefield.structures.neighbors import Neighborhood
+from surefield.structures.tensors import row_slices, to_voigt, volume
+
+__all__ = ["QUANTITIES", "ChosenParameters", "RowBlock", "in_float64", "parameter_rows"]
+
+P = TypeVar("P", bound=Potential)
+
+#: Quantities that have rows, in the order in which they come.
+QUANTITIES: Final = ("energy", "forces", "stress")
+#: Atoms that share a batch in forward mode.
+_ATOMS_AT_ONCE: Final = 512
+#: Rows (reverse mode) of one block.
+_ROWS_AT_ONCE: Final = 16
+#: Structures that share a batch in reverse mode have so many atoms in all.
+_ATOMS_IN_REVERSE: Final = 64
+#: A pass back costs about as much as two forward.
+_PASS_BACK: Final = 2
+#: Numbers of one block of rows, at most.
+_BLOCK_NUMBERS: Final = 2**23
+
+
+class ChosenParameters(eqx.Module):
+    """Some numbers of a potential as one vector, by which derivatives are taken.
+
+    Attributes:
+        potential: any.
+        places: which numbers of `Potential.vector`; None: all.
+        last_layer: the weights of the last layer instead.
+    """
+
+    potential: Potential
+    places: Int[np.ndarray, " n_parameters"] | None = None
+    last_layer: bool = eqx.field(static=True, default=False)
+
+    @property
+    def vector(self) -> Float[Array, " n_parameters"]:
+        """Their present values (traceable)."""
+        if self.last_layer:
+            return jnp.reshape(self.potential.last_layer().readout, -1)
+        vector = self.potential.vector
+        return vector if self.places is None else vector[self.places]
+
+    def at(self, vector: Float[Array, " n_parameters"] | np.ndarray) -> Potential:
+        """The potential at other values (traceable)."""
+        if self.last_layer:
+            return _with_readout(self.potential, jnp.asarray(vector))
+        if self.places is None:
+            return self.potential.with_vector(jnp.asarray(vector))
+        return self.potential.with_vector(self.potential.vector.at[self.places].set(vector))
+
+
+def _with_readout(potential: Potential, vector: Array) -> Potential:
+    if isinstance(potential, LastLayerPotential):
+        return potential.with_readout(vector.reshape(potential.readout.shape))
+    if isinstance(potential, SumPotential):
+        return eqx.tree_at(lambda p: p.learned, potential, _with_readout(potential.learned, vector))
+    raise PotentialError(f"the last layer of {type(potential).__name__} cannot be changed by itself")
+
+
+class RowBlock(NamedTuple):
+    """Some rows of one structure, float64.
+
+    Attributes:
+        structure: its index.
+        quantity: energy (eV), forces (eV/Å, row 3i + a) or stress (eV/Å^3, Voigt).
+        start: place of the first row among those of the quantity.
+        rows: by the parameters, in their units.
+    """
+
+    structure: int
+    quantity: str
+    start: int
+    rows: Float[np.ndarray, "n_rows n_parameters"]
+
+
+def in_float64(potential: P) -> P:
+    """Copy whose arrays are float64, so that derivatives are."""
+
+    def widened(leaf: Any) -> Any:
+        narrow = eqx.is_inexact_array(leaf) and np.issubdtype(leaf.dtype, np.floating)
+        return jnp.asarray(leaf, jnp.float64) if narrow and leaf.dtype != np.float64 else leaf
+
+    return jax.tree.map(widened, potential)
+
+
+def parameter_rows(
+    chosen: ChosenParameters, structures: Sequence[Neighborhood], quantities: Iterable[str] = ("forces",)
+) -> Iterator[RowBlock]:
+    """Yield all rows in blocks; blocks of one structure and quantity come in order, structures in any order.
+
+    No more than one batch of small structures, or one block of a large Jacobian, is held at a time.
+
+    Args:
+        chosen: parameters that are the columns; see `in_float64` for networks in single precision.
+        structures: as `Potential.neighborhood` gives them.
+        quantities: of energy, forces, stress. A structure without a stress has no such rows.
+
+    Raises:
+        ConfigError: another quantity.
+        PotentialError: a potential whose derivatives by parameters JAX cannot take.
+    """
+    use_compilation_cache()
+    asked = tuple(quantities)
+    unknown = [name for name in asked if name not in QUANTITIES]
+    if unknown:
+        raise ConfigError(f"no rows of {', '.join(unknown)}", expected=", ".join(QUANTITIES))
+    wanted = tuple(name for name in QUANTITIES if name in asked)
+    linear = _linear_part(chosen)
+    if linear is not None:
+        yield from _last_layer_rows(chosen, linear, structures, wanted)
+        return
+    if chosen.potential.numerical:
+        raise PotentialError(
+            f"{type(chosen.potential).__name__} has no exact derivatives by its parameters",
+            fix="take numerical ones: derivative_kwargs={'method': 'central'}",
+        )
+    n_parameters, n_rows = int(chosen.vector.size), [_n_rows(s, wanted) for s in structures]
+    few = [n_parameters <= _PASS_BACK * n for n in n_rows]
+    forward, reverse = ([i for i, f in enumerate(few) if f is way] for way in (True, False))
+    yield from _forward_rows(chosen, structures, forward, wanted)
+    yield from _reverse_rows(chosen, structures, reverse, wanted)
+
+
+def _n_rows(structure: Neighborhood, wanted: Sequence[str]) -> int:
+    sizes = {"energy": 1, "forces": 3 * structure.n_atoms, "stress": 6 if structure.periodic else 0}
+    return sum(sizes[name] for name in wanted)
+
+
+def _linear_part(chosen: ChosenParameters) -> LastLayerPotential | None:
+    """The potential whose last layer (weights and biases) has all parameters, if there is one."""
+    potential = chosen.potential
+    if chosen.last_layer:
+        return potential.last_layer()
+    while isinstance(potential, SumPotential):
+        potential = potential.learned
+    if not isinstance(potential, LastLayerPotential):
+        return None
+    moving = jax.tree.leaves(eqx.filter(potential, trainable(potential)))
+    known = {id(potential.readout), id(potential.bias)}
+    return potential if all(id(leaf) in known for leaf in moving) else None
+
+
+def _last_layer_rows(
+    chosen: ChosenParameters,
+    last: LastLayerPotential,
+    structures: Sequence[Neighborhood],
+    wanted: Sequence[str],
+) -> Iterator[RowBlock]:
+    for index, rows in enumerate(structure_rows(last, structures, wanted)):
+        for name in wanted:
+            if name not in rows:
+                continue
+            by_weights = np.atleast_2d(rows[name])
+            if not chosen.last_layer:
+                by_weights = _with_biases(last, by_weights, structures[index], name)
+            if chosen.places is not None:
+                by_weights = by_weights[:, chosen.places]
+            yield RowBlock(index, name, 0, by_weights)
+
+
+def _with_biases(
+    last: LastLayerPotential, by_weights: np.ndarray, structure: Neighborhood, name: str
+) -> np.ndarray:
+    """Rows by all trained numbers of a last layer, in the order of `Potential.vector`."""
+    parts = []
+    for leaf in jax.tree.leaves(eqx.filter(last, trainable(last))):
+        if leaf is last.readout:
+            parts.append(by_weights)
+        else:
+            by_biases = last.bias_row(structure.numbers) if name == "energy" else np.zeros(last.bias.size)
+            parts.append(np.broadcast_to(by_biases, (len(by_weights), last.bias.size)))
+    return np.concatenate(parts, axis=1)
+
+
+def _results(
+    chosen: ChosenParameters, vector: Array, graph: Graph, wanted: Sequence[str]
+) -> dict[str, Array]:
+    results = evaluate(chosen.at(vector), graph)
+    values = {"energy": results.energy, "forces": results.forces, "stress": results.virial}
+    return {name: values[name] for name in wanted}
+
+
+@eqx.filter_jit
+def _columns(chosen: ChosenParameters, graph: Graph, wanted: tuple[str, ...]) -> dict[str, Array]:
+    """Derivatives of the results of a batch by every parameter, parameters first."""
+    vector = chosen.vector
+    _, push = jax.linearize(lambda v: _results(chosen, v, graph, wanted), vector)
+    # One after the other: side by side their arrays fall out of the cache.
+    return jax.lax.map(push, jnp.eye(vector.size, dtype=vector.dtype))
+
+
+def _forward_rows(
+    chosen: ChosenParameters,
+    structures: Sequence[Neighborhood],
+    members: Sequence[int],
+    wanted: tuple[str, ...],
+) -> Iterator[RowBlock]:
+    chunk = [structures[i] for i in members]
+    for batch, graph in streamed_batches(chunk, _ATOMS_AT_ONCE, chosen.potential.dtype):
+        columns = {k: np.asarray(v, np.float64) for k, v in _columns(chosen, graph, wanted).items()}
+        atoms = row_slices(chunk[i].n_atoms for i in batch)
+        for place, (index, of_atoms) in enumerate(zip(batch, atoms, strict=True)):
+            for name in wanted:
+                of = columns[name][:, of_atoms] if name == "forces" else columns[name][:, place]
+                rows = _in_rows(of, name, chunk[index])
+                if rows is not None:
+                    yield RowBlock(members[index], name, 0, rows)
+
+
+def _in_rows(of: np.ndarray, name: str, structure: Neighborhood) -> np.ndarray | None:
+    """(n_rows, n_parameters) of one structure from derivatives with the parameters first."""
+    if name == "stress":
+        return to_voigt(of).T / volume(structure.cell) if structure.periodic else None
+    return of.reshape(len(of), -1).T
+
+
+@eqx.filter_jit
+def _some_rows(
+    chosen: ChosenParameters, graphs: Graph, start: Array, n_rows: int, wanted: tuple[str, ...]
+) -> Float[Array, "n_structures n_rows n_parameters"]:
+    """Rows `start` and following of each of a stack of structures; their order is that of `_flat`."""
+
+    def of_one(graph: Graph) -> Array:
+        flat, pull = jax.vjp(lambda v: _flat(_results(chosen, v, graph, wanted), wanted), chosen.vector)
+        units = jax.nn.one_hot(start + jnp.arange(n_rows), flat.size, dtype=flat.dtype)
+        return jax.lax.map(lambda unit: pull(unit)[0], units)
+
+    return jax.lax.map(of_one, graphs)
+
+
+def _flat(results: dict[str, Array], wanted: Sequence[str]) -> Array:
+    """All results of one structure: padding atoms come last."""
+    parts = {name: value[0] if name != "forces" else value for name, value in results.items()}
+    if "stress" in parts:
+        parts["stress"] = to_voigt(parts["stress"])
+    return jnp.concatenate([parts[name].reshape(-1) for name in _flat_order(wanted)])
+
+
+def _flat_order(wanted: Sequence[str]) -> list[str]:
+    return sorted(wanted, key=("energy", "stress", "forces").index)
+
+
+def _reverse_rows(
+    chosen: ChosenParameters,
+    structures: Sequence[Neighborhood],
+    members: Sequence[int],
+    wanted: tuple[str, ...],
+) -> Iterator[RowBlock]:
+    chunk = [structures[i] for i in members]
+    n_parameters = int(chosen.vector.size)
+    for shape, group in plan_shapes(chunk, 1, buckets=True):
+        n_atoms = bucket_size(max(chunk[i].n_atoms for i in group))
+        together = max(1, min(_ATOMS_IN_REVERSE // n_atoms, len(group)))
+        at_once = max(1, min(_ROWS_AT_ONCE, _BLOCK_NUMBERS // (n_parameters * together)))
+        for first in range(0, len(group), together):
+            some = [int(i) for i in group[first : first + together]]
+            filled = some + [some[0]] * (together - len(some))
+            graphs = [
+                collate(
+                    [chunk[i]],
+                    n_atoms=n_atoms,
+                    n_neighbors=shape.n_neighbors,
+                    n_structures=1,
+                    dtype=chosen.potential.dtype,
+                )
+                for i in filled
+            ]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
+            most = max(_flat_rows(chunk[i], wanted) for i in some)
+            for start in range(0, most, at_once):
+                rows = np.asarray(
+                    _some_rows(chosen, stacked, jnp.asarray(start), at_once, wanted), np.float64
+                )
+                for place, index in enumerate(some):
+                    yield from _cut(rows[place], start, members[index], chunk[index], wanted)
+
+
+def _flat_rows(structure: Neighborhood, wanted: Sequence[str]) -> int:
+    sizes = {"energy": 1, "stress": 6, "forces": 3 * structure.n_atoms}
+    return sum(sizes[name] for name in wanted)
+
+
+def _cut(
+    rows: np.ndarray, start: int, index: int, structure: Neighborhood, wanted: Sequence[str]
+) -> Iterator[RowBlock]:
+    """Parts of a block of flat rows, by quantity; padding is left out."""
+    sizes, begin = {"energy": 1, "stress": 6, "forces": 3 * structure.n_atoms}, 0
+    for name in _flat_order(wanted):
+        low, high = max(start, begin), min(start + len(rows), begin + sizes[name])
+        if low < high and (name != "stress" or structure.periodic):
+            part = rows[low - start : high - start]
+            if name == "stress":
+                part = part / volume(structure.cell)
+            yield RowBlock(index, name, low - begin, part)
+        begin += sizes[name]
