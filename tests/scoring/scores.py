@@ -15,6 +15,7 @@ from surefield.scoring import (
     ModelScore,
     ScoreQuantity,
 )
+from surefield.scoring.array_files import load_array
 
 
 @final
@@ -39,7 +40,8 @@ class Heights(AtomCenteredScore):
 
     def _computed(self, frames: list[Atoms], score_quantity: Any, power: float) -> list[Any]:
         self.check_quantity(score_quantity)
-        results = [(atoms.positions[:, 2] / np.asarray(self.unit)[0]) ** power for atoms in frames]
+        with np.errstate(divide="ignore", over="ignore"):
+            results = [(a.positions[:, 2] / load_array(self.unit, "unit")[0]) ** power for a in frames]
         extras = [{"heights_low": r < 0.5} for r in results]
         return self.recorded(results, {"power": power}, extras=extras)
 

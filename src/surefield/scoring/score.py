@@ -1,169 +1,62 @@
-"""What all scores share: the four abstract bases, their checks, results in files, and runs as jobs."""
+"""The four abstract bases of scores: of atoms, of configurations, of data sets, of potentials."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from ase import Atoms
 
 from surefield.errors import ConfigError, DataError
-from surefield.execution.identity import digest
-from surefield.scoring.descriptions import described, picked
-from surefield.scoring.quantity import ScoreQuantity, checked_quantity
+from surefield.scoring.contract import Score
 from surefield.scoring.results import (
+    JSON_FILE,
+    XYZ_FILE,
     Place,
-    check_finite_rows,
     labelled_copy,
     plain,
+    read_labelled,
+    read_value,
     write_labelled,
     write_value,
 )
-from surefield.storage.dataset import package_version
+from surefield.selection.features import positive_int
 
-__all__ = ["AtomCenteredScore", "ConfigurationScore", "DatasetScore", "ModelScore", "Score"]
-
-R = TypeVar("R")
-#: Results whose metadata an object remembers.
-_REMEMBERED: Final = 200_000
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What is known of one result.
-
-    Attributes:
-        metadata: everything that determined it.
-        extras: further arrays of the atoms, by name.
-    """
-
-    metadata: Mapping[str, Any]
-    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-class Score(abc.ABC):
-    """A number or matrix about atoms, a configuration, a data set or a potential.
-
-    A subclass is one of the four bases below. It has the class attributes, `settings`, `compute` and
-    `compute_batch` with arguments of its own choice, calls `check_quantity` first and gives every result
-    through `recorded`; all else is here. `compute_batch(configs, **arguments)` has to give the same for any
-    division of `configs` into batches, unless `one_job`.
-
-    Attributes:
-        key: under which results are stored.
-        quantity: what it computes.
-        array_arguments: names of arguments, of the constructor or a call, that are arrays, files of arrays,
-            or lists of these; there a text is a path.
-        per_configuration: names of arguments of `compute_batch` with one entry per configuration, see
-            `picked`.
-        one_job: whether all configurations are needed for each result.
-        may_be_nan: whether a NaN says something.
-    """
-
-    key: ClassVar[str]
-    quantity: ClassVar[ScoreQuantity]
-    array_arguments: ClassVar[tuple[str, ...]] = ()
-    per_configuration: ClassVar[tuple[str, ...]] = ()
-    one_job: ClassVar[bool] = False
-    may_be_nan: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def settings(self) -> Mapping[str, Any]:
-        """Constructor arguments from which the same class makes an equal score, without work done again.
-
-        Arrays may be among them. What has been prepared from logs or the like is given as prepared.
-        """
-
-    @abc.abstractmethod
-    def compute(self, *args: Any, **kwargs: Any) -> Any:
-        """Score of one thing: a structure, a data set, a property."""
-
-    @abc.abstractmethod
-    def compute_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Scores of a list, in its order."""
-
-    def described_settings(self) -> dict[str, Any]:
-        """What metadata says of the constructor arguments."""
-        return described(self.settings(), self.array_arguments)
-
-    @final
-    def check_quantity(self, score_quantity: Any) -> None:
-        """Refuse a `score_quantity` that is not the one this class computes (ConfigError)."""
-        checked_quantity(score_quantity, self.quantity, type(self).__name__)
-
-    @final
-    def recorded(
-        self,
-        results: R,
-        arguments: Mapping[str, Any],
-        *,
-        notes: Mapping[str, Any] | None = None,
-        extras: Sequence[Mapping[str, np.ndarray]] | None = None,
-    ) -> R:
-        """Check results for NaN and inf, remember what determined them, and return them as they are.
-
-        `save_results` finds the metadata again by the content of the results.
-
-        Args:
-            results: a list, one per configuration; or one number or array.
-            arguments: of the call that determine the results, by name, with their defaults; not the
-                structures.
-            notes: further entries of the metadata, such as what the columns of a matrix are.
-            extras: for each of a list of results, further arrays of the atoms to store with it.
-
-        Raises:
-            DataError: a result that is not finite, with its configuration and atom.
-        """
-        several = isinstance(results, list)
-        listed: list[Any] = results if several else [results]  # type: ignore[assignment]
-        if not self.may_be_nan:
-            for i, result in enumerate(listed):
-                check_finite_rows(np.asarray(result), f"the {self.key}", i if several else None)
-        shared = {k: v for k, v in arguments.items() if k not in self.per_configuration}
-        common = self._head() | described(shared, self.array_arguments) | dict(notes or {})
-        for i, result in enumerate(listed):
-            metadata = common
-            if several and self.per_configuration:
-                metadata = common | self._of_configuration(arguments, i, len(listed))
-            self._remember(result, _Record(metadata, (extras or {i: {}})[i]))
-        return results
-
-    def _head(self) -> dict[str, Any]:
-        entries = {"score": type(self).__name__, "score_quantity": self.quantity.name}
-        return entries | {"package_version": package_version()} | self.described_settings()
-
-    def _of_configuration(self, arguments: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
-        """Entries of the metadata that are those of one configuration."""
-        names = dict.fromkeys(name.partition(".")[0] for name in self.per_configuration)
-        given = {name: arguments[name] for name in names if name in arguments}
-        return described(picked(given, self.per_configuration, [i], n), self.array_arguments)
-
-    @property
-    def _records(self) -> dict[str, _Record]:
-        return vars(self).setdefault("_known_results", {})
-
-    def _remember(self, result: Any, record: _Record) -> None:
-        records = self._records
-        name = digest(np.asarray(result))
-        records.pop(name, None)
-        records[name] = record
-        while len(records) > _REMEMBERED:
-            del records[next(iter(records))]
-
-    @final
-    def _record(self, result: Any) -> _Record:
-        """What is known of a result; of one from elsewhere only what this object is."""
-        return self._records.get(digest(np.asarray(result))) or _Record(self._head())
+__all__ = ["AtomCenteredScore", "ConfigurationScore", "DatasetScore", "ModelScore"]
 
 
 class _OfStructures(Score):
     """Scores that have one result per structure."""
 
     place: ClassVar[Place]
+    result_file: ClassVar[str] = XYZ_FILE
+
+    @final
+    def _checked_run(
+        self, configs: Any, compute_args: Mapping[str, Any], batch_size: int
+    ) -> tuple[Any, dict[str, Any], int]:
+        frames = self.several(configs)
+        size = positive_int(batch_size, "batch_size")
+        return (
+            frames,
+            self._checked_arguments("compute_batch", compute_args),
+            len(frames) if self.one_job else size,
+        )
+
+    @final
+    def compute_and_save(
+        self, data: Any, arguments: Mapping[str, Any], folder: Path, overrides: Mapping[str, Any]
+    ) -> None:
+        """Compute a batch and write its structures."""
+        write_labelled(folder, self.labelled(self.compute_batch(data, **arguments), data, overrides))
+
+    @final
+    def read_results(self, folder: Path) -> list[Any]:
+        """Structures of a batch."""
+        return read_labelled(folder)
 
     @final
     def one(self, atoms: Any) -> Atoms:
@@ -247,8 +140,8 @@ class _OfStructures(Score):
         labelled = []
         for i, (atoms, result) in enumerate(zip(frames, compute_results, strict=True)):
             self.check_result(result, atoms, i)
-            record = self._record(result)
-            metadata = {**record.metadata, **(overrides or {})}
+            record = self.record_of(result)
+            metadata = _overridden(record.metadata, overrides)
             labelled.append(labelled_copy(atoms, self.place, self.key, result, metadata, record.extras))
         return labelled
 
@@ -283,6 +176,19 @@ class _OfWhole(Score):
     """Scores that have one result altogether; they are one job."""
 
     one_job: ClassVar[bool] = True
+    result_file: ClassVar[str] = JSON_FILE
+
+    @final
+    def read_results(self, folder: Path) -> list[Any]:
+        """The result and its metadata."""
+        return [read_value(folder, self.key)]
+
+    @final
+    def check_one_job(self, batch_size: int, n: int) -> None:
+        """Refuse batches (ConfigError)."""
+        if batch_size not in (1, n):
+            what = f"{type(self).__name__} is always one job"
+            raise ConfigError(what, got=f"batch_size {batch_size!r}", expected="1, or none at all")
 
     @final
     def save_results(
@@ -310,7 +216,7 @@ class _OfWhole(Score):
     ) -> Path:
         """`save_results` with entries of the metadata that stand in place of those known here."""
         _check_number_or_square(result, self.key, None)
-        metadata = plain({**self._record(result).metadata, **(overrides or {})})
+        metadata = plain(_overridden(self.record_of(result).metadata, overrides))
         return write_value(Path(save_dir), self.key, result, metadata)
 
 
@@ -328,6 +234,21 @@ class DatasetScore(_OfWhole):
         raise ConfigError(what, fix="use compute with the list of all structures")
 
     @final
+    def _checked_run(
+        self, configs: Any, compute_args: Mapping[str, Any], batch_size: int
+    ) -> tuple[Any, dict[str, Any], int]:
+        frames = self.dataset(configs)
+        self.check_one_job(batch_size, len(frames))
+        return frames, self._checked_arguments("compute", compute_args), len(frames)
+
+    @final
+    def compute_and_save(
+        self, data: Any, arguments: Mapping[str, Any], folder: Path, overrides: Mapping[str, Any]
+    ) -> None:
+        """Compute the number of the data set and write it."""
+        self.save_value(self.compute(data, **arguments), folder, overrides)
+
+    @final
     def dataset(self, dataset: Any) -> list[Atoms]:
         """The structures of `compute`.
 
@@ -342,7 +263,31 @@ class DatasetScore(_OfWhole):
 
 
 class ModelScore(_OfWhole):
-    """A score of a potential: `compute` gives a number or a square matrix."""
+    """A score of a potential: `compute` gives a number or a square matrix.
+
+    `run` calls `compute_batch` with its `configs`, or `compute` if these are None.
+    """
+
+    @final
+    def _checked_run(
+        self, configs: Any, compute_args: Mapping[str, Any], batch_size: int
+    ) -> tuple[Any, dict[str, Any], int]:
+        self.check_one_job(batch_size, len(configs) if isinstance(configs, Sequence) else 1)
+        bare = configs is None
+        arguments = self._checked_arguments("compute" if bare else "compute_batch", compute_args, bare=bare)
+        return self.as_data("configs", configs), arguments, 1
+
+    @final
+    def compute_and_save(
+        self, data: Any, arguments: Mapping[str, Any], folder: Path, overrides: Mapping[str, Any]
+    ) -> None:
+        """Compute the score of the potential and write it."""
+        value = self.compute(**arguments) if data is None else self.compute_batch(data, **arguments)
+        self.save_value(value, folder, overrides)
+
+
+def _overridden(metadata: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: (overrides or {}).get(name, value) for name, value in metadata.items()}
 
 
 def _checked_structures(frames: Any, name: str) -> list[Atoms]:
