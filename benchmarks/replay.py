@@ -17,7 +17,7 @@ import numpy as np
 
 from surefield.execution.cache import enable_compilation_cache
 from surefield.loop import Loop, LoopConfig
-from surefield.loop.oracle import ReplayOracle
+from surefield.loop.oracles import ReplayOracle
 from surefield.potentials import MomentNetwork
 from surefield.structures.read import read_frames
 from surefield.training import TrainConfig

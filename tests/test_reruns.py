@@ -19,7 +19,7 @@ from surefield.cli.jobs import VERBS, run_verb
 from surefield.errors import SurefieldError
 from surefield.files import read_json
 from surefield.loop import Loop, LoopConfig
-from surefield.loop.oracle import ReplayOracle
+from surefield.loop.oracles import ReplayOracle
 from surefield.networks import Gaussian, LossFunction, NeuralNetwork
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.structures.read import write_frames

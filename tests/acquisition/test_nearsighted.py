@@ -18,7 +18,7 @@ from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.loop import Loop, LoopConfig
-from surefield.loop.oracle import emt
+from surefield.loop.oracles import emt
 from surefield.networks.fingerprints import Gaussian
 from surefield.networks.full_batch import LossFunction
 from surefield.networks.neural_network import NeuralNetwork

@@ -23,8 +23,8 @@ from surefield.errors import ConfigError, DataError
 from surefield.loop import Loop, LoopConfig
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.journal import Journal
-from surefield.loop.oracle import ReplayOracle
-from surefield.loop.oracle_config import EMTOracleConfig
+from surefield.loop.oracles import ReplayOracle
+from surefield.loop.oracles.config import EMTOracleConfig
 from surefield.loop.pools import dynamics_pool
 from surefield.loop.rounds import labels_to_reach, summarise, verdict
 from surefield.potentials import MomentNetwork

@@ -8,7 +8,7 @@ from ase.io import read
 
 from surefield.errors import DataError, PotentialError
 from surefield.loop import Loop, LoopConfig
-from surefield.loop.oracle import ReplayOracle
+from surefield.loop.oracles import ReplayOracle
 from surefield.networks.fingerprints import Gaussian
 from surefield.potentials import ZBL, predict
 from surefield.potentials.electrode.charge_network import ChargeNetwork

@@ -21,7 +21,7 @@ from surefield.cli.main import app
 from surefield.config import parse
 from surefield.errors import ConfigError
 from surefield.loop import LoopConfig
-from surefield.loop.oracle import Oracle
+from surefield.loop.oracles import Oracle
 from surefield.loop.rounds import Loop
 from surefield.report import load_run
 from surefield.report.reasons import sentence

@@ -29,7 +29,7 @@ from surefield.execution.progress import duration
 from surefield.execution.stopwatch import Stopwatch
 from surefield.exploration.sampling import start_structure
 from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.loop.oracle_config import ReplayOracleConfig, make_oracle
+from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
 from surefield.loop.rounds import check_size
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable

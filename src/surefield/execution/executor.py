@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from surefield.errors import ConfigError, ExecutionError, nearest
-from surefield.execution.progress import Track
+
+if TYPE_CHECKING:
+    # Workers import this module, and progress needs JAX.
+    from surefield.execution.progress import Track
 
 __all__ = ["SerialExecutor", "get_executor", "map_ordered", "usable_cores"]
 

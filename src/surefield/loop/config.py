@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms
 from surefield.config import Config
-from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
+from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
 from surefield.selection.methods import METHODS
 
 __all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig"]

@@ -13,8 +13,10 @@ from surefield.execution.identity import check_inputs
 from surefield.execution.progress import track
 from surefield.exploration.sampling import pool_and_test, start_structure
 from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.loop.oracle import CalculatorOracle, Oracle, ReplayOracle
-from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.loop.oracles.calculator import CalculatorOracle
+from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.loop.oracles.oracle import Oracle
+from surefield.loop.oracles.replay import ReplayOracle
 from surefield.structures.contents import frame_contents
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Frames, Source, read_frames, write_frames

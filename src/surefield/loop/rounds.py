@@ -25,7 +25,8 @@ from surefield.execution.progress import Track, track
 from surefield.files import json_text, write_arrays
 from surefield.loop.config import LoopConfig
 from surefield.loop.journal import Journal
-from surefield.loop.oracle import POOL_INDEX, Oracle
+from surefield.loop.oracles.oracle import Oracle
+from surefield.loop.oracles.replay import POOL_INDEX
 from surefield.potentials.potential import Potential, as_potential
 from surefield.selection.features import Features
 from surefield.selection.replay_result import labels_to_reach

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from surefield.config import Config, parse
 from surefield.errors import ConfigError, DataError, ExecutionError
-from surefield.loop.oracle import POOL_INDEX, CalculatorOracle, ReplayOracle, ase_calculator, emt, tblite
-from surefield.loop.oracle_config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.loop.oracles import CalculatorOracle, ReplayOracle, ase_calculator, emt, tblite
+from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, make_oracle
+from surefield.loop.oracles.replay import POOL_INDEX
 from surefield.structures.label_sources import without_labels
 
 
@@ -96,11 +97,11 @@ def test_replay_hides_every_label() -> None:
 
 def test_replay_refuses_strangers() -> None:
     oracle = ReplayOracle(labelled())
-    with pytest.raises(DataError, match=r"frame 0; got None; expected 0 to 3"):
+    with pytest.raises(DataError, match=r"to label \(Cu4\); got None; expected 0 to 3"):
         oracle.label([copper(0)])
     moved = oracle.pool[1]
     moved.positions += 0.1
-    with pytest.raises(DataError, match="another structure than entry 1"):
+    with pytest.raises(DataError, match="another than entry 1"):
         oracle.label([moved])
     with pytest.raises(DataError, match="energy"):
         ReplayOracle([copper(0)])

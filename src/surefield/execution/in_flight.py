@@ -1,0 +1,134 @@
+"""Many tasks on an executor, few at a time: results as they come, and what a dead worker took once more."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar, final
+
+from surefield.errors import ExecutionError
+from surefield.execution.executor import SerialExecutor
+
+__all__ = ["Finished", "TasksInFlight", "capacity"]
+
+K = TypeVar("K")
+R = TypeVar("R")
+#: How often a task is begun again whose worker died; the task itself may be what kills it.
+_DEATHS: Final = 4
+#: Tasks at a time on an executor that does not say how many workers it has.
+_UNKNOWN: Final = 32
+
+
+@final
+@dataclass(frozen=True)
+class Finished(Generic[K, R]):
+    """How one task ended.
+
+    Attributes:
+        key: what it was submitted under.
+        value: its result.
+        error: what it raised; `BrokenExecutor` when every attempt ended with its worker.
+        deaths: how workers ended in it, oldest first.
+    """
+
+    key: K
+    value: R | None = None
+    error: BaseException | None = None
+    deaths: tuple[str, ...] = ()
+
+
+@final
+class TasksInFlight(Generic[K, R]):
+    """Tasks that are submitted and not yet reported; leaving the block cancels those that have not begun.
+
+    Args:
+        executor: where they run.
+        fn: function of one argument, importable where workers are other processes.
+    """
+
+    def __init__(self, executor: Executor, fn: Callable[[Any], R]) -> None:
+        self._executor, self._fn = executor, fn
+        self._capacity = capacity(executor)
+        self._pending: dict[Future[R], tuple[K, Any, tuple[str, ...]]] = {}
+        self._finished: deque[Finished[K, R]] = deque()
+
+    def __enter__(self) -> TasksInFlight[K, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for future in self._pending:
+            future.cancel()
+
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._finished)
+
+    @property
+    def full(self) -> bool:
+        """Whether `next` should be asked before more is submitted."""
+        return len(self) >= self._capacity
+
+    def submit(self, key: K, item: Any) -> None:
+        """Begin a task.
+
+        Raises:
+            ExecutionError: the executor takes no more: a `ProcessPoolExecutor` one of whose workers died.
+        """
+        self._submit(key, item, ())
+
+    def next(self) -> Finished[K, R]:
+        """Wait for a task to end; there must be one.
+
+        Raises:
+            ExecutionError: a task has to begin again, and the executor takes no more.
+        """
+        while not self._finished:
+            done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                key, item, deaths = self._pending.pop(future)
+                error = _error(future)
+                if error is None:
+                    self._finished.append(Finished(key, future.result(), None, deaths))
+                elif not _worker_died(error):
+                    self._finished.append(Finished(key, None, error, deaths))
+                else:
+                    deaths = (*deaths, str(error) or type(error).__name__)
+                    if len(deaths) > _DEATHS:
+                        self._finished.append(Finished(key, None, BrokenExecutor(deaths[-1]), deaths))
+                    else:
+                        self._submit(key, item, deaths)
+        return self._finished.popleft()
+
+    def _submit(self, key: K, item: Any, deaths: tuple[str, ...]) -> None:
+        try:
+            future = self._executor.submit(self._fn, item)
+        except BrokenExecutor as error:
+            fix = (
+                "go on with a new one (`executor: {kind: local}` outlives its workers); what is done is kept"
+            )
+            raise ExecutionError("the executor has lost its workers", got=str(error), fix=fix) from error
+        self._pending[future] = (key, item, deaths)
+
+
+def capacity(executor: Executor) -> int:
+    """Tasks that an executor should have at a time: enough that no worker waits."""
+    if isinstance(executor, SerialExecutor):
+        return 1
+    workers = getattr(executor, "n_workers", None) or getattr(executor, "_max_workers", None)
+    return 2 * workers if isinstance(workers, int) and workers > 0 else _UNKNOWN
+
+
+def _error(future: Future[Any]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError as error:
+        return error
+
+
+def _worker_died(error: BaseException) -> bool:
+    """Whether a worker ended, rather than a task; dask, which may be missing, has an error of its own."""
+    return isinstance(error, BrokenExecutor | CancelledError) or type(error).__name__ == "KilledWorker"

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from surefield.errors import ConfigError
+from surefield.execution.executor import map_ordered
+from surefield.execution.local_executor import LocalExecutor
+from surefield.execution.worker_process import WorkerDied
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    with LocalExecutor(2) as executor:
+        yield executor
+
+
+def test_results_and_errors_come_back(executor: LocalExecutor) -> None:
+    assert map_ordered(executor, abs, [-1, 2, -3]) == [1, 2, 3]
+    assert executor.submit(int, "11", base=2).result() == 3
+    with pytest.raises(ValueError, match="invalid literal"):
+        executor.submit(int, "x").result()
+    assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+    with pytest.raises(AttributeError, match="lambda"):
+        executor.submit(lambda: 1).result()
+
+
+def test_a_killed_worker_takes_one_task_with_it(executor: LocalExecutor) -> None:
+    slow = executor.submit(time.sleep, 0.5)
+    dead = executor.submit(os._exit, 1)
+    after = [executor.submit(os.getpid) for _ in range(4)]
+    with pytest.raises(WorkerDied):
+        dead.result()
+    assert slow.result() is None
+    assert all(future.result() != os.getpid() for future in after)
+
+
+def test_an_exception_in_the_block_ends_the_workers() -> None:
+    executor = LocalExecutor(1)
+    pid = executor.submit(os.getpid).result()
+    running, queued = executor.submit(time.sleep, 100), executor.submit(abs, 1)
+    while not running.running():
+        time.sleep(0.01)
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+    assert queued.cancelled()
+    assert isinstance(running.exception(), WorkerDied)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(abs, 1)
+
+
+def test_workers_and_cores_are_counted() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        LocalExecutor(0)
+    with pytest.raises(ConfigError, match="at least 1"):
+        LocalExecutor(1, 0)
+    assert LocalExecutor(cores_per_worker=1000).n_workers == 1
