@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from ase import Atoms, units
@@ -22,14 +22,19 @@ from surefield.structures.read import Frames, read_frames, write_frames
 
 __all__ = [
     "hottest_allowed",
+    "langevin",
     "molecular_dynamics_pool",
     "pool_and_test",
     "set_velocities",
+    "snapshot",
     "start_structure",
+    "suitable_timestep",
 ]
 
 #: A trajectory this many times hotter than its thermostat has blown up.
 _TOO_HOT = 10.0
+#: Longest time step in fs for the mass (u) of the lightest atom.
+_TIMESTEPS: Final = ((5.0, 0.5), (20.0, 1.0), (np.inf, 2.0))
 
 
 def molecular_dynamics_pool(
@@ -84,18 +89,13 @@ def molecular_dynamics_pool(
         start = without_labels(atoms)
         start.calc = _fresh(calculator)
         set_velocities(start, temperature, rng)
-        dynamics = Langevin(
-            start,
-            timestep_fs * units.fs,
-            temperature_K=temperature,
-            friction=friction / units.fs,
-            fixcm=False,
-            rng=rng,
-        )
+        dynamics = langevin(start, temperature, timestep_fs, friction, rng)
         _run(dynamics, equilibration_steps, temperature)
         for _ in range(size):
             _run(dynamics, steps_between, temperature)
-            frames.append(_snapshot(start, temperature, number))
+            frame = snapshot(start, f"md_{temperature:g}K", temperature_K=float(temperature))
+            frame.info["trajectory"] = number
+            frames.append(frame)
             if progress is not None:
                 progress.advance()
     return frames
@@ -107,12 +107,49 @@ def set_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * widths[:, None])
 
 
+def langevin(
+    atoms: Atoms, temperature: float, timestep_fs: float, friction: float, rng: np.random.Generator
+) -> Langevin:
+    """Langevin dynamics at a temperature (K), with the friction in 1/fs; the centre of mass is free."""
+    return Langevin(
+        atoms,
+        timestep_fs * units.fs,
+        temperature_K=temperature,
+        friction=friction / units.fs,
+        fixcm=False,
+        rng=rng,
+    )
+
+
+def suitable_timestep(atoms: Atoms) -> float:
+    """Time step in fs that suits the lightest atom."""
+    lightest = float(atoms.get_masses().min())
+    return next(step for mass, step in _TIMESTEPS if lightest <= mass)
+
+
 def hottest_allowed(temperature: float, n_atoms: int) -> float:
     """Kinetic temperature (K) beyond which a trajectory has blown up.
 
     That of few atoms fluctuates by sqrt(2/(3 n_atoms)), hence the generous limit.
     """
     return temperature * _TOO_HOT * (1.0 + np.sqrt(2.0 / (3.0 * n_atoms)))
+
+
+def snapshot(atoms: Atoms, config_type: str, **info: Any) -> Atoms:
+    """Copy without labels and momenta; of a molecule the centre of mass is in the origin.
+
+    Args:
+        atoms: on their way; not changed.
+        config_type: where the structure comes from.
+        info: further entries.
+    """
+    frame = without_labels(atoms)
+    frame.calc = None
+    frame.arrays.pop("momenta", None)
+    if not frame.pbc.any():
+        frame.positions -= frame.get_center_of_mass()
+    frame.info.update({keys.CONFIG_TYPE: config_type, **info})
+    return frame
 
 
 def start_structure(name: str) -> Atoms:
@@ -206,18 +243,3 @@ def _run(dynamics: Langevin, steps: int, temperature: float) -> None:
             f"{where}: the trajectory blew up ({fault}); use a smaller timestep_fs, a lower temperature or a "
             "relaxed start"
         )
-
-
-def _snapshot(atoms: Atoms, temperature: float, trajectory: int) -> Atoms:
-    frame = atoms.copy()
-    frame.arrays.pop("momenta", None)
-    if not frame.pbc.any():
-        frame.positions -= frame.get_center_of_mass()
-    frame.info.update(
-        {
-            "temperature_K": float(temperature),
-            keys.CONFIG_TYPE: f"md_{temperature:g}K",
-            "trajectory": trajectory,
-        }
-    )
-    return frame

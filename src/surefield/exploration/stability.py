@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.md.langevin import Langevin
 
 from surefield.errors import DataError
 from surefield.execution.stopwatch import compiling_seconds
 from surefield.exploration.alloys import random_alloys
 from surefield.exploration.config import StabilityConfig
-from surefield.exploration.sampling import hottest_allowed, set_velocities
+from surefield.exploration.sampling import hottest_allowed, langevin, set_velocities, suitable_timestep
 from surefield.potentials.potential import HasPotential
 from surefield.structures.doctor.temperatures import temperature_words
 from surefield.structures.label_sources import without_labels
@@ -36,8 +35,6 @@ LARGEST, LEAST_LIMIT = 10.0, 50.0
 FRICTION: Final = 0.02
 #: Training structures with more atoms than this are left to longer runs, where there are smaller ones.
 _SMALL: Final = 64
-#: Longest time step in fs for the mass (u) of the lightest atom.
-_STEPS: Final = ((5.0, 0.5), (20.0, 1.0), (np.inf, 2.0))
 
 
 @dataclass(frozen=True)
@@ -182,16 +179,8 @@ def run_trial(
     start.calc = calculator
     rng = np.random.default_rng(seed)
     set_velocities(start, temperature, rng)
-    lightest = float(start.get_masses().min())
-    step = timestep_fs or next(step for mass, step in _STEPS if lightest <= mass)
-    dynamics = Langevin(
-        start,
-        step * units.fs,
-        temperature_K=temperature,
-        friction=FRICTION / units.fs,
-        fixcm=False,
-        rng=rng,
-    )
+    step = timestep_fs or suitable_timestep(start)
+    dynamics = langevin(start, temperature, step, FRICTION, rng)
     faults: list[str] = []
 
     def watch() -> None:

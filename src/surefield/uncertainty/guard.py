@@ -17,6 +17,8 @@ from surefield.quantities import UNCERTAINTY, quantity
 __all__ = [
     "CALIBRATION",
     "LARGEST_SIGMA",
+    "MARGIN",
+    "SIGMA_RANGE",
     "Exceedance",
     "OnUncertain",
     "SigmaGuard",
@@ -24,12 +26,15 @@ __all__ = [
     "WatchedModel",
     "exceeded",
     "sigma_limits",
+    "sizes",
 ]
 
 #: Limit that comes from the calibration set.
 CALIBRATION: Final = "calibration"
 #: Entry of the statistics with the largest sigmas of the calibration set.
 LARGEST_SIGMA: Final = "largest_sigma"
+#: Entry with median and maximum, over the calibration set, of the largest sigma of an atom in a structure.
+SIGMA_RANGE: Final = "sigma_range"
 #: The limit, in units of the largest sigma of the calibration set.
 MARGIN: Final = 2.0
 #: Options of calculators for what happens beyond the limit.
@@ -111,7 +116,7 @@ def exceeded(
         sigma = results.get(f"{name}{UNCERTAINTY}")
         if sigma is None:
             continue
-        values = _sizes(name, sigma, len(symbols))
+        values = sizes(name, sigma, len(symbols))
         place = int(np.argmax(values))
         value = float(values[place])
         if value <= limit or (worst is not None and value / limit <= worst.value / worst.limit):
@@ -121,8 +126,11 @@ def exceeded(
     return worst
 
 
-def _sizes(name: str, sigma: Any, n_atoms: int) -> np.ndarray:
-    """What is compared with a limit: one number of each atom, or of the structure."""
+def sizes(name: str, sigma: Any, n_atoms: int) -> np.ndarray:
+    """What is compared with a limit: one number of each atom, or of the structure.
+
+    Of forces the length of the sigmas of an atom's components counts, of energies that per atom.
+    """
     values = np.asarray(sigma, np.float64)
     if quantity(name).per == "atom":
         return np.linalg.norm(values.reshape(n_atoms, -1), axis=1)

@@ -29,10 +29,12 @@ from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.guard import (
     CALIBRATION,
     LARGEST_SIGMA,
+    SIGMA_RANGE,
     OnUncertain,
     SigmaGuard,
     WatchedModel,
     sigma_limits,
+    sizes,
 )
 from surefield.uncertainty.held_out import (
     ROUNDED_ZERO,
@@ -58,6 +60,8 @@ __all__ = ["Spread", "Uncertainty", "check_source", "times"]
 #: Where sigmas come from, and how they are computed.
 SOURCES: Final = ("auto", "analytic", "ensemble")
 METHODS: Final = ("exact", "sampled")
+#: Structures of the calibration set, about, whose sigmas of forces are looked at.
+_FORCE_RANGE: Final = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,17 +215,22 @@ class Uncertainty(ABC):
         return calibrated._with_largest(data.structures, batch_size)
 
     def _with_largest(self, structures: Sequence[Neighborhood], batch_size: int = 16) -> Self:
-        """Copy that knows the largest sigma of an atom's energy in the calibration set."""
+        """Copy that knows the sigmas of its calibration set: the largest of an atom in each structure.
+
+        Those of forces, which cost more, are of some structures only.
+        """
         name = "energies" if "energies" in self.potential.supplies else "energy"
-        largest = 0.0
-        for index, spreads in self.spreads(structures, ["energy", name], batch_size=batch_size):
-            n_atoms = structures[index].n_atoms
-            sigma = np.asarray(self._sigma(name, spreads[name], n_atoms)) / (
-                1 if name == "energies" else n_atoms
-            )
-            largest = max(largest, float(sigma.max()))
-        known = {LARGEST_SIGMA: {name: largest}} if largest > 0 else {}
-        return self._replaced(statistics={**self.statistics, **known})
+        some = structures[:: max(len(structures) // _FORCE_RANGE, 1)] if "forces" in self.maps else ()
+        ranges: dict[str, tuple[float, float]] = {}
+        for kind, part in ((name, structures), ("forces", some)):
+            asked, largest = ["energy", kind] if kind == name else [kind], []
+            for index, spreads in self.spreads(part, asked, batch_size=batch_size):
+                n_atoms = part[index].n_atoms
+                largest.append(sizes(kind, self._sigma(kind, spreads[kind], n_atoms), n_atoms).max())
+            if largest and max(largest) > 0:
+                ranges[kind] = float(np.median(largest)), float(max(largest))
+        known = {LARGEST_SIGMA: {name: ranges[name][1]}} if name in ranges else {}
+        return self._replaced(statistics={**self.statistics, **known, SIGMA_RANGE: ranges})
 
     def _held_out(
         self, data: LabelledSet, predictions: Sequence[Prediction], names: Collection[str], batch_size: int
