@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 
 import surefield as sf
 from surefield.exploration.sampling import molecular_dynamics_pool
-from surefield.loop.oracle import CalculatorOracle, tblite
+from surefield.loop.oracles.calculator import CalculatorOracle
+from surefield.loop.oracles.tight_binding import tblite
 
 BAR = 0.8
 BONDS = {"C-C": (0, 1), "C-O": (1, 2), "O-H": (2, 3)}
