@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
     from surefield.potentials.snap.snap import Snap
     from surefield.report import write_report
+    from surefield.scores.fim import FIMTrainingSetScore
     from surefield.scoring import ScoreQuantity
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
@@ -74,6 +75,7 @@ _HOMES = {
     "surefield.potentials.parametric": ("EAM", "LennardJones", "Morse", "StillingerWeber", "Tersoff"),
     "surefield.potentials.snap.snap": ("Snap",),
     "surefield.report": ("write_report",),
+    "surefield.scores.fim": ("FIMTrainingSetScore",),
     "surefield.scoring": ("ScoreQuantity",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
@@ -107,6 +109,7 @@ __all__ = [
     "DeepEnsemble",
     "DropoutEnsemble",
     "DropoutNetwork",
+    "FIMTrainingSetScore",
     "FeatureDistance",
     "Fit",
     "Gaussian",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         AffineTransform,
         AtanhTransform,
         ComposedTransform,
+        FIMTrainingSetScore,
         LogTransform,
         SplitTransform,
     )
@@ -17,6 +18,7 @@ __all__ = [
     "AffineTransform",
     "AtanhTransform",
     "ComposedTransform",
+    "FIMTrainingSetScore",
     "LogTransform",
     "SplitTransform",
 ]
@@ -28,6 +30,7 @@ import_on_first_use(
             "AffineTransform",
             "AtanhTransform",
             "ComposedTransform",
+            "FIMTrainingSetScore",
             "LogTransform",
             "SplitTransform",
         ),

@@ -196,19 +196,23 @@ def _with_biases(
     return np.concatenate(parts, axis=1)
 
 
-def _results(
-    chosen: ChosenParameters, vector: Array, graph: Graph, wanted: Sequence[str]
-) -> dict[str, Array]:
+def _results(chosen: ChosenParameters, vector: Array, graph: Graph, derived: bool) -> dict[str, Array]:
+    """Results by quantity, which do not depend on what exactly is asked for: so few programs are compiled."""
     results = evaluate(chosen.at(vector), graph)
-    values = {"energy": results.energy, "forces": results.forces, "stress": results.virial}
-    return {name: values[name] for name in wanted}
+    if not derived:
+        return {"energy": results.energy}
+    return {"energy": results.energy, "stress": to_voigt(results.virial), "forces": results.forces}
+
+
+def _derived(wanted: Sequence[str]) -> bool:
+    return bool({"forces", "stress"} & set(wanted))
 
 
 @eqx.filter_jit
-def _columns(chosen: ChosenParameters, graph: Graph, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _columns(chosen: ChosenParameters, graph: Graph, derived: bool) -> dict[str, Array]:
     """Derivatives of the results of a batch by every parameter, parameters first."""
     vector = chosen.vector
-    _, push = jax.linearize(lambda v: _results(chosen, v, graph, wanted), vector)
+    _, push = jax.linearize(lambda v: _results(chosen, v, graph, derived), vector)
     # One after the other: side by side their arrays fall out of the cache.
     return jax.lax.map(push, jnp.eye(vector.size, dtype=vector.dtype))
 
@@ -221,7 +225,7 @@ def _forward_rows(
 ) -> Iterator[RowBlock]:
     chunk = [structures[i] for i in members]
     for batch, graph in streamed_batches(chunk, _ATOMS_AT_ONCE, chosen.potential.dtype):
-        columns = {k: np.asarray(v, np.float64) for k, v in _columns(chosen, graph, wanted).items()}
+        columns = {k: np.asarray(v, np.float64) for k, v in _columns(chosen, graph, _derived(wanted)).items()}
         atoms = row_slices(chunk[i].n_atoms for i in batch)
         for place, (index, of_atoms) in enumerate(zip(batch, atoms, strict=True)):
             for name in wanted:
@@ -234,34 +238,33 @@ def _forward_rows(
 def _in_rows(of: np.ndarray, name: str, structure: Neighborhood) -> np.ndarray | None:
     """(n_rows, n_parameters) of one structure from derivatives with the parameters first."""
     if name == "stress":
-        return to_voigt(of).T / volume(structure.cell) if structure.periodic else None
+        return of.T / volume(structure.cell) if structure.periodic else None
     return of.reshape(len(of), -1).T
 
 
 @eqx.filter_jit
 def _some_rows(
-    chosen: ChosenParameters, graphs: Graph, start: Array, n_rows: int, wanted: tuple[str, ...]
+    chosen: ChosenParameters, graphs: Graph, start: Array, n_rows: int, derived: bool
 ) -> Float[Array, "n_structures n_rows n_parameters"]:
-    """Rows `start` and following of each of a stack of structures; their order is that of `_flat`."""
+    """Rows `start` and following of each of a stack of structures: energy, stress, forces, padding."""
+
+    def flat(vector: Array, graph: Graph) -> Array:
+        results = _results(chosen, vector, graph, derived)
+        return jnp.concatenate([jnp.reshape(value, -1) for value in results.values()])
 
     def of_one(graph: Graph) -> Array:
-        flat, pull = jax.vjp(lambda v: _flat(_results(chosen, v, graph, wanted), wanted), chosen.vector)
-        units = jax.nn.one_hot(start + jnp.arange(n_rows), flat.size, dtype=flat.dtype)
+        values, pull = jax.vjp(lambda v: flat(v, graph), chosen.vector)
+        units = jax.nn.one_hot(start + jnp.arange(n_rows), values.size, dtype=values.dtype)
         return jax.lax.map(lambda unit: pull(unit)[0], units)
 
     return jax.lax.map(of_one, graphs)
 
 
-def _flat(results: dict[str, Array], wanted: Sequence[str]) -> Array:
-    """All results of one structure: padding atoms come last."""
-    parts = {name: value[0] if name != "forces" else value for name, value in results.items()}
-    if "stress" in parts:
-        parts["stress"] = to_voigt(parts["stress"])
-    return jnp.concatenate([parts[name].reshape(-1) for name in _flat_order(wanted)])
-
-
-def _flat_order(wanted: Sequence[str]) -> list[str]:
-    return sorted(wanted, key=("energy", "stress", "forces").index)
+def _ranges(structure: Neighborhood, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Where the rows that are wanted are among those of `_some_rows`."""
+    ranges = {"energy": (0, 1), "stress": (1, 7 if structure.periodic else 1)}
+    ranges["forces"] = (7, 7 + 3 * structure.n_atoms)
+    return {name: ranges[name] for name in wanted}
 
 
 def _reverse_rows(
@@ -271,49 +274,42 @@ def _reverse_rows(
     wanted: tuple[str, ...],
 ) -> Iterator[RowBlock]:
     chunk = [structures[i] for i in members]
-    n_parameters = int(chosen.vector.size)
+    n_parameters, derived = int(chosen.vector.size), _derived(wanted)
     for shape, group in plan_shapes(chunk, 1, buckets=True):
         n_atoms = bucket_size(max(chunk[i].n_atoms for i in group))
         together = max(1, min(_ATOMS_IN_REVERSE // n_atoms, len(group)))
-        at_once = max(1, min(_ROWS_AT_ONCE, _BLOCK_NUMBERS // (n_parameters * together)))
+        at_once = max(1, min(_ROWS_AT_ONCE if derived else 1, _BLOCK_NUMBERS // (n_parameters * together)))
         for first in range(0, len(group), together):
             some = [int(i) for i in group[first : first + together]]
-            filled = some + [some[0]] * (together - len(some))
-            graphs = [
-                collate(
-                    [chunk[i]],
-                    n_atoms=n_atoms,
-                    n_neighbors=shape.n_neighbors,
-                    n_structures=1,
-                    dtype=chosen.potential.dtype,
-                )
-                for i in filled
-            ]
+            filled = [chunk[i] for i in some] + [chunk[some[0]]] * (together - len(some))
+            size = {"n_atoms": n_atoms, "n_neighbors": shape.n_neighbors, "n_structures": 1}
+            graphs = [collate([s], **size, dtype=chosen.potential.dtype) for s in filled]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
-            most = max(_flat_rows(chunk[i], wanted) for i in some)
-            for start in range(0, most, at_once):
-                rows = np.asarray(
-                    _some_rows(chosen, stacked, jnp.asarray(start), at_once, wanted), np.float64
-                )
+            ranges = [_ranges(chunk[i], wanted) for i in some]
+            for start in _starts(ranges, at_once):
+                block = np.asarray(_some_rows(chosen, stacked, jnp.asarray(start), at_once, derived))
                 for place, index in enumerate(some):
-                    yield from _cut(rows[place], start, members[index], chunk[index], wanted)
+                    yield from _cut(block[place], start, members[index], chunk[index], ranges[place])
 
 
-def _flat_rows(structure: Neighborhood, wanted: Sequence[str]) -> int:
-    sizes = {"energy": 1, "stress": 6, "forces": 3 * structure.n_atoms}
-    return sum(sizes[name] for name in wanted)
+def _starts(ranges: Sequence[dict[str, tuple[int, int]]], size: int) -> Iterator[int]:
+    """First rows of blocks that hold all rows that are wanted of any structure."""
+    wanted = sorted({row for of_one in ranges for span in of_one.values() for row in range(*span)})
+    stop = -1
+    for row in wanted:
+        if row >= stop:
+            yield row
+            stop = row + size
 
 
 def _cut(
-    rows: np.ndarray, start: int, index: int, structure: Neighborhood, wanted: Sequence[str]
+    rows: np.ndarray, start: int, index: int, structure: Neighborhood, ranges: dict[str, tuple[int, int]]
 ) -> Iterator[RowBlock]:
-    """Parts of a block of flat rows, by quantity; padding is left out."""
-    sizes, begin = {"energy": 1, "stress": 6, "forces": 3 * structure.n_atoms}, 0
-    for name in _flat_order(wanted):
-        low, high = max(start, begin), min(start + len(rows), begin + sizes[name])
-        if low < high and (name != "stress" or structure.periodic):
-            part = rows[low - start : high - start]
-            if name == "stress":
-                part = part / volume(structure.cell)
-            yield RowBlock(index, name, low - begin, part)
-        begin += sizes[name]
+    """Parts of a block of rows, by quantity."""
+    for name, (begin, end) in ranges.items():
+        low, high = max(start, begin), min(start + len(rows), end)
+        if low < high:
+            part = np.asarray(rows[low - start : high - start], np.float64)
+            yield RowBlock(
+                index, name, low - begin, part / volume(structure.cell) if name == "stress" else part
+            )

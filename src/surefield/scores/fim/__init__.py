@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.scores.fim.training_set import FIMTrainingSetScore
     from surefield.scores.fim.transforms import (
         AffineTransform,
         AtanhTransform,
@@ -17,6 +18,7 @@ __all__ = [
     "AffineTransform",
     "AtanhTransform",
     "ComposedTransform",
+    "FIMTrainingSetScore",
     "LogTransform",
     "SplitTransform",
 ]
@@ -24,6 +26,7 @@ __all__ = [
 import_on_first_use(
     __name__,
     {
+        "surefield.scores.fim.training_set": ("FIMTrainingSetScore",),
         "surefield.scores.fim.transforms": (
             "AffineTransform",
             "AtanhTransform",

@@ -33,20 +33,17 @@ class OptimizedParameters:
 
     Attributes:
         chosen: potential with its set values, float64, and where the parameters are in it.
+        values: theta, in the units of the potential.
         entries: name and extent of each.
         lower: bounds that were asked for, -inf where none; they have no effect on a FIM.
         upper: the same above.
     """
 
     chosen: ChosenParameters
+    values: Float[np.ndarray, " n_parameters"]
     entries: tuple[Entry, ...]
     lower: Float[np.ndarray, " n_parameters"]
     upper: Float[np.ndarray, " n_parameters"]
-
-    @property
-    def values(self) -> Float[np.ndarray, " n_parameters"]:
-        """theta, in the units of the potential."""
-        return np.asarray(self.chosen.vector, np.float64)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,8 +164,8 @@ def _named(
     entries = tuple(Entry(name, place) for name, place, _ in free)
     bounds = np.array([n.lower for *_, n in free]), np.array([n.upper for *_, n in free])
     if isinstance(model, ParametricPotential):
-        chosen = ChosenParameters(FreeParameters.asked(dict(asked), model).applied(model))
-        return OptimizedParameters(chosen, entries, *bounds)
+        read = FreeParameters.asked(dict(asked), model)
+        return OptimizedParameters(ChosenParameters(read.applied(model)), read.start, entries, *bounds)
     starts = dict(zip(sizes, np.cumsum([0, *list(sizes.values())[:-1]]).tolist(), strict=True))
     values = np.asarray(model.vector, np.float64).copy()
     for name, of in numbers.items():
@@ -176,9 +173,8 @@ def _named(
             if number.value is not None:
                 values[starts[name] + place] = number.value
     places = np.array([starts[e.name] + e.place for e in entries], int)
-    return OptimizedParameters(
-        ChosenParameters(model.with_vector(jnp.asarray(values)), places), entries, *bounds
-    )
+    chosen = ChosenParameters(model.with_vector(jnp.asarray(values)), places)
+    return OptimizedParameters(chosen, values[places], entries, *bounds)
 
 
 def _all(model: Potential) -> OptimizedParameters:
@@ -210,4 +206,4 @@ def _last_layer(model: Potential) -> OptimizedParameters:
 
 def _unbounded(chosen: ChosenParameters, entries: tuple[Entry, ...]) -> OptimizedParameters:
     infinite = np.full(len(entries), np.inf)
-    return OptimizedParameters(chosen, entries, -infinite, infinite)
+    return OptimizedParameters(chosen, np.asarray(chosen.vector, np.float64), entries, -infinite, infinite)

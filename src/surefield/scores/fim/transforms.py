@@ -26,6 +26,7 @@ __all__ = [
     "SplitTransform",
     "chain",
     "read_transform",
+    "transform_description",
     "transformed",
 ]
 
@@ -373,3 +374,22 @@ def _numbers(name: str, value: ArrayLike, most: int) -> np.ndarray:
     if array.ndim > most or not np.isfinite(array).all():
         raise ConfigError(name, got=repr(value), expected=f"finite numbers, at most {most}-dimensional")
     return array
+
+
+def transform_description(transform: ParameterTransform | None) -> dict[str, Any] | None:
+    """What metadata say of a transform: `transform_type`, and of ours `transform_args`."""
+    if transform is None:
+        return None
+    kind = type(transform)
+    if _KINDS.get(kind.__name__) is not kind:
+        return {"transform_type": f"{kind.__module__}.{kind.__qualname__}"}
+    values = {name: _described(value) for name, value in vars(transform).items() if value is not None}
+    return {"transform_type": kind.__name__, "transform_args": values}
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_described(entry) for entry in value]
+    if isinstance(value, ParameterTransform):
+        return transform_description(value)
+    return np.asarray(value).tolist()
