@@ -24,7 +24,7 @@ from surefield.scores.fim.parameters import OptimizedParameters
 from surefield.scores.fim.transforms import ParameterTransform, chain, transformed
 from surefield.sensitivity.parameter_jacobian import RowBlock, parameter_rows
 
-__all__ = ["AUTODIFF", "Information", "Model", "information", "read_method", "warn_of_steps"]
+__all__ = ["AUTODIFF", "DifferentiatedModel", "Information", "information", "read_method", "warn_of_steps"]
 
 AUTODIFF: Final = "autodiff"
 #: Step of numerical derivatives, relative to the parameter.
@@ -34,7 +34,7 @@ _HELD: Final = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class DifferentiatedModel:
     """A potential with its parameters, and by which coordinates and how it is differentiated.
 
     Attributes:
@@ -59,7 +59,7 @@ class Model:
         """Steps of numerical derivatives; None for exact ones."""
         return None if self.method == AUTODIFF else step_sizes(self.phi, self.step, RELATIVE_STEP)
 
-    def checked(self) -> Model:
+    def checked(self) -> DifferentiatedModel:
         """This model itself, whose coordinates and steps are fit for use.
 
         Raises:
@@ -121,7 +121,11 @@ def read_method(derivative_kwargs: Mapping[str, Any] | None, *, numerical: bool)
 
 
 def information(
-    model: Model, frames: Sequence[Atoms], weights: Sequence[RowWeights], *, jacobian: bool = False
+    model: DifferentiatedModel,
+    frames: Sequence[Atoms],
+    weights: Sequence[RowWeights],
+    *,
+    jacobian: bool = False,
 ) -> Information:
     """Fisher information of configurations.
 
@@ -146,7 +150,7 @@ def symmetrised(matrix: np.ndarray) -> np.ndarray:
 
 
 def _exact(
-    model: Model, frames: Sequence[Atoms], weights: Sequence[RowWeights], jacobian: bool
+    model: DifferentiatedModel, frames: Sequence[Atoms], weights: Sequence[RowWeights], jacobian: bool
 ) -> Information:
     chosen, phi = model.parameters.chosen, model.phi
     structures = neighborhoods_of(chosen.potential, frames)
@@ -191,7 +195,7 @@ def _sum_up(fims: list[np.ndarray], held: dict[int, list[np.ndarray]], index: in
 
 
 def _numerical(
-    model: Model, frames: Sequence[Atoms], weights: Sequence[RowWeights], jacobian: bool
+    model: DifferentiatedModel, frames: Sequence[Atoms], weights: Sequence[RowWeights], jacobian: bool
 ) -> Information:
     phi, steps = model.phi, model.steps
     assert steps is not None
@@ -230,7 +234,7 @@ def _parts(sizes: Sequence[int], most: int) -> list[list[int]]:
     return parts
 
 
-def _outputs(model: Model, frames: Sequence[Atoms], weights: Sequence[RowWeights]) -> Any:
+def _outputs(model: DifferentiatedModel, frames: Sequence[Atoms], weights: Sequence[RowWeights]) -> Any:
     """Weighted predictions of configurations as a function of the coordinates."""
     base = model.parameters.chosen.potential
     structures, cutoff = neighborhoods_of(base, frames), base.cutoff
@@ -252,6 +256,6 @@ def _outputs(model: Model, frames: Sequence[Atoms], weights: Sequence[RowWeights
     return outputs
 
 
-def warn_of_steps(model: Model, errors: Float[np.ndarray, " n_parameters"]) -> None:
+def warn_of_steps(model: DifferentiatedModel, errors: Float[np.ndarray, " n_parameters"]) -> None:
     """Warn of numerical derivatives whose estimated relative error is above 1e-3."""
     warn_of_errors(errors, model.parameters.names, model.method)

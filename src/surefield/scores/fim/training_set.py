@@ -16,8 +16,8 @@ from jaxtyping import Float
 from surefield.errors import ConfigError, DataError
 from surefield.execution.executor import get_executor, map_ordered
 from surefield.scores.fim.information import (
+    DifferentiatedModel,
     Information,
-    Model,
     information,
     read_method,
     symmetrised,
@@ -218,7 +218,7 @@ def _models(
     transform: ParameterTransform | None,
     derivative_kwargs: Mapping[str, Any] | None,
     ensemble: Any,
-) -> list[Model]:
+) -> list[DifferentiatedModel]:
     """The potential with its parameters; several of an ensemble."""
     potentials = list(potential) if isinstance(potential, list | tuple) else [potential]
     if not potentials:
@@ -238,7 +238,7 @@ def _models(
             )
     numerical = any(p.chosen.potential.numerical for p in parameters)
     method, step = read_method(derivative_kwargs, numerical=numerical)
-    return [Model(p, transform, method, step).checked() for p in parameters]
+    return [DifferentiatedModel(p, transform, method, step).checked() for p in parameters]
 
 
 def _at_each(parameters: OptimizedParameters, ensemble: Any) -> list[OptimizedParameters]:
@@ -259,7 +259,7 @@ def _at_each(parameters: OptimizedParameters, ensemble: Any) -> list[OptimizedPa
 
 
 def _divided(
-    models: list[Model],
+    models: list[DifferentiatedModel],
     frames: list[Atoms],
     weights: list[RowWeights],
     jacobian: bool,
@@ -288,7 +288,7 @@ def _divided(
 
 
 def _of_part(
-    models: list[Model], jacobian: bool, part: tuple[list[Atoms], list[RowWeights]]
+    models: list[DifferentiatedModel], jacobian: bool, part: tuple[list[Atoms], list[RowWeights]]
 ) -> list[Information]:
     return [information(model, *part, jacobian=jacobian) for model in models]
 
