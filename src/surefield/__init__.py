@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ConstantUncertainty,
         DeepEnsemble,
         FeatureDistance,
+        LTAUForcesUQScore,
         ShallowEnsemble,
         uq_compare,
     )
@@ -91,6 +92,7 @@ _HOMES = {
         "ConstantUncertainty",
         "DeepEnsemble",
         "FeatureDistance",
+        "LTAUForcesUQScore",
         "ShallowEnsemble",
         "uq_compare",
     ),
@@ -115,6 +117,7 @@ __all__ = [
     "Gaussian",
     "JaxPotential",
     "KIMPotential",
+    "LTAUForcesUQScore",
     "LennardJones",
     "LossFunction",
     "MessageNetwork",

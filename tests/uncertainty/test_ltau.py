@@ -110,7 +110,8 @@ def test_bins():
     with pytest.warns(UserWarning, match="1 force errors are zero"):
         found = expected_errors(np.array([[0.0, 1.0], [0.5, 1.0]]), 4)
     assert 0.5 <= found[0] < 0.6
-    assert expected_errors(np.full((3, 2), 0.7)) == pytest.approx([0.7, 0.7], rel=1e-5)
+    with pytest.warns(UserWarning, match=r"all force errors are 0\.7"):
+        assert expected_errors(np.full((3, 2), 0.7)) == pytest.approx([0.7, 0.7], rel=1e-6)
     with pytest.raises(DataError, match="all force errors are zero"):
         expected_errors(np.zeros((2, 2)))
     with pytest.raises(DataError, match="epoch 1, atom 0"):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from surefield.errors import ConfigError
 from surefield.selection.distances import k_nearest
 
-__all__ = ["NeighborGraph", "check_faiss"]
+__all__ = ["CompressedRows", "NeighborGraph", "check_faiss"]
 
 #: Neighbours of each row in the graph.
 LINKS: Final = 32
@@ -43,19 +43,32 @@ class NeighborGraph:
 
     Args:
         rows: (n, n_features).
+        links: of each row.
+        at_making: rows that are looked at when the graph is made.
+        at_search: when it is searched; at least 2k.
 
     Raises:
-        ConfigError: faiss is not installed.
+        ConfigError: faiss is not installed, or it refuses the arguments.
     """
 
-    def __init__(self, rows: Float[np.ndarray, "n n_features"]) -> None:
+    def __init__(
+        self,
+        rows: Float[np.ndarray, "n n_features"],
+        links: int = LINKS,
+        at_making: int = AT_MAKING,
+        at_search: int = AT_SEARCH,
+    ) -> None:
         faiss = check_faiss()
         self.rows = np.asarray(rows, np.float64)
         # Single precision is what faiss has: about the mean, digits are those of differences.
         self._origin = self.rows.mean(axis=0)
-        self._graph = faiss.IndexHNSWFlat(self.rows.shape[1], LINKS)
-        self._graph.hnsw.efConstruction = AT_MAKING
-        self._graph.add(self._single(self.rows))
+        self._at_search = at_search
+        try:
+            self._graph = faiss.IndexHNSWFlat(self.rows.shape[1], links)
+            self._graph.hnsw.efConstruction = at_making
+            self._graph.add(self._single(self.rows))
+        except RuntimeError as error:
+            raise _refused(error) from error
 
     def _single(self, rows: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(rows - self._origin, np.float32)
@@ -64,12 +77,84 @@ class NeighborGraph:
         self, rows: Float[np.ndarray, "m n_features"], k: int
     ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
         """Squared distances to k rows that are nearly always the nearest, ascending, and their indices."""
-        self._graph.hnsw.efSearch = max(AT_SEARCH, 2 * k)
-        which = self._graph.search(self._single(rows), k)[1]
-        distances = np.sum((rows[:, None] - self.rows[which]) ** 2, axis=-1)
-        # Where the graph has led to fewer than k.
-        lost = np.flatnonzero((which < 0).any(axis=1))
-        if len(lost):
-            distances[lost], which[lost] = k_nearest(rows[lost], self.rows, k)
-        order = np.argsort(distances, axis=1, kind="stable")
-        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(which, order, axis=1)
+        self._graph.hnsw.efSearch = max(self._at_search, 2 * k)
+        return _at_exact_distances(self._graph.search(self._single(rows), k)[1], rows, self.rows, k)
+
+
+@final
+class CompressedRows:
+    """Rows that are searched by coarse cells and products of short codes: for rows that fill the memory.
+
+    Jegou, Douze, Schmid, IEEE Trans. Pattern Anal. Mach. Intell. 33, 117 (2011); cells are found by a graph.
+
+    Args:
+        rows: (n, n_features).
+        cells: of the coarse division; None: about 4 sqrt(n), at least 39 rows each.
+        parts: into which each row is cut, a divisor of n_features; None: the largest that leaves four or more
+            features to a part.
+        bits: of the code of a part.
+        links, at_making, at_search: see `NeighborGraph`, of the graph of cells; as many cells are searched.
+
+    Raises:
+        ConfigError: faiss is not installed, or it refuses the arguments.
+    """
+
+    def __init__(
+        self,
+        rows: Float[np.ndarray, "n n_features"],
+        cells: int | None = None,
+        parts: int | None = None,
+        bits: int = 8,
+        links: int = LINKS,
+        at_making: int = AT_MAKING,
+        at_search: int = AT_SEARCH,
+    ) -> None:
+        faiss = check_faiss()
+        self.rows = np.asarray(rows, np.float64)
+        n, width = self.rows.shape
+        cells = cells or max(1, min(int(4 * n**0.5), n // 39))
+        parts = parts or max(m for m in range(1, max(2, width // 4 + 1)) if width % m == 0)
+        self._origin = self.rows.mean(axis=0)
+        try:
+            self._coarse = faiss.IndexHNSWFlat(width, links)
+            self._coarse.hnsw.efConstruction = at_making
+            self._coarse.hnsw.efSearch = at_search
+            self._index = faiss.IndexIVFPQ(self._coarse, width, cells, parts, bits)
+            single = np.ascontiguousarray(self.rows - self._origin, np.float32)
+            self._index.train(single)
+            self._index.add(single)
+        except RuntimeError as error:
+            raise _refused(error) from error
+        self._index.nprobe = min(cells, at_search)
+
+    def nearest(
+        self, rows: Float[np.ndarray, "m n_features"], k: int
+    ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
+        """Squared distances to k rows that are often the nearest, ascending, and their indices.
+
+        Codes choose four times as many, of which the distances decide.
+        """
+        single = np.ascontiguousarray(rows - self._origin, np.float32)
+        wanted = min(len(self.rows), max(4 * k, 16))
+        return _at_exact_distances(self._index.search(single, wanted)[1], rows, self.rows, k)
+
+
+def _at_exact_distances(
+    which: Int[np.ndarray, "m wanted"], rows: np.ndarray, others: np.ndarray, k: int
+) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
+    """The k nearest of those that a search has named, ascending; of equals the lower index."""
+    which = which.astype(np.int64)
+    distances = np.sum((rows[:, None] - others[which]) ** 2, axis=-1)
+    distances[which < 0] = np.inf
+    order = np.lexsort((which, distances), axis=1)[:, :k]
+    distances, which = np.take_along_axis(distances, order, axis=1), np.take_along_axis(which, order, axis=1)
+    # Where the search has led to fewer than k.
+    lost = np.flatnonzero((which < 0).any(axis=1))
+    if len(lost):
+        distances[lost], which[lost] = k_nearest(rows[lost], others, k)
+    return distances, which
+
+
+def _refused(error: RuntimeError) -> ConfigError:
+    cause = str(error).strip().splitlines()[-1]
+    return ConfigError("faiss cannot make this index", got=cause)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
     from surefield.uncertainty.llpr import LLPR
     from surefield.uncertainty.ltau import LTAU
+    from surefield.uncertainty.ltau_details import LTAUDetails
+    from surefield.uncertainty.ltau_score import LTAUForcesUQScore
     from surefield.uncertainty.metrics import uq_metrics
     from surefield.uncertainty.quality_report import quality_report
     from surefield.uncertainty.shallow_ensemble import ShallowEnsemble
@@ -32,6 +34,8 @@ __all__ = [
     "DropoutEnsemble",
     "FeatureDistance",
     "LLPRPosterior",
+    "LTAUDetails",
+    "LTAUForcesUQScore",
     "RowCovariance",
     "ShallowEnsemble",
     "SigmaWarning",
@@ -64,6 +68,8 @@ import_on_first_use(
         "surefield.uncertainty.last_layer_ensemble": ("ensemble_loss", "ensemble_predict", "sample_ensemble"),
         "surefield.uncertainty.llpr": ("LLPR",),
         "surefield.uncertainty.ltau": ("LTAU",),
+        "surefield.uncertainty.ltau_details": ("LTAUDetails",),
+        "surefield.uncertainty.ltau_score": ("LTAUForcesUQScore",),
         "surefield.uncertainty.metrics": ("uq_metrics",),
         "surefield.uncertainty.quality_report": ("quality_report",),
         "surefield.uncertainty.shallow_ensemble": ("ShallowEnsemble",),

@@ -59,7 +59,7 @@ class LTAU(Uncertainty):
         potential: Potential | HasPotential,
         train: Source | LabelledSet,
         calibration: Source | LabelledSet,
-        force_errors: str | Path,
+        force_errors: str | Path | Float[np.ndarray, " n_train_atoms"],
         *,
         k: int = 10,
         n_bins: int = 100,
@@ -76,7 +76,8 @@ class LTAU(Uncertainty):
             potential: trained, with a last layer.
             train: structures it was trained on, such as `Fit.train_set`.
             calibration: labelled structures it has not seen.
-            force_errors: folder that `train(..., force_error_log=folder)` wrote.
+            force_errors: folder that `train(..., force_error_log=folder)` wrote; or the expected force error
+                of each training atom that has forces, in the order of `train`, eV/Å.
             k: training atoms of the same element that are averaged.
             n_bins: of the errors.
             bin_spacing: 'log' or 'linear'.
@@ -97,8 +98,15 @@ class LTAU(Uncertainty):
         layer = potential.last_layer()
         data = as_labelled(train, potential, labels, require=())
         samples = with_forces(data.samples)
-        logged, errors = logged_errors(force_errors, n_bins, bin_spacing)
         own = [(sample.id, atom) for sample in samples for atom in range(sample.structure.n_atoms)]
+        if isinstance(force_errors, np.ndarray):
+            errors = force_errors
+            if errors.shape != (len(own),):
+                expected = f"({len(own)},), one per training atom with forces"
+                raise DataError("expected force errors of other atoms", got=errors.shape, expected=expected)
+            logged = own
+        else:
+            logged, errors = logged_errors(force_errors, n_bins, bin_spacing)
         if own != logged:
             raise DataError(
                 "the log of force errors is of other structures than the training set",
