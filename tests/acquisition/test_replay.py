@@ -49,6 +49,22 @@ def nearest_energy(train, test, seed):
     return {"energy": errors, "forces": [np.full(6, error) for error in errors]}
 
 
+def test_structures_of_their_own_to_test_on(crowd):
+    seen = []
+
+    def learner(train, test, seed):
+        seen.append([atoms.get_distance(0, 1) for atoms in test])
+        assert not {atoms.get_distance(0, 1) for atoms in train} & {*seen[-1]}
+        return nearest_energy(train, test, seed)
+
+    result = replay(crowd[:100], ["max_dist"], learner=learner, test=crowd[100:], **PLAN)
+    expected = [atoms.get_distance(0, 1) for atoms in crowd[100:]]
+    assert all(lengths == expected for lengths in seen)
+    assert all(index < 100 for picks in result.picks["max_dist"] for index in picks)
+    assert len({tuple(picks) for picks in result.picks["random"]}) == 5
+    assert result.config["test_fraction"] is None
+
+
 def test_methods_share_test_set_and_first_labels_and_random_takes_part(crowd):
     result = replay(crowd, ["max_dist", "lcmd"], learner=nearest_energy, groups="config_type", **PLAN)
     assert result.methods == ("max_dist", "lcmd", "random")

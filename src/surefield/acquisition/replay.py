@@ -73,6 +73,7 @@ def replay(
     n_rounds: int,
     seeds: int = 5,
     test_fraction: float = 0.2,
+    test: Source | None = None,
     learner: str | Learner = "ridge",
     features: FeatureMap | str | Path | ArrayLike | Callable[[Frames], ArrayLike] = "ll_grad",
     potential: Potential | HasPotential | None = None,
@@ -97,6 +98,8 @@ def replay(
         n_rounds: rounds of selection.
         seeds: repetitions, at least 3.
         test_fraction: of the structures that are held out.
+        test: labelled structures to test on instead, the same for every seed; where features are an array,
+            their rows follow those of `frames`.
         learner: `ridge`: ridge regression of energies per atom on the features, with the ridge of the least
             leave-one-out error; seconds. `train`: `sf.train` of `potential` with `config`. Or a function
             `learner(train, test, seed)` that gives residuals, one entry per test structure: `energy` in
@@ -128,7 +131,11 @@ def replay(
         raise ConfigError(what, got=f"seeds={seeds}", expected=f"at least {_FEWEST_SEEDS}")
     if isinstance(learner, str) and learner not in ("ridge", "train"):
         raise ConfigError(f"unknown learner {learner!r}: {nearest(learner, ('ridge', 'train'))}")
-    labelled = read_frames(frames)
+    labelled, n_test = read_frames(frames), 0
+    if test is not None:
+        held = read_frames(test)
+        n_test = len(held)
+        labelled = Frames((*labelled.atoms, *held.atoms), (*labelled.origins, *held.origins))
     if potential is None and (learner == "train" or isinstance(features, str)):
         species = sorted({symbol for atoms in labelled for symbol in atoms.get_chemical_symbols()})
         potential = MomentNetwork(species=species, cutoff=_CUTOFF)
@@ -139,18 +146,18 @@ def replay(
     arms = {name: [] for name in names}
     with track(seeds * len(names), "replay", progress) as bar:
         for seed in range(seeds):
-            known, pool, test = _split(data, test_fraction, n_init, seed)
+            known, pool, held_out = _split(data, test_fraction, n_test, n_init, seed)
             if len(pool) < batch_size * n_rounds:
                 wanted = n_init + batch_size * n_rounds
                 got = f"{len(known) + len(pool)} structures outside the test set"
                 raise ConfigError("the replay wants more labels than there are", got=got, expected=wanted)
-            first = data.residuals(learner, known, test, seed)
+            first = data.residuals(learner, known, held_out, seed)
             for name in names:
                 rows = (name, batch_size, n_rounds, transforms)
-                arms[name].append(_arm(data, learner, rows, known, pool, test, seed, first))
+                arms[name].append(_arm(data, learner, rows, known, pool, held_out, seed, first))
                 bar.advance(1, method=name, seed=seed)
     settings = {"n_init": n_init, "batch_size": batch_size, "n_rounds": n_rounds, "seeds": seeds}
-    settings |= {"test_fraction": test_fraction, "n_structures": len(labelled)}
+    settings |= {"test_fraction": None if n_test else test_fraction, "n_structures": len(labelled)}
     return _result(names, arms, data, settings)
 
 
@@ -260,23 +267,19 @@ def _group_error(arm: dict[str, Any], quantity: str, group: Hashable, groups: li
     return float(np.concatenate(values).mean()) if values else float("nan")
 
 
-def _split(data: _Data, fraction: float, n_init: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First training set, pool and test set, as indices."""
+def _split(
+    data: _Data, fraction: float, n_test: int, n_init: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First training set, pool and test set (the last `n_test` structures, if any), as indices."""
     if not 0 < fraction < 1:
         raise ConfigError("test_fraction out of range", got=fraction, expected="between 0 and 1")
     rng = generator(seed)
-    if data.groups is None:
+    if n_test:
+        test = np.arange(len(data.frames) - n_test, len(data.frames))
+    elif data.groups is None:
         _, test = split_frames(data.frames, fraction, seed=seed)
     else:
-        labels = list(dict.fromkeys(data.groups))
-        held, n_test = [], 0
-        for place in rng.permutation(len(labels)).tolist():
-            size = sum(group == labels[place] for group in data.groups)
-            # As many groups as fit, but one at least.
-            if not held or n_test + size <= fraction * len(data.frames):
-                held.append(labels[place])
-                n_test += size
-        test = np.flatnonzero([group in held for group in data.groups])
+        test = _held_groups(data.groups, fraction, rng)
     others = rng.permutation(np.setdiff1d(np.arange(len(data.frames)), test))
     if len(others) < n_init + 1 or not len(test):
         raise DataError(
@@ -285,6 +288,18 @@ def _split(data: _Data, fraction: float, n_init: int, seed: int) -> tuple[np.nda
             fix="a smaller test_fraction or n_init, or smaller groups",
         )
     return others[:n_init], np.sort(others[n_init:]), np.asarray(test)
+
+
+def _held_groups(groups: Sequence[Hashable], fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Structures of groups drawn at random, as many groups as fit into a share, but one at least."""
+    labels = list(dict.fromkeys(groups))
+    held, n_test = [], 0
+    for place in rng.permutation(len(labels)).tolist():
+        size = sum(group == labels[place] for group in groups)
+        if not held or n_test + size <= fraction * len(groups):
+            held.append(labels[place])
+            n_test += size
+    return np.flatnonzero([group in held for group in groups])
 
 
 def _gathered(
