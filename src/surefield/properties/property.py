@@ -1,0 +1,228 @@
+"""What a property of a potential is: relaxed structures, and values that follow from them differentiably."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from jaxtyping import Array, Float
+
+from surefield.errors import ConfigError, ExecutionError, PotentialError
+from surefield.execution.cache import use_compilation_cache
+from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.properties.crystal import Crystal
+from surefield.properties.deformation import (
+    N_STRAINS,
+    deformed,
+    in_float64,
+    slopes,
+    strain_matrix,
+    twice_differentiable,
+)
+from surefield.properties.relaxation import Relaxed, Tolerances, relax
+from surefield.structures.graph import Graph
+
+__all__ = ["CrystalProperty", "Property", "PropertyResult", "Stationary"]
+
+
+@dataclass(frozen=True)
+class PropertyResult:
+    """What a property came to.
+
+    Attributes:
+        value: (n,) float64.
+        converged: whether all relaxations did; a property of this package raises an error instead.
+        message: what there is to know, such as that a crystal is unstable.
+        names: of the values.
+        units: of the values.
+    """
+
+    value: Float[np.ndarray, " n"]
+    converged: bool = True
+    message: str = ""
+    names: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+
+class Stationary(eqx.Module):
+    """A relaxed structure as a function of the potential's parameters, right to first order.
+
+    At the stationary point x of E(x, p), dx/dp = -(d2E/dx2)^-1 d2E/dx dp: one Newton step from x with the
+    second derivatives held fixed has this derivative and leads to x itself (traceable).
+    """
+
+    graph: Graph
+    inverse: Float[Array, "n_coordinates n_coordinates"]
+
+    @classmethod
+    def of(cls, relaxed: Relaxed) -> Stationary:
+        """Of a structure whose second derivatives are known."""
+        return cls(relaxed.graph, jnp.asarray(relaxed.inverse))
+
+    def shift(self, potential: Potential, matrix: Any = None) -> tuple[Array, Array]:
+        """Matrix 1 + strain and displacements (n_atoms, 3) that lead to the stationary point.
+
+        Args:
+            potential: of other parameters.
+            matrix: by which the structure is deformed first.
+        """
+        return _shift(potential, self.graph, self.inverse, jnp.eye(3) if matrix is None else matrix)
+
+    def moved(self, potential: Potential) -> Graph:
+        """The structure at the stationary point of a potential of other parameters."""
+        return deformed(self.graph, *self.shift(potential))
+
+
+@eqx.filter_jit
+def _shift(potential: Potential, graph: Graph, inverse: Array, matrix: Array) -> tuple[Array, Array]:
+    graph = deformed(graph, matrix, jnp.zeros((graph.numbers.shape[0], 3)))
+    step = -inverse @ slopes(potential, graph)[1]
+    return jnp.eye(3) + strain_matrix(step[:N_STRAINS]), step[N_STRAINS:].reshape(-1, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Property(abc.ABC):
+    """A function of a potential whose structures are relaxed; final classes say which, and what follows.
+
+    Attributes:
+        calibrated_as: quantity whose calibration the sigma has: what the values are made of.
+    """
+
+    calibrated_as: ClassVar[Literal["energy", "forces", "stress"]]
+
+    @property
+    @abc.abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of the values."""
+
+    @property
+    @abc.abstractmethod
+    def units(self) -> tuple[str, ...]:
+        """Of the values."""
+
+    @abc.abstractmethod
+    def states(self, potential: Potential) -> Any:
+        """Relaxed structures by name, the crystal under 'bulk'; under 'message' what there is to say.
+
+        Raises:
+            ExecutionError: a relaxation that did not converge.
+        """
+
+    @abc.abstractmethod
+    def values(self, potential: Potential, states: Any) -> Float[Array, " n"]:
+        """Values from relaxed structures, right to first order in the parameters (traceable)."""
+
+    def calculate_property(self, potential: Potential | HasPotential, **unused: Any) -> PropertyResult:
+        """Relax and compute.
+
+        Args:
+            potential: any, or a handle around one; it is not changed.
+            unused: `workflow`, `storage` and `iter_num` of scripts that pass them; nothing here needs them.
+
+        Raises:
+            ConfigError: another argument.
+            ExecutionError: a relaxation that did not converge: there is no value.
+            PotentialError: an element that the potential does not know.
+        """
+        _check_unused(unused)
+        prepared = _prepared(potential)
+        states = self.states(prepared)
+        value = np.asarray(self.values(prepared, _arrays(states)), np.float64)
+        if not np.isfinite(value).all():
+            raise ExecutionError(f"{type(self).__name__}: values are not finite", got=value.tolist())
+        return PropertyResult(value, True, _message(states), self.names, self.units)
+
+    def near(self, potential: Potential | HasPotential) -> Callable[[Potential], Float[Array, " n"]]:
+        """The property as a function of potentials near to this one, for its first derivatives (traceable).
+
+        Structures are relaxed here once; implicit differentiation accounts for how they change.
+
+        Raises:
+            PotentialError: the potential cannot be differentiated twice by JAX.
+        """
+        prepared = _prepared(potential)
+        states = self.states(prepared)
+        if not twice_differentiable(prepared, states["bulk"].graph):
+            raise PotentialError(
+                f"{type(prepared).__name__} is no function that JAX differentiates twice",
+                fix="use a numerical method ('CD')",
+            )
+        arrays = _arrays(states)
+
+        def values(other: Potential) -> Float[Array, " n"]:
+            return self.values(in_float64(other), arrays)
+
+        return values
+
+
+def _prepared(potential: Any) -> Potential:
+    use_compilation_cache()
+    return in_float64(as_potential(potential))
+
+
+def _arrays(states: Any) -> Any:
+    return {name: state for name, state in states.items() if name != "message"}
+
+
+def _message(states: Any) -> str:
+    return states.get("message", "")
+
+
+def _check_unused(arguments: dict[str, Any]) -> None:
+    for name in arguments:
+        if name not in ("workflow", "storage", "iter_num", "modified_params", "potential"):
+            raise ConfigError(f"calculate_property takes no argument {name!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalProperty(Property):
+    """A property of a crystal, whose cell and atoms are relaxed first.
+
+    Args:
+        lattice_param: a, or a and c, Å; where the relaxation begins.
+        lattice_type: such as 'fcc', 'bcc', 'diamond', 'hcp'; see `Crystal.named`.
+        elements: such as ['Si'].
+        structure: a crystal in place of these three; its cell is taken as the conventional one.
+        tolerances: of all relaxations.
+    """
+
+    lattice_param: float | tuple[float, ...] | None = None
+    lattice_type: str | None = None
+    elements: str | tuple[str, ...] | None = None
+    _: KW_ONLY
+    structure: Atoms | None = None
+    tolerances: Tolerances = field(default_factory=Tolerances)
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` unless the crystal is told in one way."""
+        self.crystal  # noqa: B018
+
+    @property
+    def crystal(self) -> Crystal:
+        """The crystal to begin with."""
+        named = (self.lattice_param, self.lattice_type, self.elements)
+        if self.structure is not None:
+            if any(part is not None for part in named):
+                raise ConfigError("give a structure, or lattice_param, lattice_type and elements")
+            return Crystal.of(self.structure)
+        if self.lattice_param is None or self.lattice_type is None or self.elements is None:
+            raise ConfigError(f"{type(self).__name__} needs lattice_param, lattice_type and elements")
+        return Crystal.named(self.lattice_param, self.lattice_type, self.elements)
+
+    def bulk(self, potential: Potential) -> Relaxed:
+        """The relaxed primitive cell."""
+        crystal = self.crystal
+        return relax(
+            potential, crystal.atoms, f"{crystal.name} crystal", cell=True, tolerances=self.tolerances
+        )
+
+    @staticmethod
+    def stability(relaxed: Relaxed) -> str:
+        """A word on crystals that are no minimum."""
+        return "the crystal is stationary, but no minimum: unstable" if relaxed.unstable else ""
