@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from surefield.errors import ConfigError
 
-__all__ = ["Crystal", "Stack", "supercell"]
+__all__ = ["Crystal", "LayeredCell", "supercell"]
 
 #: Array of structures: which atom of the crystal's cell each atom is.
 SITE: Final = "site"
@@ -119,7 +119,7 @@ def supercell(atoms: Atoms, combinations: Int[np.ndarray, "3 3"]) -> Atoms:
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class LayeredCell:
     """A crystal cut into layers: two cell vectors lie in the plane, the third leads to the last layer.
 
     Attributes:
@@ -133,7 +133,9 @@ class Stack:
     area: float
 
     @classmethod
-    def of(cls, crystal: Crystal, relaxed: Atoms, miller: Sequence[int], layers: int, cut: int) -> Stack:
+    def of(
+        cls, crystal: Crystal, relaxed: Atoms, miller: Sequence[int], layers: int, cut: int
+    ) -> LayeredCell:
         """Layers of a relaxed crystal.
 
         Args:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from surefield.errors import ConfigError
 from surefield.potentials.potential import Potential
-from surefield.properties.crystal import SITE, Stack, supercell
+from surefield.properties.crystal import SITE, LayeredCell, supercell
 from surefield.properties.deformation import deformed
 from surefield.properties.energies import energy_of
 from surefield.properties.property import CrystalProperty, Stationary
@@ -138,7 +138,7 @@ class SurfaceEnergy(CrystalProperty):
                 expected=f"above the cutoff, {potential.cutoff:g} Å",
             )
         bulk = self.bulk(potential)
-        stack = Stack.of(self.crystal, bulk.atoms, self.miller, self.layers, self.cut)
+        stack = LayeredCell.of(self.crystal, bulk.atoms, self.miller, self.layers, self.cut)
         atoms = stack.with_vector(self.vacuum * stack.normal)
         what = f"{self.crystal.name} surface {self.miller}"
         return _states(self, potential, bulk, atoms, what, self.relaxed)
@@ -196,7 +196,7 @@ class StackingFaultEnergy(CrystalProperty):
     def states(self, potential: Potential) -> Any:
         """The crystal, and the crystal with the fault."""
         bulk = self.bulk(potential)
-        stack = Stack.of(self.crystal, bulk.atoms, self.miller, self.layers, self.cut)
+        stack = LayeredCell.of(self.crystal, bulk.atoms, self.miller, self.layers, self.cut)
         shift = np.asarray(self.shift) @ (self.crystal.conventional @ bulk.atoms.cell.array)
         atoms = stack.with_vector(shift)
         what = f"{self.crystal.name} stacking fault {self.miller}"
