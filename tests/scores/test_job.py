@@ -1,0 +1,63 @@
+"""Scores as jobs of real processes: a killed job, and numbers that are those of one call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from surefield import LTAUForcesUQScore
+from surefield.errors import ExecutionError
+from surefield.execution.workflows import get_workflow
+from surefield.files import read_json
+from surefield.scores.classes import SCORES, score_class
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_is_where_the_table_says(name: str) -> None:
+    assert score_class(name).__name__ == name
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(ExecutionError, match="names 'os', which is no score"):
+        score_class("os")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*unlike all training atoms")
+def test_two_hundred_configurations_in_eight_jobs_of_which_one_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)  # all are submitted at once
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(200):
+        n = int(rng.integers(2, 12))
+        frames.append(Atoms(f"Cu{n}", rng.uniform(0, 9, (n, 3))))
+        frames[-1].arrays["descriptors"] = rng.standard_normal((n, 6))
+    log = rng.lognormal(-2, 1, (50, 500))
+    score = LTAUForcesUQScore(rng.standard_normal((500, 6)), log, from_error_logs=True)
+    flow = get_workflow({"workflow_type": "LOCAL", "workflow_args": {"root": str(tmp_path)}})
+    arguments = {"score_quantity": "UNCERTAINTY", "num_nearest_neighbors": 5}
+    first = score.run("big", frames, arguments, flow, batch_size=25)
+    assert len(first) == 8
+    victim = flow.root / "jobs" / first[3] / "process.json"
+    while not victim.exists():
+        time.sleep(0.01)
+    os.killpg(read_json(victim)["pid"], signal.SIGKILL)
+    flow.block_until_completed(first)
+    assert [flow.get_job_status(i).state for i in first] == ["done"] * 3 + ["failed"] + ["done"] * 4
+    second = score.run("big", frames, arguments, flow, batch_size=25)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True] * 3 + [False] + [True] * 4
+    labelled = score.data_from_calc_ids(second, flow)
+    expected = score.labelled(score.compute_batch(frames, **arguments), frames)
+    for got, wanted in zip(labelled, expected, strict=True):
+        result = got.arrays["ltau_forces_uq_score"]
+        np.testing.assert_allclose(result, wanted.arrays["ltau_forces_uq_score"], rtol=1e-12)
+        assert got.info["_metadata"] == wanted.info["_metadata"]
+        np.testing.assert_array_equal(got.positions, wanted.positions)
