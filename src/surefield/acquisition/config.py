@@ -31,8 +31,13 @@ class SelectionConfig(Config):
 
     method: str = Field(default="lcmd", description=f"one of {', '.join(METHODS)}")
     features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
-    score: Score | None = Field(
-        default=None, description="expected squared error: max_diag ranks by it, others weight by it"
+    score: str | None = Field(
+        default=None,
+        description="max_diag ranks by it, others weight by it: forces_variance or energy_variance, the "
+        "expected squared error; or the name of a score that the pool holds, as 'surefield score' wrote it",
+    )
+    per_structure: Literal["max", "mean", "sum"] = Field(
+        default="max", description="how a score of atoms becomes that of their structure"
     )
     transforms: Transforms = ()
     sigma: LabelNoise = 0.1

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.acquisition.config import FeatureMap, Score
+from surefield.acquisition.score_values import PerStructure, structure_scores
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
@@ -104,7 +105,8 @@ def select(
     *,
     features: FeatureMap = "full_grad_rp",
     transforms: Sequence[RowTransform] = (),
-    scores: Mapping[str, ArrayLike] | None = None,
+    scores: Mapping[str, ArrayLike | Sequence[ArrayLike]] | str | None = None,
+    per_structure: PerStructure = "max",
     constraints: Constraints | None = None,
     sigma: float = 0.1,
     seed: int = 0,
@@ -121,7 +123,10 @@ def select(
         features: see `feature_rows`.
         transforms: of the features, in order: `PerAtom()`, `Posterior(sigma)` and others of
             `surefield.selection`.
-        scores: one named score per candidate; see `select_rows`.
+        scores: one named score of the candidates, by which they are ranked (`max_diag`) or weighed: values,
+            what `compute_batch` of any score gave, or the name under which one is stored in the candidates;
+            see `structure_scores`, and `select_rows` for what it does.
+        per_structure: how scores of atoms become that of their structure: 'max', 'mean' or 'sum'.
         constraints: excluded structures, quotas of groups, costs and a budget, least distances, copies; see
             `surefield.selection.Constraints`. By default copies of training structures and of others of the
             pool are dropped.
@@ -142,6 +147,7 @@ def select(
     if len(candidates) == 0:
         raise DataError("the pool is empty: there is nothing to select from")
     # Before the features of either are computed.
+    values = structure_scores(scores, candidates, per_structure)
     for frames in (candidates, known):
         check_frames(plain, frames)
     constraints = with_costs(constraints or Constraints(), candidates)
@@ -156,7 +162,7 @@ def select(
         n,
         sigma=sigma * rows.root_mean_square(),
         seed=seed,
-        scores=scores,
+        scores=values,
         constraints=constraints,
         dropped=copies,
     )

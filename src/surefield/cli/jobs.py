@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import yaml
 
+from surefield.acquisition.config import Score
 from surefield.acquisition.explanation import explain
 from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select
@@ -293,7 +294,9 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     train_frames = read_frames(trained(config, "train.xyz", "select"))
     pool = read_pool(config, uncertainty.potential, "select")
-    name = settings.score
+    scores: Any = settings.score
+    if scores in get_args(Score):
+        scores = {scores: score_frames(uncertainty, pool, scores)}
     picks = select(
         uncertainty,
         train_frames,
@@ -303,7 +306,8 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
         features=settings.features,
         transforms=make_transforms(settings.transforms),
         sigma=settings.sigma,
-        scores=None if name is None else {name: score_frames(uncertainty, pool, name)},
+        scores=scores,
+        per_structure=settings.per_structure,
         constraints=settings.constraints.of(pool),
         seed=settings.seed,
     )

@@ -1,0 +1,75 @@
+"""Scores of candidates, as they were computed or are stored with them, as one number per structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float64
+
+from surefield.errors import ConfigError, DataError, nearest
+
+__all__ = ["PerStructure", "structure_scores"]
+
+PerStructure = Literal["max", "mean", "sum"]
+_REDUCTIONS: Final[dict[str, Callable[[np.ndarray], Any]]] = {"max": np.max, "mean": np.mean, "sum": np.sum}
+
+
+def structure_scores(
+    scores: Mapping[str, Any] | str | None, frames: Sequence[Atoms], per_structure: PerStructure = "max"
+) -> dict[str, Float64[np.ndarray, " n_structures"]] | None:
+    """One number per structure of a score of atoms or structures.
+
+    Args:
+        scores: `{name: values}`, where values are one number per structure, or what `compute_batch` of a
+            score gave: one array per structure; or the name of a score that is stored in `info` or `arrays`
+            of the structures. None: no score.
+        frames: the structures.
+        per_structure: how atoms become their structure: by their largest, mean or total score.
+
+    Returns:
+        The name and (n_structures,) values.
+
+    Raises:
+        ConfigError: an unknown reduction, or not one name.
+        DataError: a structure without this score, or with a matrix or a number of values that fits no atoms.
+    """
+    if scores is None:
+        return None
+    if per_structure not in _REDUCTIONS:
+        known = get_args(PerStructure)
+        raise ConfigError(f"unknown per_structure {per_structure!r}; {nearest(str(per_structure), known)}")
+    if isinstance(scores, str):
+        scores = {scores: [_stored(atoms, scores, i) for i, atoms in enumerate(frames)]}
+    if not isinstance(scores, Mapping) or len(scores) != 1:
+        got = f"{len(scores)} entries" if isinstance(scores, Mapping) else type(scores).__name__
+        raise ConfigError("scores must be one entry {name: values}, or the name of a stored score", got=got)
+    [(name, values)] = scores.items()
+    if np.ndim(values[0] if len(values) else 0) == 0:
+        return {str(name): values}
+    if len(values) != len(frames):
+        raise DataError(f"score {name!r} must be one per structure", got=len(values), expected=len(frames))
+    pairs = zip(values, frames, strict=True)
+    rows = [_reduced(name, value, atoms, i, per_structure) for i, (value, atoms) in enumerate(pairs)]
+    return {str(name): np.array(rows, np.float64)}
+
+
+def _stored(atoms: Atoms, name: str, index: int) -> Any:
+    for place in (atoms.arrays, atoms.info):
+        if name in place:
+            return place[name]
+    known = sorted(key for key in (*atoms.arrays, *atoms.info) if str(key).endswith("_score"))
+    fix = f"it has {', '.join(known)}" if known else "compute it, and select from its score_results.xyz"
+    raise DataError(f"no score {name!r}", where=f"candidate {index}", fix=fix)
+
+
+def _reduced(name: str, value: Any, atoms: Atoms, index: int, per_structure: str) -> float:
+    array = np.asarray(value, np.float64)
+    if array.ndim > 1 or (array.ndim and len(array) != len(atoms)):
+        expected = f"one number, or one for each of {len(atoms)} atoms"
+        raise DataError(f"score {name!r}", where=f"candidate {index}", got=array.shape, expected=expected)
+    # of atoms that were masked out when it was computed
+    known = array[~np.isnan(array)] if array.ndim else array
+    return float(_REDUCTIONS[per_structure](known)) if known.size else np.nan
