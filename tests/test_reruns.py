@@ -18,7 +18,7 @@ import surefield as sf
 from surefield.cli.jobs import VERBS, run_verb
 from surefield.errors import SurefieldError
 from surefield.files import read_json
-from surefield.loop import Loop, LoopConfig
+from surefield.loop import LoopConfig, MethodComparison
 from surefield.loop.oracles import ReplayOracle
 from surefield.networks import Gaussian, LossFunction, NeuralNetwork
 from surefield.potentials.snap.snap import Snap, SnapConfig
@@ -168,7 +168,9 @@ def _loop(folder: Path, given: Given) -> Any:
     config = LoopConfig(**settings, validation=given.setting(0.34, 0.4))
     oracle = ReplayOracle(given.train)
     training = TrainConfig(epochs=0)
-    return Loop(folder, config, _snap(), training, oracle, oracle.pool, given.test).run(progress=False)
+    return MethodComparison(folder, config, _snap(), training, oracle, oracle.pool, given.test).run(
+        progress=False
+    )
 
 
 def _command_line(folder: Path, given: Given, verb: str) -> Any:
@@ -183,7 +185,7 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
         "selection": {"n": 1, "features": "ll_grad"},
         "compare": {"estimators": [{"kind": "constant"}]},
         "stability": False,
-        "loop": {"methods": ["max_dist"], "seeds": [0], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
+        "loop": {"methods": ["max_dist", "random"], "n_initial": 3, "n_per_round": 1, "n_rounds": 1},
     }
     config["loop"]["validation"] = 0.34
     config["replay"] = {"methods": ["max_dist"], "n_initial": 2, "n_per_round": 1, "n_rounds": 1, "seeds": 3}
@@ -208,14 +210,14 @@ DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
     "trainer": (_trainer, TRAINED, "surefield.trainers.fitsnap.FitSnapTrainer.fit"),
     "network trainer": (_network_trainer, TRAINED, "surefield.training.gradient_steps._train_step"),
     "submitted trainer": (_submitted, TRAINED[:-1], "surefield.trainers.fitsnap.FitSnapTrainer.fit"),
-    "loop": (_loop, (*DATA, "test"), "surefield.loop.rounds.fit_samples"),
+    "loop": (_loop, (*DATA, "test"), "surefield.loop.fit_plan.fit_samples"),
     "train verb": (_verb("train"), (*TRAINED, "test"), "surefield.cli.jobs.train"),
     "eval verb": (_verb("eval"), (*TRAINED, "test"), "surefield.cli.jobs.compare"),
     "uq verb": (_verb("uq"), (*TRAINED, "test"), "surefield.cli.jobs.evaluate_uncertainty"),
     "uq-compare verb": (_verb("uq-compare"), (*TRAINED, "test"), "surefield.cli.jobs.uq_compare"),
     "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
     "select-replay verb": (_verb("select-replay"), DATA, "surefield.cli.jobs.replay"),
-    "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.jobs.Loop"),
+    "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.loop_job.MethodComparison"),
 }
 
 

@@ -17,7 +17,7 @@ from surefield.acquisition.nearsighted import chunk_convergence, chunk_key, cut_
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
 from surefield.errors import ConfigError, DataError, PotentialError
-from surefield.loop import Loop, LoopConfig
+from surefield.loop import LoopConfig, MethodComparison
 from surefield.loop.oracles import emt
 from surefield.networks.fingerprints import Gaussian
 from surefield.networks.full_batch import LossFunction
@@ -227,7 +227,7 @@ def test_the_loop_takes_chunks_as_candidates(tmp_path):
     sizes = {"n_initial": 4, "n_per_round": 2, "n_rounds": 1, "validation": 0.5}
     config = LoopConfig(methods=("max_dist",), seeds=(0,), **sizes)
     pool = list(pool.values())
-    loop = Loop(tmp_path, config, potential, TrainConfig(epochs=1), emt(), pool, labelled)
+    loop = MethodComparison(tmp_path, config, potential, TrainConfig(epochs=1), emt(), pool, labelled)
     loop.run(progress=False)
     picked = {e["index"] for e in loop.journal.find(event="labelled", method="max_dist")}
     assert len(picked) == 6

@@ -203,7 +203,7 @@ def test_dry_run_checks_and_writes_nothing(config: Path, capsys: pytest.CaptureF
         assert words in shown
     for wrong, words in (
         (own.replace("Code'", "Cod'"), "did you mean 'Code'"),
-        ("loop.n_rounds=20", "wants 64 labels"),
+        ("loop={n_rounds: 20, n_initial: 4, n_per_round: 3, seeds: [0, 1]}", "wants 64 labels"),
         ("selection.method=lcdm", "did you mean 'lcmd'"),
         ("data.test=nowhere.xyz", "nowhere"),
         ("data.validation=1.5", r"share in \[0, 1\)"),

@@ -119,3 +119,22 @@ def test_wrong_events(tmp_path: Path, event: dict[str, object], once: tuple[str,
     with pytest.raises(DataError, match=message):
         journal.append(event, once=once)
     assert not journal.path.exists()
+
+
+def test_long_journals_are_searched_by_what_events_hold(tmp_path: Path) -> None:
+    """10,000 labels: each event is looked for when it is added; lists are found, too."""
+    path = tmp_path / "j"
+    path.write_text(
+        "".join(f'{{"event": "labelled", "index": {i}, "round": {i // 50}}}\n' for i in range(10_000))
+    )
+    journal = Journal(path)
+    assert [e["index"] for e in journal.find(event="labelled", round=3)] == list(range(150, 200))
+    looked: list[dict[str, object]] = []
+    for i in range(0, 10_000, 5):
+        looked += journal.find(event="labelled", index=np.int64(i))
+    assert len(looked) == 2000
+    journal.append({"event": "picked", "picks": [3, 4]}, once=("event", "picks"))
+    assert not journal.append({"event": "picked", "picks": (3, 4)}, once=("event", "picks"))
+    assert journal.last(event="labelled") == {"event": "labelled", "index": 9999, "round": 199}
+    assert journal.last(event="end") is None
+    assert journal.find() == list(journal.events)

@@ -7,7 +7,7 @@ import pytest
 from ase.io import read
 
 from surefield.errors import DataError, PotentialError
-from surefield.loop import Loop, LoopConfig
+from surefield.loop import LoopConfig, MethodComparison
 from surefield.loop.oracles import ReplayOracle
 from surefield.networks.fingerprints import Gaussian
 from surefield.potentials import ZBL, predict
@@ -41,6 +41,6 @@ def test_a_loop_reads_the_electrode_potential(shared, tmp_path):
     network = ChargeNetwork(descriptor, [(3,)] * 3, [(3,)] * 3, slab_metal="Au")
     oracle = ReplayOracle(images[:4])
     config = LoopConfig(n_initial=2, n_per_round=1, n_rounds=1)
-    loop = Loop(tmp_path, config, network, TrainConfig(epochs=0), oracle, oracle.pool, images[4:])
+    loop = MethodComparison(tmp_path, config, network, TrainConfig(epochs=0), oracle, oracle.pool, images[4:])
     found = [sample.structure.inputs["electrode_potential"] for sample in loop.test.samples]
     assert found == [atoms.info["electrode_potential"] for atoms in images[4:]]

@@ -21,8 +21,8 @@ from surefield.cli.main import app
 from surefield.config import parse
 from surefield.errors import ConfigError
 from surefield.loop import LoopConfig
+from surefield.loop.method_comparison import MethodComparison
 from surefield.loop.oracles import Oracle
-from surefield.loop.rounds import Loop
 from surefield.report import load_run
 from surefield.report.reasons import sentence
 from surefield.structures.read import read_frames
@@ -224,7 +224,7 @@ def test_posterior_features_need_llpr(trained, tmp_path):
     with pytest.raises(ConfigError, match=f"need an LLPR; got {trained.estimator.__name__}"):
         feature_rows(uncertainty, trained.test, "ll_posterior")
     with pytest.raises(ConfigError, match="need an LLPR; got dropout"):
-        Loop(
+        MethodComparison(
             tmp_path,
             LoopConfig(n_initial=2, n_per_round=1, n_rounds=1),
             uncertainty.potential,

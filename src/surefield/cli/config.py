@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from surefield.acquisition.config import ReplayConfig, SelectionConfig
 from surefield.config import Config, load
 from surefield.errors import DataError, nearest
-from surefield.exploration.config import StabilityConfig
+from surefield.exploration.config import PoolFilesConfig, StabilityConfig
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
 from surefield.potentials.config import (
     AtomicNetworkConfig,
@@ -229,6 +229,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(pool, MolecularDynamicsPoolConfig) and (folder / pool.structure).is_file():
         pool = pool.model_copy(update={"structure": place(pool.structure)})
         loop = loop.model_copy(update={"pool": pool})
+    loop = loop.model_copy(update=_placed(loop, folder, place))
     training = config.training.model_copy(update={"start_from": place(config.training.start_from)})
     compare = config.compare.model_copy(update={"ood": place(config.compare.ood)})
     changes: dict[str, Any] = {"loop": loop, "training": training, "compare": compare}
@@ -240,6 +241,20 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if isinstance(config.potential, ForeignConfig):
         changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
     return _settled(config.model_copy(update=changes))
+
+
+def _placed(loop: LoopConfig, folder: Path, place: Callable[[Any], Any]) -> dict[str, Any]:
+    """Files of a loop with their whole paths; what starts are no files are molecules."""
+    exploration = tuple(
+        entry.model_copy(update={"files": place(entry.files)})
+        if isinstance(entry, PoolFilesConfig)
+        else entry
+        for entry in loop.exploration
+    )
+    starts = tuple(
+        place(name) if (folder / name.partition("@")[0]).is_file() else name for name in loop.starts
+    )
+    return {"exploration": exploration, "starts": starts, "labelled": place(loop.labelled)}
 
 
 def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:

@@ -29,7 +29,6 @@ from surefield.cli.inputs import (
     need,
     read_fitted,
     read_labelled,
-    read_loop,
     read_pool,
     read_test,
     read_training,
@@ -37,6 +36,7 @@ from surefield.cli.inputs import (
     training_record,
     uncertainty_file,
 )
+from surefield.cli.loop_job import as_first_begun, going_on, relative_settings, run_loop
 from surefield.cli.made_from import made_from
 from surefield.cli.rehearsal import rehearse
 from surefield.config import parse, to_yaml
@@ -45,10 +45,7 @@ from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import CONFIG, RunFolder
 from surefield.execution.stopwatch import compiling_seconds
 from surefield.exploration.stability import check_stability
-from surefield.files import read_arrays, write_arrays, write_atomic
-from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.loop.pools import dynamics_pool
-from surefield.loop.rounds import Loop
+from surefield.files import write_arrays, write_atomic
 from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.quantities import fitted
@@ -66,7 +63,8 @@ from surefield.uncertainty.uncertainty import Uncertainty
 __all__ = ["VERBS", "run_verb"]
 
 _log = logging.getLogger(__name__)
-Job = Callable[[RunConfig, RunFolder], dict[str, Any]]
+#: Configuration, run folder and folder of the configuration to the summary.
+Job = Callable[[RunConfig, RunFolder, Path], dict[str, Any]]
 #: Arguments of the library as keys of the configuration.
 _KEYS: Final = {
     r"convert_labels\(source, energy_unit=(\S+), mapping=(\{.*?\})\)": (
@@ -90,25 +88,31 @@ def run_verb(
     Raises:
         SurefieldError: the cause of the failure; its traceback is in `error.log` of the run folder.
     """
-    config = _as_begun(read_config(path, overrides), verb, overwrite)
+    given = read_config(path, overrides)
+    if verb == "loop":
+        begun = read_config(path, [entry for entry in overrides if "=+" not in entry])
+        overrides = relative_settings(overrides, begun)
+        given = read_config(path, overrides)
+    config = _as_begun(given, verb, overwrite)
     # Calculators of users lie beside their configuration.
     sys.path.insert(0, str(path.parent.resolve()))
     enable_compilation_cache()
     if dry_run:
         with worded(_KEYS):
-            rehearse(verb, config)
+            rehearse(verb, config, path.parent)
         return None
     begin = time.perf_counter()
-    with RunFolder.create(
-        config.root, f"{config.name}-{verb}", to_yaml(config), overwrite=overwrite, completed=_completed
-    ) as folder:
+    text, options = to_yaml(config), {"overwrite": overwrite, "completed": _completed(verb, config)}
+    with RunFolder.create(config.root, f"{config.name}-{verb}", text, **options) as folder:
         _log.info("surefield %s %s", verb, shlex.join([str(path), *overrides]))
         if folder.resumed:
             say(f"continuing {folder.folder}: what is done is not done again")
+            if verb == "loop":
+                folder.go_on_with(text, _with_defaults)
         with worded(_KEYS):
             summary = folder.finished(made_from(verb, config))
             if summary is None:
-                summary = VERBS[verb](config, folder)
+                summary = VERBS[verb](config, folder, path.parent)
             else:
                 say("nothing has changed since this run ended: nothing is done again")
         seconds = time.perf_counter() - begin
@@ -122,7 +126,21 @@ def run_verb(
     return report
 
 
-def _completed(text: str) -> str:
+def _completed(verb: str, config: RunConfig) -> Callable[[str], str]:
+    """What is compared with a saved configuration: that with the defaults of newer settings.
+
+    A loop goes on with other rounds, methods and the like: those are as they are now. A configuration that is
+    no longer valid is compared as it is.
+    """
+
+    def completed(text: str) -> str:
+        known = _saved_config(text)
+        return _with_defaults(text) if known is None or verb != "loop" else to_yaml(going_on(known, config))
+
+    return completed
+
+
+def _with_defaults(text: str) -> str:
     """A saved configuration with the defaults of newer settings; as it is if it is no longer valid."""
     known = _saved_config(text)
     return text if known is None else to_yaml(known)
@@ -140,12 +158,17 @@ def _as_begun(config: RunConfig, verb: str, overwrite: bool) -> RunConfig:
     for name in dict.fromkeys((verb, "train")):
         path = Path(config.root) / f"{config.name}-{name}" / CONFIG
         if path.is_file() and not (overwrite and name == verb):
-            begun = _saved_config(path.read_text("utf-8"))
-            return config if begun is None else as_begun(config, begun)
+            text = path.read_text("utf-8")
+            begun = _saved_config(text)
+            if begun is None:
+                return config
+            if verb == name == "loop" and "stop" not in yaml.safe_load(text)["loop"]:
+                config = as_first_begun(config, begun.loop)
+            return as_begun(config, begun)
     return config
 
 
-def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _doctor(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     frames, keys = read_labelled(config, need(config.data.train, "train", "doctor"))
     examination = doctor(frames, keys)
     say(examination.to_text())
@@ -159,7 +182,7 @@ def _doctor(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return {"verdict": f"{n} findings; the worst is: {worst}"}
 
 
-def _train(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _train(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     inputs = read_training(config)
     if config.architecture is not None:
         return _fit_around(config, inputs, folder)
@@ -245,7 +268,7 @@ def _write_structures(folder: RunFolder, test: LabelledSet, predictions: Sequenc
     write_frames(folder.path("predictions.xyz"), written)
 
 
-def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _eval(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     potential = load_potential(trained(config, "potential.npz", "eval"))
     test = read_test(config, potential, "eval")
     predictions = potential.predict(test.frames)
@@ -253,7 +276,7 @@ def _eval(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return _evaluated(compare(predictions, test, fitted(potential.supplies)), folder)
 
 
-def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _uq(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "uq"))
     test = read_test(config, uncertainty.potential, "uq")
     names = fitted(uncertainty.potential.supplies)
@@ -262,7 +285,7 @@ def _uq(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return _evaluated(compare(predictions, test, names), folder, uncertainty)
 
 
-def _uq_compare(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _uq_compare(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     settings = config.compare
     potential = load_potential(trained(config, "potential.npz", "uq-compare"))
     labels = None if config.data.units else config.data.labels  # those of other units are converted
@@ -289,7 +312,7 @@ def _uq_compare(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return {"verdict": table.recommendation}
 
 
-def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     settings = config.selection
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     train_frames = read_frames(trained(config, "train.xyz", "select"))
@@ -330,7 +353,7 @@ def _select(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {settings.method}; see picks.xyz"}
 
 
-def _select_replay(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def _select_replay(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     settings = config.replay
     frames, labels = read_labelled(config, need(config.data.train, "train", "select --replay"))
     result = replay(
@@ -354,30 +377,6 @@ def _select_replay(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     return {"verdict": "; ".join(sentences)}
 
 
-def _loop(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
-    loop = config.loop
-    if isinstance(loop.pool, MolecularDynamicsPoolConfig):
-        pool, test = dynamics_pool(loop.pool, loop.oracle, folder.folder)
-        potential = make_potential(config, pool.candidates, test)
-    else:
-        inputs = read_loop(config)
-        pool, potential, test = inputs.pool, inputs.potential, inputs.test
-    summary = Loop(
-        folder.folder,
-        loop,
-        potential,
-        config.training,
-        pool.oracle,
-        pool.candidates,
-        test,
-        pool.isolated_atoms,
-        config.uncertainty,
-    ).run()
-    last = Comparison(read_arrays(folder.path("predictions.npz")))
-    summary["test"] = {**summary["test"], "n_structures": len(last.arrays["n_atoms"])}
-    return {**summary, "intervals": {"test": last.intervals()}, "baselines": last.baselines()}
-
-
 VERBS: dict[str, Job] = {
     "doctor": _doctor,
     "train": _train,
@@ -386,5 +385,5 @@ VERBS: dict[str, Job] = {
     "uq-compare": _uq_compare,
     "select": _select,
     "select-replay": _select_replay,
-    "loop": _loop,
+    "loop": run_loop,
 }

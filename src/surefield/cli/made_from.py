@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from surefield.cli.config import RunConfig
-from surefield.execution.identity import check_table, digest
+from surefield.execution.identity import check_table
 from surefield.execution.run_folder import INPUTS
 from surefield.files import read_json
 from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.potentials.saving import kind_of, load_arrays
+from surefield.loop.oracles.config import ReplayOracleConfig
+from surefield.potentials.saving import content_hash
 from surefield.structures.contents import frame_contents
 from surefield.structures.read import read_frames
 
@@ -44,20 +45,29 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
     """
     if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
         return {}  # the loop compares what its candidates are made from
-    table = _sets(config, _SETS[verb])
+    table = _sets(config, _loop_sets(config) if verb == "loop" else _SETS[verb])
     if config.training.start_from is not None and verb in ("train", "loop", "select-replay"):
-        table["potential it starts from"] = _saved(Path(config.training.start_from))
+        table["potential it starts from"] = content_hash(Path(config.training.start_from))
     if verb == "uq-compare" and config.compare.ood is not None:
         table["structures out of distribution"] = frame_contents(read_frames(config.compare.ood))
     if config.architecture is not None and verb == "train":
         checkpoint = Path(str(config.architecture.training.model_checkpoint))
-        table["potential it starts from"] = _saved(checkpoint)
+        table["potential it starts from"] = content_hash(checkpoint)
     if verb in _FOLLOWING:
         table |= _trained(config, _FOLLOWING[verb])
     fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"
     if verb == "select" and fitted.exists():
         table["fitted structures"] = frame_contents(read_frames(fitted))
     return table
+
+
+def _loop_sets(config: RunConfig) -> tuple[str, ...]:
+    """Data of a loop: its pool may be a file of either name, or be found on the way."""
+    loop = config.loop
+    if loop.compares or isinstance(loop.oracle, ReplayOracleConfig):
+        return _SETS["loop"]
+    pool = "pool" if config.data.pool else "train"
+    return ("test",) if loop.explores else (pool, "test")
 
 
 def _sets(config: RunConfig, names: tuple[str, ...], *, missing: bool = False) -> dict[str, Any]:
@@ -88,17 +98,6 @@ def _trained(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
         )
     for name in names:
         path = folder / f"{name}.npz"
-        if path.exists() and (saved := _saved(path)) is not None:
+        if path.exists() and (saved := content_hash(path)) is not None:
             table[f"trained {name}"] = saved
     return table
-
-
-def _saved(path: Path) -> str | None:
-    """Hash of a saved potential or uncertainty; None of another file."""
-    kind = kind_of(path)
-    if kind is None:
-        return None
-    header, arrays = load_arrays(path, kind)
-    # Statistics hold seconds, which differ each time.
-    header = {key: value for key, value in header.items() if key != "statistics"}
-    return digest(header, {key: digest(array) for key, array in arrays.items()})

@@ -41,7 +41,7 @@ VERBS = {
     "uq-compare": "Several uncertainties side by side on the test structures; also 'surefield uq compare'.",
     "select": "Choose which structures of the pool to label next.",
     "select-replay": "What selection methods would have saved; also 'surefield select --replay'.",
-    "loop": "Active learning: rounds of fit, uncertainty, selection and labels, beside random selection.",
+    "loop": "Active learning: explore, pick, label, fit; the fewest labels, all of them used.",
 }
 
 
@@ -88,6 +88,20 @@ def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
     from surefield.report import write_report
 
     print(write_report(folder).resolve())
+
+
+@app.command()
+def trace(
+    words: Annotated[
+        list[str], typer.Argument(help="runs/x-loop/labelled.xyz@7; or run folder and structure")
+    ],
+) -> None:
+    """Why a structure of a loop was labelled: who picked it, by which potential, and what it cost."""
+    from surefield.loop.trace import trace as lines
+
+    *run, frame = words
+    for line in lines(frame, run[0] if run else None):
+        print(line)
 
 
 @app.command()

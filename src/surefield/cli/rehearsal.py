@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import equinox as eqx
 import jax
@@ -23,19 +24,22 @@ from surefield.cli.inputs import (
     trained,
     uncertainty_file,
 )
-from surefield.errors import ConfigError
+from surefield.cli.loop_job import read_campaign
+from surefield.errors import ConfigError, ExecutionError
+from surefield.execution.config import make_executor
 from surefield.execution.memory import check_memory
 from surefield.execution.progress import duration
 from surefield.execution.stopwatch import Stopwatch
 from surefield.exploration.sampling import start_structure
+from surefield.loop.candidates import PoolCandidates
 from surefield.loop.config import MolecularDynamicsPoolConfig
+from surefield.loop.method_comparison import check_size, compared_methods
 from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
-from surefield.loop.rounds import check_size
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
 from surefield.potentials.saving import load_potential
 from surefield.structures.read import read_frames
-from surefield.training.dataset import LabelledSet
+from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.readout import solution_memory
 from surefield.training.recipe import recipe
 from surefield.training.train import is_linear
@@ -52,13 +56,21 @@ _SAMPLE: Final = 8
 _STEP, _EXACT = 3.0, 40.0
 
 
-def rehearse(verb: str, config: RunConfig) -> None:
-    """Say what a verb would do, after all checks.
+def rehearse(verb: str, config: RunConfig, beside: Path) -> None:
+    """Say what a verb would do, after all checks; a loop has its engine label one structure.
+
+    Args:
+        verb: of the command line.
+        config: of the run.
+        beside: folder of the configuration.
 
     Raises:
         SurefieldError: what would stop the run at its start.
     """
-    _CHECKS[verb](config)
+    if verb == "loop":
+        _loop(config, beside)
+    else:
+        _CHECKS[verb](config)
     say(f"would run '{verb}' in {Path(config.root) / f'{config.name}-{verb}'}; nothing was written")
 
 
@@ -122,9 +134,10 @@ def _select_replay(config: RunConfig) -> None:
     say(f"replay: {arms * settings.n_rounds + settings.seeds} fits by {settings.learner}, {n_labels} labels")
 
 
-def _loop(config: RunConfig) -> None:
+def _comparison(config: RunConfig) -> None:
     loop = config.loop
-    n_fits = len(loop.methods) * len(loop.seeds) * (loop.n_rounds + 1)
+    methods = compared_methods(loop)
+    n_fits = len(methods) * len(loop.seeds) * (loop.n_rounds + 1)
     n_labels = loop.n_initial + loop.n_rounds * loop.n_per_round
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
         check_size(loop, loop.pool.n_pool)
@@ -141,8 +154,66 @@ def _loop(config: RunConfig) -> None:
         _describe(potential)
         mean = 0.5 * (loop.n_initial + n_labels) * (1 - loop.validation)
         _estimate(potential, data, mean, config, n_fits)
-    arms = len(loop.methods) * len(loop.seeds)
+    arms = len(methods) * len(loop.seeds)
     say(f"loop: {n_fits} fits; {n_labels} labels by {oracle.name} for each of {arms} arms, which share them")
+
+
+def _campaign(config: RunConfig, beside: Path) -> None:
+    """What a loop with one arm would do; its engine and its executor label one structure."""
+    loop = config.loop
+    with make_executor(loop.executor) as executor:
+        inputs = read_campaign(config, None, beside, executor)
+        _describe(inputs.potential)
+        begin = time.perf_counter()
+        (tried,) = inputs.oracle.outcomes([inputs.first[0]], executor=executor)
+        took = time.perf_counter() - begin
+    oracle = inputs.oracle.name
+    if tried.atoms is None:
+        what = f"{oracle} cannot label the first structure ({inputs.first[0].get_chemical_formula()})"
+        raise ExecutionError(what, got=tried.cause, fix="mend what this names before the loop begins")
+    times = f"{duration(tried.seconds)}, {duration(took)} in all"
+    say(f"tried: one label by {oracle} on executor {loop.executor.kind}: {times}")
+    n_audit, known = loop.audits(inputs.test is not None), len(inputs.imported)
+    initial = max(loop.n_initial - known, 0)
+    n_labels = initial + loop.n_rounds * (loop.n_per_round + n_audit) + n_audit
+    budget = loop.stop.budget_labels
+    n_labels = n_labels if budget is None else min(n_labels, budget)
+    workers = getattr(loop.executor, "n_workers", None) or 1
+    say(
+        f"loop: {n_labels} labels by {oracle} ({known} are there, {initial} to begin with, then "
+        f"{loop.n_rounds} rounds of {loop.n_per_round} picks and {n_audit} audits): roughly "
+        f"{duration(n_labels * tried.seconds / workers)}, "
+        f"{n_labels * tried.core_seconds / 3600 / loop.stop.cores_per_node:.3g} node hours"
+    )
+    if loop.explores:
+        told = ", ".join(_walks(entry) for entry in loop.explorations)
+        say(f"exploration in every round: {told}")
+    elif isinstance(inputs.candidates, PoolCandidates) and len(inputs.candidates.pool) < n_labels:
+        say(f"pool: {len(inputs.candidates.pool)} structures: the loop ends when all are labelled")
+    data = inputs.test or prepare([tried.atoms], inputs.potential)
+    mean = max(0.5 * (2 * known + loop.n_initial + n_labels) * (1 - loop.validation), 1.0)
+    say(f"fits: {loop.n_rounds + 3}, of about {mean:.0f} structures")
+    _estimate(inputs.potential, data, mean, config, loop.n_rounds + 3)
+
+
+def _walks(entry: Any) -> str:
+    """A kind of exploration with its number of tasks."""
+    if hasattr(entry, "n_walkers"):
+        kelvin = (
+            f" at {', '.join(f'{t:g}' for t in entry.temperatures)} K"
+            if hasattr(entry, "temperatures")
+            else ""
+        )
+        return f"{entry.n_walkers} walkers of {entry.kind}{kelvin}, {entry.steps} steps each"
+    n = getattr(entry, "n_structures", None)
+    return f"{'all' if n is None else n} structures by {entry.kind}"
+
+
+def _loop(config: RunConfig, beside: Path) -> None:
+    if config.loop.compares:
+        _comparison(config)
+    else:
+        _campaign(config, beside)
 
 
 _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
@@ -153,7 +224,6 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
     "uq-compare": _uq_compare,
     "select": _select,
     "select-replay": _select_replay,
-    "loop": _loop,
 }
 
 

@@ -109,6 +109,17 @@ class RunFolder:
         write_atomic(folder / VERSIONS, json_text(_versions(), indent=2) + "\n")
         return cls(folder, resumed=resumed)
 
+    def go_on_with(self, config_text: str, completed: Callable[[str], str] = str) -> None:
+        """Keep the configuration that the run goes on with; another one than before is work to be done.
+
+        Args:
+            config_text: the resolved configuration as YAML.
+            completed: gives a saved configuration the settings that are new since, with their defaults.
+        """
+        if completed(self.path(CONFIG).read_text("utf-8")) != config_text:
+            self.path(OUTPUTS).unlink(missing_ok=True)
+            write_atomic(self.path(CONFIG), config_text)
+
     def path(self, name: str) -> Path:
         """Path of a file or folder of this run."""
         return self.folder / name

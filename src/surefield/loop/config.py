@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms
 from surefield.config import Config
+from surefield.errors import nearest
+from surefield.execution.config import ExecutorConfig, SerialExecutorConfig
+from surefield.exploration.config import DynamicsConfig, ExplorationConfig
 from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
 from surefield.selection.methods import METHODS
 
-__all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig"]
+__all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig", "StopConfig"]
 
 
 class FilePoolConfig(Config):
-    """Candidates from the file `data.train`; test structures from `data.test`."""
+    """Candidates from a file: `data.train`, whose labels a replay reveals, or else `data.pool`."""
 
     kind: Literal["file"] = "file"
 
@@ -30,23 +33,68 @@ class MolecularDynamicsPoolConfig(Config):
         default=(300.0, 500.0, 700.0), description="K, one trajectory each"
     )
     n_pool: int = Field(default=300, ge=2, description="candidates")
-    n_test: int = Field(default=100, ge=2, description="structures of other trajectories, for the errors")
+    n_test: int = Field(
+        default=100, ge=2, description="structures of other trajectories, for the errors of a comparison"
+    )
     steps_between: int = Field(default=100, ge=1, description="steps between kept structures")
     timestep_fs: float = Field(default=0.5, gt=0, description="fs")
     equilibration_steps: int = Field(default=500, ge=0, description="steps before the first structure")
     seed: int = Field(default=0, ge=0, description="of velocities and noise")
 
 
+class StopConfig(Config):
+    """When a loop ends before its rounds are done: with the first of these that is met."""
+
+    target_force_mae: float | None = Field(
+        default=None, gt=0, description="eV/Å: mean absolute error of the forces in the audit of a round"
+    )
+    target_force_rmse: float | None = Field(default=None, gt=0, description="eV/Å: the same of the RMSE")
+    least_gain: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="feature distance of the last pick of the next batch, in that of the first pick of all",
+    )
+    budget_labels: int | None = Field(
+        default=None, ge=1, description="labels that are paid for: initial ones, picks and audits"
+    )
+    budget_node_hours: float | None = Field(
+        default=None, gt=0, description="hours of nodes for labels, failed ones, too"
+    )
+    cores_per_node: int = Field(default=1, ge=1, description="what a node is")
+
+
 class LoopConfig(Config):
-    """Rounds of fit, uncertainty, selection, labels, beside random selection with the same budget."""
+    """Rounds of fit, exploration, selection and labels: the fewest labels, all of them used.
+
+    With several methods or seeds it is a benchmark: each has labels of its own, beside random selection.
+    """
 
     oracle: OracleConfig = Field(default=ReplayOracleConfig(), description="who labels")
     pool: Annotated[
-        FilePoolConfig | MolecularDynamicsPoolConfig, Field(discriminator="kind", description="candidates")
+        FilePoolConfig | MolecularDynamicsPoolConfig,
+        Field(discriminator="kind", description="candidates, where the loop has no exploration"),
     ] = FilePoolConfig()
+    starts: tuple[str, ...] = Field(
+        default=(), description="molecules of ASE by name, or files: what exploration starts from"
+    )
+    exploration: tuple[ExplorationConfig, ...] = Field(
+        default=(),
+        description="what finds candidates in every round with the current potential; none: dynamics, where "
+        "there are starts",
+    )
+    initial_displacements: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.05, 0.1, 0.2),
+        min_length=1,
+        description="Å; of the starts, for the first labels of a loop that explores; they take turns",
+    )
+    labelled: tuple[str, ...] = Field(
+        default=(), description="files of labels that are there already, by the same oracle; all are fitted"
+    )
     methods: tuple[str, ...] = Field(
-        default=("max_dist",),
-        description=f"selection methods, of {', '.join(METHODS)}; random is always added",
+        default=("lcmd",),
+        min_length=1,
+        description=f"of {', '.join(METHODS)}; several are compared, with random",
     )
     features: FeatureMap = Field(default="ll_posterior", description="what selection sees")
     transforms: Transforms = ()
@@ -54,18 +102,62 @@ class LoopConfig(Config):
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"
     )
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="one repetition each")
+    seeds: tuple[int, ...] = Field(
+        default=(0,), min_length=1, description="of all that is random; several are repetitions to compare"
+    )
     n_initial: int = Field(default=10, ge=2, description="labels of the first round, drawn at random")
     n_per_round: int = Field(default=10, ge=1, description="labels a round")
-    n_rounds: int = Field(default=5, ge=1, description="rounds after the first")
+    n_rounds: int = Field(default=5, ge=1, description="rounds with picks")
+    n_audit: int | None = Field(
+        default=None,
+        ge=0,
+        description="labels a round that are drawn at random and tell the error before they are fitted; "
+        "null: none with data.test, else a fifth of n_per_round, at least 2",
+    )
+    n_candidates: int | None = Field(
+        default=None, ge=1, description="structures of an exploration to choose from, at most; null: all"
+    )
+    stop: StopConfig = StopConfig()
     validation: float = Field(
         default=0.2, gt=0, lt=1, description="share of the labels for early stop and calibration"
     )
+    executor: ExecutorConfig = Field(
+        default=SerialExecutorConfig(), description="where labels and walkers run"
+    )
+    registry: str | None = Field(
+        default="potentials", description="folder of the registry, in root; null: do not register"
+    )
+
+    @property
+    def compares(self) -> bool:
+        """Whether methods or seeds are compared, each with labels of its own."""
+        return len(self.methods) > 1 or len(self.seeds) > 1
+
+    @property
+    def explores(self) -> bool:
+        """Whether candidates come from dynamics with the current potential, or whatever else explores."""
+        return bool(self.starts or self.exploration)
+
+    @property
+    def explorations(self) -> tuple[ExplorationConfig, ...]:
+        """What explores."""
+        return self.exploration or (DynamicsConfig(),)
+
+    def audits(self, tested: bool) -> int:
+        """Random labels a round, of a loop with or without a test set."""
+        usual = 0 if tested else max(2, self.n_per_round // 5)
+        return usual if self.n_audit is None else self.n_audit
 
     @field_validator("methods")
     @classmethod
     def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         for method in methods:
             if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-        return (*(m for m in dict.fromkeys(methods) if m != "random"), "random")
+                raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+        return tuple(dict.fromkeys(methods))
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.explores and self.compares:
+            raise ValueError("methods or seeds are compared on one pool: no loop.starts, or one of each")
+        return self

@@ -7,19 +7,21 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from surefield.errors import DataError
 from surefield.files import append_line, drop_torn_line, json_text, read_jsonl
 
-__all__ = ["Journal"]
+__all__ = ["TIMES", "Journal"]
 
 _log = logging.getLogger(__name__)
+#: Entries that two runs of the same loop may have different.
+TIMES: Final = ("seconds", "core_seconds")
 
 
 @final
 class Journal:
-    """Append-only list of events, one JSON object a line; the same run writes the same bytes.
+    """Append-only list of events, one JSON object a line; the same run writes the same bytes but for `TIMES`.
 
     Opening it cuts off a last line that a kill has torn; that event is done again.
     """
@@ -29,6 +31,8 @@ class Journal:
         if torn := drop_torn_line(self.path):
             _log.warning("%s: dropped a torn last line of %d characters", self.path, len(torn))
         self._events = read_jsonl(self.path)
+        #: Places of the events that have a value under a key; of the keys that were looked for.
+        self._places: dict[str, dict[Any, list[int]]] = {}
 
     @property
     def events(self) -> tuple[dict[str, Any], ...]:
@@ -38,13 +42,21 @@ class Journal:
     def find(self, **entries: Any) -> list[dict[str, Any]]:
         """Events that have all of these entries, oldest first."""
         wanted = json.loads(json_text(entries))
-        return [e for e in self._events if all(k in e and e[k] == v for k, v in wanted.items())]
+        if not wanted:
+            return list(self._events)
+        lists = [self._index(key).get(_hashable(value), []) for key, value in wanted.items()]
+        chosen = [self._events[place] for place in min(lists, key=len)]
+        return [e for e in chosen if all(k in e and e[k] == v for k, v in wanted.items())]
+
+    def last(self, **entries: Any) -> dict[str, Any] | None:
+        """The latest of the events that `find` gives."""
+        return next(reversed(self.find(**entries)), None)
 
     def append(self, event: Mapping[str, Any], once: Sequence[str] = ()) -> bool:
         """Add an event; it is on the disk when this returns.
 
         Args:
-            event: has a text "event" that says what happened; no times and no paths.
+            event: has a text "event" that says what happened; no times but `TIMES`, and no paths.
             once: keys that identify the event; if one with the same values is there, nothing is written.
 
         Returns:
@@ -64,4 +76,23 @@ class Journal:
         append_line(self.path, line)
         # What is kept is what a later run reads: plain lists, null for NaN.
         self._events.append(json.loads(line))
+        for key, places in self._places.items():
+            self._enter(key, places, len(self._events) - 1)
         return True
+
+    def _index(self, key: str) -> dict[Any, list[int]]:
+        if key not in self._places:
+            places: dict[Any, list[int]] = {}
+            for number in range(len(self._events)):
+                self._enter(key, places, number)
+            self._places[key] = places
+        return self._places[key]
+
+    def _enter(self, key: str, places: dict[Any, list[int]], number: int) -> None:
+        event = self._events[number]
+        if key in event:
+            places.setdefault(_hashable(event[key]), []).append(number)
+
+
+def _hashable(value: Any) -> Any:
+    return json_text(value) if isinstance(value, list | dict) else value

@@ -40,7 +40,14 @@ class Pool:
     isolated_atoms: Mapping[str | int, float] = field(default_factory=dict)
 
 
-def file_pool(labelled: Source, cutoff: float, config: OracleConfig, labels: Mapped | None = None) -> Pool:
+def file_pool(
+    labelled: Source,
+    cutoff: float,
+    config: OracleConfig,
+    labels: Mapped | None = None,
+    *,
+    beside: Path | None = None,
+) -> Pool:
     """Candidates from labelled structures, whose labels a replay oracle reveals.
 
     Args:
@@ -48,23 +55,27 @@ def file_pool(labelled: Source, cutoff: float, config: OracleConfig, labels: Map
         cutoff: of the potential, Å.
         config: of the oracle.
         labels: explicit keys of the labels.
+        beside: folder of the configuration, where calculators of users lie.
 
     Raises:
         DataError: a structure that cannot be computed, see `check_geometry`.
     """
-    prepared = prepare(labelled, cutoff, labels=labels)
+    replayed = isinstance(config, ReplayOracleConfig)
+    prepared = prepare(labelled, cutoff, labels=labels, require=("energy",) if replayed else ())
     candidates = prepared.frames
     isolated: dict[str | int, float] = dict(prepared.isolated_atoms.items())
-    if not isinstance(config, ReplayOracleConfig):
-        return Pool(candidates, make_oracle(config), isolated)
+    if not replayed:
+        return Pool(candidates, make_oracle(config, folder=beside), isolated)
     oracle = ReplayOracle(candidates, mapping=labels)
     return Pool(oracle.pool, oracle, isolated)
 
 
 def dynamics_pool(
-    settings: MolecularDynamicsPoolConfig, config: OracleConfig, folder: Path
+    settings: MolecularDynamicsPoolConfig, config: OracleConfig, folder: Path, *, tested: bool = True
 ) -> tuple[Pool, list[Atoms]]:
     """Candidates and labelled test structures from molecular dynamics, made and labelled once per run folder.
+
+    Structures for the test are labelled where the loop is `tested`.
 
     Raises:
         ConfigError: an engine or an oracle that only replays labels; or structures that are there already are
@@ -77,12 +88,13 @@ def dynamics_pool(
         raise ConfigError("loop.pool.engine must be a calculator, not 'replay'")
     options = settings.model_dump(exclude={"kind", "structure", "engine"})
     start = start_structure(settings.structure)
-    table = {"dynamics": settings.model_dump(mode="json"), "oracle": config.model_dump(mode="json")}
+    table = {"dynamics": settings.model_dump(mode="json", exclude={"engine"})}
+    table |= {"engine": settings.engine.model_dump(mode="json"), "oracle": config.model_dump(mode="json")}
     table["structure"] = frame_contents([start])
     check_inputs(folder / "pool.json", table, "start anew with --overwrite, or in another folder")
     candidates, test = pool_and_test(folder / "structures.xyz", start, engine.make_calculator, **options)
     oracle = make_oracle(config)
-    return Pool(candidates, oracle), _labelled_once(folder / "test.xyz", oracle, test)
+    return Pool(candidates, oracle), _labelled_once(folder / "test.xyz", oracle, test) if tested else []
 
 
 def _labelled_once(path: Path, oracle: Oracle, test: Frames) -> list[Atoms]:

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from surefield.errors import DataError, PotentialError
+from surefield.execution.identity import digest
 from surefield.files import read_arrays, write_atomic
 from surefield.potentials.potential import Potential
 
 __all__ = [
     "FORMAT",
     "arrays_hash",
+    "content_hash",
     "kind_of",
     "load_arrays",
     "load_potential",
@@ -99,6 +101,21 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
         return None
 
 
+def content_hash(path: str | os.PathLike[str]) -> str | None:
+    """Hash of what was saved, the same wherever and whenever it was made; None of another file.
+
+    Raises:
+        PotentialError: no such file, or a damaged one.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        return None
+    header, arrays = load_arrays(Path(path), kind)
+    # Statistics hold seconds, which differ each time.
+    header = {key: value for key, value in header.items() if key != "statistics"}
+    return digest(header, {key: digest(array) for key, array in arrays.items()})
+
+
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `save_arrays` wrote.
 
@@ -129,12 +146,12 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def _hash(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        total.update(f"{name}{array.shape}{array.dtype}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
 
 
 def pack(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -190,8 +207,8 @@ def _is_potential(value: Any) -> bool:
 
 def arrays_hash(potential: Potential) -> str:
     """Hash of all parameters, in hexadecimal digits."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for name, array in sorted(pack(potential).items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:32]

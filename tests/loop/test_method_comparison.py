@@ -20,13 +20,13 @@ import yaml
 from tests.copper import copper
 
 from surefield.errors import ConfigError, DataError
-from surefield.loop import Loop, LoopConfig
+from surefield.loop import LoopConfig, MethodComparison
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.journal import Journal
+from surefield.loop.method_comparison import labels_to_reach, summarise, verdict
 from surefield.loop.oracles import ReplayOracle
 from surefield.loop.oracles.config import EMTOracleConfig
 from surefield.loop.pools import dynamics_pool
-from surefield.loop.rounds import labels_to_reach, summarise, verdict
 from surefield.potentials import MomentNetwork
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.selection.select_rows import select_features
@@ -41,14 +41,14 @@ def loop(
     properties: Sequence[str] = ("energy", "forces"),
     stress_weight: float | None = None,
     **settings: Any,
-) -> Loop:
+) -> MethodComparison:
     pool, test = (copper(n, seed, rattle=0.15, properties=properties) for seed, n in enumerate((14, 4)))
     given = {"methods": ("max_dist",), "seeds": (0,), "n_initial": 6, "n_per_round": 3, "n_rounds": 1}
     config = LoopConfig(**{**given, "validation": 0.3, **settings})
     oracle = ReplayOracle(pool)
     potential = MomentNetwork(["Cu"], **SHAPE)
     training = TrainConfig(epochs=1, stress_weight=stress_weight)
-    return Loop(folder, config, potential, training, oracle, oracle.pool, test)
+    return MethodComparison(folder, config, potential, training, oracle, oracle.pool, test)
 
 
 def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
@@ -111,14 +111,14 @@ def test_transforms_and_noise_reach_the_selection(tmp_path: Path, monkeypatch: p
             seen.append((features, options["sigma"]))
         return select_features(method, features, *args, **options)
 
-    monkeypatch.setattr("surefield.loop.rounds.select_features", watched)
+    monkeypatch.setattr("surefield.loop.method_comparison.select_features", watched)
     oracle = ReplayOracle(copper(8, 0))
     snap = Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"])
     plan = {"methods": ("max_det",), "seeds": (0,), "n_initial": 4, "n_per_round": 2, "n_rounds": 1}
     plan |= {"features": "ll_grad", "validation": 0.34}
     for name, more in {"plain": {}, "set": {"transforms": ({"kind": "scale"},), "sigma": 0.5}}.items():
         (tmp_path / name).mkdir()
-        active = Loop(
+        active = MethodComparison(
             tmp_path / name,
             LoopConfig(**plan, **more),
             snap,
@@ -141,7 +141,9 @@ def test_transforms_and_noise_reach_the_selection(tmp_path: Path, monkeypatch: p
 def test_too_small_a_pool(tmp_path: Path) -> None:
     oracle = ReplayOracle(copper(5, 0))
     with pytest.raises(ConfigError, match="pool holds 5"):
-        Loop(tmp_path, LoopConfig(), MomentNetwork(["Cu"]), TrainConfig(), oracle, oracle.pool, copper(2, 1))
+        MethodComparison(
+            tmp_path, LoopConfig(), MomentNetwork(["Cu"]), TrainConfig(), oracle, oracle.pool, copper(2, 1)
+        )
 
 
 def test_labels_to_reach() -> None:

@@ -1,4 +1,4 @@
-"""The active-learning loop: rounds of fit, uncertainty, selection and labels, journalled and resumable.
+"""Several selection methods and seeds beside one another, each with labels of its own, as a benchmark.
 
 Every round trains anew from the labels it has, so a round depends on the journal alone: a run that was
 killed repeats the round it was in and ends with the same journal as one that was not.
@@ -10,8 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from ase import Atoms
@@ -24,10 +23,11 @@ from surefield.execution.identity import check_table, digest
 from surefield.execution.progress import Track, track
 from surefield.files import json_text, write_arrays
 from surefield.loop.config import LoopConfig
+from surefield.loop.fit_plan import FitPlan
 from surefield.loop.journal import Journal
 from surefield.loop.oracles.oracle import Oracle
 from surefield.loop.oracles.replay import POOL_INDEX
-from surefield.potentials.potential import Potential, as_potential
+from surefield.potentials.potential import Potential
 from surefield.selection.features import Features
 from surefield.selection.replay_result import labels_to_reach
 from surefield.selection.select_rows import select_features
@@ -36,34 +36,35 @@ from surefield.structures.contents import frame_contents, frame_digest, geometry
 from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import results_of
 from surefield.structures.read import Frames, read_frames, write_frames
-from surefield.structures.splits import split_frames
-from surefield.training.checkpoint import potential_entries, sample_contents
+from surefield.training.checkpoint import sample_contents
 from surefield.training.config import TrainConfig
-from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
-from surefield.training.growth import with_species
-from surefield.training.recipe import settled_for
-from surefield.training.train import fit_samples
-from surefield.uncertainty.build import TrainingRecord, fit_uncertainty
-from surefield.uncertainty.config import LLPRConfig, LTAUConfig, UncertaintyConfig
+from surefield.uncertainty.config import LLPRConfig, UncertaintyConfig
 from surefield.uncertainty.evaluation import evaluate_uncertainty
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Loop", "check_size"]
+__all__ = ["MethodComparison", "check_size"]
 
 _log = logging.getLogger(__name__)
-#: Of `fit_uncertainty`: a round holds out a few energies only, and they steer the early stop as well.
-SHARED_ALPHA = 10.0
+#: Settings that a comparison is made of, besides those that `_later` gives.
+_COMPARED: Final = {
+    *("pool", "methods", "features", "score", "seeds"),
+    *("n_initial", "n_per_round", "n_rounds", "validation"),
+}
 _LLPR: Final = LLPRConfig()
 _FIX: Final = "run the loop in another folder, or start anew with --overwrite"
 
 
-class Loop:
-    """One loop in a folder; `run` does what is left to do.
+@final
+class MethodComparison:
+    """Methods and seeds compared in a folder; `run` does what is left to do.
+
+    A label is computed once, whichever arms ask for it, and the potential that is left in the end is fitted
+    on all labels of all arms.
 
     Args:
-        folder: holds journal.jsonl, labels/ and, in the end, potential.npz, map.npz (`feature_map`, of the
-            first arm), predictions.npz, summary.json.
+        folder: holds journal.jsonl, labels/ and, in the end, potential.npz, labelled.xyz, map.npz
+            (`feature_map`, of the first arm), predictions.npz.
         config: rounds, methods, seeds.
         potential: untrained; with `training.start_from` its elements count alone.
         training: how each round trains, and from which trained potential each starts, if from any.
@@ -92,22 +93,15 @@ class Loop:
         uncertainty: UncertaintyConfig = _LLPR,
     ) -> None:
         check_size(config, len(pool))
-        if config.features == "ll_posterior" and not isinstance(uncertainty, LLPRConfig):
-            fix = "set loop.features to ll_grad or full_grad_rp, or uncertainty.kind to llpr"
-            raise ConfigError("features 'll_posterior' need an LLPR", got=uncertainty.kind, fix=fix)
-        self.folder, self.config, self.training = folder, config, training
-        self.potential = as_potential(potential)
-        self.start = None
-        if training.start_from is not None:
-            self.start = starting_potential(training.start_from)
-            self.potential = with_species(self.start, self.potential.species)
-        self.uncertainty = uncertainty
+        self.folder, self.config = folder, config
+        self.methods = compared_methods(config)
+        options: Any = {"features": config.features, "isolated_atoms": isolated_atoms}
+        self.plan = FitPlan.of(potential, training, uncertainty, config.validation, **options)
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         check_geometry(pool if isinstance(pool, Frames) else self.pool)
         if not isinstance(test, LabelledSet):
             test = prepare(Frames(tuple(test), tuple(f"test {i}" for i in range(len(test)))), potential)
         self.test = test
-        self.isolated_atoms = isolated_atoms or {}
         self.journal = Journal(folder / "journal.jsonl")
         self._labels: dict[int, Atoms] = {}
 
@@ -120,7 +114,7 @@ class Loop:
         """
         config = self.config
         self._begin()
-        fits = [(seed, method) for seed in config.seeds for method in config.methods]
+        fits = [(seed, method) for seed in config.seeds for method in self.methods]
         total = len(fits) * (config.n_rounds + 1)
         done = len(self.journal.find(event="round"))
         with track(total, "active learning", progress, done=done) as bar:
@@ -129,7 +123,7 @@ class Loop:
         summary = summarise(self.journal, config)
         final = self.folder / "predictions.npz"
         if not final.exists():
-            self._final(config.methods[0], config.seeds[0])
+            self._final(self.methods[0], config.seeds[0])
         return summary
 
     def _begin(self) -> None:
@@ -138,15 +132,10 @@ class Loop:
         labels = oracle.pop("labels", None)
         plain = {key: v if isinstance(v, str | int | float) else digest(v) for key, v in oracle.items()}
         inputs = {
-            # Later settings count where they are set, so that older loops go on.
-            "loop": self.config.model_dump(mode="json", exclude=_unset(self.config)),
-            "training": settled_for(self.training, self.potential).model_dump(
-                mode="json", exclude={"start_from"}
-            )
-            | {"isolated_atoms": self.isolated_atoms},
-            "uncertainty": self.uncertainty.model_dump(mode="json"),
+            "loop": self.config.model_dump(mode="json", include=_COMPARED | _later(self.config))
+            | {"methods": list(self.methods)},
             "oracle": plain,
-            **potential_entries(self.potential),
+            **self.plan.inputs(),
             "pool": frame_contents(self.pool, (POOL_INDEX,)),
             "pool's labels": labels,
             "test set": sample_contents(self.test.samples),
@@ -154,11 +143,11 @@ class Loop:
         sizes = {
             "n_pool": len(self.pool),
             "n_test": len(self.test),
-            "methods": list(self.config.methods),
+            "methods": list(self.methods),
             "seeds": list(self.config.seeds),
             "oracle": self.oracle.name,
         }
-        start = {"event": "start", "version": 1, **sizes, "inputs": inputs}
+        start = {"event": "start", "version": 2, **sizes, "inputs": inputs}
         if not self.journal.append(start, once=["event"]):
             known = self.journal.find(event="start")[0]
             what = f"{self.journal.path} is the journal of another loop"
@@ -235,30 +224,7 @@ class Loop:
 
     def _fit(self, chosen: list[int], seed: int) -> tuple[Uncertainty, Sequence[str]]:
         """Train on labels; the quantities that counted in the loss beside the uncertainty."""
-        data = prepare([self._labels[i] for i in chosen], self.potential)
-        fitted, held = split_frames(data.frames, self.config.validation, seed=seed)
-        with TemporaryDirectory() as folder:
-            log = Path(folder) / "force_errors" if isinstance(self.uncertainty, LTAUConfig) else None
-            fit = fit_samples(
-                self.potential,
-                data[fitted],
-                data[held],
-                self.training,
-                start=self.start,
-                isolated_atoms=self.isolated_atoms,
-                force_error_log=log,
-                progress=False,
-            )
-            uncertainty = fit_uncertainty(
-                self.uncertainty,
-                fit.potential,
-                data[fitted],
-                data[held],
-                record=TrainingRecord(self.training, self.isolated_atoms, log),
-                shared_alpha=SHARED_ALPHA,
-                progress=False,
-            )
-        return uncertainty, tuple(fit.weights)
+        return self.plan.fit([self._labels[i] for i in chosen], seed)
 
     def _label(self, picks: Sequence[int], arm: dict[str, Any], number: int) -> list[int]:
         """Label structures of the pool; a label is computed once and shared by all arms."""
@@ -311,17 +277,22 @@ class Loop:
         return self._labels.setdefault(index, labelled)
 
     def _final(self, method: str, seed: int) -> None:
-        """Fit once more on all labels of the first arm: the potential the user takes home."""
-        chosen = [e["index"] for e in self.journal.find(event="labelled", method=method, seed=seed)]
-        if not chosen:
+        """Fit once more on the labels of all arms: the potential the user takes home."""
+        events = self.journal.find(event="labelled")
+        first_arm = [e["index"] for e in self.journal.find(event="labelled", method=method, seed=seed)]
+        if not first_arm:
             raise DataError("the journal holds no labels")
-        for index in chosen:
-            self._labelled(index)
-        uncertainty, fitted = self._fit(chosen, seed)
+        chosen = list(dict.fromkeys([*first_arm, *(event["index"] for event in events)]))
+        frames = [self._labelled(index) for index in chosen]
+        write_frames(self.folder / "labelled.xyz", [atoms for atoms in frames if atoms is not None])
+        if self.journal.find(event="start", version=1):  # the loops of version 0.1 end as they were begun
+            uncertainty, fitted = self._fit(first_arm, seed)
+        else:
+            uncertainty, fitted = self.plan.fit_all([self._labels[i] for i in chosen], seed)
         uncertainty.save(self.folder / "potential.npz")
         (initial,) = self.journal.find(event="initial", method=method, seed=seed)
-        first = [index for index in chosen if index in initial["picks"]]
-        later = [index for index in chosen if index not in initial["picks"]]
+        first = [index for index in first_arm if index in initial["picks"]]
+        later = [index for index in first_arm if index not in initial["picks"]]
         # By features of the final potential: those of the rounds cannot be compared with one another.
         rows = feature_rows(uncertainty, self.pool, self.config.features)
         drawn = feature_map(rows[first], rows) | {"picks": np.array(later, np.int64)}
@@ -329,13 +300,15 @@ class Loop:
         evaluate_uncertainty(uncertainty, self.test, fitted).save(self.folder / "predictions.npz")
 
 
-def _unset(config: LoopConfig) -> set[str]:
-    """Settings that version 0.1 did not have, where they have their defaults."""
-    return {
-        name
-        for name in ("sigma", "transforms")
-        if getattr(config, name) == LoopConfig.model_fields[name].default
-    }
+def _later(config: LoopConfig) -> set[str]:
+    """Settings that version 0.1 did not have; they count where they are set, so that its loops go on."""
+    defaults = LoopConfig.model_fields
+    return {name for name in ("sigma", "transforms") if getattr(config, name) != defaults[name].default}
+
+
+def compared_methods(config: LoopConfig) -> tuple[str, ...]:
+    """Methods of a comparison: those that are named, then random."""
+    return (*(method for method in config.methods if method != "random"), "random")
 
 
 def check_size(config: LoopConfig, n_pool: int) -> None:
@@ -361,7 +334,7 @@ def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
     random_labels, random_error = curves("random")
     budget, target = random_labels[:, -1], random_error[:, -1]
     methods: dict[str, Any] = {}
-    for method in config.methods:
+    for method in compared_methods(config):
         if method == "random":
             continue
         labels, error = curves(method)
@@ -371,7 +344,7 @@ def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
             "fraction": share(labels.mean(axis=0), averaged, np.exp(np.log(target).mean()), budget.mean()),
             "per_seed": [share(*row) for row in zip(labels, error, target, budget, strict=True)],
         }
-    main = config.methods[0]
+    main = compared_methods(config)[0]
     last = journal.find(event="round", method=main, seed=config.seeds[0])[-1]
     summary: dict[str, Any] = {"verb": "loop", "test": last["test"], "calibration": last["calibration"]}
     if main in methods:
