@@ -131,7 +131,7 @@ class QUESTSDescriptor:
     def _near(
         self, atoms: ase.Atoms, index: int
     ) -> tuple[Float[np.ndarray, "n_atoms k 3"], Float[np.ndarray, "n_atoms k"]]:
-        """Vectors to the k nearest neighbours, ascending, and their lengths, infinite where there are fewer."""
+        """Vectors to the k nearest neighbours, ascending; their lengths, infinite where there are fewer."""
         k, n_atoms = self.num_nearest_neighbors, len(atoms)
         if not np.isfinite(atoms.positions).all():
             atom = int(np.argmin(np.isfinite(atoms.positions).all(axis=1)))

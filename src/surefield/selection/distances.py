@@ -121,7 +121,8 @@ def k_nearest(
         if without is not None:
             gram[np.arange(len(part)), without[first : first + step]] = np.inf
         slack = _rounding(scale + other_norms.max(initial=0.0), rows.shape[1])
-        row, other = np.nonzero(gram <= (np.partition(gram, k - 1, axis=1)[:, k - 1] + 2 * slack)[:, None])
+        kth = gram.min(axis=1) if k == 1 else np.partition(gram, k - 1, axis=1)[:, k - 1]
+        row, other = np.nonzero(gram <= (kth + 2 * slack)[:, None])
         exact = _exact(part, row, others, other)
         order = np.lexsort((other, exact, row))
         opens = np.searchsorted(row[order], np.arange(len(part)))

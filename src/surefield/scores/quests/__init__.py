@@ -1,0 +1,1 @@
+"""Entropy, efficiency and diversity of sets of environments, and what an environment adds to a set."""

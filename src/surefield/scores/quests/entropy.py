@@ -1,8 +1,8 @@
 """Entropy, efficiency and diversity of sets of rows, and what a row adds to a set: functions of arrays.
 
 Schwalbe-Koda et al., Nature Communications 16, 4014 (2025), with K(a, b) = exp(-|a - b|²/(2h²)), natural
-logarithms, sums that hold a row's own term, and log-sum-exp throughout. Results depend neither on `batch_size`
-nor on who computes them; terms that are left out are below 1e-12 of their sum (see `self_sums`).
+logarithms, sums that hold a row's own term, and log-sum-exp throughout. Results depend neither on
+`batch_size` nor on who computes them; terms that are left out are below 1e-12 of their sum (`self_sums`).
 """
 
 from __future__ import annotations

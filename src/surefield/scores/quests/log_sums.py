@@ -1,4 +1,4 @@
-"""Log-sum-exp of Gaussian kernels over reference rows, finite however far these are; exact as in `self_sums`."""
+"""Log-sum-exp of Gaussian kernels over reference rows, finite however far; exact as in `self_sums`."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _of_blocks(
         shifted = blocks.rows[rows] - centre
         radius = math.sqrt(float(squared_norms(shifted).max()))
         squares, slack = squares_to(centre, reference.rows, norms)
-        # One row is so near to all queries of the block; what is farther than `reach` of its centre counts for none.
+        # One row is as near as this to all queries; what is beyond `reach` of the centre counts for none.
         upper = radius + math.sqrt(max(float(squares.min()), 0.0) + slack)
         reach = radius + math.sqrt(upper**2 + 2.0 * t)
         near = np.flatnonzero(squares <= reach**2 + slack)
@@ -160,14 +160,11 @@ class _BlockSums:
     def _exponents(
         self, rows: slice, right: Float[np.ndarray, "n_columns n_factors"]
     ) -> Float[np.ndarray, "n n_columns"]:
-        """-|a - b|²/2 of a leaf and others; where it is zero but for rounding, zero."""
+        """-|a - b|²/2 of a leaf and others."""
         left = self._left[rows]
         if self._error > _PRODUCT_ERROR:
             return np.stack([-0.5 * squared_norms(right[:, :-2] - row) for row in left[:, :-2]])
-        exponents = left @ right.T
-        if exponents.max(initial=-np.inf) > -self._error:
-            exponents[exponents > -self._error] = 0.0
-        return exponents
+        return left @ right.T
 
     def _add(
         self,
@@ -175,7 +172,11 @@ class _BlockSums:
         exponents: Float[np.ndarray, "n n_columns"],
         counts: Float[np.ndarray, " n_columns"],
     ) -> None:
-        largest = np.maximum(self.largest[rows], exponents.max(axis=1))
+        largest = exponents.max(axis=1)
+        if largest.max() > -self._error:  # zero but for rounding: the rows are copies
+            exponents[exponents > -self._error] = 0.0
+            largest = np.where(largest > -self._error, 0.0, largest)
+        largest = np.maximum(self.largest[rows], largest)
         self.largest[rows] = largest
         shift = self._shift[rows]
         if shift.any():

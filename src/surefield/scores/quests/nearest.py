@@ -63,7 +63,7 @@ def _of_blocks(
             squares, slack = squares_to(centre, reference, norms)
             radius = math.sqrt(float(squared_norms(queries - centre).max()))
             kth = math.sqrt(max(float(np.partition(squares, looked_at - 1)[looked_at - 1]), 0.0) + slack)
-            # |a - b| is at most |a - c| + kth for k of the rows, and |c - b| at most |a - c| more than |a - b|.
+            # k rows have |a - b| <= |a - c| + kth, and |c - b| <= |a - c| + |a - b|.
             near = np.flatnonzero(squares <= (2.0 * radius + kth) ** 2 * (1.0 + 1e-12) + slack)
             own = None if skipped is None else np.searchsorted(near, skipped[rows])
             done.append((rows, k_nearest(queries, reference[near], k, without=own)[0]))

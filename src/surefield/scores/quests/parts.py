@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar
 
-from surefield.execution.executor import get_executor, map_ordered, usable_cores
+from threadpoolctl import threadpool_limits
+
+from surefield.execution.executor import SerialExecutor, get_executor, map_ordered, usable_cores
 from surefield.execution.progress import track
 
 __all__ = ["COLUMNS", "TOLERANCE", "in_parts", "threshold"]
@@ -63,5 +66,15 @@ def in_parts(
             workers = get_executor(executor)
             if isinstance(executor, str):
                 stack.callback(workers.shutdown)
+        if isinstance(workers, SerialExecutor | ThreadPoolExecutor):
+            # Threads of BLAS beside ours wait for each other, for the most part.
+            stack.enter_context(threadpool_limits(1, "blas"))
+        else:
+            of_part = functools.partial(_on_one_core, of_part)
         bar = stack.enter_context(track(len(parts), "kernel sums", shown))
         return map_ordered(workers, of_part, parts, bar)
+
+
+def _on_one_core(of_part: Callable[[Sequence[int]], R], numbers: Sequence[int]) -> R:
+    with threadpool_limits(1, "blas"):
+        return of_part(numbers)

@@ -1,10 +1,10 @@
 """Sums of Gaussian kernels over all pairs of a set, exactly; pairs too far apart to count are left out.
 
-A term may be left out only where it is below exp(-t) of the largest of its sum, t = max(40, ln(N/1e-12)) for
-N terms, so that all of these together are below 1e-12 of the sum. That a pair is so far apart follows from the
-triangle inequality |a - b| >= |c - b| - |c - a|, with c the centre of the leaf that a lies in. Distances are
-|a|²/2 + |b|²/2 - a·b around the centre of the block, whose rounding error is below 1e-9 by the size of blocks.
-All rows are in units of the bandwidth: K(a, b) = exp(-|a - b|²/2).
+A term may be left out only where it is below exp(-t) of the largest of its sum, t = max(40, ln(N/1e-12))
+for N terms, so that all of these together are below 1e-12 of the sum. That a pair is so far apart follows
+from the triangle inequality |a - b| >= |c - b| - |c - a|, with c the centre of the leaf that a lies in.
+Distances are |a|²/2 + |b|²/2 - a·b around the centre of the block; blocks are so small that their rounding
+error is below 1e-9. All rows are in units of the bandwidth: K(a, b) = exp(-|a - b|²/2).
 """
 
 from __future__ import annotations
