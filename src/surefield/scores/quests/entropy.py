@@ -222,7 +222,7 @@ def set_entropy(
     n_rows = len(rows)
     value = float(merged.counts @ (math.log(n_rows) - np.log(found.sums))) / n_rows
     spread = math.log(float(merged.counts @ (1.0 / found.sums)))
-    distances, alone = (math.nan,) * 3, math.nan
+    distances, alone = (math.nan, math.nan, math.nan), math.nan
     if found.nearest is not None:
         of_rows = found.nearest[merged.places]
         distances = (float(np.median(of_rows)), float(of_rows.min()), float(of_rows.max()))
