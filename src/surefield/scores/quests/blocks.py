@@ -14,7 +14,7 @@ from surefield.selection.distances import squared_norms
 
 __all__ = [
     "Block",
-    "Blocks",
+    "BlockedRows",
     "Leaf",
     "MergedRows",
     "arrange",
@@ -92,7 +92,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class BlockedRows:
     """Rows in the order of their leaves.
 
     Attributes:
@@ -111,7 +111,7 @@ def product_error(n_features: int, reach: float) -> float:
     return (n_features + 4) * np.finfo(np.float64).eps * 2.0 * reach**2
 
 
-def arrange(rows: Float[np.ndarray, "n_rows n_features"]) -> Blocks:
+def arrange(rows: Float[np.ndarray, "n_rows n_features"]) -> BlockedRows:
     """Cut rows into leaves, each by the plane across its longest direction, until they are small.
 
     Also few rows are cut as long as they spread so far that products of rows would lose digits.
@@ -145,7 +145,7 @@ def arrange(rows: Float[np.ndarray, "n_rows n_features"]) -> Blocks:
         pending += [(start + middle, stop, inside), (start, start + middle, inside)]
     if leaves:
         blocks.append(_block(leaves))
-    return Blocks(np.ascontiguousarray(rows[order]), order, tuple(blocks))
+    return BlockedRows(np.ascontiguousarray(rows[order]), order, tuple(blocks))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.scores.quests.blocks import (
-    Blocks,
+    BlockedRows,
     Leaf,
     MergedRows,
     arrange,
@@ -78,7 +78,7 @@ def log_sums(
 
 
 def _of_blocks(
-    blocks: Blocks, reference: MergedRows, t: float, batch_size: int, numbers: Sequence[int]
+    blocks: BlockedRows, reference: MergedRows, t: float, batch_size: int, numbers: Sequence[int]
 ) -> list[tuple[slice, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
     """Log sums and largest exponents of the queries in some of the blocks."""
     norms = squared_norms(reference.rows)

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.scores.quests.blocks import Block, Blocks, arrange, squares_to
+from surefield.scores.quests.blocks import Block, BlockedRows, arrange, squares_to
 from surefield.scores.quests.parts import in_parts
 from surefield.selection.distances import k_nearest, squared_norms
 
@@ -47,7 +47,7 @@ def nearest_rows(
 
 
 def _of_blocks(
-    blocks: Blocks,
+    blocks: BlockedRows,
     reference: Float[np.ndarray, "n_rows n_features"],
     k: int,
     skipped: Int[np.ndarray, " n_queries"] | None,

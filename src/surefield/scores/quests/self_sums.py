@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from surefield.scores.quests.blocks import (
     Block,
-    Blocks,
+    BlockedRows,
     Leaf,
     MergedRows,
     arrange,
@@ -126,7 +126,7 @@ class _Sums:
 
 
 def _of_blocks(
-    blocks: Blocks,
+    blocks: BlockedRows,
     counts: Float[np.ndarray, " n_rows"],
     reach: float,
     batch_size: int,
@@ -158,7 +158,7 @@ def _rows(block: Block, leaf: Leaf) -> slice:
 
 
 def _near(
-    blocks: Blocks,
+    blocks: BlockedRows,
     block: Block,
     norms: Float[np.ndarray, " n_rows"],
     centre: Float[np.ndarray, " n_features"],
