@@ -34,7 +34,8 @@ def turns(n_starts: int, n: int, seed: Sequence[int]) -> np.ndarray:
 
 def alternate(number: int, n_first: int, n_second: int) -> int:
     """Place in a second list, where one takes turns with a first one so that all pairs come."""
-    return (number + number // lcm(n_first, n_second)) % n_second
+    shift = number // lcm(n_first, n_second) % gcd(n_first, n_second)
+    return (number + shift) % n_second
 
 
 def rattled(starts: Sequence[Atoms], config: RattleConfig, seed: Sequence[int]) -> list[Atoms]:
