@@ -15,7 +15,17 @@ from jaxtyping import Float64
 from scipy.special import ndtri
 
 from surefield.report.run import Curve, Pick
-from surefield.report.scales import axis, density_marker, sample
+from surefield.report.scales import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    PALETTE,
+    VERMILION,
+    axis,
+    density_marker,
+    sample,
+)
 from surefield.uncertainty.metrics import binned_rmv_rmse, calibration_curve
 
 try:
@@ -45,12 +55,6 @@ __all__ = [
 Values = Float64[np.ndarray, " n"]
 Figure = go.Figure
 
-BLUE: Final = "#0072B2"
-VERMILION: Final = "#D55E00"
-GREEN: Final = "#009E73"
-GREY: Final = "#7A828C"
-INK: Final = "#1F2933"
-PALETTE: Final = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 KIND_COLORS: Final = {"forces": BLUE, "energy": VERMILION, "stress": GREEN}
 QUANTILES: Final = ((0.5, "dot"), (math.erf(math.sqrt(0.5)), "solid"), (0.95, "dash"))
 #: Label, unit and factor from eV or eV/Å of the scores that are drawn.

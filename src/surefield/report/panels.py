@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from surefield.quantities import names, quantity
-from surefield.report.figures import Figure
 from surefield.report.run import Run
+
+if TYPE_CHECKING:  # pages without its figures do without plotly
+    from surefield.report.figures import Figure
 
 __all__ = ["Panel", "Section", "kinds", "panel", "structures", "values"]
 

@@ -325,7 +325,7 @@ def _columns(rows: list[Mapping[str, Any]], names: Iterable[str] = ()) -> dict[s
 def _loop_picks(events: Iterable[Mapping[str, Any]]) -> tuple[Pick, ...]:
     by_round: dict[tuple[str, int, int], tuple[Pick, ...]] = {}
     for event in events:
-        if event.get("event") not in ("initial", "round"):
+        if event.get("event") not in ("initial", "round", "picked"):
             continue
         initial = event["event"] == "initial"
         method, seed = str(event.get("method", "")), int(event.get("seed") or 0)

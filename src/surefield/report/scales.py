@@ -8,7 +8,15 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64
 
-__all__ = ["axis", "density_marker", "sample"]
+__all__ = ["BLUE", "GREEN", "GREY", "INK", "PALETTE", "VERMILION", "axis", "density_marker", "sample"]
+
+#: Of Okabe and Ito, told apart by readers with any colour vision.
+BLUE: Final = "#0072B2"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+GREY: Final = "#7A828C"
+INK: Final = "#1F2933"
+PALETTE: Final = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 
 Values = Float64[np.ndarray, " n"]
 
@@ -19,7 +27,7 @@ WORST_POINTS: Final = 200
 DENSITY_BINS: Final = 80
 #: Fewer points than this are drawn larger and in one colour.
 FEW_POINTS: Final = 300
-POINT_COLOR: Final = "#0072B2"
+POINT_COLOR: Final = BLUE
 
 
 def sample(weight: Values) -> np.ndarray:

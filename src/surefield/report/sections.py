@@ -12,6 +12,8 @@ from surefield.execution.progress import duration
 from surefield.report import figures
 from surefield.report.comparison import comparison_section
 from surefield.report.errors import errors_section
+from surefield.report.loop_sections import loop_sections
+from surefield.report.loop_state import loop_of
 from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_atom, values
 from surefield.report.picks import picks_section
 from surefield.report.replay import replay_section
@@ -46,7 +48,9 @@ CALIBRATION_NAMES: Final = {
 
 def sections(run: Run) -> list[Section]:
     """The sections that this run has something to show for, in the order of the page."""
+    state = loop_of(run)
     all_sections = (
+        *(() if state is None else loop_sections(state)),
         _doctor(run),
         _learning(run),
         errors_section(run),
