@@ -103,3 +103,13 @@ def test_a_script_lends_its_functions_if_it_has_a_guard(tmp_path: Path, guarded:
     else:
         assert "if __name__ == '__main__'" in done.stderr
         assert done.returncode == 1
+
+
+def test_a_script_without_a_guard_may_call_what_others_define(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    code = (
+        "from surefield.execution.worker_process import WorkerProcess\nprint(WorkerProcess().call(abs, -42))"
+    )
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "42\n", done.stderr

@@ -8,6 +8,7 @@ user; nothing pickled is kept.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from multiprocessing import Pipe, spawn
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, TypeVar, final
 
 from surefield.errors import ExecutionError
@@ -53,6 +55,7 @@ class WorkerProcess:
         self._life = -1
         self._starting = threading.Lock()
         self._stopped = False
+        self._script: Mapping[str, Any] = {}
 
     def call(self, fn: Callable[..., R], /, *args: Any, time_limit: float | None = None) -> R:
         """Result of a call; what it raises is raised here.
@@ -72,7 +75,8 @@ class WorkerProcess:
         connection = self._connection
         assert connection is not None
         try:
-            connection.send((fn, args))
+            data = bytes(ForkingPickler.dumps((fn, args)))
+            connection.send((self._script if b"__main__" in data else None, data))
             connection.recv()  # importing what is called is no part of its time
             if not connection.poll(time_limit):
                 self.close()
@@ -136,18 +140,18 @@ class WorkerProcess:
             os.close(alive)
         self._connection = here
         data = spawn.get_preparation_data("surefield worker")
+        # The script runs in the worker only if it is its functions that are called: it may lack a guard.
+        self._script = {key: value for key, value in data.items() if key.startswith("init_main")}
         # A key is not pickled but for `multiprocessing` itself; plain bytes are.
+        rest = {key: value for key, value in data.items() if key not in self._script}
         try:
-            here.send(data | {"authkey": bytes(data["authkey"])})
-            succeeded, error = here.recv()
+            here.send(rest | {"authkey": bytes(data["authkey"])})
+            here.recv()
         except (EOFError, OSError):
             death = self._death()
             if "signal" in death:
                 raise WorkerDied(death) from None
             raise ExecutionError(f"a worker process {death} while it started") from None
-        if not succeeded:
-            self.close()
-            raise ExecutionError(f"a worker process cannot import the script: {error}") from error
 
     def _death(self) -> str:
         """How the process ended, in words."""
@@ -177,18 +181,17 @@ def serve(connection: int, life: int) -> None:
     """
     threading.Thread(target=_end_with_starter, args=(life,), daemon=True).start()
     calls = Connection(connection)
-    _PREPARING.set()
-    try:
-        spawn.prepare(calls.recv())
-    except BaseException as error:
-        calls.send((False, error if isinstance(error, Exception) else RuntimeError(repr(error))))
-        return
-    _PREPARING.clear()
-    calls.send((True, None))
+    imported = False
+    spawn.prepare(calls.recv())
+    calls.send(None)
     while True:
         try:
+            script, data = calls.recv()
             try:
-                fn, args = calls.recv()
+                if script and not imported:
+                    _import_script(script)
+                    imported = True
+                fn, args = pickle.loads(data)
             finally:
                 calls.send(None)
             reply = (True, fn(*args))
@@ -204,6 +207,15 @@ def serve(connection: int, life: int) -> None:
                 f"{type(reply[1]).__name__}: {reply[1]}" if not reply[0] else f"a {type(reply[1]).__name__}"
             )
             calls.send((False, ExecutionError(f"a worker cannot send its result, {text:.500}: {error}")))
+
+
+def _import_script(script: dict[str, Any]) -> None:
+    """Run the script of the starter under another name, so that its functions are there."""
+    _PREPARING.set()
+    try:
+        spawn.prepare(script)
+    finally:
+        _PREPARING.clear()
 
 
 def _end_with_starter(life: int) -> None:
