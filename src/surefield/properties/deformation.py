@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import equinox as eqx
 import jax
@@ -27,14 +27,11 @@ __all__ = [
     "difference_curvatures",
     "energy",
     "graph_of",
-    "in_float64",
     "slopes",
     "strain_matrix",
     "twice_differentiable",
     "unit_graph",
 ]
-
-P = TypeVar("P", bound=Potential)
 
 #: Components of a strain in Voigt order, which come first among the coordinates of a structure.
 N_STRAINS: Final = 6
@@ -47,11 +44,6 @@ _SMALL: Final = 8
 _WIDE: Final = bucket_size(18)
 #: Step of second derivatives by differences: a strain, or a displacement in Å.
 _STEP: Final = 1e-4
-
-
-def in_float64(potential: P) -> P:
-    """Copy of a potential that computes in float64: properties are differences of large numbers."""
-    return jax.tree.map(lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x, potential)
 
 
 def graph_of(potential: Potential, atoms: Atoms, where: str, width: int | None = None) -> Graph:

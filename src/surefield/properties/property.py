@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -13,19 +13,19 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Float
 
-from surefield.errors import ConfigError, ExecutionError, PotentialError
+from surefield.errors import ConfigError, ExecutionError, PotentialError, check_known
 from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.properties.crystal import Crystal
 from surefield.properties.deformation import (
     N_STRAINS,
     deformed,
-    in_float64,
     slopes,
     strain_matrix,
     twice_differentiable,
 )
 from surefield.properties.relaxation import Relaxed, Tolerances, relax
+from surefield.sensitivity.parameter_jacobian import in_float64
 from surefield.structures.graph import Graph
 
 __all__ = ["CrystalProperty", "Property", "PropertyResult", "Stationary"]
@@ -189,7 +189,7 @@ class CrystalProperty(Property):
         lattice_type: such as 'fcc', 'bcc', 'diamond', 'hcp'; see `Crystal.named`.
         elements: such as ['Si'].
         structure: a crystal in place of these three; its cell is taken as the conventional one.
-        tolerances: of all relaxations.
+        tolerances: of all relaxations; or a dictionary of its entries.
     """
 
     lattice_param: float | tuple[float, ...] | None = None
@@ -201,6 +201,9 @@ class CrystalProperty(Property):
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` unless the crystal is told in one way."""
+        if isinstance(self.tolerances, Mapping):
+            check_known(self.tolerances, [f.name for f in fields(Tolerances)], "tolerances has no entry {}")
+            object.__setattr__(self, "tolerances", Tolerances(**self.tolerances))
         self.crystal  # noqa: B018
 
     @property

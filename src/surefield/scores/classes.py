@@ -11,6 +11,7 @@ __all__ = ["SCORES", "score_class"]
 
 #: Module of every score: names in a job folder are looked up here, never imported as given.
 SCORES: Final = {
+    "FIMPropertyScore": "surefield.scores.fim.property_score",
     "LTAUForcesUQScore": "surefield.uncertainty.ltau_score",
 }
 

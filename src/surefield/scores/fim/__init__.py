@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.scores.fim.property_score import FIMPropertyScore
     from surefield.scores.fim.training_set import FIMTrainingSetScore
     from surefield.scores.fim.transforms import (
         AffineTransform,
@@ -18,6 +19,7 @@ __all__ = [
     "AffineTransform",
     "AtanhTransform",
     "ComposedTransform",
+    "FIMPropertyScore",
     "FIMTrainingSetScore",
     "LogTransform",
     "SplitTransform",
@@ -26,6 +28,7 @@ __all__ = [
 import_on_first_use(
     __name__,
     {
+        "surefield.scores.fim.property_score": ("FIMPropertyScore",),
         "surefield.scores.fim.training_set": ("FIMTrainingSetScore",),
         "surefield.scores.fim.transforms": (
             "AffineTransform",
