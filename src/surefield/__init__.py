@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         VacancyFormationEnergy,
     )
     from surefield.report import write_report
-    from surefield.scores.fim import FIMTrainingSetScore
+    from surefield.scores.fim import FIMPropertyScore, FIMTrainingSetScore
     from surefield.scoring import ScoreQuantity
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
@@ -96,7 +96,10 @@ _HOMES = {
         "VacancyFormationEnergy",
     ),
     "surefield.report": ("write_report",),
-    "surefield.scores.fim": ("FIMTrainingSetScore",),
+    "surefield.scores.fim": (
+        "FIMPropertyScore",
+        "FIMTrainingSetScore",
+    ),
     "surefield.scoring": ("ScoreQuantity",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
@@ -134,6 +137,7 @@ __all__ = [
     "DropoutNetwork",
     "ElasticConstants",
     "EquationOfState",
+    "FIMPropertyScore",
     "FIMTrainingSetScore",
     "FeatureDistance",
     "Fit",
