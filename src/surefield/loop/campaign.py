@@ -18,7 +18,7 @@ from ase import Atoms
 from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import score_frames, select
 from surefield.acquisition.transform_config import make_transforms
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.progress import Track, track
 from surefield.files import write_arrays
 from surefield.loop.audit import audit
@@ -48,6 +48,8 @@ __all__ = ["POTENTIAL", "Loop", "round_folder"]
 _log = logging.getLogger(__name__)
 _LLPR: Final = LLPRConfig()
 POTENTIAL: Final = "potential.npz"
+#: Labels: one to fit and one to calibrate.
+_FEWEST: Final = 2
 IMPORTED: Final = "imported.xyz"
 PREDICTIONS: Final = "predictions.npz"
 AUDITS: Final = "audits.npz"
@@ -172,6 +174,13 @@ class Loop:
             write_frames(path, list(frames))
             self._journal_picks("initial", 0, frames, {"picks": _places(frames, range(len(frames)))})
         self._label(_read(path), "initial", 0, bar)
+        if len(self.ledger) < _FEWEST:
+            causes = dict.fromkeys(event["cause"] for event in self.journal.find(event="failed"))
+            raise ExecutionError(
+                f"{len(self.ledger)} label of {self.config.n_initial} first structures, and a fit needs two",
+                got="; ".join(causes),
+                fix="mend what failed, and start anew with --overwrite, or name labels that are there",
+            )
 
     def _round(self, number: int, bar: Track) -> str:
         """One round; why the loop ends with it, or nothing."""
@@ -248,7 +257,7 @@ class Loop:
             write_frames(path, [frames[i] for i in drawn])
             self._journal_picks("drawn", number, frames[drawn], {"picks": _places(frames, drawn)})
         labelled = self._label(_read(path), "audit", number, bar)
-        if not self.journal.find(event="audited", round=number):
+        if labelled and not self.journal.find(event="audited", round=number):
             (fit,) = self.journal.find(event="round", round=number)
             scores, comparison = audit(self._potential(number), labelled, fit["fitted"])
             comparison.save(round_folder(self.folder, number) / AUDITS)
@@ -311,7 +320,7 @@ class Loop:
 
     def _label(self, frames: Frames, purpose: str, number: int, bar: Track) -> list[Atoms]:
         before = self.ledger.paid
-        labelled = self.ledger.obtain(frames, purpose, number)
+        labelled = self.ledger.obtain(frames, purpose, number, needed=purpose != "audit")
         if self.ledger.paid > before:
             bar.advance(self.ledger.paid - before, labels=len(self.ledger), round=number)
         return labelled

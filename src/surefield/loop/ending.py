@@ -50,9 +50,9 @@ def end_for_lack_of_gain(journal: Journal, config: LoopConfig, batch: Selection)
     """Why a batch is not worth its labels; empty if it is."""
     if not len(batch):
         return f"exhausted: no candidate is left ({batch.stopped or 'all are labelled'})"
-    if config.stop.least_gain is None:
-        return ""
     distances: list[Any] = [event["squared_distances"] for event in journal.find(event="picked")]
+    if config.stop.least_gain is None or not distances:
+        return ""
     distances.append(batch.squared_distances)
     rounds = [LabelledRound(squared_distances=row, features=config.features) for row in distances]
     decision = stop_now(rounds, {"coverage": config.stop.least_gain})

@@ -96,21 +96,22 @@ class LabelLedger:
             self.journal.append(event)
         return len(new)
 
-    def obtain(self, frames: Frames, purpose: str, number: int) -> list[Atoms]:
+    def obtain(self, frames: Frames, purpose: str, number: int, *, needed: bool = True) -> list[Atoms]:
         """Labels of structures that were chosen; a failed one is journalled and left out.
 
         Args:
             frames: structures.
             purpose: "initial", "audit" or "pick".
             number: of the round.
+            needed: whether the loop cannot go on without any of these labels.
 
         Raises:
-            ExecutionError: none of them could be labelled; the message names the causes.
+            ExecutionError: none that are needed could be labelled; the message names the causes.
             ConfigError: a label is no longer that of the journal.
         """
         place = {"purpose": purpose, "round": number}
         failed = {event["structure"] for event in self.journal.find(event="failed", **place)}
-        if not self.journal.find(event="labelled", **place):
+        if needed and not self.journal.find(event="labelled", **place):
             failed = set()  # what made all of them fail may have been mended since
         keys = [image_key(atoms) for atoms in frames]
         left = [index for index, key in enumerate(keys) if key not in failed]
@@ -125,7 +126,7 @@ class LabelLedger:
                 self._entered(told, key, outcome, where)
                 labelled.append(self._labels.setdefault(key, told))
             self._watch()
-        if not labelled and len(frames):
+        if needed and not labelled and len(frames):
             raise self._none(keys, place)
         return labelled
 
