@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         VacancyFormationEnergy,
     )
     from surefield.report import write_report
-    from surefield.scores.fim import FIMPropertyScore, FIMTrainingSetScore
+    from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore, fim_match
     from surefield.scoring import ScoreQuantity
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
@@ -97,8 +97,10 @@ _HOMES = {
     ),
     "surefield.report": ("write_report",),
     "surefield.scores.fim": (
+        "FIMMatchingScore",
         "FIMPropertyScore",
         "FIMTrainingSetScore",
+        "fim_match",
     ),
     "surefield.scoring": ("ScoreQuantity",),
     "surefield.structures.doctor": ("doctor",),
@@ -137,6 +139,7 @@ __all__ = [
     "DropoutNetwork",
     "ElasticConstants",
     "EquationOfState",
+    "FIMMatchingScore",
     "FIMPropertyScore",
     "FIMTrainingSetScore",
     "FeatureDistance",
@@ -168,6 +171,7 @@ __all__ = [
     "check_gradients",
     "doctor",
     "feature_rows",
+    "fim_match",
     "load",
     "load_potential",
     "read_frames",

@@ -9,20 +9,26 @@ if TYPE_CHECKING:
         AffineTransform,
         AtanhTransform,
         ComposedTransform,
+        FIMMatchingScore,
         FIMPropertyScore,
         FIMTrainingSetScore,
         LogTransform,
+        MatchingResult,
         SplitTransform,
+        fim_match,
     )
 
 __all__ = [
     "AffineTransform",
     "AtanhTransform",
     "ComposedTransform",
+    "FIMMatchingScore",
     "FIMPropertyScore",
     "FIMTrainingSetScore",
     "LogTransform",
+    "MatchingResult",
     "SplitTransform",
+    "fim_match",
 ]
 
 import_on_first_use(
@@ -33,9 +39,12 @@ import_on_first_use(
             "AtanhTransform",
             "ComposedTransform",
             "FIMPropertyScore",
+            "FIMMatchingScore",
             "FIMTrainingSetScore",
             "LogTransform",
+            "MatchingResult",
             "SplitTransform",
+            "fim_match",
         ),
     },
 )
