@@ -26,7 +26,7 @@ def dies_until(path: str) -> str:
 class Kept(Executor):
     """Keeps what is submitted."""
 
-    n_workers = 2
+    in_flight = 4
 
     def __init__(self) -> None:
         self.futures: list[Future[Any]] = []

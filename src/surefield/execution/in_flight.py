@@ -115,10 +115,13 @@ class TasksInFlight(Generic[K, R]):
 
 
 def capacity(executor: Executor) -> int:
-    """Tasks that an executor should have at a time: enough that no worker waits."""
+    """Tasks that an executor should have at a time: what it says itself, or enough that no worker waits."""
     if isinstance(executor, SerialExecutor):
         return 1
-    workers = getattr(executor, "n_workers", None) or getattr(executor, "_max_workers", None)
+    stated = getattr(executor, "in_flight", None)
+    if isinstance(stated, int):
+        return stated
+    workers = getattr(executor, "_max_workers", None)
     return 2 * workers if isinstance(workers, int) and workers > 0 else _UNKNOWN
 
 

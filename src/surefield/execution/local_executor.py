@@ -43,7 +43,7 @@ class LocalExecutor(Executor):
             n_workers = max(1, usable_cores() // max(1, cores_per_worker))
         if min(n_workers, cores_per_worker) < 1:
             raise ConfigError(f"n_workers and cores_per_worker must be at least 1, got {n_workers}")
-        self.n_workers = n_workers
+        self.n_workers, self.in_flight = n_workers, 2 * n_workers
         self._environment: dict[str, str] = dict.fromkeys(_THREADS, str(cores_per_worker))
         self._queue: SimpleQueue[_Call | None] = SimpleQueue()
         self._workers: list[tuple[threading.Thread, WorkerProcess]] = []
