@@ -189,9 +189,12 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
     }
     config["loop"]["validation"] = 0.34
     config["replay"] = {"methods": ["max_dist"], "n_initial": 2, "n_per_round": 1, "n_rounds": 1, "seeds": 3}
+    if verb == "score":
+        del config["loop"]
+        config |= {"uncertainty": {"kind": "ltau", "k": 1}, "score": {"kind": "ltau"}}
     (folder / "copper.yaml").write_text(yaml.safe_dump(config))
     train = folder / "runs" / "copper-train" / "outputs.json"
-    if verb in ("eval", "uq", "uq-compare", "select") and not train.exists():
+    if verb in ("eval", "uq", "uq-compare", "select", "score") and not train.exists():
         run_verb("train", folder / "copper.yaml", [], dry_run=False, overwrite=False)
     run_verb(verb, folder / "copper.yaml", [], dry_run=False, overwrite=False)
     return read_json(folder / "runs" / f"copper-{verb}" / "summary.json")
@@ -217,11 +220,13 @@ DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
     "uq-compare verb": (_verb("uq-compare"), (*TRAINED, "test"), "surefield.cli.jobs.uq_compare"),
     "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
     "select-replay verb": (_verb("select-replay"), DATA, "surefield.cli.jobs.replay"),
+    "score verb": (_verb("score"), (*TRAINED, "pool"), "surefield.cli.scores.LTAUForcesUQScore"),
     "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.loop_job.MethodComparison"),
 }
 
 
 @pytest.mark.filterwarnings("ignore::surefield.trainers.TrainingWarning")
+@pytest.mark.filterwarnings("ignore:.*force errors are|.*unlike all training atoms")
 @pytest.mark.parametrize("door", DOORS)
 def test_a_rerun(door, sets, tmp_path, monkeypatch):
     run, changes, work = DOORS[door]

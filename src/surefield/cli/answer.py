@@ -52,6 +52,7 @@ def answer(
     share = f", of these {duration(compiling)} compiling" if compiling >= 1 else ""
     say(f"time: {duration(seconds)}{share}")
     kept = ("potential.npz", "llpr.npz", "uncertainty.npz", "predictions.xyz", "picks.xyz", "doctor.json")
+    kept += ("score_results.xyz", "score_results.json")
     files = [name for name in kept if (run.folder / name).exists()]
     say(f"files: {_short(run.folder)}: {', '.join([*files, 'run.log'])}")
     if following := _next(run, config, path, overrides):

@@ -23,6 +23,7 @@ from surefield.potentials.config import (
     SnapConfig,
 )
 from surefield.quantities import labelled, names
+from surefield.scores.config import ScoreConfig
 from surefield.training.config import TrainConfig
 from surefield.uncertainty.architecture import ArchitectureConfig
 from surefield.uncertainty.config import (
@@ -154,6 +155,9 @@ class RunConfig(Config):
     )
     selection: SelectionConfig = SelectionConfig()
     replay: ReplayConfig = Field(default=ReplayConfig(), description="of 'surefield select --replay'")
+    score: Annotated[ScoreConfig | None, Field(discriminator="kind", description="of 'surefield score'")] = (
+        None
+    )
     stability: StabilityConfig | None = Field(
         default=StabilityConfig(), description="short dynamics after a training; null or false: none"
     )
@@ -238,6 +242,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         checkpoint = {"model_checkpoint": place(block.training.model_checkpoint)}
         block = block.model_copy(update={"training": block.training.model_copy(update=checkpoint)})
         changes["architecture"] = block
+    if config.score is not None:
+        changes["score"] = config.score.placed(folder)
     if isinstance(config.potential, ForeignConfig):
         changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
     return _settled(config.model_copy(update=changes))

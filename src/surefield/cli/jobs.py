@@ -39,6 +39,7 @@ from surefield.cli.inputs import (
 from surefield.cli.loop_job import as_first_begun, going_on, relative_settings, run_loop
 from surefield.cli.made_from import made_from
 from surefield.cli.rehearsal import rehearse
+from surefield.cli.scores import run_score
 from surefield.config import parse, to_yaml
 from surefield.errors import ConfigError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
@@ -385,5 +386,6 @@ VERBS: dict[str, Job] = {
     "uq-compare": _uq_compare,
     "select": _select,
     "select-replay": _select_replay,
+    "score": run_score,
     "loop": run_loop,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surefield.cli.config import RunConfig
+from surefield.cli.scores import score_contents
 from surefield.execution.identity import check_table
 from surefield.execution.run_folder import INPUTS
 from surefield.files import read_json
@@ -43,6 +44,10 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
         DataError: a file that cannot be read.
         ConfigError: the data of the configuration are no longer those that its potential was trained on.
     """
+    if verb == "score":
+        table = score_contents(config)
+        follows = any(name.startswith("score.trained") for name in table)
+        return table | (_trained(config, ("potential",)) if follows else {})
     if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
         return {}  # the loop compares what its candidates are made from
     table = _sets(config, _loop_sets(config) if verb == "loop" else _SETS[verb])

@@ -41,6 +41,7 @@ VERBS = {
     "uq-compare": "Several uncertainties side by side on the test structures; also 'surefield uq compare'.",
     "select": "Choose which structures of the pool to label next.",
     "select-replay": "What selection methods would have saved; also 'surefield select --replay'.",
+    "score": "Score structures: expected force errors, novelty, information about parameters.",
     "loop": "Active learning: explore, pick, label, fit; the fewest labels, all of them used.",
 }
 

@@ -25,6 +25,7 @@ from surefield.cli.inputs import (
     uncertainty_file,
 )
 from surefield.cli.loop_job import read_campaign
+from surefield.cli.scores import rehearse_score
 from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.config import make_executor
 from surefield.execution.memory import check_memory
@@ -224,6 +225,7 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
     "uq-compare": _uq_compare,
     "select": _select,
     "select-replay": _select_replay,
+    "score": rehearse_score,
 }
 
 

@@ -37,9 +37,12 @@ except ImportError as error:
 __all__ = [
     "SCORES",
     "Figure",
+    "bars",
     "calibration",
+    "correlation",
     "coverage_by_group",
     "coverage_history",
+    "distribution",
     "error_against_sigma",
     "feature_map",
     "gains",
@@ -49,6 +52,7 @@ __all__ = [
     "plotly_source",
     "replay_curve",
     "residuals",
+    "spectrum",
     "training_curve",
 ]
 
@@ -312,6 +316,63 @@ def gains(picks: Sequence[Pick]) -> go.Figure | None:
         )
         named.add(method)
     figure.update_yaxes(**axis(np.array([pick.gain for pick in known]), log=True))
+    return figure
+
+
+def distribution(values: Values, name: str, unit: str) -> go.Figure | None:
+    """How many values lie where; on a logarithmic axis where they are positive and span decades."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None
+    low, high = float(known.min()), float(known.max())
+    logarithmic = low > 0 and high > 30 * low
+    edges = np.geomspace(low, high, 41) if logarithmic else np.linspace(low, high + (high == low), 41)
+    counts, _ = np.histogram(known, edges)
+    middle = np.sqrt(edges[:-1] * edges[1:]) if logarithmic else 0.5 * (edges[:-1] + edges[1:])
+    figure = _figure(f"{name} ({unit})" if unit else name, "Number")
+    figure.add_bar(x=middle, y=counts, width=np.diff(edges), marker={"color": BLUE})
+    figure.update_xaxes(type="log" if logarithmic else "linear")
+    figure.update_layout(showlegend=False, bargap=0)
+    return figure
+
+
+def correlation(matrix: np.ndarray, names: Sequence[str]) -> go.Figure | None:
+    """A positive semidefinite matrix with its diagonal scaled to 1; nothing for many rows."""
+    if len(matrix) > 60 or not np.isfinite(matrix).all():
+        return None
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    scaled = np.divide(
+        matrix, np.outer(scale, scale), out=np.zeros(matrix.shape), where=np.outer(scale, scale) > 0
+    )
+    figure = _figure("", "")
+    ends = [[0.0, BLUE], [0.5, "#FFFFFF"], [1.0, VERMILION]]
+    figure.add_heatmap(z=scaled, x=list(names), y=list(names), zmin=-1, zmax=1, colorscale=ends)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure
+
+
+def spectrum(eigenvalues: Values) -> go.Figure | None:
+    """Eigenvalues in falling order, those above zero on a logarithmic axis."""
+    shown = np.where(eigenvalues > 0, eigenvalues, np.nan)
+    if not np.isfinite(shown).any():
+        return None
+    figure = _figure("Direction", "Eigenvalue")
+    figure.add_scatter(
+        x=np.arange(1, len(shown) + 1), y=shown, mode="markers", marker={"color": BLUE, "size": 8}
+    )
+    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def bars(values: Mapping[str, float], title: str) -> go.Figure | None:
+    """A number by name."""
+    if not values:
+        return None
+    figure = _figure("", title)
+    figure.add_bar(x=list(values), y=list(values.values()), marker={"color": BLUE}, width=0.3)
+    figure.update_layout(showlegend=False)
     return figure
 
 

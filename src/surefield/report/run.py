@@ -35,6 +35,7 @@ PIECES: Final = (
     "doctor.json",
     "comparison.json",
     "replay.json",
+    "score.json",
     "error.log",
 )
 TEST_SCORES: Final = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
@@ -112,6 +113,8 @@ class Run:
         doctor: `doctor.json`.
         comparison: `comparison.json`: several uncertainties side by side.
         replay: `replay.json`: what selection methods saved on labelled data.
+        score: `score.json`: what `score` computed, in words.
+        scored: arrays of `score.npz`: its values, or its matrix.
         compared: arrays of `comparison.npz`: residuals and sigmas of each.
         error: last line of `error.log`, empty if the run did not fail.
         notes: pieces that could not be read, in words.
@@ -134,6 +137,8 @@ class Run:
     comparison: Mapping[str, Any] = field(default_factory=dict)
     replay: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, np.ndarray] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)
+    scored: Mapping[str, np.ndarray] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
 
@@ -196,6 +201,8 @@ def load_run(folder: str | Path) -> Run:
         comparison=piece("comparison.json", _mapping, {}),
         replay=piece("replay.json", _mapping, {}),
         compared=piece("comparison.npz", read_arrays, {}),
+        score=piece("score.json", _mapping, {}),
+        scored=piece("score.npz", read_arrays, {}),
         error=piece("error.log", _last_line, ""),
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -18,6 +18,7 @@ from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_ato
 from surefield.report.picks import picks_section
 from surefield.report.replay import replay_section
 from surefield.report.run import Run
+from surefield.report.score_figures import score_section
 from surefield.report.scores import ONE_SIGMA, coverage_sentence, mapping, trust
 from surefield.report.stability import stability_section
 from surefield.report.tables import entries, number, percent, records, table
@@ -57,6 +58,7 @@ def sections(run: Run) -> list[Section]:
         _uncertainty(run),
         comparison_section(run),
         replay_section(run),
+        score_section(run),
         stability_section(run),
         picks_section(run),
         _training(run),

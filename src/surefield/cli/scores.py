@@ -1,0 +1,194 @@
+"""The verb `score`: what is scored, with what, and the files that say what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from ase import Atoms
+
+from surefield.cli.answer import say
+from surefield.cli.config import RunConfig
+from surefield.cli.inputs import FORCE_ERRORS, need, trained
+from surefield.errors import ConfigError
+from surefield.execution.run_folder import RunFolder
+from surefield.files import write_arrays
+from surefield.potentials.saving import load_potential
+from surefield.scores.config import (
+    FIMTrainingSetConfig,
+    LTAUScoreConfig,
+    PotentialScoreConfig,
+    ScoreConfig,
+    StructureScoreConfig,
+)
+from surefield.scores.fim import FIMTrainingSetScore
+from surefield.scoring.contract import Score
+from surefield.sensitivity.rows import atom_features
+from surefield.structures.contents import frame_contents
+from surefield.structures.read import Frames, read_frames
+from surefield.training.force_errors import DESCRIPTORS, ERRORS, HISTOGRAM
+from surefield.uncertainty.ltau_score import LTAUForcesUQScore
+
+__all__ = ["rehearse_score", "run_score", "score_contents"]
+
+POTENTIAL: Final = "potential"
+_DESCRIPTORS: Final = "descriptors"
+_VERB: Final = "score"
+
+
+def run_score(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """Compute the score of a configuration, and write results, numbers for the report, and a verdict."""
+    settings = _settings(config)
+    frames = _structures(config, settings)
+    say(f"structures: {len(frames)}")
+    score, results = _KINDS[type(settings)](config, settings, frames)
+    path = score.save_results(results, folder.folder, frames)
+    facts, arrays = _facts(score, results)
+    if (parameters := getattr(score, "fim_index_to_parameter", None)) is not None:
+        facts["parameters"] = parameters
+    folder.write_json("score.json", {"kind": settings.kind, **facts})
+    write_arrays(folder.path("score.npz"), arrays)
+    return {"verdict": f"{facts['words']}; see {path.name}"}
+
+
+def rehearse_score(config: RunConfig) -> None:
+    """Read what the verb reads, and say what it would compute."""
+    settings = _settings(config)
+    frames = _structures(config, settings)
+    _needed(config, settings)
+    say(f"score: {settings.kind} of {len(frames)} structures, {sum(map(len, frames))} atoms")
+
+
+def score_contents(config: RunConfig) -> dict[str, Any]:
+    """Table of all that enters the score, as far as it is there."""
+    settings = _settings(config)
+    files = {**settings.files(), **{k: str(v) for k, v in _needed(config, settings).items()}}
+    if log := files.get("force errors"):
+        files |= {f"force errors {name}": str(Path(log).with_name(name)) for name in (ERRORS, HISTOGRAM)}
+    table: dict[str, Any] = {
+        f"score.{name}": _file_hash(Path(path)) for name, path in files.items() if Path(path).is_file()
+    }
+    name = "structures to score" if settings.structures else "pool"
+    return {name: frame_contents(_structures(config, settings)), **table}
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settings(config: RunConfig) -> ScoreConfig:
+    if config.score is None:
+        fix = "add a section such as score: {kind: ltau}; see 'surefield schema'"
+        raise ConfigError("'score' needs the section score", fix=fix)
+    return config.score
+
+
+def _structures(config: RunConfig, settings: StructureScoreConfig) -> Frames:
+    return read_frames(settings.structures or need(config.data.pool, "pool", _VERB))
+
+
+def _needed(config: RunConfig, settings: StructureScoreConfig) -> dict[str, Path]:
+    """Files of `surefield train` that enter, where the configuration names no others."""
+    files = {}
+    if isinstance(settings, LTAUScoreConfig):
+        if settings.descriptors == POTENTIAL:
+            files["trained potential"] = trained(config, "potential.npz", _VERB)
+        if None in (settings.train_descriptors, settings.error_pdfs):
+            files["force errors"] = _force_errors(config)
+    if isinstance(settings, PotentialScoreConfig) and settings.potential is None:
+        files["trained potential"] = trained(config, "potential.npz", _VERB)
+    return files
+
+
+def _force_errors(config: RunConfig) -> Path:
+    potential = trained(config, "potential.npz", _VERB)
+    path = potential.parent / FORCE_ERRORS / DESCRIPTORS
+    if not path.is_file():
+        fix = "train with uncertainty.kind: ltau, or give score.train_descriptors and score.error_pdfs"
+        raise ConfigError("'score' of kind ltau needs a log of force errors", got=f"none at {path}", fix=fix)
+    return path
+
+
+def _ltau(config: RunConfig, settings: LTAUScoreConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+    files = _needed(config, settings)
+    log = files["force errors"].parent if "force errors" in files else None
+    arguments = settings.model_dump(
+        exclude={"kind", "structures", "descriptors", "num_nearest_neighbors"}, exclude_none=True
+    )
+    score = LTAUForcesUQScore(
+        **{
+            "train_descriptors": log,
+            "error_pdfs": log,
+            **arguments,
+            "index_args": settings.index_args or None,
+        }
+    )
+    frames, key = _described(frames, settings.descriptors, files.get("trained potential"))
+    return score, score.compute_batch(
+        frames, descriptors_key=key, num_nearest_neighbors=settings.num_nearest_neighbors
+    )
+
+
+def _described(
+    frames: Sequence[Atoms], descriptors: str, potential: Path | None
+) -> tuple[Sequence[Atoms], str]:
+    """Structures with descriptors, and the key of these."""
+    if descriptors != POTENTIAL or potential is None:
+        return frames, descriptors
+    layer = load_potential(potential).last_layer()
+    copies = [atoms.copy() for atoms in frames]
+    for atoms in copies:
+        atoms.arrays[_DESCRIPTORS] = atom_features(layer, layer.neighborhood(atoms))
+    return copies, _DESCRIPTORS
+
+
+def _fim(config: RunConfig, settings: FIMTrainingSetConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+    score = FIMTrainingSetScore()
+    arguments = settings.model_dump(exclude={"kind", "structures", "potential"})
+    potential = _potential(config, settings)
+    return score, score.compute_batch(list(frames), score.quantity, potential, **arguments)
+
+
+def _potential(config: RunConfig, settings: PotentialScoreConfig) -> Any:
+    if isinstance(settings.potential, Mapping):
+        return settings.potential
+    return load_potential(settings.potential or _needed(config, settings)["trained potential"])
+
+
+_KINDS: Final[dict[type[StructureScoreConfig], Callable[..., tuple[Score, Any]]]] = {
+    LTAUScoreConfig: _ltau,
+    FIMTrainingSetConfig: _fim,
+}
+
+
+def _facts(score: Score, results: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Numbers and words for the report: values, or the matrix, that a figure shows."""
+    facts: dict[str, Any] = {"key": score.key, "quantity": score.quantity.name, "score": type(score).__name__}
+    if not isinstance(results, list):
+        value = np.asarray(results)
+        words = f"{score.key} is {float(value):.6g}" if not value.ndim else f"{score.key}: {_size(value)}"
+        return facts | {"words": words}, {"value": value} if not value.ndim else {"matrix": value}
+    if np.ndim(results[0]) == 2:
+        total = np.sum(results, axis=0)
+        traces = np.array([np.trace(matrix) for matrix in results])
+        arrays = {"matrix": total, "values": traces, "structure": np.arange(len(results))}
+        return facts | {"words": f"{score.key} of {len(results)} structures: {_size(total)}"}, arrays
+    values = np.concatenate([np.atleast_1d(np.asarray(r, np.float64)) for r in results])
+    structure = np.repeat(np.arange(len(results)), [np.size(r) for r in results])
+    known = np.isfinite(values)
+    most = int(np.argmax(np.where(known, values, -np.inf)))
+    things = "atoms" if np.ndim(results[0]) else "structures"
+    words = (
+        f"{score.key} of {int(known.sum())} {things}: median {np.median(values[known]):.4g}, largest "
+        f"{values[most]:.4g} (structure {structure[most]})"
+    )
+    return facts | {"words": words}, {"values": values, "structure": structure}
+
+
+def _size(matrix: np.ndarray) -> str:
+    rank = int(np.linalg.matrix_rank(matrix, hermitian=True))
+    return f"{len(matrix)} parameters, of which {rank} directions are informed"

@@ -1,0 +1,128 @@
+"""Scores as configurations, each with the argument names of its class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from surefield.config import Config
+
+__all__ = [
+    "FIMTrainingSetConfig",
+    "LTAUScoreConfig",
+    "PotentialScoreConfig",
+    "ScoreConfig",
+    "StructureScoreConfig",
+]
+
+Descriptors = Annotated[
+    str,
+    Field(
+        description="of the atoms: a key of atoms.arrays in the structures, or 'potential' for last-layer "
+        "features of the trained potential"
+    ),
+]
+Parameters = Annotated[
+    dict[str, list[Any]] | str | None,
+    Field(
+        description="free parameters: {name: [entry, ...]}, an entry being [value], [default], [value, fix] "
+        "or [value, low, high]; 'last_layer'; null: all that the potential trains"
+    ),
+]
+
+
+class StructureScoreConfig(Config):
+    """What all scores of structures have."""
+
+    #: Entries that are paths, besides `structures`.
+    PATHS: ClassVar[tuple[str, ...]] = ()
+
+    structures: str | None = Field(default=None, description="structures to score: a file; null: data.pool")
+
+    def files(self) -> dict[str, str]:
+        """Files that enter the score, by name, besides the structures."""
+        entries = {name: getattr(self, name) for name in self.PATHS}
+        listed = {name: [value] if isinstance(value, str) else value for name, value in entries.items()}
+        return {
+            name if len(paths) == 1 else f"{name}[{i}]": path
+            for name, paths in listed.items()
+            for i, path in enumerate(paths or ())
+            if isinstance(path, str)
+        }
+
+    def placed(self, folder: Path) -> StructureScoreConfig:
+        """Copy with paths that do not depend on the current folder.
+
+        Args:
+            folder: to which they are relative.
+        """
+
+        def place(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return tuple(map(place, value))
+            return str((folder / value).resolve()) if isinstance(value, str) else value
+
+        names = ("structures", *self.PATHS)
+        return self.model_copy(update={name: place(getattr(self, name)) for name in names})
+
+
+class LTAUScoreConfig(StructureScoreConfig):
+    """`LTAUForcesUQScore`: force errors that similar training atoms had during the training."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("train_descriptors", "error_pdfs", "bins")
+
+    kind: Literal["ltau"] = "ltau"
+    descriptors: Descriptors = "potential"
+    train_descriptors: str | None = Field(
+        default=None, description=".npy or .txt, (n_train, n_features); null: the log of 'surefield train'"
+    )
+    error_pdfs: str | tuple[str, ...] | None = Field(
+        default=None, description="error logs or densities; several logs: an ensemble; null: as above"
+    )
+    bins: str | tuple[float, ...] | None = Field(default=None, description="edges, eV/Å")
+    from_error_logs: bool = Field(default=True, description="whether error_pdfs are logs (n_epochs, n_train)")
+    error_logs_norm: bool = Field(default=False, description="logs are (n_epochs, n_train, 3) vectors")
+    nbins: int | None = Field(default=None, ge=1, description="null: 100")
+    range_limits: tuple[float, float] | None = Field(default=None, description="of the bins, eV/Å")
+    bin_spacing: Literal["log", "linear"] = "log"
+    index_type: Literal["IndexFlatL2", "IndexHNSWFlat", "HNSW+IVFPQ"] = "IndexFlatL2"
+    index_args: dict[str, int] = Field(default={}, description="of approximate indices")
+    out_of_range: Literal["clip", "drop", "error"] = "clip"
+    compat: Literal["ltau-ff"] | None = None
+    num_nearest_neighbors: int = Field(default=1, ge=1, description="training atoms that are averaged")
+
+
+class PotentialScoreConfig(StructureScoreConfig):
+    """What scores of a potential's parameters have."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("potential",)
+
+    potential: str | dict[str, Any] | None = Field(
+        default=None,
+        description="file of a saved potential, or {potential_type: KIM, potential_args: {kim_id: ...}}; "
+        "null: the trained one",
+    )
+    parameters_optimize: Parameters = None
+    transform: dict[str, Any] | None = Field(
+        default=None, description="of the parameters: {transform_type: ..., transform_args: {...}}"
+    )
+    derivative_kwargs: dict[str, Any] | None = Field(
+        default=None, description="method and step; null: automatic differentiation where it is possible"
+    )
+
+
+class FIMTrainingSetConfig(PotentialScoreConfig):
+    """`FIMTrainingSetScore`: Fisher information of each structure about the parameters."""
+
+    kind: Literal["fim_training_set"] = "fim_training_set"
+    evaluate_kwargs: dict[str, bool] | None = Field(
+        default=None, description="compute_energy, compute_forces, compute_stress; null: forces"
+    )
+    noise: dict[str, float] | None = Field(
+        default=None, description="standard deviations of the data: energy eV, forces eV/Å, stress eV/Å^3"
+    )
+
+
+ScoreConfig = LTAUScoreConfig | FIMTrainingSetConfig

@@ -1,0 +1,136 @@
+"""`surefield score`: result files, numbers of the library, and a figure in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from tests.conftest import SW
+
+import surefield as sf
+from surefield.cli.config import RunConfig
+from surefield.cli.jobs import run_verb
+from surefield.config import load
+from surefield.errors import ConfigError
+from surefield.potentials.parametric import StillingerWeber
+from surefield.potentials.saving import save_potential
+from surefield.structures.read import read_frames, write_frames
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*unlike all training atoms")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    frames = []
+    for n in (2, 3, 4):
+        frames.append(Atoms(f"Cu{n}", rng.uniform(0, 6, (n, 3))))
+        frames[-1].arrays["features"] = rng.standard_normal((n, 4))
+    write_frames(tmp_path / "pool.xyz", frames)
+    np.save(tmp_path / "descriptors.npy", rng.standard_normal((20, 4)))
+    np.save(tmp_path / "errors.npy", rng.lognormal(-2, 1, (9, 20)))
+    return tmp_path
+
+
+def run(
+    folder: Path, score: dict[str, Any], *, name: str = "si", dry_run: bool = False, **more: Any
+) -> Path | None:
+    config = {
+        "name": name,
+        "root": str(folder / "runs"),
+        "data": {"pool": "pool.xyz"},
+        "score": score,
+        **more,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    report = run_verb("score", folder / f"{name}.yaml", [], dry_run=dry_run, overwrite=False)
+    return report and report.parent
+
+
+def test_ltau(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"kind": "ltau", "descriptors": "features", "num_nearest_neighbors": 2}
+    settings |= {"train_descriptors": "descriptors.npy", "error_pdfs": "errors.npy", "nbins": 20}
+    assert run(files, settings, dry_run=True) is None
+    assert "ltau of 3 structures, 9 atoms" in capsys.readouterr().out
+    folder = run(files, settings)
+    assert folder is not None
+    frames = read_frames(files / "pool.xyz")
+    log = files / "descriptors.npy", files / "errors.npy"
+    score = sf.LTAUForcesUQScore(*log, from_error_logs=True, nbins=20)
+    expected = score.compute_batch(list(frames), "uncertainty", "features", 2)
+    written = read_frames(folder / "score_results.xyz")
+    for atoms, result in zip(written, expected, strict=True):
+        np.testing.assert_array_equal(atoms.arrays["ltau_forces_uq_score"], result)
+        assert atoms.info["_metadata"]["ltau_forces_uq_score"]["nbins"] == 20
+    facts = json.loads((folder / "score.json").read_text())
+    assert facts["words"].startswith("ltau_forces_uq_score of 9 atoms: median")
+    page = (folder / "report.html").read_text()
+    assert "Expected force error" in page
+    assert "LTAUForcesUQScore" in page
+    assert "score_results.xyz" in capsys.readouterr().out
+
+
+def test_scores_of_a_training_reach_select(files: Path, copper: list[Atoms], capsys: Any) -> None:
+    write_frames(files / "train.xyz", copper[:5])
+    write_frames(files / "valid.xyz", copper[5:7])
+    data = {"train": "train.xyz", "validation": "valid.xyz", "pool": "pool.xyz"}
+    write_frames(files / "pool.xyz", copper[5:8])
+    potential = {"kind": "snap", "cutoff": 3.6, "twojmax": 2}
+    more = {"data": data, "potential": potential, "stability": False, "uncertainty": {"kind": "ltau", "k": 2}}
+    more["selection"] = {"method": "max_diag", "n": 1, "features": "ll_grad", "score": "ltau_forces_uq_score"}
+    with pytest.raises(ConfigError, match="run 'surefield train' with this configuration first"):
+        run(files, {"kind": "ltau"}, **more)
+    run_verb("train", files / "si.yaml", [], dry_run=False, overwrite=False)
+    folder = run(files, {"kind": "ltau", "num_nearest_neighbors": 2}, **more)
+    assert folder is not None
+    written = read_frames(folder / "score_results.xyz")
+    assert "descriptors" not in written[0].arrays
+    largest = [float(atoms.arrays["ltau_forces_uq_score"].max()) for atoms in written]
+    pool = f"data.pool={folder / 'score_results.xyz'}"
+    run_verb("select", files / "si.yaml", [pool], dry_run=False, overwrite=False)
+    picks = json.loads((files / "runs" / "si-select" / "selection.json").read_text())
+    assert picks["picks"] == [int(np.argmax(largest))]
+    assert picks["reasons"][0]["score"] == "ltau_forces_uq_score"
+
+
+def test_information_about_parameters(files: Path) -> None:
+    silicon = StillingerWeber(SW, ["Si"])
+    frames = [bulk("Si"), bulk("Si", cubic=True)]
+    for i, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=i)
+    write_frames(files / "pool.xyz", frames)
+    save_potential(files / "sw.npz", silicon)
+    parameters = {"A": [["default"]], "B": [["default"]], "lambda": [["default"]]}
+    settings = {"kind": "fim_training_set", "potential": "sw.npz", "parameters_optimize": parameters}
+    folder = run(files, settings)
+    assert folder is not None
+    expected = sf.scores.FIMTrainingSetScore().compute_batch(frames, "sensitivity", silicon, parameters)
+    for atoms, fim in zip(read_frames(folder / "score_results.xyz"), expected, strict=True):
+        np.testing.assert_allclose(atoms.info["fim_training_set_score"], fim, rtol=1e-12)
+    page = (folder / "report.html").read_text()
+    for words in ("Fisher information", "Eigenvalues", "Information of a structure"):
+        assert words in page
+    assert json.loads((folder / "score.json").read_text())["parameters"]["2"]["parameter"] == "lambda"
+
+
+def test_what_is_missing_is_named(files: Path) -> None:
+    with pytest.raises(ConfigError, match="'score' needs the section score"):
+        run(files, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"score\.kind|'quests'"):
+        run(files, {"kind": "quests"})
+    with pytest.raises(ConfigError, match=r"unknown key 'score\.nbin', did you mean 'nbins'"):
+        run(files, {"kind": "ltau", "nbin": 3})
+
+
+def test_every_key_is_in_the_example(project: Path) -> None:
+    path = project / "examples" / "configs" / "everything.yaml"
+    config = load(RunConfig, path)
+    assert config.score is not None
+    named = set(yaml.safe_load(path.read_text())["score"])
+    assert named == set(type(config.score).model_fields)
