@@ -39,8 +39,9 @@ _DESCRIPTORS: Final = "descriptors"
 _VERB: Final = "score"
 
 
-def run_score(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def run_score(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     """Compute the score of a configuration, and write results, numbers for the report, and a verdict."""
+    del beside
     settings = _settings(config)
     frames = _structures(config, settings)
     say(f"structures: {len(frames)}")
