@@ -292,7 +292,7 @@ class Score(abc.ABC):
         results: R,
         arguments: Mapping[str, Any],
         *,
-        notes: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         extras: Sequence[Mapping[str, np.ndarray]] | None = None,
     ) -> R:
         """Check results for NaN and inf, remember what determined them, and return them as they are.
@@ -303,7 +303,8 @@ class Score(abc.ABC):
             results: a list, one per configuration; or one number or array.
             arguments: of the call that determine the results, by name, with their defaults; not the
                 structures.
-            notes: further entries of the metadata, such as what the columns of a matrix are.
+            notes: further entries of the metadata, such as what the columns of a matrix are; or for each of
+                a list of results its own.
             extras: for each of a list of results, further arrays of the atoms to store with it.
 
         Raises:
@@ -316,11 +317,12 @@ class Score(abc.ABC):
                 check_finite_rows(np.asarray(result), f"the {self.key}", i if several else None)
         arguments = {name: self.as_data(name, value) for name, value in arguments.items()}
         shared = {k: v for k, v in arguments.items() if k not in self._divided() or not several}
-        common = self._head() | described(shared, self.array_arguments) | dict(notes or {})
+        common = self._head() | described(shared, self.array_arguments)
+        each = [notes or {}] * len(listed) if notes is None or isinstance(notes, Mapping) else notes
         for i, result in enumerate(listed):
-            metadata = common
+            metadata = common | dict(each[i])
             if several and self.per_configuration:
-                metadata = common | self._of_configuration(arguments, i, len(listed))
+                metadata |= self._of_configuration(arguments, i, len(listed))
             self._remember(result, Record(metadata, (extras or {i: {}})[i]))
         return results
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ __all__ = [
     "Leaf",
     "MergedRows",
     "arrange",
+    "leaf_squares",
     "leaves",
     "left_factor",
     "merge",
@@ -162,10 +163,6 @@ class Leaf:
     centre: Float[np.ndarray, " n_features"]
     reach: Float[np.ndarray, " n"]
 
-    def squares(self, right: Float[np.ndarray, "n n_factors"]) -> Float[np.ndarray, " n"]:
-        """|b - c|² to the centre of the leaf, of rows around the block as `right_factor` gives them."""
-        return self.centre @ self.centre - 2.0 * (right[:, :-2] @ self.centre + right[:, -1])
-
 
 def leaves(block: Block, shifted: Float[np.ndarray, "n n_features"]) -> Iterator[Leaf]:
     """Leaves of a block whose rows, around its centre, are `shifted`."""
@@ -173,6 +170,14 @@ def leaves(block: Block, shifted: Float[np.ndarray, "n n_features"]) -> Iterator
         rows = slice(first - block.start, last - block.start)
         centre = shifted[rows].mean(axis=0)
         yield Leaf(rows, centre, np.sqrt(squared_norms(shifted[rows] - centre)))
+
+
+def leaf_squares(
+    parts: Sequence[Leaf], right: Float[np.ndarray, "n n_factors"]
+) -> Float[np.ndarray, "n n_leaves"]:
+    """|b - c|² of rows around a block, as `right_factor` gives them, to the centres of its leaves."""
+    centres = np.stack([leaf.centre for leaf in parts])
+    return squared_norms(centres)[None, :] - 2.0 * (right[:, :-2] @ centres.T + right[:, -1:])
 
 
 def right_factor(shifted: Float[np.ndarray, "n n_features"]) -> Float[np.ndarray, "n n_factors"]:

@@ -8,38 +8,34 @@ logarithms, sums that hold a row's own term, and log-sum-exp throughout. Results
 from __future__ import annotations
 
 import math
-import operator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError
+from surefield.errors import DataError
+from surefield.scores.quests.arguments import (
+    BANDWIDTH,
+    BATCH_SIZE,
+    checked_bandwidth,
+    checked_batch_size,
+    checked_rows,
+)
 from surefield.scores.quests.blocks import merge
-from surefield.scores.quests.log_sums import log_sums
 from surefield.scores.quests.nearest import nearest_rows
+from surefield.scores.quests.novelty import Reference
 from surefield.scores.quests.self_sums import self_sums
 
 __all__ = [
-    "BANDWIDTH",
-    "BATCH_SIZE",
-    "Novelty",
     "SetEntropy",
     "delta_entropy",
     "diversity",
     "efficiency",
     "entropy",
-    "novelty",
     "set_entropy",
     "suggest_bandwidth",
 ]
-
-#: Of the QUESTS descriptor with 32 neighbours within 5 Å, 1/Å.
-BANDWIDTH: Final = 0.015
-#: Rows that are held at once around those whose sums are taken.
-BATCH_SIZE: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -73,19 +69,6 @@ class SetEntropy:
                 "the efficiency of a single environment is not defined (ln N = 0)", expected="two or more"
             )
         return min(self.entropy / math.log(self.n_rows), 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Novelty:
-    """What each query adds to a reference set.
-
-    Attributes:
-        values: (n_queries,) dH in nats.
-        nearest: (n_queries,) distance to the nearest reference row, in bandwidths.
-    """
-
-    values: Float[np.ndarray, " n_queries"]
-    nearest: Float[np.ndarray, " n_queries"]
 
 
 def entropy(
@@ -166,8 +149,12 @@ def delta_entropy(
         ConfigError: bandwidth, k or batch size out of range.
         DataError: no reference, rows that are not finite, or rows of different length.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "executor": executor, "progress": progress}
-    return novelty(Y, X, h, approx, k, **options).values
+    reference = Reference.of(X, h)
+    nearest_only = k if approx else None
+    found = reference.novelty(
+        Y, nearest_only=nearest_only, batch_size=batch_size, executor=executor, progress=progress
+    )
+    return found.values
 
 
 def suggest_bandwidth(
@@ -214,7 +201,7 @@ def set_entropy(
     merged = merge((rows - rows.mean(axis=0)) / scale)
     found = self_sums(
         merged,
-        batch_size=_checked_batch_size(batch_size),
+        batch_size=checked_batch_size(batch_size),
         executor=executor,
         progress=progress,
         nearest=nearest,
@@ -228,98 +215,3 @@ def set_entropy(
         distances = (float(np.median(of_rows)), float(of_rows.min()), float(of_rows.max()))
         alone = float(np.mean(of_rows > 5.0))
     return SetEntropy(n_rows, max(value, 0.0), max(spread, 0.0), distances, alone)
-
-
-def novelty(
-    Y: Float[np.ndarray, "n_queries n_features"],
-    X: Float[np.ndarray, "n_rows n_features"],
-    h: float = BANDWIDTH,
-    approx: bool = False,
-    k: int = 3,
-    *,
-    batch_size: int = BATCH_SIZE,
-    executor: Executor | str | None = None,
-    progress: bool | None = None,
-) -> Novelty:
-    """`delta_entropy` with the distance of each query to the nearest reference row."""
-    reference, scale = checked_rows(X, "X"), checked_bandwidth(h)
-    queries = checked_rows(Y, "Y", empty=True)
-    batch = _checked_batch_size(batch_size)
-    if len(queries) and queries.shape[1] != reference.shape[1]:
-        raise DataError(
-            "rows of queries and reference have different lengths",
-            got=f"{queries.shape[1]} and {reference.shape[1]} features",
-            fix="describe both by the same descriptor",
-        )
-    k = _checked_k(k, len(reference)) if approx else 1
-    if not len(queries):
-        return Novelty(np.empty(0), np.empty(0))
-    middle = reference.mean(axis=0)
-    queries, reference = (queries - middle) / scale, (reference - middle) / scale
-    if approx:
-        squares = nearest_rows(queries, reference, k, executor=executor, progress=progress)
-        terms = np.exp(0.5 * (squares[:, :1] - squares)).sum(axis=1)
-        return Novelty(0.5 * squares[:, 0] - np.log(terms), np.sqrt(squares[:, 0]))
-    sums = log_sums(queries, merge(reference), batch_size=batch, executor=executor, progress=progress)
-    return Novelty(-sums.logs, sums.nearest)
-
-
-def checked_rows(rows: Any, name: str, *, empty: bool = False) -> Float[np.ndarray, "n_rows n_features"]:
-    """Rows as float64.
-
-    Raises:
-        DataError: not two-dimensional, empty (unless that is fine), or not finite.
-    """
-    array = np.asarray(rows)
-    if array.ndim != 2 or array.dtype.kind not in "fiub":
-        raise DataError(
-            f"{name} must be numbers, one row per environment",
-            got=f"{array.dtype} of shape {array.shape}",
-            expected="(n_rows, n_features)",
-        )
-    if not len(array) and empty:
-        return np.empty(array.shape)
-    if not array.size:
-        raise DataError(f"{name} holds no environments", got=f"shape {array.shape}")
-    array = array.astype(np.float64, copy=False)
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
-        raise DataError(f"{name} must be finite", where=f"row {int(np.argmax(bad))}", got="NaN or inf")
-    return array
-
-
-def checked_bandwidth(h: Any) -> float:
-    """The bandwidth.
-
-    Raises:
-        ConfigError: not a positive number.
-    """
-    try:
-        value = float(h)
-    except (TypeError, ValueError):
-        value = math.nan
-    if isinstance(h, bool) or not (math.isfinite(value) and value > 0):
-        raise ConfigError("the bandwidth must be a positive number", got=repr(h), fix="see suggest_bandwidth")
-    return value
-
-
-def _whole(value: Any) -> int:
-    try:
-        return 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return 0
-
-
-def _checked_batch_size(batch_size: Any) -> int:
-    if _whole(batch_size) < 1:
-        raise ConfigError("batch_size must be a whole number, at least 1", got=repr(batch_size))
-    return _whole(batch_size)
-
-
-def _checked_k(k: Any, n_rows: int) -> int:
-    if not 1 <= _whole(k) <= n_rows:
-        raise ConfigError(
-            "the number of nearest neighbours must be at least 1 and not more than the reference rows",
-            got=f"{k!r} of {n_rows}",
-        )
-    return _whole(k)

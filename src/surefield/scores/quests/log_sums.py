@@ -1,4 +1,8 @@
-"""Log-sum-exp of Gaussian kernels over reference rows, finite however far; exact as in `self_sums`."""
+"""Log-sum-exp of Gaussian kernels over reference rows, finite however far; exact as in `self_sums`.
+
+Everything is seen from the centres of blocks of the reference, so that what a query gives does not depend on
+the queries beside it, and the terms that count most have the smallest rounding errors.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +14,54 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from surefield.scores.quests.blocks import (
+    Block,
     BlockedRows,
     Leaf,
     MergedRows,
     arrange,
+    leaf_squares,
     leaves,
     left_factor,
     product_error,
     right_factor,
-    squares_to,
 )
 from surefield.scores.quests.parts import COLUMNS, in_parts, threshold
 from surefield.selection.distances import squared_norms
 
-__all__ = ["LogSums", "log_sums"]
+__all__ = ["LogSums", "ReferenceRows", "log_sums"]
 
-#: Rows around a leaf that are looked at first, to know how far its nearest rows are at most.
-_FIRST_LOOK: Final = 256
+#: Queries of a part of the work.
+_QUERIES: Final = 1024
 #: Sums whose largest exponent lies lower are shifted, for their terms would become zero.
 _LOWEST: Final = -600.0
 #: Largest error of |a - b|²/2 by products of rows; beyond, differences are taken.
 _PRODUCT_ERROR: Final = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceRows:
+    """Reference rows in blocks, which many queries can be compared with.
+
+    Attributes:
+        blocks: distinct rows, block by block, as seen from the centre of each.
+        n_rows: rows, copies counted.
+        n_distinct: distinct rows.
+    """
+
+    blocks: tuple[_SeenBlock, ...]
+    n_rows: float
+    n_distinct: int
+
+    @classmethod
+    def of(cls, merged: MergedRows) -> ReferenceRows:
+        """Arrange distinct rows."""
+        blocked = arrange(merged.rows)
+        counts = merged.counts[blocked.order]
+        blocks = tuple(_SeenBlock.of(blocked, counts, block) for block in blocked.blocks)
+        return cls(blocks, float(counts.sum()), len(counts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +79,7 @@ class LogSums:
 
 def log_sums(
     queries: Float[np.ndarray, "n_queries n_features"],
-    reference: MergedRows,
+    reference: ReferenceRows,
     *,
     batch_size: int,
     executor: Executor | str | None = None,
@@ -61,129 +89,152 @@ def log_sums(
 
     Args:
         queries: (n_queries, n_features) in units of the bandwidth.
-        reference: distinct rows and their counts.
-        batch_size: the most reference rows around a block of queries that are held at once.
+        reference: in the same unit.
+        batch_size: the most queries that are held at once around a block of reference rows.
         executor, progress: see `parts.in_parts`.
     """
-    blocks = arrange(queries)
-    t = threshold(float(reference.counts.sum()))
-    part = functools.partial(_of_blocks, blocks, reference, t, batch_size)
+    part = functools.partial(_of_queries, queries, reference, batch_size)
+    n_parts = -(-len(queries) // _QUERIES)
+    n_pairs = len(queries) * reference.n_distinct
     logs, largest = np.empty(len(queries)), np.empty(len(queries))
-    n_pairs = len(queries) * len(reference.rows)
-    for done in in_parts(part, len(blocks.blocks), n_pairs, executor, progress):
-        for rows, block_logs, block_largest in done:
-            logs[blocks.order[rows]] = block_logs
-            largest[blocks.order[rows]] = block_largest
+    for done in in_parts(part, n_parts, n_pairs, executor, progress):
+        for rows, own_logs, own_largest in done:
+            logs[rows], largest[rows] = own_logs, own_largest
     return LogSums(logs, np.sqrt(-2.0 * largest))
 
 
-def _of_blocks(
-    blocks: BlockedRows, reference: MergedRows, t: float, batch_size: int, numbers: Sequence[int]
-) -> list[tuple[slice, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-    """Log sums and largest exponents of the queries in some of the blocks."""
-    norms = squared_norms(reference.rows)
+def _of_queries(
+    queries: Float[np.ndarray, "n_queries n_features"],
+    reference: ReferenceRows,
+    batch_size: int,
+    numbers: Sequence[int],
+) -> list[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+    """Log sums and largest exponents of the queries of some parts."""
+    places = np.concatenate([np.arange(i * _QUERIES, min((i + 1) * _QUERIES, len(queries))) for i in numbers])
     done = []
-    for number in numbers:
-        block = blocks.blocks[number]
-        rows = slice(block.start, block.stop)
-        centre = blocks.rows[rows].mean(axis=0)
-        shifted = blocks.rows[rows] - centre
-        radius = math.sqrt(float(squared_norms(shifted).max()))
-        squares, slack = squares_to(centre, reference.rows, norms)
-        # One row is as near as this to all queries; what is beyond `reach` of the centre counts for none.
-        upper = radius + math.sqrt(max(float(squares.min()), 0.0) + slack)
-        reach = radius + math.sqrt(upper**2 + 2.0 * t)
-        near = np.flatnonzero(squares <= reach**2 + slack)
-        near = near[np.argsort(squares[near], kind="stable")]
-        sums = _BlockSums(shifted, reach, t)
-        parts = list(leaves(block, shifted))
-        for first in range(0, len(near), batch_size):
-            part = near[first : first + batch_size]
-            around = right_factor(reference.rows[part] - centre)
-            for number_of_leaf, leaf in enumerate(parts):
-                sums.add(number_of_leaf, leaf, around, reference.counts[part])
+    for first in range(0, len(places), batch_size):
+        rows = places[first : first + batch_size]
+        sums = _Sums(queries[rows], reference.blocks, threshold(reference.n_rows))
+        for block in reference.blocks:
+            sums.add_block(block)
         done.append((rows, sums.logs(), sums.largest))
     return done
 
 
-class _BlockSums:
-    """Sums of the queries of a block while reference rows come in, nearest to the block's centre first.
+@dataclass(frozen=True, eq=False)
+class _SeenBlock:
+    """A block of reference rows as seen from its centre."""
+
+    centre: Float[np.ndarray, " n_features"]
+    radius: float
+    right: Float[np.ndarray, "n n_factors"]
+    counts: Float[np.ndarray, " n"]
+    leaves: tuple[Leaf, ...]
+
+    @classmethod
+    def of(cls, blocked: BlockedRows, counts: Float[np.ndarray, " n_rows"], block: Block) -> _SeenBlock:
+        own = blocked.rows[block.start : block.stop]
+        centre = own.mean(axis=0)
+        radius = math.sqrt(float(squared_norms(own - centre).max()))
+        right, parts = right_factor(own - centre), tuple(leaves(block, own - centre))
+        return cls(centre, radius, right, counts[block.start : block.stop], parts)
+
+
+class _Sums:
+    """Sums of some queries while blocks of reference rows come in.
 
     Attributes:
-        largest: (n,) largest exponent so far.
+        largest: (n_queries,) largest exponent so far.
     """
 
-    def __init__(self, shifted: Float[np.ndarray, "n n_features"], reach: float, t: float) -> None:
-        self._left = left_factor(right_factor(shifted))
-        self._error = product_error(shifted.shape[1], reach)
-        self._t = t
-        self._limits: dict[int, float] = {}
-        self._shift = np.zeros(len(shifted))
-        self._sums = np.zeros(len(shifted))
-        self.largest = np.full(len(shifted), -np.inf)
+    def __init__(
+        self, queries: Float[np.ndarray, "n_queries n_features"], blocks: Sequence[_SeenBlock], t: float
+    ) -> None:
+        self._queries = queries
+        self.largest = np.full(len(queries), -np.inf)
+        self._look_first(blocks)
+        # What is farther than this from a query counts for nothing.
+        self._reach = np.sqrt(2.0 * (t - self.largest))
+        self._shift = np.where(self.largest < _LOWEST, self.largest, 0.0)
+        self._sums = np.zeros(len(queries))
 
-    def logs(self) -> Float[np.ndarray, " n"]:
+    def logs(self) -> Float[np.ndarray, " n_queries"]:
         """Log-sum-exp over all that was added."""
         return self._shift + np.log(self._sums)
 
-    def add(
-        self,
-        number: int,
-        leaf: Leaf,
-        around: Float[np.ndarray, "n_around n_factors"],
-        counts: Float[np.ndarray, " n_around"],
-    ) -> None:
-        """Add what rows around the block give to the queries of one leaf."""
-        squares = leaf.squares(around)
-        if number not in self._limits:
-            self._limits[number] = self._limit(leaf, around, squares)
-        chosen = np.flatnonzero(squares <= self._limits[number])
-        for first in range(0, len(chosen), COLUMNS):
-            columns = chosen[first : first + COLUMNS]
-            self._add(leaf.rows, self._exponents(leaf.rows, around[columns]), counts[columns])
+    def _look_first(self, blocks: Sequence[_SeenBlock]) -> None:
+        """Largest exponents with the rows of one leaf, that with the nearest centre."""
+        nearest = np.full(len(self._queries), np.inf)
+        which = np.zeros(len(self._queries), np.int64)
+        counted = 0
+        for block in blocks:
+            squares = leaf_squares(block.leaves, right_factor(self._queries - block.centre))
+            best = squares.argmin(axis=1)
+            value = squares[np.arange(len(squares)), best]
+            nearer = value < nearest
+            nearest[nearer], which[nearer] = value[nearer], best[nearer] + counted
+            counted += len(block.leaves)
+        counted = 0
+        for block in blocks:
+            for number, leaf in enumerate(block.leaves):
+                chosen = np.flatnonzero(which == counted + number)
+                for first in range(0, len(chosen), COLUMNS):
+                    rows = chosen[first : first + COLUMNS]
+                    left = left_factor(right_factor(self._queries[rows] - block.centre))
+                    self.largest[rows] = _exponents(left, block.right[leaf.rows])[1]
+            counted += len(block.leaves)
 
-    def _limit(
-        self,
-        leaf: Leaf,
-        around: Float[np.ndarray, "n_around n_factors"],
-        squares: Float[np.ndarray, " n_around"],
-    ) -> float:
-        """Squared distance to the centre of the leaf beyond which no row counts for any query of it."""
-        look = slice(None)
-        if len(squares) > _FIRST_LOOK:
-            look = np.argpartition(squares, _FIRST_LOOK)[:_FIRST_LOOK]
-        best = np.minimum(self._exponents(leaf.rows, around[look]).max(axis=1), 0.0)
-        self._shift[leaf.rows] = np.where(best < _LOWEST, best, 0.0)
-        reach = float((leaf.reach + np.sqrt(2.0 * (self._t - best))).max())
-        return reach**2 * (1.0 + 1e-12) + 4.0 * self._error
-
-    def _exponents(
-        self, rows: slice, right: Float[np.ndarray, "n_columns n_factors"]
-    ) -> Float[np.ndarray, "n n_columns"]:
-        """-|a - b|²/2 of a leaf and others."""
-        left = self._left[rows]
-        if self._error > _PRODUCT_ERROR:
-            return np.stack([-0.5 * squared_norms(right[:, :-2] - row) for row in left[:, :-2]])
-        return left @ right.T
+    def add_block(self, block: _SeenBlock) -> None:
+        """Add what the rows of a block give to the queries that are near enough."""
+        around = right_factor(self._queries - block.centre)
+        apart = -2.0 * around[:, -1]
+        near = np.flatnonzero(apart <= (block.radius + self._reach) ** 2 * (1.0 + 1e-9))
+        if not len(near):
+            return
+        around = around[near]
+        left, squares, reach = left_factor(around), leaf_squares(block.leaves, around), self._reach[near]
+        slack = 4.0 * product_error(self._queries.shape[1], math.sqrt(float(apart[near].max())))
+        for number, leaf in enumerate(block.leaves):
+            limit = (float(leaf.reach.max()) + reach) ** 2 * (1.0 + 1e-9) + slack
+            chosen = np.flatnonzero(squares[:, number] <= limit)
+            for first in range(0, len(chosen), COLUMNS):
+                rows = chosen[first : first + COLUMNS]
+                pairs = _exponents(left[rows], block.right[leaf.rows])
+                self._add(near[rows], *pairs, block.counts[leaf.rows])
 
     def _add(
         self,
-        rows: slice,
+        rows: Int[np.ndarray, " n"],
         exponents: Float[np.ndarray, "n n_columns"],
+        largest: Float[np.ndarray, " n"],
         counts: Float[np.ndarray, " n_columns"],
     ) -> None:
-        largest = exponents.max(axis=1)
-        if largest.max() > -self._error:  # zero but for rounding: the rows are copies
-            exponents[exponents > -self._error] = 0.0
-            largest = np.where(largest > -self._error, 0.0, largest)
         largest = np.maximum(self.largest[rows], largest)
         self.largest[rows] = largest
         shift = self._shift[rows]
         if shift.any():
             # A nearer row than those of the first look: what was summed is scaled to the new largest term.
-            lower = (shift < 0) & (largest > shift)
-            self._sums[rows] *= np.where(lower, np.exp(np.minimum(shift - largest, 0.0)), 1.0)
-            shift = np.where(lower, largest, shift)
+            higher = (shift < 0) & (largest > shift)
+            self._sums[rows] *= np.where(higher, np.exp(np.minimum(shift - largest, 0.0)), 1.0)
+            shift = np.where(higher, largest, shift)
             self._shift[rows] = shift
             exponents -= shift[:, None]
         self._sums[rows] += np.exp(exponents, out=exponents) @ counts
+
+
+def _exponents(
+    left: Float[np.ndarray, "n n_factors"], right: Float[np.ndarray, "n_columns n_factors"]
+) -> tuple[Float[np.ndarray, "n n_columns"], Float[np.ndarray, " n"]]:
+    """-|a - b|²/2, zero where it is zero but for rounding, and the largest of each row."""
+    # The square of the longest of all rows, as they are seen from the centre.
+    farthest = -2.0 * min(float(left[:, -2].min()), float(right[:, -1].min()))
+    error = product_error(left.shape[1] - 2, math.sqrt(farthest))
+    if error > _PRODUCT_ERROR:
+        exponents = np.stack([-0.5 * squared_norms(right[:, :-2] - row) for row in left[:, :-2]])
+        return exponents, exponents.max(axis=1)
+    exponents = left @ right.T
+    largest = exponents.max(axis=1)
+    if largest.max() > -error:
+        exponents[exponents > -error] = 0.0
+        largest = np.where(largest > -error, 0.0, largest)
+    return exponents, largest

@@ -10,6 +10,7 @@ error is below 1e-9. All rows are in units of the bandwidth: K(a, b) = exp(-|a -
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -24,6 +25,7 @@ from surefield.scores.quests.blocks import (
     Leaf,
     MergedRows,
     arrange,
+    leaf_squares,
     leaves,
     left_factor,
     right_factor,
@@ -136,8 +138,7 @@ def _of_blocks(
     """What the pairs add whose first row is in some of the blocks and whose second row comes later."""
     norms = squared_norms(blocks.rows)
     total = _Sums.zeros(counts, nearest)
-    for number in numbers:
-        block = blocks.blocks[number]
+    for block in (blocks.blocks[i] for i in numbers):
         own = blocks.rows[block.start : block.stop]
         centre = own.mean(axis=0)
         right = right_factor(own - centre)
@@ -145,11 +146,20 @@ def _of_blocks(
         for leaf in parts:
             here = _rows(block, leaf)
             total.add_leaf(here, left[leaf.rows] @ right[leaf.rows].T)
-            _add(total, here, leaf, left, right, np.arange(block.start, block.stop), reach, 0.0)
-        for places, slack in _near(blocks, block, norms, centre, reach, batch_size):
+        batches = itertools.chain(
+            [np.arange(block.start, block.stop)], _near(blocks, block, norms, centre, reach, batch_size)
+        )
+        for places in batches:
             around = right_factor(blocks.rows[places] - centre)
-            for leaf in parts:
-                _add(total, _rows(block, leaf), leaf, left, around, places, reach, slack)
+            squares = leaf_squares(parts, around)
+            for number, leaf in enumerate(parts):
+                here = _rows(block, leaf)
+                limit = (float(leaf.reach.max()) + reach) ** 2 + 1e-6
+                # Earlier rows have had their turn.
+                chosen = np.flatnonzero((squares[:, number] <= limit) & (places >= here.stop))
+                for first in range(0, len(chosen), COLUMNS):
+                    columns = chosen[first : first + COLUMNS]
+                    total.add_pairs(here, places[columns], left[leaf.rows] @ around[columns].T)
     return total
 
 
@@ -164,29 +174,10 @@ def _near(
     centre: Float[np.ndarray, " n_features"],
     reach: float,
     batch_size: int,
-) -> Iterator[tuple[Int[np.ndarray, " n"], float]]:
-    """Later rows within `reach` of any row of a block, batch by batch, and the slack of their distances."""
+) -> Iterator[Int[np.ndarray, " n"]]:
+    """Later rows within `reach` of any row of a block, batch by batch."""
     radius = math.sqrt(float(squared_norms(blocks.rows[block.start : block.stop] - centre).max()))
     squares, slack = squares_to(centre, blocks.rows[block.stop :], norms[block.stop :])
     near = np.flatnonzero(squares <= (radius + reach) ** 2 + slack) + block.stop
     for first in range(0, len(near), batch_size):
-        yield near[first : first + batch_size], slack
-
-
-def _add(
-    total: _Sums,
-    here: slice,
-    leaf: Leaf,
-    left: Float[np.ndarray, "n n_factors"],
-    around: Float[np.ndarray, "n_around n_factors"],
-    places: Int[np.ndarray, " n_around"],
-    reach: float,
-    slack: float,
-) -> None:
-    """Pairs of a leaf with those of the ascending `places` that come after it and are near enough."""
-    begin = int(np.searchsorted(places, here.stop))
-    limit = (float(leaf.reach.max()) + reach) ** 2 + slack + 1e-6
-    chosen = np.flatnonzero(leaf.squares(around[begin:]) <= limit) + begin
-    for first in range(0, len(chosen), COLUMNS):
-        columns = chosen[first : first + COLUMNS]
-        total.add_pairs(here, places[columns], left[leaf.rows] @ around[columns].T)
+        yield near[first : first + batch_size]
