@@ -14,6 +14,7 @@ from surefield.lazy import import_on_first_use
 if TYPE_CHECKING:
     from surefield.acquisition.replay import replay
     from surefield.acquisition.select import feature_rows, select
+    from surefield.descriptors.quests import QUESTSDescriptor
     from surefield.foreign import JaxPotential, TorchLastLayer, TorchPotential
     from surefield.networks import Amp, ChargeNeuralNetwork, NeuralNetwork
     from surefield.networks.fingerprints import Gaussian
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
     )
     from surefield.report import write_report
     from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore, fim_match
+    from surefield.scores.learned_descriptors import with_site_features
+    from surefield.scores.quests.classes import (
+        QUESTSDeltaEntropyScore,
+        QUESTSDiversityScore,
+        QUESTSEfficiencyScore,
+    )
+    from surefield.scores.quests.entropy import suggest_bandwidth
     from surefield.scoring import ScoreQuantity
     from surefield.structures.doctor import doctor
     from surefield.structures.read import read_frames, write_frames
@@ -102,6 +110,14 @@ _HOMES = {
         "FIMTrainingSetScore",
         "fim_match",
     ),
+    "surefield.descriptors.quests": ("QUESTSDescriptor",),
+    "surefield.scores.learned_descriptors": ("with_site_features",),
+    "surefield.scores.quests.classes": (
+        "QUESTSDeltaEntropyScore",
+        "QUESTSDiversityScore",
+        "QUESTSEfficiencyScore",
+    ),
+    "surefield.scores.quests.entropy": ("suggest_bandwidth",),
     "surefield.scoring": ("ScoreQuantity",),
     "surefield.structures.doctor": ("doctor",),
     "surefield.structures.read": ("read_frames", "write_frames"),
@@ -157,6 +173,10 @@ __all__ = [
     "NeuralNetwork",
     "PhononFrequencies",
     "Prediction",
+    "QUESTSDeltaEntropyScore",
+    "QUESTSDescriptor",
+    "QUESTSDiversityScore",
+    "QUESTSEfficiencyScore",
     "ScoreQuantity",
     "ShallowEnsemble",
     "Snap",
@@ -178,8 +198,10 @@ __all__ = [
     "replay",
     "save_potential",
     "select",
+    "suggest_bandwidth",
     "train",
     "uq_compare",
+    "with_site_features",
     "write_frames",
     "write_report",
 ]

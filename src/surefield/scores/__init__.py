@@ -17,6 +17,19 @@ if TYPE_CHECKING:
         SplitTransform,
         fim_match,
     )
+    from surefield.scores.learned_descriptors import with_site_features
+    from surefield.scores.quests.classes import (
+        QUESTSDeltaEntropyScore,
+        QUESTSDiversityScore,
+        QUESTSEfficiencyScore,
+    )
+    from surefield.scores.quests.entropy import (
+        delta_entropy,
+        diversity,
+        efficiency,
+        entropy,
+        suggest_bandwidth,
+    )
 
 __all__ = [
     "AffineTransform",
@@ -27,8 +40,17 @@ __all__ = [
     "FIMTrainingSetScore",
     "LogTransform",
     "MatchingResult",
+    "QUESTSDeltaEntropyScore",
+    "QUESTSDiversityScore",
+    "QUESTSEfficiencyScore",
     "SplitTransform",
+    "delta_entropy",
+    "diversity",
+    "efficiency",
+    "entropy",
     "fim_match",
+    "suggest_bandwidth",
+    "with_site_features",
 ]
 
 import_on_first_use(
@@ -45,6 +67,19 @@ import_on_first_use(
             "MatchingResult",
             "SplitTransform",
             "fim_match",
+        ),
+        "surefield.scores.learned_descriptors": ("with_site_features",),
+        "surefield.scores.quests.classes": (
+            "QUESTSDeltaEntropyScore",
+            "QUESTSDiversityScore",
+            "QUESTSEfficiencyScore",
+        ),
+        "surefield.scores.quests.entropy": (
+            "delta_entropy",
+            "diversity",
+            "efficiency",
+            "entropy",
+            "suggest_bandwidth",
         ),
     },
 )

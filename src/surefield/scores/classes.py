@@ -13,6 +13,9 @@ __all__ = ["SCORES", "score_class"]
 SCORES: Final = {
     "FIMPropertyScore": "surefield.scores.fim.property_score",
     "LTAUForcesUQScore": "surefield.uncertainty.ltau_score",
+    "QUESTSDeltaEntropyScore": "surefield.scores.quests.classes",
+    "QUESTSDiversityScore": "surefield.scores.quests.classes",
+    "QUESTSEfficiencyScore": "surefield.scores.quests.classes",
 }
 
 

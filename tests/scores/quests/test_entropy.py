@@ -149,6 +149,8 @@ def test_bandwidth_suggestion() -> None:
     assert result.alone == pytest.approx(np.mean(nearest > 5))
     with pytest.raises(DataError, match="copies"):
         suggest_bandwidth(np.repeat(rows[:5], 3, axis=0))
+    with pytest.raises(DataError, match="copies"):  # but for rounding, as equivalent atoms are
+        suggest_bandwidth(np.concatenate([rows, rows * (1 + 1e-15)]))
     with pytest.raises(DataError, match="two rows"):
         suggest_bandwidth(rows[:1])
 

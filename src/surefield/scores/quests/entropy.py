@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from surefield.scores.quests.blocks import merge
 from surefield.scores.quests.nearest import nearest_rows
 from surefield.scores.quests.novelty import Reference
 from surefield.scores.quests.self_sums import self_sums
+from surefield.selection.distances import squared_norms
 
 __all__ = [
     "SetEntropy",
@@ -36,6 +38,10 @@ __all__ = [
     "set_entropy",
     "suggest_bandwidth",
 ]
+
+
+#: Rows that differ by less than this part of the longest row are copies of each other.
+_ROUNDING: Final = 1e-10
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def suggest_bandwidth(
     """Median distance of a row to the nearest other one, in the unit of the rows: a bandwidth to begin with.
 
     Raises:
-        DataError: fewer than two rows, rows that are not finite, or more than half of them copies.
+        DataError: fewer than two rows, rows that are not finite, or half of them copies or more.
     """
     rows = checked_rows(descriptors, "descriptors")
     if len(rows) < 2:
@@ -176,9 +182,9 @@ def suggest_bandwidth(
         shifted, shifted, 1, without=np.arange(len(rows)), executor=executor, progress=progress
     )
     median = float(np.median(np.sqrt(squares)))
-    if not median > 0:
+    if not median > _ROUNDING * float(np.sqrt(squared_norms(rows).max())):
         raise DataError(
-            "no bandwidth can be suggested: more than half of the rows are copies of others",
+            "no bandwidth can be suggested: half of the rows or more are copies of others",
             fix="leave copies out (numpy.unique(descriptors, axis=0)), or choose a bandwidth",
         )
     return median
