@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -25,8 +25,17 @@ from surefield.properties.deformation import (
     twice_differentiable,
 )
 from surefield.properties.relaxation import Relaxed, Tolerances, relax
+from surefield.properties.sigma import (
+    N_SAMPLES,
+    calibration_factor,
+    sigma_of_members,
+    sigma_of_posterior,
+    sigma_of_samples,
+)
 from surefield.sensitivity.parameter_jacobian import in_float64
 from surefield.structures.graph import Graph
+from surefield.uncertainty.llpr import LLPR
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["CrystalProperty", "Property", "PropertyResult", "Stationary"]
 
@@ -41,6 +50,7 @@ class PropertyResult:
         message: what there is to know, such as that a crystal is unstable.
         names: of the values.
         units: of the values.
+        sigma: (n,) calibrated standard deviations, where they were asked for.
     """
 
     value: Float[np.ndarray, " n"]
@@ -48,6 +58,7 @@ class PropertyResult:
     message: str = ""
     names: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+    sigma: Float[np.ndarray, " n"] | None = None
 
 
 class Stationary(eqx.Module):
@@ -132,11 +143,52 @@ class Property(abc.ABC):
         """
         _check_unused(unused)
         prepared = _prepared(potential)
-        states = self.states(prepared)
-        value = np.asarray(self.values(prepared, _arrays(states)), np.float64)
+        return self._result(prepared, self.states(prepared))
+
+    def _result(self, potential: Potential, states: Any) -> PropertyResult:
+        value = np.asarray(self.values(potential, _arrays(states)), np.float64)
         if not np.isfinite(value).all():
             raise ExecutionError(f"{type(self).__name__}: values are not finite", got=value.tolist())
         return PropertyResult(value, True, _message(states), self.names, self.units)
+
+    def predict(self, uncertainty: Uncertainty) -> PropertyResult:
+        """Value and calibrated standard deviation; see `surefield.properties.sigma` for what that means.
+
+        Args:
+            uncertainty: LLPR (of models that JAX cannot differentiate twice, sigmas are sampled), or an
+                ensemble.
+
+        Raises:
+            ConfigError: a potential without uncertainty.
+            ExecutionError: a relaxation that did not converge, also that of a member.
+            PotentialError: an uncertainty that knows only errors of single predictions.
+        """
+        if not isinstance(uncertainty, Uncertainty):
+            raise ConfigError(
+                "sigmas need an uncertainty around the potential",
+                got=type(uncertainty).__name__,
+                fix="surefield.LLPR.fit(potential, train, calibration), or calculate_property for the value",
+            )
+        factor, calibrated = calibration_factor(uncertainty.maps, self.calibrated_as)
+        prepared = _prepared(uncertainty.potential)
+        states = self.states(prepared)
+        result, words = self._result(prepared, states), []
+
+        def calculated(potential: Potential) -> Float[np.ndarray, " n"]:
+            return self.calculate_property(potential).value
+
+        if isinstance(uncertainty, LLPR) and not uncertainty.stale:
+            if _differentiable(prepared, states):
+                spread = sigma_of_posterior(uncertainty, self._near(states))
+            else:
+                spread = sigma_of_samples(uncertainty, calculated, result.value)
+                words.append(f"sigma from {N_SAMPLES} samples of the posterior")
+        else:
+            spread = sigma_of_members(uncertainty, calculated)
+        if not calibrated:
+            words.append("sigma not calibrated")
+        message = "; ".join([*filter(None, [result.message]), *words])
+        return replace(result, sigma=factor * spread, message=message)
 
     def near(self, potential: Potential | HasPotential) -> Callable[[Potential], Float[Array, " n"]]:
         """The property as a function of potentials near to this one, for its first derivatives (traceable).
@@ -148,17 +200,20 @@ class Property(abc.ABC):
         """
         prepared = _prepared(potential)
         states = self.states(prepared)
-        if not twice_differentiable(prepared, states["bulk"].graph):
+        if not _differentiable(prepared, states):
             raise PotentialError(
                 f"{type(prepared).__name__} is no function that JAX differentiates twice",
                 fix="use a numerical method ('CD')",
             )
+        return self._near(states)
+
+    def _near(self, states: Any) -> Callable[[Potential], Float[Array, " n"]]:
         arrays = _arrays(states)
+        return lambda potential: self.values(in_float64(potential), arrays)
 
-        def values(other: Potential) -> Float[Array, " n"]:
-            return self.values(in_float64(other), arrays)
 
-        return values
+def _differentiable(potential: Potential, states: Any) -> bool:
+    return twice_differentiable(potential, states["bulk"].graph)
 
 
 def _prepared(potential: Any) -> Potential:
