@@ -89,6 +89,11 @@ class Crystal:
         return cls(_with_sites(copy), np.eye(3, dtype=int), ("a", "b", "c"))
 
     @property
+    def one_length(self) -> bool:
+        """Whether symmetry leaves nothing but the length a open, as in all cubic lattices here."""
+        return self.lengths == ("a",)
+
+    @property
     def name(self) -> str:
         """Formula, for messages."""
         return self.atoms.get_chemical_formula(empirical=True)

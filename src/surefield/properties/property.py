@@ -277,7 +277,12 @@ class CrystalProperty(Property):
         """The relaxed primitive cell."""
         crystal = self.crystal
         return relax(
-            potential, crystal.atoms, f"{crystal.name} crystal", cell=True, tolerances=self.tolerances
+            potential,
+            crystal.atoms,
+            f"{crystal.name} crystal",
+            cell=True,
+            one_length=crystal.one_length,
+            tolerances=self.tolerances,
         )
 
     @staticmethod

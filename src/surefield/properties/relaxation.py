@@ -94,6 +94,7 @@ def relax(
     cell: bool = False,
     free: Bool[np.ndarray, "n_atoms 3"] | None = None,
     normal: Float[np.ndarray, " 3"] | None = None,
+    one_length: bool = False,
     tolerances: Tolerances = Tolerances(),
     inverse: bool = True,
 ) -> Relaxed:
@@ -109,6 +110,9 @@ def relax(
         cell: the cell is free as well.
         free: which coordinates of atoms may change; None: all.
         normal: the only direction that atoms may move in, and a free cell be strained along; None: all.
+        one_length: symmetry leaves nothing but the size of the cell to be determined, so that the energy may
+            be flat along all other directions, as that of springs between neighbours in diamond is along
+            shears; nothing moves along these, whatever the parameters.
         tolerances: of convergence.
         inverse: also of the second derivatives; large structures are relaxed without.
 
@@ -116,7 +120,7 @@ def relax(
         ExecutionError: not converged; energies that are not finite; atoms that do not interact.
     """
     basis = _free_basis(atoms, cell, free, normal)
-    state = _Newton(potential, what, basis, tolerances, inverse or basis.shape[1] <= _DENSE)
+    state = _Newton(potential, what, basis, tolerances, inverse or basis.shape[1] <= _DENSE, one_length)
     return state.run(atoms, inverse)
 
 
@@ -150,10 +154,17 @@ class _Newton:
     """One relaxation."""
 
     def __init__(
-        self, potential: Potential, what: str, basis: np.ndarray, tolerances: Tolerances, dense: bool
+        self,
+        potential: Potential,
+        what: str,
+        basis: np.ndarray,
+        tolerances: Tolerances,
+        dense: bool,
+        one_length: bool,
     ) -> None:
         self.potential, self.what, self.basis, self.tolerances = potential, what, basis, tolerances
         self.dense = dense
+        self.one_length = one_length
         self.scale = 1.0
 
     def run(self, atoms: Atoms, inverse: bool) -> Relaxed:
@@ -274,9 +285,12 @@ class _Newton:
         matrix, unstable = None, False
         if inverse and self.basis.shape[1]:
             values, vectors = np.linalg.eigh(self.matrix(graph))
-            if np.abs(values).min() <= _FLAT * np.abs(values).max():
-                raise self.undetermined()
             columns = self.basis @ vectors
+            flat = np.abs(values) <= _FLAT * np.abs(values).max()
+            growth = np.abs(columns[:3, flat].sum(axis=0)).max(initial=0.0)
+            if flat.any() and not (self.one_length and growth < _FLAT**0.5):
+                raise self.undetermined()
+            values, columns = values[~flat], columns[:, ~flat]
             matrix, unstable = (columns / values) @ columns.T, bool((values < 0).any())
         elif inverse:
             matrix = np.zeros((len(self.basis), len(self.basis)))

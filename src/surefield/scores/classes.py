@@ -11,7 +11,9 @@ __all__ = ["SCORES", "score_class"]
 
 #: Module of every score: names in a job folder are looked up here, never imported as given.
 SCORES: Final = {
+    "FIMMatchingScore": "surefield.scores.fim.matching_score",
     "FIMPropertyScore": "surefield.scores.fim.property_score",
+    "FIMTrainingSetScore": "surefield.scores.fim.training_set",
     "LTAUForcesUQScore": "surefield.uncertainty.ltau_score",
     "QUESTSDeltaEntropyScore": "surefield.scores.quests.classes",
     "QUESTSDiversityScore": "surefield.scores.quests.classes",

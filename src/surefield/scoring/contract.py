@@ -315,7 +315,6 @@ class Score(abc.ABC):
         if not self.may_be_nan:
             for i, result in enumerate(listed):
                 check_finite_rows(np.asarray(result), f"the {self.key}", i if several else None)
-        arguments = {name: self.as_data(name, value) for name, value in arguments.items()}
         shared = {k: v for k, v in arguments.items() if k not in self._divided() or not several}
         common = self._head() | described(shared, self.array_arguments)
         each = [notes or {}] * len(listed) if notes is None or isinstance(notes, Mapping) else notes
