@@ -45,20 +45,23 @@ class SigmaWindowConfig(Config):
 
     What counts is the largest sigma of an atom of the structure. Without numbers the window comes from the
     calibration set, whose structures have each such a largest sigma: its lower edge is their median (below,
-    the potential knows the structure as well as most of its data), the limit twice their largest (beyond, the
-    structure is unlike all data and the potential cannot be trusted to lead on).
+    the potential knows the structure as well as most of its data), the limit twice their largest, but at most
+    ten times their median (beyond, the structure is unlike the data, and the potential cannot be trusted to
+    lead on).
     """
 
     quantity: Literal["auto", "forces", "energies"] = Field(
         default="auto",
-        description="whose sigma: forces (eV/Å, length over the components) or energies of atoms (eV), "
-        "which cost a tenth; auto: forces where the uncertainty has them",
+        description="whose sigma: forces (eV/Å, length over the components) or energies of atoms (eV); "
+        "auto: forces where the uncertainty has them",
     )
     lower: float | None = Field(
         default=None, ge=0, description="collect from here on; null: the median of the calibration set"
     )
     limit: float | None = Field(
-        default=None, gt=0, description="stop beyond; null: twice the largest of the calibration set"
+        default=None,
+        gt=0,
+        description="stop beyond; null: twice the largest of the calibration set, at most ten medians",
     )
 
     @model_validator(mode="after")
@@ -114,7 +117,7 @@ class DynamicsConfig(Config):
     friction: float = Field(default=0.02, gt=0, description="1/fs, of nvt and npt")
     pressure_gpa: float = Field(default=0.0, description="GPa, of npt")
     check_every: int = Field(
-        default=20, ge=1, description="steps between looks at sigma, which costs as much as many steps"
+        default=20, ge=1, description="steps between looks at sigma; a look costs as much as 3 to 26 steps"
     )
     n_frames: int = Field(default=10, ge=1, description="structures of a walker, at most")
     window: SigmaWindowConfig = SigmaWindowConfig()

@@ -187,7 +187,7 @@ def _tasks(
             check_frames(uncertainty.potential, frames, "structure")
         else:
             frames = _varied(starts, entry, own)
-        # There may be very many in files, and sigmas of energies cost a tenth.
+        # There may be very many in files, and sigmas of energies cost less.
         asked = "energies" if isinstance(entry, PoolFilesConfig) else "auto"
         for begin in range(0, len(frames), _CHUNK):
             part = frames[begin : begin + _CHUNK]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +16,9 @@ from surefield.uncertainty.guard import MARGIN, SIGMA_RANGE, sizes
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["SigmaWindow", "with_sigmas"]
+
+#: Of the limit, in medians of the calibration set.
+_MOST: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class SigmaWindow:
         """
         name = cls.unbounded(uncertainty, config.quantity).quantity
         median, largest = uncertainty.statistics.get(SIGMA_RANGE, {}).get(name, (None, None))
-        limit = config.limit or (None if largest is None else MARGIN * largest)
+        # A structure of the calibration set that is far off does not make all others known.
+        limit = config.limit or (None if largest is None else min(MARGIN * largest, _MOST * median))
         lower = config.lower if config.lower is not None else median
         if limit is None or lower is None:
             what = f"the calibration set of this uncertainty tells no sigmas of {name}"
