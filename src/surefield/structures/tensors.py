@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 __all__ = ["VOIGT", "VOIGT_COLUMNS", "VOIGT_ROWS", "from_voigt", "row_slices", "to_voigt", "volume"]
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
+if TYPE_CHECKING:
+    # Readers of files and workers import this module, and need no JAX.
+    import jax
+
+    Array = TypeVar("Array", np.ndarray, jax.Array)
+else:
+    Array = TypeVar("Array")
 
 #: Components of a symmetric tensor, in ASE's order.
 VOIGT: Final = ("xx", "yy", "zz", "yz", "xz", "xy")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,43 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         list(store.obtain([copper(0), copper(1)]))
     monkeypatch.undo()
     assert sorted(o.reused for o in store.obtain([copper(0), copper(1)])) == [False, True]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of seven megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_on_a_full_disk_no_label_that_was_paid_for_is_lost(tmp_path: Path, small_disk: Path) -> None:
+    frames = [copper(seed) for seed in range(12)]
+    store = LabelStore(small_disk / "labels", counting(tmp_path, 0.05))
+    list(store.obtain(frames[:1]))
+    rest = small_disk / "rest"
+    with suppress(OSError), rest.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with (
+        ThreadPoolExecutor(2) as executor,
+        pytest.raises(ExecutionError, match="nothing that was computed is"),
+    ):
+        list(store.obtain(frames, executor=executor))
+    n_paid = n_calculations(tmp_path)
+    assert 2 <= n_paid < 12
+    assert len(list(store.folder.glob("*.xyz"))) == n_paid
+    rest.unlink()
+    outcomes = list(store.obtain(frames))
+    assert all(outcome.atoms is not None for outcome in outcomes)
+    assert n_calculations(tmp_path) == 12
+    assert (store.folder / ".reserve").stat().st_size > 1e6
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from surefield import keys
-from surefield.errors import DataError, SurefieldError
+from surefield.errors import DataError, ExecutionError, SurefieldError
 from surefield.execution.claim import claim
 from surefield.execution.executor import SerialExecutor
 from surefield.execution.identity import digest
@@ -54,6 +55,10 @@ _RECORD: Final = {
     "settings": "surefield_label_settings",
 }
 _CLAIMS: Final = ".claims"
+#: Room that is given up on a full disk, so that labels that were paid for can still be written; bytes.
+_RESERVE: Final = ".reserve"
+_RESERVED: Final = 4 << 20
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 #: Pause while other processes compute the labels that are left, s.
 _PAUSE: Final = 0.2
 
@@ -133,14 +138,16 @@ class LabelStore:
         task = _KeptTask(self.oracle.task(), self.folder, self._made_by, self.oracle.name, self.oracle.cores)
         waiting: dict[str, list[int]] = {}
         elsewhere: list[str] = []
+        full: list[bool] = []
 
         def report(finished: Finished[str, _Kept]) -> Iterator[Outcome]:
             kept: _Kept = report_of(self.oracle, finished)
             if isinstance(kept, Report):  # every worker died
-                kept = _Kept(kept, False, False)
+                kept = _Kept(kept)
             if kept.busy:
                 elsewhere.append(finished.key)
                 return
+            full.extend([True] if kept.full else [])
             for nth, index in enumerate(waiting.pop(finished.key)):
                 bare = without_labels(frames[index])
                 if kept.reused or (nth and kept.report.results is not None):
@@ -159,8 +166,10 @@ class LabelStore:
                 if known is not None:
                     yield Outcome(index, known, reused=True)
                     continue
-                while tasks.full:
+                while tasks.full or (full and tasks):
                     yield from report(tasks.next())
+                if full:
+                    raise _disk_full(self.folder)
                 waiting[key] = [index]
                 tasks.submit(key, without_labels(atoms))
             while tasks or elsewhere:
@@ -170,12 +179,16 @@ class LabelStore:
                     for key in again:
                         tasks.submit(key, without_labels(frames[waiting[key][0]]))
                 yield from report(tasks.next())
+            if full:
+                raise _disk_full(self.folder)
 
     def _make_folder(self) -> None:
         try:
             (self.folder / _CLAIMS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make the folder of labels {self.folder}: {error.strerror}") from error
+        if not (self.folder / _RESERVE).exists():
+            write_atomic(self.folder / _RESERVE, os.urandom(_RESERVED))  # zeros may take no room
 
     def _key(self, atoms: Atoms) -> str:
         return _key(self._made_by, atoms)
@@ -186,11 +199,19 @@ class LabelStore:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What a worker did for one structure: `busy` says that another process is at it."""
+    """What a worker did for one structure.
+
+    Attributes:
+        report: of the label.
+        reused: it was there already.
+        busy: another process is at it.
+        full: it took the reserve to write it.
+    """
 
     report: Report
-    reused: bool
-    busy: bool
+    reused: bool = False
+    busy: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,14 +230,31 @@ class _KeptTask:
         with claim(self.folder / _CLAIMS / key) as claimed:
             known = _read(path)
             if known is not None:
-                return _Kept(Report(results_of(known)), True, False)
+                return _Kept(Report(results_of(known)), reused=True)
             if not claimed:
-                return _Kept(Report(None), False, True)
+                return _Kept(Report(None), busy=True)
             report = self.task(atoms)
             if report.results is not None:
                 cost = {"oracle": self.oracle, "core_seconds": report.seconds * self.cores}
-                _write(path, atoms, report, cost)
-            return _Kept(report, False, False)
+                return _Kept(report, full=self._keep(path, atoms, report, cost))
+            return _Kept(report)
+
+    def _keep(self, path: Path, atoms: Atoms, report: Report, cost: Mapping[str, Any]) -> bool:
+        """Write a label; whether the disk was full, so that the reserve was needed."""
+        try:
+            _write(path, atoms, report, cost)
+        except ExecutionError as error:
+            if getattr(error.__cause__, "errno", None) not in _FULL:
+                raise
+            (self.folder / _RESERVE).unlink(missing_ok=True)
+            _write(path, atoms, report, cost)
+            return True
+        return False
+
+
+def _disk_full(folder: Path) -> ExecutionError:
+    fix = "free some space and run the same again: nothing that was computed is lost"
+    return ExecutionError(f"the disk of {folder} is full; every label so far has been written", fix=fix)
 
 
 def _key(made_by: str, atoms: Atoms) -> str:
