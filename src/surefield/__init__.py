@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from surefield.report import write_report
     from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore, fim_match
     from surefield.scores.learned_descriptors import with_site_features
+    from surefield.scores.pruning import prune
     from surefield.scores.quests.classes import (
         QUESTSDeltaEntropyScore,
         QUESTSDiversityScore,
@@ -112,6 +113,7 @@ _HOMES = {
     ),
     "surefield.descriptors.quests": ("QUESTSDescriptor",),
     "surefield.scores.learned_descriptors": ("with_site_features",),
+    "surefield.scores.pruning": ("prune",),
     "surefield.scores.quests.classes": (
         "QUESTSDeltaEntropyScore",
         "QUESTSDiversityScore",
@@ -194,6 +196,7 @@ __all__ = [
     "fim_match",
     "load",
     "load_potential",
+    "prune",
     "read_frames",
     "replay",
     "save_potential",

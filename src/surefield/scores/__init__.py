@@ -18,6 +18,13 @@ if TYPE_CHECKING:
         fim_match,
     )
     from surefield.scores.learned_descriptors import with_site_features
+    from surefield.scores.pruning import (
+        Pruning,
+        prune,
+        prune_by_determinant,
+        prune_by_entropy,
+        prune_by_information,
+    )
     from surefield.scores.quests.classes import (
         QUESTSDeltaEntropyScore,
         QUESTSDiversityScore,
@@ -40,6 +47,7 @@ __all__ = [
     "FIMTrainingSetScore",
     "LogTransform",
     "MatchingResult",
+    "Pruning",
     "QUESTSDeltaEntropyScore",
     "QUESTSDiversityScore",
     "QUESTSEfficiencyScore",
@@ -49,6 +57,10 @@ __all__ = [
     "efficiency",
     "entropy",
     "fim_match",
+    "prune",
+    "prune_by_determinant",
+    "prune_by_entropy",
+    "prune_by_information",
     "suggest_bandwidth",
     "with_site_features",
 ]
@@ -69,6 +81,13 @@ import_on_first_use(
             "fim_match",
         ),
         "surefield.scores.learned_descriptors": ("with_site_features",),
+        "surefield.scores.pruning": (
+            "Pruning",
+            "prune",
+            "prune_by_determinant",
+            "prune_by_entropy",
+            "prune_by_information",
+        ),
         "surefield.scores.quests.classes": (
             "QUESTSDeltaEntropyScore",
             "QUESTSDiversityScore",
