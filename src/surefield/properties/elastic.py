@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Final, Literal, final
 
 import equinox as eqx
@@ -52,6 +52,8 @@ class ElasticConstants(CrystalProperty):
         simulator_path: accepted for scripts that name a simulator; nothing is needed.
         components: such as ('C11', 'C12', 'C44'); None: all 36, row by row.
         unit: 'eV/A^3' or 'GPa'.
+        clamped: internal coordinates stay where the strain puts them.
+        fixed_cell: the cell is the one given, at which there may be a stress: derivatives of that stress.
     """
 
     calibrated_as: ClassVar[Literal["stress"]] = "stress"
@@ -60,6 +62,9 @@ class ElasticConstants(CrystalProperty):
     simulator_path: str | None = None
     components: tuple[str, ...] | None = None
     unit: str = "eV/A^3"
+    _: KW_ONLY
+    clamped: bool = False
+    fixed_cell: bool = False
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for unknown names and strains out of range."""
@@ -72,6 +77,10 @@ class ElasticConstants(CrystalProperty):
         d = self.deformation_mag
         if d is not None and not 1e-7 <= d <= 0.05:
             raise ConfigError("deformation_mag must be a strain of 1e-7 to 0.05, or None", got=d)
+        if d is None and self.fixed_cell:
+            raise ConfigError(
+                "under stress second derivatives are no elastic constants", fix="give deformation_mag"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +99,7 @@ class ElasticConstants(CrystalProperty):
 
     def states(self, potential: Potential) -> Any:
         """The crystal, and the crystal at every strain that is needed."""
-        bulk = self.bulk(potential)
+        bulk = self.bulk(potential, cell=not self.fixed_cell)
         states = {"bulk": Stationary.of(bulk), "message": self.stability(bulk)}
         if self.deformation_mag is None:
             if not twice_differentiable(potential, bulk.graph):
@@ -117,7 +126,9 @@ class ElasticConstants(CrystalProperty):
     def _strained(self, potential: Potential, bulk: Relaxed, matrix: Float[np.ndarray, "3 3"]) -> Relaxed:
         atoms = bulk.atoms.copy()
         atoms.set_cell(atoms.cell.array @ matrix, scale_atoms=True)
-        return relax(potential, atoms, f"strained {self.crystal.name} crystal", tolerances=self.tolerances)
+        free = np.zeros((len(atoms), 3), bool) if self.clamped else None
+        what = f"strained {self.crystal.name} crystal"
+        return relax(potential, atoms, what, free=free, tolerances=self.tolerances)
 
     def values(self, potential: Potential, states: Any) -> Float[Array, " n"]:
         """Elastic constants in their order and unit."""
@@ -128,7 +139,7 @@ class ElasticConstants(CrystalProperty):
             places = {column: place for place, column in enumerate(self._columns)}
             chosen = [found[places[int(name[2]) - 1], int(name[1]) - 1] for name in self.names]
         else:
-            matrix = _born(potential, states["bulk"])
+            matrix = _born(potential, states["bulk"], self.clamped)
             chosen = [matrix[int(name[1]) - 1, int(name[2]) - 1] for name in self.names]
         return jnp.stack(chosen) * UNITS[self.unit]
 
@@ -154,9 +165,11 @@ def _stresses(potential: Potential, bulk: Stationary, strained: Any) -> Float[Ar
 
 
 @eqx.filter_jit
-def _born(potential: Potential, bulk: Stationary) -> Float[Array, "6 6"]:
+def _born(potential: Potential, bulk: Stationary, clamped: bool) -> Float[Array, "6 6"]:
     graph = bulk.moved(potential)
     _, matrix = curvatures(potential, graph)
+    if clamped:
+        return matrix[:N_STRAINS, :N_STRAINS] / _volume(graph)
     n = graph.numbers.shape[0]
     shifts = jnp.tile(jnp.eye(3), (n, 1)) / jnp.sqrt(n)
     inner = matrix[N_STRAINS:, N_STRAINS:] + _HELD * shifts @ shifts.T

@@ -273,14 +273,14 @@ class CrystalProperty(Property):
             raise ConfigError(f"{type(self).__name__} needs lattice_param, lattice_type and elements")
         return Crystal.named(self.lattice_param, self.lattice_type, self.elements)
 
-    def bulk(self, potential: Potential) -> Relaxed:
-        """The relaxed primitive cell."""
+    def bulk(self, potential: Potential, *, cell: bool = True) -> Relaxed:
+        """The primitive cell, relaxed; without `cell` its atoms only."""
         crystal = self.crystal
         return relax(
             potential,
             crystal.atoms,
             f"{crystal.name} crystal",
-            cell=True,
+            cell=cell,
             one_length=crystal.one_length,
             tolerances=self.tolerances,
         )
