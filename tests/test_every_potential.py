@@ -17,8 +17,11 @@ from surefield.formats.chimes import settings_of
 from surefield.loop import select
 from surefield.potentials.chimes import Chimes
 from surefield.potentials.dropout_network import DropoutNetwork
+from surefield.potentials.evaluate import neighborhoods_of
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
 from surefield.potentials.snap.snap import Snap
+from surefield.scores.fim.derivatives import numerical_jacobian
+from surefield.scores.fim.parameters import optimized_parameters
 from surefield.selection import (
     LastLayerForceFeatures,
     compute_features,
@@ -26,6 +29,7 @@ from surefield.selection import (
     kernel_selection,
 )
 from surefield.sensitivity import energy_features, structure_rows
+from surefield.sensitivity.parameter_jacobian import parameter_rows
 from surefield.testing import check_uncertainty
 from surefield.trainers.inputs import gather, make_configurations
 from surefield.training.least_squares import StreamedRows, solve
@@ -34,6 +38,7 @@ from surefield.training.problem import Weights, residual_weights
 from surefield.uncertainty import LLPR, DropoutEnsemble, ensemble_predict, sample_ensemble
 
 R = np.linspace(0.0, 4.0, 9)
+ROWS = ("energy", "forces", "stress")
 CHIMES = {
     "TYPEIDX": [{"TYPEIDX": "1", "ATM_TYP": "Ta", "ATMCHRG": 0.0, "ATMMASS": 180.9}],
     "PAIRIDX": [
@@ -183,3 +188,27 @@ def test_dropout_members(tantalum):
     sure = DropoutEnsemble.fit(network, tantalum[4:6], M=6, seed=1)
     (prediction,) = sure.predict(tantalum[6:7], forces=True)
     assert np.all(prediction.forces_uncertainty > 0)
+
+
+@pytest.mark.slow
+def test_rows_by_all_parameters(case):
+    """Exact rows along a direction of the parameters, against finite differences of the predictions."""
+    _, potential, _, frames = case
+    chosen = optimized_parameters(potential).chosen
+    blocks = list(parameter_rows(chosen, neighborhoods_of(potential, frames[:1]), ROWS))
+    rows = [np.concatenate([b.rows for b in blocks if b.quantity == name]) for name in ROWS]
+    start = np.asarray(chosen.vector)
+    direction = np.cos(1.0 + np.arange(len(start))) * np.where(start == 0, 0.1, np.abs(start))
+    slopes = numerical_jacobian(
+        lambda k: concatenated(chosen.at(start + k[0] * direction).predict(frames[:1])[0]),
+        np.zeros(1),
+        np.full(1, 1e-5),
+        method="CD4",
+    )
+    exact = np.concatenate(rows) @ direction
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(exact, slopes.values[:, 0], rtol=0, atol=1e-7 * scale)
+
+
+def concatenated(prediction):
+    return np.concatenate([np.ravel(getattr(prediction, name)) for name in ROWS])

@@ -18,6 +18,7 @@ from surefield.formats.kim import write_kim_model
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import Tersoff
 from surefield.potentials.parametric.kim_ids import MODELS, find_model
+from surefield.scores.fim import FIMTrainingSetScore
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer
@@ -192,3 +193,34 @@ def test_training_an_opaque_model(opaque, tmp_path):
     with pytest.raises(ConfigError, match="cannot write its parameters"):
         ParametricModelTrainer(EDIP, ["A"]).train("edip", refused, frames, None, flow)
     assert not (tmp_path / "runs" / "ParametricModelTrainer" / "edip").exists()
+
+
+def test_fisher_information_by_finite_differences():
+    """The same model, differentiated numerically through KIM and exactly here."""
+    kim = {"potential_type": "KIM", "potential_args": {"kim_id": SILICON, "backend": "kim"}}
+    ours = {"potential_type": "KIM", "potential_args": {"kim_id": SILICON}}
+    asked = {name: [["default"]] for name in ("A", "q", "sigma", "lambda")}
+    frames = [bulk("Si", a=5.43, cubic=True) for _ in range(2)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=seed)
+    score = FIMTrainingSetScore()
+    exact = score.compute_batch(frames, "SENSITIVITY", ours, asked)
+    fine = {"method": "CD4", "step": 1e-3}
+    numerical = score.compute_batch(frames, "SENSITIVITY", kim, asked, derivative_kwargs=fine)
+    for fim, expected in zip(numerical, exact, strict=True):
+        size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+        assert np.abs((fim - expected) / size).max() < 1e-8
+    with pytest.warns(UserWarning, match="sigma"):
+        default = score.compute_batch(frames, "SENSITIVITY", kim, asked)
+    with pytest.warns(UserWarning, match="sigma"):
+        stated = score.compute_batch(
+            frames, "SENSITIVITY", ours, asked, derivative_kwargs={"method": "central"}
+        )
+    np.testing.assert_allclose(default, stated, rtol=0, atol=1e-9 * np.abs(stated).max())
+
+
+def test_exact_derivatives_of_kim_models_are_refused(opaque):
+    with pytest.raises(ConfigError, match="no exact derivatives"):
+        FIMTrainingSetScore().compute(
+            bulk("Si"), "SENSITIVITY", opaque(EDIP), None, derivative_kwargs={"method": "autodiff"}
+        )
