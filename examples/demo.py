@@ -1,8 +1,11 @@
-"""`make demo`: active learning of ethanol with GFN2-xTB as the labelling engine, beside random selection.
+"""`make demo`: a potential of malonaldehyde from ten labels on, with GFN2-xTB as the labelling engine.
 
-Molecular dynamics at 300 to 700 K makes a pool of structures; ten of them are labelled, a potential is
-trained, its uncertainties choose ten more, and so on. It ends in a report to open in a browser. Run it
-again, or interrupt it and run it again: it goes on where it stopped, with the compiled code of before.
+The molecule hands a hydrogen from one oxygen to the other. Ten displaced structures are labelled and a
+potential is trained; walkers move with it at 300 to 700 K, where its uncertainty says that there is something
+to learn; ten of their structures are picked and labelled, and so on. In the end the potential runs 5 ps at
+500 K beside the engine, and so does one of equally many labels that are drawn from plain dynamics. It ends in
+a report to open in a browser; open it earlier and watch. Run it again, or interrupt it and run it again: it
+goes on where it stopped. More rounds: `python examples/demo.py loop.n_rounds=+2`.
 """
 
 import os

@@ -23,13 +23,15 @@ from surefield.files import read_arrays, read_jsonl
 from surefield.loop.campaign import Loop
 from surefield.loop.candidates import CandidateSource, ExploredCandidates, PoolCandidates
 from surefield.loop.config import LoopConfig, MolecularDynamicsPoolConfig
+from surefield.loop.engine_trial import engine_trial
 from surefield.loop.method_comparison import MethodComparison
+from surefield.loop.oracles.calculator import CalculatorOracle
 from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
 from surefield.loop.oracles.oracle import Oracle, labelled_copy
 from surefield.loop.pools import dynamics_pool, file_pool
 from surefield.loop.registration import register
 from surefield.potentials.potential import Potential
-from surefield.report import write_report
+from surefield.report.live import write_loop_page
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames
 from surefield.training.dataset import LabelledSet, prepare
@@ -100,11 +102,25 @@ def run_loop(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, An
         last = Comparison(read_arrays(predictions))
         summary["test"] = {**summary["test"], "n_structures": len(last.arrays["n_atoms"])}
         summary |= {"intervals": {"test": last.intervals()}, "baselines": last.baselines()}
+    if config.loop.trial is not None:
+        summary["verdict"] = f"{summary['verdict']} {_trial(config, inputs, loop, summary['potential'])}"
     if config.loop.registry is not None:
         place = Path(config.root) / config.loop.registry
         summary["registered"] = register(folder.folder, place, config.name)
         say(f"registered: {summary['registered']} in {place}")
     return summary
+
+
+def _trial(config: RunConfig, inputs: CampaignInputs, loop: Loop, potential: str) -> str:
+    """The final potential beside the engine; the verdict."""
+    settings = config.loop.trial
+    assert settings is not None
+    if not isinstance(inputs.oracle, CalculatorOracle):
+        raise ConfigError("loop.trial needs an oracle that drives dynamics", got=inputs.oracle.name)
+    start = inputs.first[0] if settings.structure is None else _starts(settings.structure)[0]
+    options: Any = {"potential": potential, "seed": config.loop.seeds[0]}
+    outcome = engine_trial(loop.folder, settings, loop.plan, inputs.oracle, start, **options)
+    return str(outcome["verdict"])
 
 
 def _compare(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
@@ -216,7 +232,7 @@ def _page(folder: Path) -> Callable[[], None]:
         begin = time.monotonic()
         if begin - written < max(_PAGE_SECONDS, took / _PAGE_SHARE):
             return
-        write_report(folder)
+        write_loop_page(folder)
         written = time.monotonic()
         took = written - begin
 

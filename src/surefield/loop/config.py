@@ -14,7 +14,7 @@ from surefield.exploration.config import DynamicsConfig, ExplorationConfig
 from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
 from surefield.selection.methods import METHODS
 
-__all__ = ["FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig", "StopConfig"]
+__all__ = ["EngineTrialConfig", "FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig", "StopConfig"]
 
 
 class FilePoolConfig(Config):
@@ -62,6 +62,24 @@ class StopConfig(Config):
         default=None, gt=0, description="hours of nodes for labels, failed ones, too"
     )
     cores_per_node: int = Field(default=1, ge=1, description="what a node is")
+
+
+class EngineTrialConfig(Config):
+    """What a loop ends with: dynamics of its potential beside those of the engine that labelled.
+
+    That costs as many steps of the engine as the dynamics are long, so it is for engines that are quick.
+    """
+
+    structure: str | None = Field(
+        default=None, description="that all dynamics start from, as in loop.starts; null: the first of these"
+    )
+    temperature: float = Field(default=500.0, gt=0, description="K")
+    picoseconds: float = Field(default=5.0, gt=0, description="of each run")
+    timestep_fs: float = Field(default=0.5, gt=0, description="fs")
+    n_test: int = Field(default=100, ge=2, description="structures of the engine's dynamics, for the errors")
+    plain: bool = Field(
+        default=True, description="compare with equally many labels that are drawn from plain dynamics"
+    )
 
 
 class LoopConfig(Config):
@@ -123,6 +141,9 @@ class LoopConfig(Config):
     )
     executor: ExecutorConfig = Field(
         default=SerialExecutorConfig(), description="where labels and walkers run"
+    )
+    trial: EngineTrialConfig | None = Field(
+        default=None, description="the final potential beside the engine; null: none"
     )
     registry: str | None = Field(
         default="potentials", description="folder of the registry, in root; null: do not register"

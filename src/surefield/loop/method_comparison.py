@@ -147,7 +147,7 @@ class MethodComparison:
             "seeds": list(self.config.seeds),
             "oracle": self.oracle.name,
         }
-        start = {"event": "start", "version": 2, **sizes, "inputs": inputs}
+        start = {"event": "start", "version": 1, "fits_all": True, **sizes, "inputs": inputs}
         if not self.journal.append(start, once=["event"]):
             known = self.journal.find(event="start")[0]
             what = f"{self.journal.path} is the journal of another loop"
@@ -285,10 +285,10 @@ class MethodComparison:
         chosen = list(dict.fromkeys([*first_arm, *(event["index"] for event in events)]))
         frames = [self._labelled(index) for index in chosen]
         write_frames(self.folder / "labelled.xyz", [atoms for atoms in frames if atoms is not None])
-        if self.journal.find(event="start", version=1):  # the loops of version 0.1 end as they were begun
-            uncertainty, fitted = self._fit(first_arm, seed)
-        else:
+        if self.journal.find(event="start", fits_all=True):
             uncertainty, fitted = self.plan.fit_all([self._labels[i] for i in chosen], seed)
+        else:  # the loops of version 0.1 end as they were begun
+            uncertainty, fitted = self._fit(first_arm, seed)
         uncertainty.save(self.folder / "potential.npz")
         (initial,) = self.journal.find(event="initial", method=method, seed=seed)
         first = [index for index in first_arm if index in initial["picks"]]

@@ -23,7 +23,7 @@ __all__ = ["FIXED", "begin"]
 #: Settings of a loop with one arm that stay as they were; what an oracle computes is compared by itself.
 FIXED: Final = ("oracle", "pool", "seeds")
 #: Settings that do not enter results, or are told by other events.
-_UNTOLD: Final = ("executor", "registry", "labelled")
+_UNTOLD: Final = ("executor", "registry", "labelled", "trial")
 _FIX: Final = (
     "start another loop, with labelled: [labelled.xyz] of this one where the oracle is the same, or restore "
     "what changed"

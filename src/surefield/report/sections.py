@@ -11,6 +11,7 @@ import numpy as np
 from surefield.execution.progress import duration
 from surefield.report import figures
 from surefield.report.comparison import comparison_section
+from surefield.report.engine_trial import engine_trial_section
 from surefield.report.errors import errors_section
 from surefield.report.loop_sections import loop_sections
 from surefield.report.loop_state import loop_of
@@ -52,6 +53,7 @@ def sections(run: Run) -> list[Section]:
     state = loop_of(run)
     all_sections = (
         *(() if state is None else loop_sections(state)),
+        engine_trial_section(run),
         _doctor(run),
         _learning(run),
         errors_section(run),
