@@ -20,6 +20,7 @@ from surefield.config import load
 from surefield.errors import ConfigError
 from surefield.potentials.parametric import StillingerWeber
 from surefield.potentials.saving import save_potential
+from surefield.scores.quests.entropy import delta_entropy, diversity, efficiency
 from surefield.structures.read import read_frames, write_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*unlike all training atoms")
@@ -117,6 +118,75 @@ def test_information_about_parameters(files: Path) -> None:
     for words in ("Fisher information", "Eigenvalues", "Information of a structure"):
         assert words in page
     assert json.loads((folder / "score.json").read_text())["parameters"]["2"]["parameter"] == "lambda"
+
+
+@pytest.mark.parametrize("kind", ["quests_efficiency", "quests_diversity"])
+def test_entropies_of_a_set(files: Path, kind: str) -> None:
+    settings = {
+        "kind": kind,
+        "bandwidth": 0.1,
+        "descriptor_args": {"num_nearest_neighbors": 6, "cutoff": 4.0},
+    }
+    folder = run(files, settings)
+    assert folder is not None
+    frames = sf.QUESTSDescriptor(6, 4.0).described(list(read_frames(files / "pool.xyz")))
+    rows = np.concatenate([atoms.arrays["quests_descriptor_descriptors"] for atoms in frames])
+    function = efficiency if kind == "quests_efficiency" else diversity
+    result = json.loads((folder / "score_results.json").read_text())
+    assert result[f"{kind}_score"] == pytest.approx(function(rows, 0.1), rel=1e-12)
+    assert result["_metadata"]["bandwidth"] == 0.1
+    assert kind.removeprefix("quests_").capitalize() in (folder / "report.html").read_text()
+
+
+def test_novelty(files: Path) -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.standard_normal((30, 4))
+    np.save(files / "reference.npy", reference)
+    settings = {"kind": "quests_delta_entropy", "descriptors": "features", "reference_set": "reference.npy"}
+    folder = run(files, settings | {"bandwidth": 1.0})
+    assert folder is not None
+    for atoms in read_frames(folder / "score_results.xyz"):
+        expected = delta_entropy(atoms.arrays["features"], reference, 1.0)
+        np.testing.assert_allclose(atoms.arrays["quests_delta_entropy_score"], expected, rtol=1e-12)
+    assert "Novelty of the environment" in (folder / "report.html").read_text()
+    # without a reference: that of data.train, with the same descriptor
+    data = {"pool": "pool.xyz", "train": "pool.xyz"}
+    own = run(files, {"kind": "quests_delta_entropy", "bandwidth": 1.0}, name="own", data=data)
+    assert own is not None
+    values = [a.arrays["quests_delta_entropy_score"].max() for a in read_frames(own / "score_results.xyz")]
+    assert max(values) <= 0  # each is in its own reference
+
+
+def test_information_matching(files: Path) -> None:
+    pytest.importorskip("cvxpy")
+    frames = list(read_frames(files / "pool.xyz"))
+    for i, atoms in enumerate(frames):
+        atoms.info["fim_training_set_score"] = np.diag([1.0 + i, 0.5])
+    write_frames(files / "candidates.xyz", frames)
+    np.save(files / "target.npy", np.diag([6.0, 0.0]))
+    settings = {"kind": "fim_matching", "structures": "candidates.xyz", "fim_property": "target.npy"}
+    folder = run(files, settings)
+    assert folder is not None
+    weights = [a.info["fim_matching_weight_score"] for a in read_frames(folder / "score_results.xyz")]
+    np.testing.assert_allclose(weights, [0.0, 0.0, 2.0], rtol=1e-6)
+    assert "Weight of a structure" in (folder / "report.html").read_text()
+
+
+def test_information_of_a_property(files: Path) -> None:
+    save_potential(files / "sw.npz", StillingerWeber(SW, ["Si"]))
+    crystal = {"lattice_param": 5.43, "lattice_type": "diamond", "elements": ["Si"]}
+    target = {"target_property_type": "CohesiveEnergy", "target_property_args": crystal}
+    settings = {
+        "kind": "fim_property",
+        "potential": "sw.npz",
+        "cov": [[0.01]],
+        "parameters_optimize": {"A": [["default"]]},
+    }
+    folder = run(files, settings | {"list_of_target_property": [{"init_args": target}]})
+    assert folder is not None
+    result = json.loads((folder / "score_results.json").read_text())
+    assert np.shape(result["fim_property_score"]) == (1, 1)
+    assert result["fim_property_score"][0][0] > 0
 
 
 def test_what_is_missing_is_named(files: Path) -> None:

@@ -13,18 +13,31 @@ from ase import Atoms
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.cli.inputs import FORCE_ERRORS, need, trained
-from surefield.errors import ConfigError
+from surefield.descriptors.quests import QUESTSDescriptor
+from surefield.errors import ConfigError, check_known
 from surefield.execution.run_folder import RunFolder
 from surefield.files import write_arrays
 from surefield.potentials.saving import load_potential
 from surefield.scores.config import (
+    FIMMatchingConfig,
+    FIMPropertyConfig,
     FIMTrainingSetConfig,
     LTAUScoreConfig,
     PotentialScoreConfig,
+    QUESTSConfig,
+    QUESTSDeltaEntropyConfig,
+    QUESTSDiversityConfig,
+    QUESTSEfficiencyConfig,
     ScoreConfig,
     StructureScoreConfig,
 )
-from surefield.scores.fim import FIMTrainingSetScore
+from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore
+from surefield.scores.learned_descriptors import with_site_features
+from surefield.scores.quests.classes import (
+    QUESTSDeltaEntropyScore,
+    QUESTSDiversityScore,
+    QUESTSEfficiencyScore,
+)
 from surefield.scoring.contract import Score
 from surefield.sensitivity.rows import atom_features
 from surefield.structures.contents import frame_contents
@@ -44,7 +57,8 @@ def run_score(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, A
     del beside
     settings = _settings(config)
     frames = _structures(config, settings)
-    say(f"structures: {len(frames)}")
+    if frames is not None:
+        say(f"structures: {len(frames)}")
     score, results = _KINDS[type(settings)](config, settings, frames)
     path = score.save_results(results, folder.folder, frames)
     facts, arrays = _facts(score, results)
@@ -60,7 +74,8 @@ def rehearse_score(config: RunConfig) -> None:
     settings = _settings(config)
     frames = _structures(config, settings)
     _needed(config, settings)
-    say(f"score: {settings.kind} of {len(frames)} structures, {sum(map(len, frames))} atoms")
+    of = "" if frames is None else f" of {len(frames)} structures, {sum(map(len, frames))} atoms"
+    say(f"score: {settings.kind}{of}")
 
 
 def score_contents(config: RunConfig) -> dict[str, Any]:
@@ -72,8 +87,10 @@ def score_contents(config: RunConfig) -> dict[str, Any]:
     table: dict[str, Any] = {
         f"score.{name}": _file_hash(Path(path)) for name, path in files.items() if Path(path).is_file()
     }
-    name = "structures to score" if settings.structures else "pool"
-    return {name: frame_contents(_structures(config, settings)), **table}
+    frames = _structures(config, settings)
+    if frames is not None:
+        table["structures to score" if settings.structures else "pool"] = frame_contents(frames)
+    return table
 
 
 def _file_hash(path: Path) -> str:
@@ -88,19 +105,22 @@ def _settings(config: RunConfig) -> ScoreConfig:
     return config.score
 
 
-def _structures(config: RunConfig, settings: StructureScoreConfig) -> Frames:
+def _structures(config: RunConfig, settings: StructureScoreConfig) -> Frames | None:
+    if isinstance(settings, FIMPropertyConfig):
+        return None
     return read_frames(settings.structures or need(config.data.pool, "pool", _VERB))
 
 
 def _needed(config: RunConfig, settings: StructureScoreConfig) -> dict[str, Path]:
     """Files of `surefield train` that enter, where the configuration names no others."""
     files = {}
-    if isinstance(settings, LTAUScoreConfig):
-        if settings.descriptors == POTENTIAL:
-            files["trained potential"] = trained(config, "potential.npz", _VERB)
-        if None in (settings.train_descriptors, settings.error_pdfs):
-            files["force errors"] = _force_errors(config)
-    if isinstance(settings, PotentialScoreConfig) and settings.potential is None:
+    if isinstance(settings, LTAUScoreConfig) and None in (settings.train_descriptors, settings.error_pdfs):
+        files["force errors"] = _force_errors(config)
+    if isinstance(settings, QUESTSDeltaEntropyConfig) and settings.reference_set is None:
+        for number, path in enumerate(np.atleast_1d(need(config.data.train, "train", _VERB))):
+            files[f"reference {number}"] = Path(str(path))
+    learned = getattr(settings, "descriptors", None) == POTENTIAL
+    if learned or (isinstance(settings, PotentialScoreConfig) and settings.potential is None):
         files["trained potential"] = trained(config, "potential.npz", _VERB)
     return files
 
@@ -128,23 +148,57 @@ def _ltau(config: RunConfig, settings: LTAUScoreConfig, frames: Sequence[Atoms])
             "index_args": settings.index_args or None,
         }
     )
-    frames, key = _described(frames, settings.descriptors, files.get("trained potential"))
+    if settings.descriptors == POTENTIAL:
+        frames, key = _as_logged(frames, files["trained potential"]), _DESCRIPTORS
+    else:
+        frames, key = _described(config, settings, frames)
     return score, score.compute_batch(
         frames, descriptors_key=key, num_nearest_neighbors=settings.num_nearest_neighbors
     )
 
 
-def _described(
-    frames: Sequence[Atoms], descriptors: str, potential: Path | None
-) -> tuple[Sequence[Atoms], str]:
-    """Structures with descriptors, and the key of these."""
-    if descriptors != POTENTIAL or potential is None:
-        return frames, descriptors
+def _as_logged(frames: Sequence[Atoms], potential: Path) -> list[Atoms]:
+    """Copies of structures with descriptors as those of the log of force errors."""
     layer = load_potential(potential).last_layer()
     copies = [atoms.copy() for atoms in frames]
     for atoms in copies:
         atoms.arrays[_DESCRIPTORS] = atom_features(layer, layer.neighborhood(atoms))
-    return copies, _DESCRIPTORS
+    return copies
+
+
+def _described(
+    config: RunConfig, settings: LTAUScoreConfig | QUESTSConfig, frames: Sequence[Atoms]
+) -> tuple[Sequence[Atoms], str]:
+    """Structures with the descriptors of a configuration, and the key of these."""
+    name = settings.descriptors
+    if name == POTENTIAL:
+        potential = load_potential(_needed(config, settings)["trained potential"])
+        return with_site_features(potential, list(frames), _DESCRIPTORS), _DESCRIPTORS
+    if name == "quests":
+        arguments: dict[str, Any] = dict(getattr(settings, "descriptor_args", {}))
+        if "num_nearest_neighbors" in arguments:
+            arguments["num_nearest_neighbors"] = int(arguments["num_nearest_neighbors"])
+        check_known(arguments, ("num_nearest_neighbors", "cutoff"), "unknown key {} in score.descriptor_args")
+        return QUESTSDescriptor(**arguments).described(list(frames)), QUESTSDescriptor.key
+    return frames, name
+
+
+def _quests(config: RunConfig, settings: QUESTSConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+    described, key = _described(config, settings, frames)
+    arguments = settings.model_dump(include={"bandwidth", "apply_mask", "batch_size"})
+    if not isinstance(settings, QUESTSDeltaEntropyConfig):
+        kind = QUESTSEfficiencyScore if isinstance(settings, QUESTSEfficiencyConfig) else QUESTSDiversityScore
+        number = kind()
+        return number, number.compute(list(described), kind.quantity, descriptors_key=key, **arguments)
+    source = settings.reference_set or need(config.data.train, "train", _VERB)
+    reference: Any = source
+    if not (isinstance(source, str) and source.endswith((".npy", ".txt", ".dat"))):
+        reference = list(_described(config, settings, read_frames(source))[0])
+    score = QUESTSDeltaEntropyScore()
+    arguments |= settings.model_dump(include={"approx", "num_nearest_neighbors"})
+    return score, score.compute_batch(
+        list(described), score.quantity, reference, descriptors_key=key, **arguments
+    )
 
 
 def _fim(config: RunConfig, settings: FIMTrainingSetConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
@@ -152,6 +206,26 @@ def _fim(config: RunConfig, settings: FIMTrainingSetConfig, frames: Sequence[Ato
     arguments = settings.model_dump(exclude={"kind", "structures", "potential"})
     potential = _potential(config, settings)
     return score, score.compute_batch(list(frames), score.quantity, potential, **arguments)
+
+
+def _property(config: RunConfig, settings: FIMPropertyConfig, frames: None) -> tuple[Score, Any]:
+    del frames
+    score = FIMPropertyScore()
+    arguments = settings.model_dump(exclude={"kind", "structures", "potential", "list_of_target_property"})
+    arguments["cov"] = arguments["cov"] if isinstance(settings.cov, str) else np.array(settings.cov)
+    return score, score.compute_batch(
+        list(settings.list_of_target_property),
+        score.quantity,
+        potential=_potential(config, settings),
+        **arguments,
+    )
+
+
+def _matching(config: RunConfig, settings: FIMMatchingConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+    del config
+    score = FIMMatchingScore()
+    arguments = settings.model_dump(exclude={"kind", "structures"})
+    return score, score.compute_batch(list(frames), score_quantity=score.quantity, **arguments)
 
 
 def _potential(config: RunConfig, settings: PotentialScoreConfig) -> Any:
@@ -162,7 +236,12 @@ def _potential(config: RunConfig, settings: PotentialScoreConfig) -> Any:
 
 _KINDS: Final[dict[type[StructureScoreConfig], Callable[..., tuple[Score, Any]]]] = {
     LTAUScoreConfig: _ltau,
+    QUESTSEfficiencyConfig: _quests,
+    QUESTSDiversityConfig: _quests,
+    QUESTSDeltaEntropyConfig: _quests,
     FIMTrainingSetConfig: _fim,
+    FIMPropertyConfig: _property,
+    FIMMatchingConfig: _matching,
 }
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from surefield.config import Config
 
 __all__ = [
+    "FIMMatchingConfig",
+    "FIMPropertyConfig",
     "FIMTrainingSetConfig",
     "LTAUScoreConfig",
     "PotentialScoreConfig",
+    "QUESTSConfig",
+    "QUESTSDeltaEntropyConfig",
+    "QUESTSDiversityConfig",
+    "QUESTSEfficiencyConfig",
     "ScoreConfig",
     "StructureScoreConfig",
 ]
@@ -20,8 +26,8 @@ __all__ = [
 Descriptors = Annotated[
     str,
     Field(
-        description="of the atoms: a key of atoms.arrays in the structures, or 'potential' for last-layer "
-        "features of the trained potential"
+        description="of the atoms: 'potential' for last-layer features of the trained potential, 'quests' "
+        "for the QUESTS descriptor, or a key of atoms.arrays in the structures"
     ),
 ]
 Parameters = Annotated[
@@ -94,6 +100,45 @@ class LTAUScoreConfig(StructureScoreConfig):
     num_nearest_neighbors: int = Field(default=1, ge=1, description="training atoms that are averaged")
 
 
+class QUESTSConfig(StructureScoreConfig):
+    """What the scores of environments have."""
+
+    descriptors: Descriptors = "quests"
+    descriptor_args: dict[str, float] = Field(
+        default={}, description="of the QUESTS descriptor: num_nearest_neighbors (32), cutoff (5 Å)"
+    )
+    bandwidth: float = Field(
+        default=0.015, gt=0, description="in the unit of the descriptors; the default is made for 'quests'"
+    )
+    apply_mask: bool = Field(default=False, description="only atoms that arrays['selection_mask'] selects")
+    batch_size: int = Field(default=20000, ge=1, description="environments held at once")
+
+
+class QUESTSEfficiencyConfig(QUESTSConfig):
+    """`QUESTSEfficiencyScore`: how little the environments of the structures repeat each other."""
+
+    kind: Literal["quests_efficiency"] = "quests_efficiency"
+
+
+class QUESTSDiversityConfig(QUESTSConfig):
+    """`QUESTSDiversityScore`: logarithm of the number of distinct environments."""
+
+    kind: Literal["quests_diversity"] = "quests_diversity"
+
+
+class QUESTSDeltaEntropyConfig(QUESTSConfig):
+    """`QUESTSDeltaEntropyScore`: how new each environment is to those of a reference."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("reference_set",)
+
+    kind: Literal["quests_delta_entropy"] = "quests_delta_entropy"
+    reference_set: str | None = Field(
+        default=None, description="structures, or .npy of descriptors; null: data.train"
+    )
+    approx: bool = Field(default=False, description="sum over the nearest reference environments only")
+    num_nearest_neighbors: int = Field(default=3, ge=1, description="of these, for approx")
+
+
 class PotentialScoreConfig(StructureScoreConfig):
     """What scores of a potential's parameters have."""
 
@@ -125,4 +170,46 @@ class FIMTrainingSetConfig(PotentialScoreConfig):
     )
 
 
-ScoreConfig = LTAUScoreConfig | FIMTrainingSetConfig
+class FIMPropertyConfig(PotentialScoreConfig):
+    """`FIMPropertyScore`: the information about the parameters that target properties need."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("potential", "cov")
+
+    kind: Literal["fim_property"] = "fim_property"
+    list_of_target_property: tuple[dict[str, Any], ...] = Field(
+        description="{init_args: {target_property_type: ElasticConstants, target_property_args: {...}}}, ..."
+    )
+    cov: str | tuple[tuple[float, ...], ...] = Field(
+        description="covariance to which all values shall be known: a matrix, or a file of it"
+    )
+    nprocs: int = Field(default=1, ge=1, description="processes")
+
+    @model_validator(mode="after")
+    def _no_structures(self) -> Self:
+        if self.structures is not None:
+            raise ValueError("a score of properties has no structures")
+        return self
+
+
+class FIMMatchingConfig(StructureScoreConfig):
+    """`FIMMatchingScore`: weights of structures whose information covers that of a property."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("fim_property",)
+
+    kind: Literal["fim_matching"] = "fim_matching"
+    fim_property: str = Field(description="score_results.json of fim_property, or .npy")
+    convexopt_init_kwargs: dict[str, Any] | None = Field(default=None, description="weight_upper_bound")
+    fim_preconditioning_kwargs: dict[str, Any] | None = Field(default=None, description="scale_type")
+    solver_kwargs: dict[str, Any] | None = Field(default=None, description="solver, and what it takes")
+    weight_tolerance: dict[str, float] | None = Field(default=None, description="zero_tol, zero_tol_dual")
+
+
+ScoreConfig = (
+    LTAUScoreConfig
+    | QUESTSEfficiencyConfig
+    | QUESTSDiversityConfig
+    | QUESTSDeltaEntropyConfig
+    | FIMTrainingSetConfig
+    | FIMPropertyConfig
+    | FIMMatchingConfig
+)

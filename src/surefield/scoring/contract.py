@@ -312,9 +312,10 @@ class Score(abc.ABC):
         """
         several = isinstance(results, list)
         listed: list[Any] = results if several else [results]  # type: ignore[assignment]
-        if not self.may_be_nan:
-            for i, result in enumerate(listed):
-                check_finite_rows(np.asarray(result), f"the {self.key}", i if several else None)
+        for i, result in enumerate(listed):
+            values = np.asarray(result, np.float64)
+            values = np.where(np.isnan(values), 0.0, values) if self.may_be_nan else values
+            check_finite_rows(values, f"the {self.key}", i if several else None)
         shared = {k: v for k, v in arguments.items() if k not in self._divided() or not several}
         common = self._head() | described(shared, self.array_arguments)
         each = [notes or {}] * len(listed) if notes is None or isinstance(notes, Mapping) else notes
