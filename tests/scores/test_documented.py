@@ -13,7 +13,13 @@ from ase.build import bulk
 from ase.io import read
 from tests.scoring.in_process import InProcess
 
-from surefield import LTAUForcesUQScore, ScoreQuantity
+from surefield import (
+    LTAUForcesUQScore,
+    QUESTSDeltaEntropyScore,
+    QUESTSDiversityScore,
+    QUESTSEfficiencyScore,
+    ScoreQuantity,
+)
 from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore
 
 SW = "SW_StillingerWeber_1985_Si__MO_405512056662_006"
@@ -72,6 +78,35 @@ def test_ltau_example(shared: Path) -> None:
     )
     assert [len(u) for u in uncertainties] == [64] * 9
     assert all(np.all((u > 0) & (u < error_logs.max())) for u in uncertainties)
+
+
+@pytest.mark.filterwarnings("ignore:the bandwidth is too small")
+def test_quests_examples(shared: Path) -> None:
+    inputs = shared / "reference" / "scores" / "inputs"
+    descriptors, dataset = (
+        np.load(inputs / "train_descriptors.npy"),
+        read(inputs / "query_configs.extxyz", ":"),
+    )
+    efficiency_score = QUESTSEfficiencyScore()
+    efficiency = efficiency_score.compute(
+        dataset=dataset,  # list of ASE Atoms
+        score_quantity=ScoreQuantity.EFFICIENCY,
+        descriptors_key="descriptors",
+        bandwidth=0.1,
+    )
+    delta_entropy_score = QUESTSDeltaEntropyScore()
+    delta_entropies = delta_entropy_score.compute_batch(
+        dataset,  # list of ASE Atoms
+        ScoreQuantity.DELTA_ENTROPY,
+        reference_set=descriptors,  # (num_atoms, num_dimensions)
+        bandwidth=0.1,
+        descriptors_key="descriptors",
+    )
+    diversity = QUESTSDiversityScore().compute(dataset, "diversity", bandwidth=0.1)
+    n = sum(map(len, dataset))
+    assert 0 < efficiency <= 1
+    assert 0 < diversity <= np.log(n) + 1e-12
+    assert [len(dH) for dH in delta_entropies] == [64] * 9
 
 
 @pytest.mark.filterwarnings("ignore:numerical derivatives")  # the documented steps are large
