@@ -192,7 +192,7 @@ class Environments:
         for z in np.unique(numbers):
             atoms = numbers == z
             found = self.nearest(features[atoms], int(z), k, scaled=scaled)
-            missing = ((0, 0), (0, k - found[0].shape[1]))
+            missing = ((0, 0), (0, int(k - found[0].shape[1])))
             distances[atoms], which[atoms] = (np.pad(part, missing, mode="edge") for part in found)
         start = 0
         for index, own in held:
