@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint bench map clean help
+.PHONY: demo demo-loop test test-slow lint bench map clean help
 
 help:
 	@echo "make demo       install into .venv, run the demonstration"
+	@echo "make demo-loop  what the loop saves against labels of plain dynamics, three seeds (half an hour)"
 	@echo "make test       install into .venv, run linters, types, layers and tests"
 	@echo "make test-slow  tests that take minutes"
 	@echo "make lint       the checks of 'make test' without the tests"
@@ -26,6 +27,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
+
+demo-loop: $(STAMP)
+	$(BIN)/python examples/demo_loop.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

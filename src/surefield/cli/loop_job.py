@@ -80,7 +80,7 @@ def run_loop(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, An
     """
     if config.loop.compares:
         return _compare(config, folder)
-    with make_executor(config.loop.executor) as executor:
+    with make_executor(config.loop.executor, folder=folder.folder) as executor:
         inputs = read_campaign(config, folder.folder, beside, executor)
         loop = Loop(
             folder.folder,

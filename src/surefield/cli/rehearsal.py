@@ -162,7 +162,7 @@ def _comparison(config: RunConfig) -> None:
 def _campaign(config: RunConfig, beside: Path) -> None:
     """What a loop with one arm would do; its engine and its executor label one structure."""
     loop = config.loop
-    with make_executor(loop.executor) as executor:
+    with make_executor(loop.executor, folder=beside) as executor:
         inputs = read_campaign(config, None, beside, executor)
         _describe(inputs.potential)
         begin = time.perf_counter()
