@@ -25,6 +25,8 @@ def write_loop_folder(folder: Path, *, n_rounds: int = N_ROUNDS, ended: bool = F
     folder.mkdir(parents=True, exist_ok=True)
     events: list[dict[str, Any]] = [{"event": "start", "version": 2, "n_test": 0, "oracle": "gfn2-xtb"}]
     frames = structures(10, rng)
+    for atoms in frames:  # there was no potential yet
+        atoms.info = {"config_type": "rattle_0.1A"}
     write_frames(folder / "initial.xyz", frames)
     keys = [f"{k:016x}" for k in range(10)]
     events.append(chosen("initial", 0, keys, frames, picks=list(range(10))))

@@ -15,6 +15,7 @@ from surefield.report.loop_sections import loop_cards
 from surefield.report.loop_state import LoopState, loop_of
 from surefield.report.run import Run, load_run
 from surefield.report.scores import cautions
+from surefield.report.structures_page import write_structures_page
 from surefield.report.viewer import viewer_script
 
 if TYPE_CHECKING:
@@ -35,17 +36,19 @@ def write_report(folder: str | Path) -> Path:
     """
     run = load_run(folder)
     path = run.folder / "report.html"
-    write_atomic(path, _page(run))
+    state = loop_of(run)
+    if state is not None:
+        write_structures_page(state)
+    write_atomic(path, _page(run, state))
     return path
 
 
-def _page(run: Run) -> str:
+def _page(run: Run, state: LoopState | None) -> str:
     # plotly is an extra: runs can be read without it, pages cannot be written
     from surefield.report.figures import plotly_source
     from surefield.report.sections import sections
 
-    state = loop_of(run)
-    shown = sections(run)
+    shown = sections(run, state)
     panels = [panel for section in shown for panel in section.panels]
     names = {id(panel): f"figure-{k}" for k, panel in enumerate(panels, start=1)}
     drawn = [{"id": names[id(panel)], **json.loads(str(panel.figure.to_json()))} for panel in panels]

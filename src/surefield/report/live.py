@@ -10,6 +10,7 @@ from surefield.files import write_atomic
 from surefield.report.html import card_html, page, section_html
 from surefield.report.loop_sections import loop_cards, loop_sections
 from surefield.report.loop_state import LoopState, load_loop, written_at
+from surefield.report.structures_page import STRUCTURES, viewer_is_there, write_structures_page
 from surefield.report.viewer import viewer_script
 
 __all__ = ["write_loop_page"]
@@ -32,8 +33,18 @@ def write_loop_page(folder: str | Path) -> Path:
     """
     state = load_loop(folder)
     path = state.folder / PAGE
+    if _is_older(state.folder / STRUCTURES, state):
+        write_structures_page(state)
     write_atomic(path, _page(state))
     return path
+
+
+def _is_older(page: Path, state: LoopState) -> bool:
+    """Whether structures were chosen since a page with all of them was written: that takes a moment."""
+    if not viewer_is_there():
+        return False
+    chosen = [path.stat().st_mtime for path in state.folder.glob("rounds/*/picked.xyz")]
+    return bool(chosen) and not (page.exists() and page.stat().st_mtime >= max(chosen))
 
 
 def _page(state: LoopState) -> str:

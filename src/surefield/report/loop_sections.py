@@ -15,6 +15,7 @@ from surefield.report.loop_state import Choice, LoopRound, LoopState, Tally, end
 from surefield.report.panels import Section
 from surefield.report.scales import BLUE, GREEN, GREY, PALETTE, VERMILION
 from surefield.report.scores import ONE_SIGMA, mapping, value_of
+from surefield.report.structures_page import STRUCTURES
 from surefield.report.svg import WIDTH, Band, Line, Rule, chart, shares
 from surefield.report.tables import number, percent, table, titled
 from surefield.report.viewer import structure_card
@@ -251,6 +252,8 @@ def _picks(state: LoopState) -> Section | None:
     html = f'<div class="structures">{cards}</div>'
     if len(choices) > _DRAWN:
         html += f'<p class="lead">The first {_DRAWN} of {len(choices)} are drawn.</p>'
+    if (state.folder / STRUCTURES).exists():
+        html += f'<p class="lead"><a href="{STRUCTURES}">All structures that were chosen, as a map</a></p>'
     return Section("latest", "Latest choices", lead, (), html, shares(counts))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +74,10 @@ class Choice:
     atoms: Atoms | None = None
 
 
+#: Purpose, round, and what was chosen for it.
+Choices = tuple[str, int, tuple[Choice, ...]]
+
+
 @dataclass(frozen=True)
 class Tally:
     """Labels of one purpose: how many, and what they cost."""
@@ -101,7 +105,7 @@ class LoopState:
     folder: Path
     events: Sequence[Mapping[str, Any]]
     rounds: tuple[LoopRound, ...] = ()
-    latest: tuple[str, int, tuple[Choice, ...]] = ("", 0, ())
+    latest: Choices = ("", 0, ())
     tallies: tuple[Tally, ...] = ()
     error: str = ""
 
@@ -112,6 +116,10 @@ class LoopState:
             for e in self.events
             if e.get("event") == event and all(e.get(k) == v for k, v in entries.items())
         ]
+
+    def choices(self) -> list[Choices]:
+        """All that was chosen for labels, oldest first; their files are read anew."""
+        return list(_choices(self.folder, self.events))[::-1]
 
     @property
     def is_one_arm(self) -> bool:
@@ -200,7 +208,7 @@ def load_loop(folder: str | Path) -> LoopState:
         folder,
         events,
         _rounds(folder, events),
-        _latest(folder, events),
+        next(_choices(folder, events), ("", 0, ())),
         _tallies(events),
         next((line.strip() for line in reversed(lines) if line.strip()), ""),
     )
@@ -267,33 +275,31 @@ def _walkers(path: Path) -> tuple[WalkerRecord, ...]:
         return ()
 
 
-def _latest(folder: Path, events: Sequence[Mapping[str, Any]]) -> tuple[str, int, tuple[Choice, ...]]:
-    """The last structures that were chosen; picks rather than what is drawn for an audit beside them."""
-    chosen = [event for event in events if event.get("event") in _CHOSEN and event.get("structures")]
-    if not chosen:
-        return "", 0, ()
-    event = chosen[-1]
-    kind, number = str(event["event"]), int(event.get("round") or 0)
-    place = folder if kind == "initial" else folder / "rounds" / f"{number:03d}"
-    frames: list[Atoms] = []
-    with suppress(SurefieldError, OSError):  # it is drawn when it is there
-        frames = list(read_frames(place / _FILES[kind]))
+def _choices(folder: Path, events: Sequence[Mapping[str, Any]]) -> Iterator[Choices]:
+    """What was chosen, latest first."""
     states = {e.get("structure"): "failed" for e in events if e.get("event") == "failed"}
     states |= {e.get("structure"): "labelled" for e in events if e.get("event") == "labelled"}
-    choices = []
-    for k, structure in enumerate(event["structures"]):
+    for event in reversed(events):
+        if event.get("event") not in _CHOSEN or not event.get("structures"):
+            continue
+        kind, number, keys = str(event["event"]), int(event.get("round") or 0), event["structures"]
+        place = folder if kind == "initial" else folder / "rounds" / f"{number:03d}"
+        frames: list[Atoms] = []
+        with suppress(SurefieldError, OSError):  # they are drawn when they are there
+            frames = list(read_frames(place / _FILES[kind]))
         gains, reasons, formulas = (event.get(name) or [] for name in ("gains", "reasons", "formulas"))
-        choices.append(
+        choices = [
             Choice(
-                structure=str(structure),
+                structure=str(key),
                 formula=str(formulas[k]) if k < len(formulas) else "",
                 gain=plain_number(gains[k]) if k < len(gains) else float("nan"),
                 reason=sentence(reasons[k]) if k < len(reasons) else "",
-                state=states.get(structure, "waiting"),
-                atoms=frames[k] if len(frames) == len(event["structures"]) else None,
+                state=states.get(key, "waiting"),
+                atoms=frames[k] if len(frames) == len(keys) else None,
             )
-        )
-    return _CHOSEN[kind], number, tuple(choices)
+            for k, key in enumerate(keys)
+        ]
+        yield _CHOSEN[kind], number, tuple(choices)
 
 
 def _tallies(events: Sequence[Mapping[str, Any]]) -> tuple[Tally, ...]:

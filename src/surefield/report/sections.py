@@ -14,7 +14,7 @@ from surefield.report.comparison import comparison_section
 from surefield.report.engine_trial import engine_trial_section
 from surefield.report.errors import errors_section
 from surefield.report.loop_sections import loop_sections
-from surefield.report.loop_state import loop_of
+from surefield.report.loop_state import LoopState
 from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_atom, values
 from surefield.report.picks import picks_section
 from surefield.report.replay import replay_section
@@ -48,9 +48,8 @@ CALIBRATION_NAMES: Final = {
 }
 
 
-def sections(run: Run) -> list[Section]:
-    """The sections that this run has something to show for, in the order of the page."""
-    state = loop_of(run)
+def sections(run: Run, state: LoopState | None = None) -> list[Section]:
+    """The sections that a run has something to show for, in the order of the page; `state` of a loop."""
     all_sections = (
         *(() if state is None else loop_sections(state)),
         engine_trial_section(run),
