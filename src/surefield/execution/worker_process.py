@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from functools import cache
 from multiprocessing import Pipe, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -181,39 +182,44 @@ def serve(connection: int, life: int) -> None:
     """
     threading.Thread(target=_end_with_starter, args=(life,), daemon=True).start()
     calls = Connection(connection)
-    imported = False
-    spawn.prepare(calls.recv())
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the starter has ended
+        spawn.prepare(calls.recv())
+        calls.send(None)
+        while True:
+            _answer(calls)
+
+
+def _answer(calls: Connection) -> None:
+    """Do one call."""
+    script, data = calls.recv()
+    try:
+        if script:
+            _run_script(tuple(script.items()))
+        fn, args = pickle.loads(data)
+    except BaseException as error:
+        calls.send(None)
+        calls.send((False, error))
+        return
     calls.send(None)
-    while True:
-        try:
-            script, data = calls.recv()
-            try:
-                if script and not imported:
-                    _import_script(script)
-                    imported = True
-                fn, args = pickle.loads(data)
-            finally:
-                calls.send(None)
-            reply = (True, fn(*args))
-        except (EOFError, BrokenPipeError):
-            return
-        except BaseException as error:
-            error.add_note(f"in the worker:\n{traceback.format_exc()}")
-            reply = (False, error)
-        try:
-            calls.send(reply)
-        except Exception as error:  # what came out, or the exception, has no form that can be sent
-            text = (
-                f"{type(reply[1]).__name__}: {reply[1]}" if not reply[0] else f"a {type(reply[1]).__name__}"
-            )
-            calls.send((False, ExecutionError(f"a worker cannot send its result, {text:.500}: {error}")))
+    try:
+        reply = (True, fn(*args))
+    except BaseException as error:
+        error.add_note(f"in the worker:\n{traceback.format_exc()}")
+        reply = (False, error)
+    try:
+        data = ForkingPickler.dumps(reply)
+    except Exception as error:  # what came out, or the exception, has no form that can be sent
+        what = type(reply[1]).__name__ if reply[0] else f"{type(reply[1]).__name__}: {reply[1]}"
+        data = ForkingPickler.dumps((False, ExecutionError(f"a worker cannot send {what:.500}: {error}")))
+    calls.send_bytes(data)
 
 
-def _import_script(script: dict[str, Any]) -> None:
+@cache
+def _run_script(script: tuple[tuple[str, Any], ...]) -> None:
     """Run the script of the starter under another name, so that its functions are there."""
     _PREPARING.set()
     try:
-        spawn.prepare(script)
+        spawn.prepare(dict(script))
     finally:
         _PREPARING.clear()
 
