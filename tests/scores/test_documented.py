@@ -20,7 +20,15 @@ from surefield import (
     QUESTSEfficiencyScore,
     ScoreQuantity,
 )
-from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore
+from surefield.errors import ConfigError
+from surefield.scores.fim import (
+    AffineTransform,
+    FIMMatchingScore,
+    FIMPropertyScore,
+    FIMTrainingSetScore,
+    LogTransform,
+    SplitTransform,
+)
 
 SW = "SW_StillingerWeber_1985_Si__MO_405512056662_006"
 POTENTIAL = {
@@ -171,7 +179,7 @@ def test_fisher_information_as_jobs(candidates: list[Atoms], tmp_path: Path) -> 
         "parameters_optimize": PARAMETERS,
         "list_of_mask": masks,
         "evaluate_kwargs": {"compute_forces": [True, False, True], "compute_energy": [False, True, False]},
-        "transform": {"transform_type": "AffineTransform", "transform_args": {"a": 2.0}},
+        "transform": SplitTransform([AffineTransform(2.0), LogTransform(1)], [[0], [1]]),
     }
     masks[1] = np.ones(1)
     calc_ids = score.run("fim", candidates, arguments, flow, batch_size=2)
@@ -182,6 +190,15 @@ def test_fisher_information_as_jobs(candidates: list[Atoms], tmp_path: Path) -> 
             got.info["fim_training_set_score"], wanted.info["fim_training_set_score"], rtol=1e-12
         )
         assert got.info["_metadata"] == wanted.info["_metadata"]
+
+    class Mine:
+        def transform(self, x: Any) -> Any:
+            return x
+
+        inverse_transform = transform
+
+    with pytest.raises(ConfigError, match="transform cannot be given to a job; got Mine"):
+        score.run("fim", candidates, {**arguments, "transform": Mine()}, flow)
 
 
 def test_information_of_a_property_as_a_job(tmp_path: Path) -> None:

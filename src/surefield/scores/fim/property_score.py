@@ -19,7 +19,12 @@ from surefield.properties.targets import Target, read_target
 from surefield.scores.fim.derivatives import STENCILS, numerical_jacobian, step_sizes
 from surefield.scores.fim.information import AUTODIFF, DifferentiatedModel, symmetrised
 from surefield.scores.fim.parameters import optimized_parameters, read_potential
-from surefield.scores.fim.transforms import chain, read_transform, transform_description
+from surefield.scores.fim.transforms import (
+    chain,
+    read_transform,
+    transform_as_data,
+    transform_description,
+)
 from surefield.scoring import ModelScore, ScoreQuantity
 from surefield.scoring.array_files import is_path, load_array
 from surefield.scoring.results import check_finite_rows
@@ -67,9 +72,7 @@ class FIMPropertyScore(ModelScore):
             if isinstance(value, list | tuple):
                 return [read_target(entry, name).described() for entry in value]
             return read_target(value, name).described()
-        if name == "transform" and value is not None:
-            return transform_description(read_transform(value))
-        return value
+        return transform_as_data(value) if name == "transform" else value
 
     def compute(
         self,

@@ -25,7 +25,12 @@ from surefield.scores.fim.information import (
 )
 from surefield.scores.fim.masks import RowWeights, evaluated_quantities, row_weights
 from surefield.scores.fim.parameters import OptimizedParameters, optimized_parameters, read_potential
-from surefield.scores.fim.transforms import ParameterTransform, read_transform, transform_description
+from surefield.scores.fim.transforms import (
+    ParameterTransform,
+    read_transform,
+    transform_as_data,
+    transform_description,
+)
 from surefield.scoring import ConfigurationScore, ScoreQuantity
 from surefield.scoring.array_files import load_array
 from surefield.scoring.results import check_finite_rows
@@ -65,6 +70,10 @@ class FIMTrainingSetScore(ConfigurationScore):
     def settings(self) -> Mapping[str, Any]:
         """None."""
         return {}
+
+    def as_data(self, name: str, value: Any) -> Any:
+        """Transforms as the dictionaries that stand for them."""
+        return transform_as_data(value) if name == "transform" else value
 
     def compute(
         self,

@@ -26,6 +26,7 @@ __all__ = [
     "SplitTransform",
     "chain",
     "read_transform",
+    "transform_as_data",
     "transform_description",
     "transformed",
 ]
@@ -385,6 +386,12 @@ def transform_description(transform: ParameterTransform | None) -> dict[str, Any
         return {"transform_type": f"{kind.__module__}.{kind.__qualname__}"}
     values = {name: _described(value) for name, value in vars(transform).items() if value is not None}
     return {"transform_type": kind.__name__, "transform_args": values}
+
+
+def transform_as_data(transform: Any) -> Any:
+    """The dictionary from which a transform of ours is made again; anything else as it is."""
+    ours = _KINDS.get(type(transform).__name__) is type(transform)
+    return transform_description(transform) if ours else transform
 
 
 def _described(value: Any) -> Any:
