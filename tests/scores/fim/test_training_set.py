@@ -296,6 +296,12 @@ def test_bad_arguments_are_refused(silicon, sw, score, kwargs, error, message) -
         score.compute_batch(silicon[:2], **arguments)
 
 
+def test_matrices_that_do_not_fit_into_memory_are_refused(silicon, score) -> None:
+    network = surefield.MomentNetwork(["Si"], cutoff=4.0, hidden=(400, 400), dtype="float64")
+    with pytest.raises(ConfigError, match=r"Fisher information.*last_layer"):
+        score.compute_batch(silicon, "SENSITIVITY", network)
+
+
 def test_a_list_is_no_configuration(silicon, sw, score) -> None:
     with pytest.raises(ConfigError, match="compute_batch"):
         score.compute(silicon, "SENSITIVITY", sw, TWO)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError
 from surefield.execution.executor import get_executor, map_ordered
+from surefield.execution.memory import check_memory
 from surefield.scores.fim.information import (
     DifferentiatedModel,
     Information,
@@ -198,6 +199,7 @@ class FIMTrainingSetScore(ConfigurationScore):
             arguments["derivative_kwargs"],
             arguments["ensemble"],
         )
+        _check_size(len(models), len(frames), len(models[0].parameters.entries))
         parts = _divided(models, frames, weights, jacobian, nprocs, executor)
         members = [_joined([part[m] for part in parts]) for m in range(len(models))]
         first = models[0]
@@ -205,8 +207,10 @@ class FIMTrainingSetScore(ConfigurationScore):
         warn_of_steps(first, errors)
         self.fim_index_to_parameter = first.parameters.fim_index_to_parameter
         self.derivative_errors = errors
-        of_members = zip(*(m.fims for m in members), strict=True)
-        fims = [symmetrised(np.mean(several, axis=0)) for several in of_members]
+        fims = members[0].fims
+        if len(members) > 1:
+            of_members = zip(*(m.fims for m in members), strict=True)
+            fims = [symmetrised(np.mean(several, axis=0)) for several in of_members]
         stacked = zip(*(m.jacobians for m in members), strict=True)
         jacobians = [np.concatenate(rows) / np.sqrt(len(members)) for rows in stacked]
         described = {**arguments, "transform": transform_description(first.transform)}
@@ -219,6 +223,17 @@ class FIMTrainingSetScore(ConfigurationScore):
             },
         }
         return self.recorded(fims, described, notes=notes), jacobians
+
+
+def _check_size(n_members: int, n_frames: int, n_parameters: int) -> None:
+    """Refuse matrices that do not fit into memory; those of all members are held until the mean is taken."""
+    held = n_frames * (n_members + (n_members > 1)) + 3
+    check_memory(
+        "Fisher information",
+        8.0 * held * n_parameters**2,
+        f"{n_frames} matrices of {n_parameters} x {n_parameters} numbers",
+        "take fewer parameters, such as parameters_optimize='last_layer', or fewer configurations at once",
+    )
 
 
 def _models(
