@@ -4,13 +4,21 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.execution.test_executor import Counter
+from tests.execution.test_in_flight import dies_until
 
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.executor import map_ordered
 from surefield.execution.local_executor import LocalExecutor
 from surefield.execution.worker_process import WorkerDied
+
+
+def ends_at_one(x: int) -> None:
+    if x == 1:
+        os._exit(7)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +45,15 @@ def test_a_killed_worker_takes_one_task_with_it(executor: LocalExecutor) -> None
         dead.result()
     assert slow.result() is None
     assert all(future.result() != os.getpid() for future in after)
+
+
+def test_an_ordered_map_outlives_workers(executor: LocalExecutor, tmp_path: Path) -> None:
+    progress = Counter()
+    paths = [str(tmp_path / name) for name in "abc"]
+    assert map_ordered(executor, dies_until, paths, progress) == ["done"] * 3
+    assert progress.n == 3
+    with pytest.raises(ExecutionError, match=r"job 1 of 2 .*ended with exit code 7"):
+        map_ordered(executor, ends_at_one, [0, 1])
 
 
 def test_an_exception_in_the_block_ends_the_workers() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from surefield.errors import ConfigError, ExecutionError, nearest
+from surefield.execution.worker_process import MOST_DEATHS, is_worker_death
 
 if TYPE_CHECKING:
     # Workers import this module, and progress needs JAX.
@@ -88,18 +91,31 @@ def map_ordered(
         progress: is advanced by one for each item that is done.
 
     Raises:
-        ExecutionError: a job failed; names the first such item. Jobs that have not begun are cancelled.
+        ExecutionError: a job failed; names the first such item. Jobs that have not begun are cancelled. A job
+            whose worker died is begun again some times, where the executor goes on after that.
     """
     futures: list[Future[R]] = []
+
+    def begin(item: T) -> Future[R]:
+        future = executor.submit(fn, item)
+        if progress is not None:
+            future.add_done_callback(partial(_count, progress))
+        return future
+
     try:
         for item in items:
-            future = executor.submit(fn, item)
-            futures.append(future)
-            if progress is not None:
-                future.add_done_callback(lambda done: _count(done, progress))
-            if future.done() and future.exception() is not None:
+            futures.append(begin(item))
+            if futures[-1].done() and futures[-1].exception() is not None:
                 break
-        wait(futures, return_when=FIRST_EXCEPTION)
+        deaths = Counter[int]()
+        while True:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            dead = [i for i, future in enumerate(futures) if _died(future) and deaths[i] < MOST_DEATHS]
+            if not dead:
+                break
+            deaths.update(dead)
+            for i in dead:
+                futures[i] = begin(items[i])
         for i, future in enumerate(futures):
             error = future.exception() if future.done() and not future.cancelled() else None
             if error is not None:
@@ -112,7 +128,15 @@ def map_ordered(
             future.cancel()
 
 
-def _count(future: Future[Any], progress: Track) -> None:
+def _died(future: Future[Any]) -> bool:
+    """Whether a job's worker died, and a new one takes its place."""
+    if not future.done() or future.cancelled():
+        return False
+    error = future.exception()
+    return is_worker_death(error) and not isinstance(error, BrokenProcessPool)
+
+
+def _count(progress: Track, future: Future[Any]) -> None:
     if not future.cancelled() and future.exception() is None:
         progress.advance()
 

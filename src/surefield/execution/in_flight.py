@@ -11,13 +11,12 @@ from typing import Any, Final, Generic, TypeVar, final
 
 from surefield.errors import ExecutionError
 from surefield.execution.executor import SerialExecutor
+from surefield.execution.worker_process import MOST_DEATHS, is_worker_death
 
 __all__ = ["Finished", "TasksInFlight", "capacity"]
 
 K = TypeVar("K")
 R = TypeVar("R")
-#: How often a task is begun again whose worker died; the task itself may be what kills it.
-_DEATHS: Final = 4
 #: Tasks at a time on an executor that does not say how many workers it has.
 _UNKNOWN: Final = 32
 
@@ -93,11 +92,11 @@ class TasksInFlight(Generic[K, R]):
                 error = _error(future)
                 if error is None:
                     self._finished.append(Finished(key, future.result(), None, deaths))
-                elif not _worker_died(error):
+                elif not (is_worker_death(error) or isinstance(error, CancelledError)):
                     self._finished.append(Finished(key, None, error, deaths))
                 else:
                     deaths = (*deaths, str(error) or type(error).__name__)
-                    if len(deaths) > _DEATHS:
+                    if len(deaths) > MOST_DEATHS:
                         self._finished.append(Finished(key, None, BrokenExecutor(deaths[-1]), deaths))
                     else:
                         self._submit(key, item, deaths)
@@ -130,8 +129,3 @@ def _error(future: Future[Any]) -> BaseException | None:
         return future.exception()
     except CancelledError as error:
         return error
-
-
-def _worker_died(error: BaseException) -> bool:
-    """Whether a worker ended, rather than a task; dask, which may be missing, has an error of its own."""
-    return isinstance(error, BrokenExecutor | CancelledError) or type(error).__name__ == "KilledWorker"

@@ -25,9 +25,11 @@ from typing import Any, Final, TypeVar, final
 
 from surefield.errors import ExecutionError
 
-__all__ = ["WorkerDied", "WorkerProcess", "serve"]
+__all__ = ["MOST_DEATHS", "WorkerDied", "WorkerProcess", "is_worker_death", "serve"]
 
 R = TypeVar("R")
+#: How often a task is begun again whose worker died; the task itself may be what kills it.
+MOST_DEATHS: Final = 4
 
 _START: Final = (
     "import sys; from surefield.execution.worker_process import serve; serve(*map(int, sys.argv[1:]))"
@@ -39,6 +41,11 @@ _PREPARING = threading.Event()
 @final
 class WorkerDied(BrokenExecutor):
     """A worker ended in the middle of a call: killed, out of memory, or crashed by what it called."""
+
+
+def is_worker_death(error: BaseException | None) -> bool:
+    """Whether a worker ended, rather than a task; dask, which may be missing, has an error of its own."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 @final

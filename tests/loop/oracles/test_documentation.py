@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +39,11 @@ def needs_pyscf(_: Path) -> None:
 
 
 def needs_kim(_: Path) -> None:
+    # Other tests compile it into this folder.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "surefield"
+    folder = cache / f"kimpy-{sys.implementation.cache_tag}"
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.append(str(folder))
     pytest.importorskip("kimpy", reason="needs kimpy: pip install 'surefield[kim]'")
 
 
@@ -103,6 +109,7 @@ def test_examples_of_the_page(title: str, tmp_path: Path, monkeypatch: pytest.Mo
         if name:
             (tmp_path / name).write_text(code)
     (tmp_path / "script.py").write_text(script + SAVE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     labelled = read_frames(tmp_path / "labelled.xyz")
