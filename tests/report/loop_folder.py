@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def write_loop_folder(folder: Path, *, n_rounds: int = N_ROUNDS, ended: bool = F
         here = {"method": "lcmd", "seed": 0, "round": number}
         events.append({"event": "round", **here, "n_labels": n_labels, "potential": "ab12", "test": {}})
         walkers = [walker(k, number, rng) for k in range(8)]
+        if number == 1:
+            relaxed = {"kind": "relaxation", "ensemble": "bfgs", "temperature": None, "timestep_fs": None}
+            walkers.append(replace(walkers[0], walker=8, **relaxed))
         write_walkers(place / "walkers.json", walkers, round=number)
         events.append({"event": "explored", "round": number, "n_candidates": 60 + 9 * number})
         error = 0.21 * (n_labels / 10) ** -0.7

@@ -12,7 +12,7 @@ from tests.report.loop_folder import CAUSE, write_loop_folder
 from tests.report.test_html import browser, opened  # noqa: F401
 
 from surefield.errors import DataError
-from surefield.report import write_loop_page, write_report
+from surefield.report import loop_sections, write_loop_page, write_report
 from surefield.report.loop_state import ends_of, load_loop
 
 
@@ -41,7 +41,9 @@ def words(path: Path) -> str:
     parser = Words()
     parser.feed(path.read_text(encoding="utf-8"))
     assert parser.sources == []
-    return " ".join(" ".join(parser.text).split())
+    text = " ".join(" ".join(parser.text).split())
+    assert "could not be drawn" not in text
+    return text
 
 
 def test_the_state_of_a_loop_is_read(folder):
@@ -81,6 +83,14 @@ def test_the_page_says_where_the_loop_is(folder):
     assert "location.reload" in html
     assert len(html) < 200_000
     assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_walkers_of_all_kinds_have_their_figures(tmp_path):
+    folder = write_loop_folder(tmp_path / "two", n_rounds=2)
+    text = words(write_loop_page(folder))
+    assert "σ along dynamics, round 1" in text
+    assert "σ along relaxations, round 1" in text
+    assert "bfgs" in text
 
 
 @pytest.mark.parametrize(
@@ -168,6 +178,16 @@ def test_the_report_of_an_ended_loop_has_the_same_sections(tmp_path, browser):  
         assert title in text
     opened(browser, path)
     assert browser.execute_script("return document.querySelectorAll('canvas.structure').length") == 12
+
+
+def test_what_cannot_be_drawn_is_said_and_ends_no_loop(folder, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("made to fail")
+
+    monkeypatch.setattr(loop_sections, "_cost_chart", broken)
+    html = write_loop_page(folder).read_text(encoding="utf-8")
+    assert "This section could not be drawn: ZeroDivisionError: made to fail" in html
+    assert "Walkers of round 3" in html
 
 
 def test_many_labels_are_no_burden(tmp_path):

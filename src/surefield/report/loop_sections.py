@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -20,7 +21,11 @@ from surefield.report.svg import WIDTH, Band, Line, Rule, chart, shares
 from surefield.report.tables import number, percent, table, titled
 from surefield.report.viewer import structure_card
 
-__all__ = ["loop_cards", "loop_sections"]
+__all__ = ["UNDRAWN", "loop_cards", "loop_sections"]
+
+_log = logging.getLogger(__name__)
+#: Title of a section that failed.
+UNDRAWN: Final = "Not drawn"
 
 #: Structures of the latest picks that are drawn, and rows of failures.
 _DRAWN: Final = 12
@@ -33,8 +38,15 @@ _STATES: Final = {"labelled": GREEN, "failed": VERMILION, "waiting": GREY}
 
 def loop_sections(state: LoopState) -> list[Section]:
     """The sections that this loop has something to show for, in the order of the page."""
-    every = (_rounds(state), _walkers(state), _picks(state), _costs(state), _failures(state), _changes(state))
-    return [section for section in every if section is not None]
+    sections = []
+    for make in (_rounds, _walkers, _picks, _costs, _failures, _changes):
+        try:
+            sections.append(make(state))
+        except Exception as error:  # a loop of weeks must not end for what its page cannot show
+            _log.exception("a section of the page of %s could not be drawn", state.folder)
+            told = f"This section could not be drawn: {type(error).__name__}: {error}"
+            sections.append(Section(make.__name__.strip("_"), UNDRAWN, told))
+    return [section for section in sections if section is not None]
 
 
 def loop_cards(state: LoopState) -> list[Card]:
@@ -202,8 +214,9 @@ def _sigma_charts(walkers: Sequence[WalkerRecord], of_round: int) -> Iterator[tu
 def _heat(n: int) -> list[str]:
     """Colours from cold to hot."""
     ramp = ("#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#7A0A0A")
-    places = np.linspace(0, len(ramp) - 1, n).round().astype(int) if n > 1 else [0]
-    return [ramp[i] for i in places] if n <= len(ramp) else [PALETTE[i % len(PALETTE)] for i in range(n)]
+    if n > len(ramp):
+        return [PALETTE[i % len(PALETTE)] for i in range(n)]
+    return [ramp[i] for i in np.linspace(0, len(ramp) - 1, n).round().astype(int)]
 
 
 def _ends_table(explored: Sequence[LoopRound]) -> str:
