@@ -300,6 +300,17 @@ def test_too_few_first_labels(tmp_path: Path) -> None:
         loop(tmp_path).run(progress=False)
 
 
+def test_picks_keep_to_constraints_and_random_needs_no_score(tmp_path: Path) -> None:
+    four = {"cost": "n_atoms", "budget": 4.0}
+    loop(tmp_path, constraints=four, methods=("random",), score="forces_variance", n_rounds=1).run(
+        progress=False
+    )
+    (picked,) = events(tmp_path, event="picked")
+    assert len(picked["structures"]) == 1
+    with pytest.raises(ValueError, match="stop is for a loop with one method"):
+        LoopConfig(methods=("lcmd", "random"), stop={"budget_labels": 3})
+
+
 class Strange(Calculator):
     """Gives the forces of another structure than it was asked for."""
 

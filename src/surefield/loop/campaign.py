@@ -7,6 +7,7 @@ killed repeats the step it was in and ends with the same journal, but for times,
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -33,6 +34,7 @@ from surefield.loop.oracles.replay import POOL_INDEX
 from surefield.loop.settings import begin
 from surefield.potentials.potential import HasPotential, Potential
 from surefield.potentials.saving import content_hash
+from surefield.selection.methods import METHODS
 from surefield.selection.selection import Selection
 from surefield.structures.images import image_key
 from surefield.structures.read import Frames, read_frames, write_frames
@@ -272,19 +274,21 @@ class Loop:
         if not len(candidates):
             return "exhausted: all candidates are labelled, or cannot be"
         n = affordable(config.n_per_round, self.ledger, config)
-        score = config.score
-        batch = select(
-            uncertainty,
-            known,
-            candidates,
-            self.method,
-            min(n, len(candidates)),
-            features=config.features,
-            transforms=make_transforms(config.transforms),
-            scores=None if score is None else {score: score_frames(uncertainty, candidates, score)},
-            sigma=config.sigma,
-            seed=1000 * self.seed + number,
-        )
+        score = config.score if METHODS[self.method].uses_features else None
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # `stopped` says it
+            batch = select(
+                uncertainty,
+                known,
+                candidates,
+                self.method,
+                min(n, len(candidates)),
+                features=config.features,
+                transforms=make_transforms(config.transforms),
+                scores=None if score is None else {score: score_frames(uncertainty, candidates, score)},
+                constraints=config.constraints.of(candidates),
+                sigma=config.sigma,
+                seed=1000 * self.seed + number,
+            )
         if reason := end_for_lack_of_gain(self.journal, config, batch):
             return reason
         write_frames(path, [candidates[i] for i in batch])
@@ -298,6 +302,7 @@ class Loop:
             "n_candidates": len(candidates),
             "picks": _places(candidates, list(batch)),
             "gains": batch.gains,
+            "stopped": batch.stopped,
             "squared_distances": batch.squared_distances,
             "reasons": reasons_of(batch, known, candidates, uncertainty),
         }

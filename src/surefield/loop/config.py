@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms
+from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.config import Config
 from surefield.errors import nearest
 from surefield.execution.config import ExecutorConfig, SerialExecutorConfig
@@ -15,6 +16,10 @@ from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, TBLi
 from surefield.selection.methods import METHODS
 
 __all__ = ["EngineTrialConfig", "FilePoolConfig", "LoopConfig", "MolecularDynamicsPoolConfig", "StopConfig"]
+
+
+#: What comparisons of methods do not have.
+_ONE_ARM: Final = ("labelled", "stop", "trial", "constraints", "n_audit")
 
 
 class FilePoolConfig(Config):
@@ -120,6 +125,9 @@ class LoopConfig(Config):
     score: Score | None = Field(
         default=None, description="expected squared error: max_diag ranks by it, others weight by it"
     )
+    constraints: ConstraintsConfig = Field(
+        default=ConstraintsConfig(), description="that the picks of a round keep to, as those of a selection"
+    )
     seeds: tuple[int, ...] = Field(
         default=(0,), min_length=1, description="of all that is random; several are repetitions to compare"
     )
@@ -179,6 +187,11 @@ class LoopConfig(Config):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.explores and self.compares:
+        if not self.compares:
+            return self
+        if self.explores:
             raise ValueError("methods or seeds are compared on one pool: no loop.starts, or one of each")
+        for name in _ONE_ARM:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for a loop with one method and one seed, not for a comparison")
         return self
