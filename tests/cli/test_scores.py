@@ -120,6 +120,23 @@ def test_information_about_parameters(files: Path) -> None:
     assert json.loads((folder / "score.json").read_text())["parameters"]["2"]["parameter"] == "lambda"
 
 
+def test_as_jobs(files: Path) -> None:
+    """Batches of two structures, as processes of this machine: the same results as here, and nothing more."""
+    settings = {"kind": "quests_delta_entropy", "reference_set": "pool.xyz", "bandwidth": 1.0}
+    here = run(files, settings)
+    jobs = run(files, settings | {"jobs": {"batch_size": 2}}, name="jobs")
+    assert here is not None
+    assert jobs is not None
+    assert len(list((jobs / "jobs" / "QUESTSDeltaEntropyScore" / "score" / "00000").glob("0*"))) == 2
+    pairs = zip(*(read_frames(folder / "score_results.xyz") for folder in (here, jobs)), strict=True)
+    for direct, atoms in pairs:
+        key = "quests_delta_entropy_score"
+        np.testing.assert_allclose(atoms.arrays[key], direct.arrays[key], rtol=1e-12)
+        assert atoms.arrays.keys() == direct.arrays.keys()
+        assert atoms.info["_metadata"].keys() == direct.info["_metadata"].keys()
+    assert json.loads((jobs / "score.json").read_text()) == json.loads((here / "score.json").read_text())
+
+
 @pytest.mark.parametrize("kind", ["quests_efficiency", "quests_diversity"])
 def test_entropies_of_a_set(files: Path, kind: str) -> None:
     settings = {

@@ -83,6 +83,9 @@ def _next(run: Run, config: RunConfig, path: Path, overrides: Sequence[str]) -> 
         return f"surefield uq {command}"
     if run.verb in ("train", "eval", "uq") and data.pool:
         return f"surefield select {command}"
+    if run.verb == "score" and data.train and run.scored.get("values") is not None:
+        scored = f"data.pool={_short(run.folder / 'score_results.xyz')}"
+        return f"surefield select {command} {scored} selection.score={run.score['key']}"
     if run.verb == "select":
         return "label picks.xyz, add it to data.train, and train again under another name"
     if run.verb in ("train", "loop") and (run.folder / "potential.npz").exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from surefield.cli.inputs import FORCE_ERRORS, need, trained
 from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError, check_known
 from surefield.execution.run_folder import RunFolder
-from surefield.files import write_arrays
+from surefield.files import read_json, write_arrays
 from surefield.potentials.saving import load_potential
 from surefield.scores.config import (
     FIMMatchingConfig,
@@ -29,6 +30,7 @@ from surefield.scores.config import (
     QUESTSDiversityConfig,
     QUESTSEfficiencyConfig,
     ScoreConfig,
+    ScoreJobsConfig,
     StructureScoreConfig,
 )
 from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore
@@ -38,7 +40,9 @@ from surefield.scores.quests.classes import (
     QUESTSDiversityScore,
     QUESTSEfficiencyScore,
 )
+from surefield.scoring import DatasetScore, ModelScore
 from surefield.scoring.contract import Score
+from surefield.scoring.results import METADATA, write_labelled, write_value
 from surefield.sensitivity.rows import atom_features
 from surefield.structures.contents import frame_contents
 from surefield.structures.read import Frames, read_frames
@@ -59,14 +63,67 @@ def run_score(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, A
     frames = _structures(config, settings)
     if frames is not None:
         say(f"structures: {len(frames)}")
-    score, results = _KINDS[type(settings)](config, settings, frames)
-    path = score.save_results(results, folder.folder, frames)
+    work = _KINDS[type(settings)](config, settings, frames)
+    score = work.score
+    if settings.jobs is None:
+        results = work.compute()
+        path = score.save_results(results, folder.folder, frames)
+    else:
+        path, results = _as_jobs(work, settings.jobs, folder.folder)
     facts, arrays = _facts(score, results)
-    if (parameters := getattr(score, "fim_index_to_parameter", None)) is not None:
+    if (parameters := _metadata(path, score.key).get("fim_index_to_parameter")) is not None:
         facts["parameters"] = parameters
     folder.write_json("score.json", {"kind": settings.kind, **facts})
     write_arrays(folder.path("score.npz"), arrays)
     return {"verdict": f"{facts['words']}; see {path.name}"}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A call of a score.
+
+    Attributes:
+        score: of which.
+        data: what it is called with.
+        arguments: of the call.
+        temporary: array of descriptors that is not kept with the results.
+    """
+
+    score: Score
+    data: Any
+    arguments: Mapping[str, Any]
+    temporary: str | None = None
+
+    def compute(self) -> Any:
+        """Results, here and now."""
+        whole = isinstance(self.score, DatasetScore)
+        call = self.score.compute if whole else self.score.compute_batch
+        return call(self.data, **self.arguments)
+
+
+def _as_jobs(work: _Work, settings: ScoreJobsConfig, folder: Path) -> tuple[Path, Any]:
+    """File of the results, and the results, of jobs in the folder of the run."""
+    flow = {"workflow_type": settings.workflow_type, "workflow_args": {"root": str(folder / "jobs")}}
+    whole = isinstance(work.score, DatasetScore | ModelScore)
+    size = 1 if whole else settings.batch_size
+    calc_ids = work.score.run(_VERB, work.data, work.arguments, flow, settings.job_details, size)
+    say(f"jobs: {len(calc_ids)}, in {folder / 'jobs'}")
+    read = work.score.data_from_calc_ids(calc_ids, flow)
+    key = work.score.key
+    if whole:
+        return write_value(folder, key, read[0][key], read[0][METADATA]), read[0][key]
+    for atoms in read:
+        if work.temporary is not None:
+            del atoms.arrays[work.temporary]
+    results = [atoms.arrays[key] if key in atoms.arrays else atoms.info[key] for atoms in read]
+    return write_labelled(folder, read), results
+
+
+def _metadata(path: Path, key: str) -> Mapping[str, Any]:
+    """What a file of results says of how they were computed."""
+    if path.suffix == ".json":
+        return read_json(path)[METADATA]
+    return read_frames(path, 0)[0].info[METADATA][key]
 
 
 def rehearse_score(config: RunConfig) -> None:
@@ -134,11 +191,11 @@ def _force_errors(config: RunConfig) -> Path:
     return path
 
 
-def _ltau(config: RunConfig, settings: LTAUScoreConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+def _ltau(config: RunConfig, settings: LTAUScoreConfig, frames: Sequence[Atoms]) -> _Work:
     files = _needed(config, settings)
     log = files["force errors"].parent if "force errors" in files else None
     arguments = settings.model_dump(
-        exclude={"kind", "structures", "descriptors", "num_nearest_neighbors"}, exclude_none=True
+        exclude={"kind", "structures", "jobs", "descriptors", "num_nearest_neighbors"}, exclude_none=True
     )
     score = LTAUForcesUQScore(
         **{
@@ -148,13 +205,13 @@ def _ltau(config: RunConfig, settings: LTAUScoreConfig, frames: Sequence[Atoms])
             "index_args": settings.index_args or None,
         }
     )
+    given = frames
     if settings.descriptors == POTENTIAL:
         frames, key = _as_logged(frames, files["trained potential"]), _DESCRIPTORS
     else:
         frames, key = _described(config, settings, frames)
-    return score, score.compute_batch(
-        frames, descriptors_key=key, num_nearest_neighbors=settings.num_nearest_neighbors
-    )
+    call = {"descriptors_key": key, "num_nearest_neighbors": settings.num_nearest_neighbors}
+    return _Work(score, list(frames), call, None if frames is given else key)
 
 
 def _as_logged(frames: Sequence[Atoms], potential: Path) -> list[Atoms]:
@@ -183,49 +240,46 @@ def _described(
     return frames, name
 
 
-def _quests(config: RunConfig, settings: QUESTSConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+def _quests(config: RunConfig, settings: QUESTSConfig, frames: Sequence[Atoms]) -> _Work:
     described, key = _described(config, settings, frames)
     arguments = settings.model_dump(include={"bandwidth", "apply_mask", "batch_size"})
+    arguments["descriptors_key"] = key
+    temporary = None if described is frames else key
     if not isinstance(settings, QUESTSDeltaEntropyConfig):
-        kind = QUESTSEfficiencyScore if isinstance(settings, QUESTSEfficiencyConfig) else QUESTSDiversityScore
-        number = kind()
-        return number, number.compute(list(described), kind.quantity, descriptors_key=key, **arguments)
+        efficiency = isinstance(settings, QUESTSEfficiencyConfig)
+        number = QUESTSEfficiencyScore() if efficiency else QUESTSDiversityScore()
+        return _Work(number, list(described), {"score_quantity": number.quantity, **arguments}, temporary)
     source = settings.reference_set or need(config.data.train, "train", _VERB)
     reference: Any = source
     if not (isinstance(source, str) and source.endswith((".npy", ".txt", ".dat"))):
         reference = list(_described(config, settings, read_frames(source))[0])
     score = QUESTSDeltaEntropyScore()
     arguments |= settings.model_dump(include={"approx", "num_nearest_neighbors"})
-    return score, score.compute_batch(
-        list(described), score.quantity, reference, descriptors_key=key, **arguments
-    )
+    arguments |= {"score_quantity": score.quantity, "reference_set": reference}
+    return _Work(score, list(described), arguments, temporary)
 
 
-def _fim(config: RunConfig, settings: FIMTrainingSetConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+def _fim(config: RunConfig, settings: FIMTrainingSetConfig, frames: Sequence[Atoms]) -> _Work:
     score = FIMTrainingSetScore()
-    arguments = settings.model_dump(exclude={"kind", "structures", "potential"})
-    potential = _potential(config, settings)
-    return score, score.compute_batch(list(frames), score.quantity, potential, **arguments)
+    arguments = settings.model_dump(exclude={"kind", "structures", "jobs"})
+    arguments |= {"score_quantity": score.quantity, "potential": _potential(config, settings)}
+    return _Work(score, list(frames), arguments)
 
 
-def _property(config: RunConfig, settings: FIMPropertyConfig, frames: None) -> tuple[Score, Any]:
+def _property(config: RunConfig, settings: FIMPropertyConfig, frames: None) -> _Work:
     del frames
     score = FIMPropertyScore()
-    arguments = settings.model_dump(exclude={"kind", "structures", "potential", "list_of_target_property"})
+    arguments = settings.model_dump(exclude={"kind", "structures", "jobs", "list_of_target_property"})
     arguments["cov"] = arguments["cov"] if isinstance(settings.cov, str) else np.array(settings.cov)
-    return score, score.compute_batch(
-        list(settings.list_of_target_property),
-        score.quantity,
-        potential=_potential(config, settings),
-        **arguments,
-    )
+    arguments |= {"score_quantity": score.quantity, "potential": _potential(config, settings)}
+    return _Work(score, list(settings.list_of_target_property), arguments)
 
 
-def _matching(config: RunConfig, settings: FIMMatchingConfig, frames: Sequence[Atoms]) -> tuple[Score, Any]:
+def _matching(config: RunConfig, settings: FIMMatchingConfig, frames: Sequence[Atoms]) -> _Work:
     del config
     score = FIMMatchingScore()
-    arguments = settings.model_dump(exclude={"kind", "structures"})
-    return score, score.compute_batch(list(frames), score_quantity=score.quantity, **arguments)
+    arguments = settings.model_dump(exclude={"kind", "structures", "jobs"})
+    return _Work(score, list(frames), {"score_quantity": score.quantity, **arguments})
 
 
 def _potential(config: RunConfig, settings: PotentialScoreConfig) -> Any:
@@ -234,7 +288,7 @@ def _potential(config: RunConfig, settings: PotentialScoreConfig) -> Any:
     return load_potential(settings.potential or _needed(config, settings)["trained potential"])
 
 
-_KINDS: Final[dict[type[StructureScoreConfig], Callable[..., tuple[Score, Any]]]] = {
+_KINDS: Final[dict[type[StructureScoreConfig], Callable[..., _Work]]] = {
     LTAUScoreConfig: _ltau,
     QUESTSEfficiencyConfig: _quests,
     QUESTSDiversityConfig: _quests,

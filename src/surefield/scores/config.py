@@ -20,6 +20,7 @@ __all__ = [
     "QUESTSDiversityConfig",
     "QUESTSEfficiencyConfig",
     "ScoreConfig",
+    "ScoreJobsConfig",
     "StructureScoreConfig",
 ]
 
@@ -39,6 +40,14 @@ Parameters = Annotated[
 ]
 
 
+class ScoreJobsConfig(Config):
+    """A score as jobs of a workflow; a run whose jobs were killed is gone on with."""
+
+    workflow_type: Literal["LOCAL", "SLURM"] = "LOCAL"
+    batch_size: int = Field(default=100, ge=1, description="structures of a job")
+    job_details: dict[str, Any] = Field(default={}, description="walltime (minutes), queue, account, ...")
+
+
 class StructureScoreConfig(Config):
     """What all scores of structures have."""
 
@@ -46,6 +55,7 @@ class StructureScoreConfig(Config):
     PATHS: ClassVar[tuple[str, ...]] = ()
 
     structures: str | None = Field(default=None, description="structures to score: a file; null: data.pool")
+    jobs: ScoreJobsConfig | None = Field(default=None, description="compute as jobs; null: here")
 
     def files(self) -> dict[str, str]:
         """Files that enter the score, by name, besides the structures."""
