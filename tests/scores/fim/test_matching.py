@@ -278,6 +278,19 @@ def test_what_is_left_after_dropping_is_solved_again() -> None:
     assert alone.status == "optimal"
 
 
+def test_a_support_that_cannot_cover_the_target_is_not_kept() -> None:
+    target, candidates = np.diag([1.0, 0.1]), [np.diag([1.0, 0.0]), np.diag([0.0, 1.0]), np.diag([0.0, 0.9])]
+    with pytest.warns(UserWarning, match="could not be dropped"):
+        result = fim_match(target, candidates, weight_tolerance={"zero_tol": 0.5})
+    assert result.status == "optimal_restored"
+    np.testing.assert_allclose(result.weights, [1.0, 0.1, 0.0], atol=1e-6)
+
+
+def test_one_parameter() -> None:
+    result = fim_match(3.0, [1.0, 2.0, [[1.5]]])
+    np.testing.assert_allclose(result.weights, [0.0, 1.5, 0.0], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("target", "candidates", "message"),
     [

@@ -304,14 +304,9 @@ def _kept(
     exact = _on_boundary(problem, only)
     if exact is not None:
         return exact, "optimal", CLOSED_FORM if len(kept) == 1 else optimum.solver
-    if len(kept):
-        try:
-            again = _solved(problem, kept, solvers, {})
-            assert again.weights is not None
-            only[kept] = again.weights
-            return _on_boundary(problem, only, any_factor=True), "optimal", again.solver  # type: ignore[return-value]
-        except ExecutionError:
-            pass
+    again = _on_support(problem, kept, solvers)
+    if again is not None:
+        return again[0], "optimal", again[1]
     warnings.warn(
         f"{int((y > 0).sum()) - len(kept)} small weights could not be dropped without violating the "
         "constraint, and were restored; lower zero_tol or raise zero_tol_dual",
@@ -321,7 +316,27 @@ def _kept(
     return (y if whole is None else whole), "optimal_restored", optimum.solver
 
 
-def _on_boundary(problem: MatchingProblem, y: np.ndarray, *, any_factor: bool = False) -> np.ndarray | None:
+def _on_support(
+    problem: MatchingProblem, kept: Int[np.ndarray, " n_kept"], solvers: Sequence[str]
+) -> tuple[np.ndarray, str] | None:
+    """Solution with these weights only, and its solver; None: there is none."""
+    y = np.zeros(len(problem.units))
+    if len(kept) == 1:
+        y[kept] = _boundary(problem.matrices[kept[0]], problem.target)
+        return (y, CLOSED_FORM) if y[kept[0]] <= problem.upper[kept[0]] and np.isfinite(y).all() else None
+    try:
+        answer = _solved(problem, kept, solvers, {}) if len(kept) else None
+    except ExecutionError:
+        return None
+    if answer is None:
+        return None
+    assert answer.weights is not None
+    y[kept] = answer.weights
+    exact = _on_boundary(problem, y)
+    return (y if exact is None else exact), answer.solver
+
+
+def _on_boundary(problem: MatchingProblem, y: np.ndarray) -> np.ndarray | None:
     """Weights times the factor that takes them onto the boundary of the constraint; None: it is not near 1.
 
     Solvers stop near the boundary, on either side. Of one weight this is its closed form.
@@ -329,7 +344,7 @@ def _on_boundary(problem: MatchingProblem, y: np.ndarray, *, any_factor: bool = 
     if not y.any():
         return None
     factor = _boundary(weighted_sum(problem.matrices, y), problem.target)
-    if not (any_factor and np.isfinite(factor)) and abs(factor - 1) > _OPTIMAL:
+    if not abs(factor - 1) <= _OPTIMAL:
         return None
     return np.minimum(y * factor, problem.upper)
 
