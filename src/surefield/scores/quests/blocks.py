@@ -24,7 +24,7 @@ __all__ = [
     "merge",
     "product_error",
     "right_factor",
-    "squares_to",
+    "squares_between",
 ]
 
 #: Rows of a leaf: enough for a fast matrix product, few enough to be compact.
@@ -100,11 +100,15 @@ class BlockedRows:
         rows: (n_rows, n_features) in units of the bandwidth.
         order: (n_rows,) place of each row in the array that was arranged.
         blocks: all blocks, in the order of their rows.
+        centres: (n_blocks, n_features) mean of the rows of each block.
+        radii: (n_blocks,) largest distance of a row to the centre of its block.
     """
 
     rows: Float[np.ndarray, "n_rows n_features"]
     order: Int[np.ndarray, " n_rows"]
     blocks: tuple[Block, ...]
+    centres: Float[np.ndarray, "n_blocks n_features"]
+    radii: Float[np.ndarray, " n_blocks"]
 
 
 def product_error(n_features: int, reach: float) -> float:
@@ -146,7 +150,18 @@ def arrange(rows: Float[np.ndarray, "n_rows n_features"]) -> BlockedRows:
         pending += [(start + middle, stop, inside), (start, start + middle, inside)]
     if leaves:
         blocks.append(_block(leaves))
-    return BlockedRows(np.ascontiguousarray(rows[order]), order, tuple(blocks))
+    return _blocked(np.ascontiguousarray(rows[order]), order, tuple(blocks))
+
+
+def _blocked(
+    rows: Float[np.ndarray, "n_rows n_features"], order: Int[np.ndarray, " n_rows"], blocks: tuple[Block, ...]
+) -> BlockedRows:
+    centres, radii = np.empty((len(blocks), rows.shape[1])), np.empty(len(blocks))
+    for number, block in enumerate(blocks):
+        own = rows[block.start : block.stop]
+        centres[number] = own.mean(axis=0)
+        radii[number] = math.sqrt(float(squared_norms(own - centres[number]).max()))
+    return BlockedRows(rows, order, blocks, centres, radii)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,15 +206,18 @@ def left_factor(right: Float[np.ndarray, "n n_factors"]) -> Float[np.ndarray, "n
     return np.concatenate([right[:, :-2], right[:, -1:], right[:, -2:-1]], axis=1)
 
 
-def squares_to(
-    centre: Float[np.ndarray, " n_features"],
-    rows: Float[np.ndarray, "n n_features"],
-    norms: Float[np.ndarray, " n"],
-) -> tuple[Float[np.ndarray, " n"], float]:
-    """|b - c|² of rows with squared norms `norms`, and a bound of its rounding error."""
-    size = float(centre @ centre)
-    slack = 2.0 * product_error(rows.shape[1], math.sqrt(max(size, float(norms.max(initial=0.0)))))
-    return norms + size - 2.0 * (rows @ centre), slack
+def squares_between(
+    rows: Float[np.ndarray, "n n_features"], others: Float[np.ndarray, "m n_features"]
+) -> tuple[Float[np.ndarray, "n m"], float]:
+    """|a - b|² of all pairs by a matrix product, and a bound of its rounding error."""
+    norms, other_norms = squared_norms(rows), squared_norms(others)
+    longest = max(float(norms.max(initial=0.0)), float(other_norms.max(initial=0.0)))
+    slack = 2.0 * product_error(rows.shape[1], math.sqrt(longest))
+    squares = rows @ others.T
+    squares *= -2.0
+    squares += norms[:, None]
+    squares += other_norms[None, :]
+    return squares, slack
 
 
 def _block(limits: list[int]) -> Block:

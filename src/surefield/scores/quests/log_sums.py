@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.scores.quests.blocks import (
-    Block,
     BlockedRows,
     Leaf,
     MergedRows,
@@ -27,6 +26,7 @@ from surefield.scores.quests.blocks import (
     left_factor,
     product_error,
     right_factor,
+    squares_between,
 )
 from surefield.scores.quests.parts import COLUMNS, in_parts, threshold
 from surefield.selection.distances import squared_norms
@@ -35,6 +35,8 @@ __all__ = ["LogSums", "ReferenceRows", "log_sums"]
 
 #: Queries of a part of the work.
 _QUERIES: Final = 1024
+#: Centres of blocks and leaves whose distances to queries are held at once.
+_CENTRES: Final = 512
 #: Sums whose largest exponent lies lower are shifted, for their terms would become zero.
 _LOWEST: Final = -600.0
 #: Largest error of |a - b|²/2 by products of rows; beyond, differences are taken.
@@ -47,11 +49,15 @@ class ReferenceRows:
 
     Attributes:
         blocks: distinct rows, block by block, as seen from the centre of each.
+        centres: (n_blocks, n_features) of the blocks.
+        leaf_centres: (n_leaves, n_features) of all leaves, block by block.
         n_rows: rows, copies counted.
         n_distinct: distinct rows.
     """
 
     blocks: tuple[_SeenBlock, ...]
+    centres: Float[np.ndarray, "n_blocks n_features"]
+    leaf_centres: Float[np.ndarray, "n_leaves n_features"]
     n_rows: float
     n_distinct: int
 
@@ -60,8 +66,9 @@ class ReferenceRows:
         """Arrange distinct rows."""
         blocked = arrange(merged.rows)
         counts = merged.counts[blocked.order]
-        blocks = tuple(_SeenBlock.of(blocked, counts, block) for block in blocked.blocks)
-        return cls(blocks, float(counts.sum()), len(counts))
+        blocks = tuple(_SeenBlock.of(blocked, counts, i) for i in range(len(blocked.blocks)))
+        leaf_centres = np.concatenate([[leaf.centre + b.centre for leaf in b.leaves] for b in blocks])
+        return cls(blocks, blocked.centres, leaf_centres, float(counts.sum()), len(counts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +121,8 @@ def _of_queries(
     done = []
     for first in range(0, len(places), batch_size):
         rows = places[first : first + batch_size]
-        sums = _Sums(queries[rows], reference.blocks, threshold(reference.n_rows))
-        for block in reference.blocks:
-            sums.add_block(block)
+        sums = _Sums(queries[rows], reference)
+        sums.add_all(reference)
         done.append((rows, sums.logs(), sums.largest))
     return done
 
@@ -132,27 +138,26 @@ class _SeenBlock:
     leaves: tuple[Leaf, ...]
 
     @classmethod
-    def of(cls, blocked: BlockedRows, counts: Float[np.ndarray, " n_rows"], block: Block) -> _SeenBlock:
-        own = blocked.rows[block.start : block.stop]
-        centre = own.mean(axis=0)
-        radius = math.sqrt(float(squared_norms(own - centre).max()))
-        right, parts = right_factor(own - centre), tuple(leaves(block, own - centre))
-        return cls(centre, radius, right, counts[block.start : block.stop], parts)
+    def of(cls, blocked: BlockedRows, counts: Float[np.ndarray, " n_rows"], number: int) -> _SeenBlock:
+        block, centre = blocked.blocks[number], blocked.centres[number]
+        rows = slice(block.start, block.stop)
+        shifted = blocked.rows[rows] - centre
+        parts = tuple(leaves(block, shifted))
+        return cls(centre, float(blocked.radii[number]), right_factor(shifted), counts[rows], parts)
 
 
 class _Sums:
-    """Sums of some queries while blocks of reference rows come in.
+    """Sums of some queries while blocks of reference rows are added.
 
     Attributes:
         largest: (n_queries,) largest exponent so far.
     """
 
-    def __init__(
-        self, queries: Float[np.ndarray, "n_queries n_features"], blocks: Sequence[_SeenBlock], t: float
-    ) -> None:
+    def __init__(self, queries: Float[np.ndarray, "n_queries n_features"], reference: ReferenceRows) -> None:
         self._queries = queries
         self.largest = np.full(len(queries), -np.inf)
-        self._look_first(blocks)
+        self._look_first(reference)
+        t = threshold(reference.n_rows)
         # What is farther than this from a query counts for nothing.
         self._reach = np.sqrt(2.0 * (t - self.largest))
         self._shift = np.where(self.largest < _LOWEST, self.largest, 0.0)
@@ -162,38 +167,41 @@ class _Sums:
         """Log-sum-exp over all that was added."""
         return self._shift + np.log(self._sums)
 
-    def _look_first(self, blocks: Sequence[_SeenBlock]) -> None:
+    def _look_first(self, reference: ReferenceRows) -> None:
         """Largest exponents with the rows of one leaf, that with the nearest centre."""
-        nearest = np.full(len(self._queries), np.inf)
-        which = np.zeros(len(self._queries), np.int64)
-        counted = 0
-        for block in blocks:
-            squares = leaf_squares(block.leaves, right_factor(self._queries - block.centre))
+        nearest, which = np.full(len(self._queries), np.inf), np.zeros(len(self._queries), np.int64)
+        for first in range(0, len(reference.leaf_centres), _CENTRES):
+            squares, _ = squares_between(self._queries, reference.leaf_centres[first : first + _CENTRES])
             best = squares.argmin(axis=1)
             value = squares[np.arange(len(squares)), best]
             nearer = value < nearest
-            nearest[nearer], which[nearer] = value[nearer], best[nearer] + counted
-            counted += len(block.leaves)
-        counted = 0
-        for block in blocks:
-            for number, leaf in enumerate(block.leaves):
-                chosen = np.flatnonzero(which == counted + number)
-                for first in range(0, len(chosen), COLUMNS):
-                    rows = chosen[first : first + COLUMNS]
-                    left = left_factor(right_factor(self._queries[rows] - block.centre))
-                    self.largest[rows] = _exponents(left, block.right[leaf.rows])[1]
-            counted += len(block.leaves)
+            nearest[nearer], which[nearer] = value[nearer], best[nearer] + first
+        order = np.argsort(which, kind="stable")
+        numbers, starts = np.unique(which[order], return_index=True)
+        groups = dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
+        for number, (block, leaf) in enumerate((b, leaf) for b in reference.blocks for leaf in b.leaves):
+            chosen = groups.get(number, order[:0])
+            for first in range(0, len(chosen), COLUMNS):
+                rows = chosen[first : first + COLUMNS]
+                left = left_factor(right_factor(self._queries[rows] - block.centre))
+                self.largest[rows] = _exponents(left, block.right[leaf.rows])[1]
 
-    def add_block(self, block: _SeenBlock) -> None:
-        """Add what the rows of a block give to the queries that are near enough."""
-        around = right_factor(self._queries - block.centre)
-        apart = -2.0 * around[:, -1]
-        near = np.flatnonzero(apart <= (block.radius + self._reach) ** 2 * (1.0 + 1e-9))
-        if not len(near):
-            return
-        around = around[near]
+    def add_all(self, reference: ReferenceRows) -> None:
+        """Add all reference rows."""
+        for first in range(0, len(reference.blocks), _CENTRES):
+            last = first + _CENTRES
+            apart, slack = squares_between(self._queries, reference.centres[first:last])
+            for number, block in enumerate(reference.blocks[first:last]):
+                limit = (block.radius + self._reach) ** 2 * (1.0 + 1e-9) + slack
+                near = np.flatnonzero(apart[:, number] <= limit)
+                if len(near):
+                    self._add_block(block, near)
+
+    def _add_block(self, block: _SeenBlock, near: Int[np.ndarray, " n"]) -> None:
+        """Add what the rows of a block give to queries that are near enough."""
+        around = right_factor(self._queries[near] - block.centre)
         left, squares, reach = left_factor(around), leaf_squares(block.leaves, around), self._reach[near]
-        slack = 4.0 * product_error(self._queries.shape[1], math.sqrt(float(apart[near].max())))
+        slack = 4.0 * product_error(self._queries.shape[1], math.sqrt(-2.0 * float(around[:, -1].min())))
         for number, leaf in enumerate(block.leaves):
             limit = (float(leaf.reach.max()) + reach) ** 2 * (1.0 + 1e-9) + slack
             chosen = np.flatnonzero(squares[:, number] <= limit)

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.scores.quests.blocks import Block, BlockedRows, arrange, squares_to
+from surefield.scores.quests.blocks import Block, BlockedRows, arrange, squares_between
 from surefield.scores.quests.parts import in_parts
 from surefield.selection.distances import k_nearest, squared_norms
 
@@ -53,14 +53,14 @@ def _of_blocks(
     skipped: Int[np.ndarray, " n_queries"] | None,
     numbers: Sequence[int],
 ) -> list[tuple[slice, Float[np.ndarray, "n k"]]]:
-    norms = squared_norms(reference)
     looked_at = k + (skipped is not None)
     done = []
     for number in numbers:
         for rows in _leaves(blocks.blocks[number]):
             queries = blocks.rows[rows]
             centre = queries.mean(axis=0)
-            squares, slack = squares_to(centre, reference, norms)
+            squares, slack = squares_between(centre[None], reference)
+            squares = squares[0]
             radius = math.sqrt(float(squared_norms(queries - centre).max()))
             kth = math.sqrt(max(float(np.partition(squares, looked_at - 1)[looked_at - 1]), 0.0) + slack)
             # k rows have |a - b| <= |a - c| + kth, and |c - b| <= |a - c| + |a - b|.

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,13 +30,15 @@ from surefield.scores.quests.blocks import (
     leaves,
     left_factor,
     right_factor,
-    squares_to,
+    squares_between,
 )
 from surefield.scores.quests.nearest import nearest_rows
 from surefield.scores.quests.parts import COLUMNS, in_parts, threshold
-from surefield.selection.distances import squared_norms
 
 __all__ = ["SelfSums", "self_sums"]
+
+#: Blocks whose distances to all others are held at once.
+_BLOCKS: Final = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,27 +139,26 @@ def _of_blocks(
     numbers: Sequence[int],
 ) -> _Sums:
     """What the pairs add whose first row is in some of the blocks and whose second row comes later."""
-    norms = squared_norms(blocks.rows)
     total = _Sums.zeros(counts, nearest)
-    for block in (blocks.blocks[i] for i in numbers):
-        own = blocks.rows[block.start : block.stop]
-        centre = own.mean(axis=0)
-        right = right_factor(own - centre)
-        left, parts = left_factor(right), list(leaves(block, own - centre))
+    for number, later in _later_blocks(blocks, numbers, reach):
+        block, centre = blocks.blocks[number], blocks.centres[number]
+        shifted = blocks.rows[block.start : block.stop] - centre
+        right = right_factor(shifted)
+        left, parts = left_factor(right), list(leaves(block, shifted))
         for leaf in parts:
-            here = _rows(block, leaf)
-            total.add_leaf(here, left[leaf.rows] @ right[leaf.rows].T)
+            total.add_leaf(_rows(block, leaf), left[leaf.rows] @ right[leaf.rows].T)
+        farthest = float(blocks.radii[number]) + reach
         batches = itertools.chain(
-            [np.arange(block.start, block.stop)], _near(blocks, block, norms, centre, reach, batch_size)
+            [np.arange(block.start, block.stop)], _near(blocks, later, centre, farthest, batch_size)
         )
         for places in batches:
             around = right_factor(blocks.rows[places] - centre)
             squares = leaf_squares(parts, around)
-            for number, leaf in enumerate(parts):
+            for index, leaf in enumerate(parts):
                 here = _rows(block, leaf)
                 limit = (float(leaf.reach.max()) + reach) ** 2 + 1e-6
                 # Earlier rows have had their turn.
-                chosen = np.flatnonzero((squares[:, number] <= limit) & (places >= here.stop))
+                chosen = np.flatnonzero((squares[:, index] <= limit) & (places >= here.stop))
                 for first in range(0, len(chosen), COLUMNS):
                     columns = chosen[first : first + COLUMNS]
                     total.add_pairs(here, places[columns], left[leaf.rows] @ around[columns].T)
@@ -167,17 +169,31 @@ def _rows(block: Block, leaf: Leaf) -> slice:
     return slice(leaf.rows.start + block.start, leaf.rows.stop + block.start)
 
 
+def _later_blocks(
+    blocks: BlockedRows, numbers: Sequence[int], reach: float
+) -> Iterator[tuple[int, Int[np.ndarray, " n"]]]:
+    """Number of each block, and those of later blocks with rows that may be within `reach` of its rows."""
+    for first in range(0, len(numbers), _BLOCKS):
+        some = np.array(numbers[first : first + _BLOCKS])
+        squares, slack = squares_between(blocks.centres[some], blocks.centres)
+        near = squares <= (blocks.radii[some][:, None] + blocks.radii[None, :] + reach) ** 2 + slack
+        for number, row in zip(some, near, strict=True):
+            yield int(number), np.flatnonzero(row[number + 1 :]) + number + 1
+
+
 def _near(
     blocks: BlockedRows,
-    block: Block,
-    norms: Float[np.ndarray, " n_rows"],
+    numbers: Int[np.ndarray, " n_blocks"],
     centre: Float[np.ndarray, " n_features"],
     reach: float,
     batch_size: int,
 ) -> Iterator[Int[np.ndarray, " n"]]:
-    """Later rows within `reach` of any row of a block, batch by batch."""
-    radius = math.sqrt(float(squared_norms(blocks.rows[block.start : block.stop] - centre).max()))
-    squares, slack = squares_to(centre, blocks.rows[block.stop :], norms[block.stop :])
-    near = np.flatnonzero(squares <= (radius + reach) ** 2 + slack) + block.stop
-    for first in range(0, len(near), batch_size):
-        yield near[first : first + batch_size]
+    """Rows of some blocks within `reach` of a point, batch by batch."""
+    spans = [np.arange(blocks.blocks[i].start, blocks.blocks[i].stop) for i in numbers]
+    places = np.concatenate(spans) if spans else np.empty(0, np.int64)
+    for first in range(0, len(places), batch_size):
+        part = places[first : first + batch_size]
+        squares, slack = squares_between(centre[None], blocks.rows[part])
+        near = part[squares[0] <= reach**2 + slack]
+        if len(near):
+            yield near
