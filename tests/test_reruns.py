@@ -192,9 +192,14 @@ def _command_line(folder: Path, given: Given, verb: str) -> Any:
     if verb == "score":
         del config["loop"]
         config |= {"uncertainty": {"kind": "ltau", "k": 1}, "score": {"kind": "ltau"}}
+    if verb == "properties":
+        del config["loop"]
+        crystal = {"lattice_param": 3.6, "lattice_type": "fcc", "elements": ["Cu"]}
+        held = {"kind": "elastic_constants", "components": ["C11"], "clamped": True, "fixed_cell": True}
+        config |= {"uncertainty": {"kind": "constant"}, "properties": [held | crystal]}
     (folder / "copper.yaml").write_text(yaml.safe_dump(config))
     train = folder / "runs" / "copper-train" / "outputs.json"
-    if verb in ("eval", "uq", "uq-compare", "select", "score") and not train.exists():
+    if verb in ("eval", "uq", "uq-compare", "select", "score", "properties") and not train.exists():
         run_verb("train", folder / "copper.yaml", [], dry_run=False, overwrite=False)
     run_verb(verb, folder / "copper.yaml", [], dry_run=False, overwrite=False)
     return read_json(folder / "runs" / f"copper-{verb}" / "summary.json")
@@ -221,6 +226,7 @@ DOORS: dict[str, tuple[Callable[[Path, Given], Any], tuple[str, ...], str]] = {
     "select verb": (_verb("select"), (*TRAINED, "pool"), "surefield.cli.jobs.select"),
     "select-replay verb": (_verb("select-replay"), DATA, "surefield.cli.jobs.replay"),
     "score verb": (_verb("score"), (*TRAINED, "pool"), "surefield.cli.scores.LTAUForcesUQScore"),
+    "properties verb": (_verb("properties"), TRAINED, "surefield.cli.properties.computed_rows"),
     "loop verb": (_verb("loop"), (*DATA, "test"), "surefield.cli.loop_job.MethodComparison"),
 }
 

@@ -215,6 +215,8 @@ def test_unconverged_relaxations_are_refused(model: StillingerWeber) -> None:
     hasty = LatticeConstant(5.0, "diamond", "Si", tolerances=Tolerances(max_steps=2))
     with pytest.raises(ExecutionError, match=r"did not converge in 2 steps.*largest stress"):
         hasty.calculate_property(model)
+    with pytest.raises(ExecutionError, match="leaving the neighbourhood of the start"):
+        LatticeConstant(4.1, "diamond", "Si").calculate_property(model)
     with pytest.raises(ExecutionError, match="flat"):
         LatticeConstant(9.5, "diamond", "Si").calculate_property(model)
 

@@ -15,6 +15,7 @@ from surefield.cli.config import RunConfig
 from surefield.execution.progress import duration
 from surefield.report import Run
 from surefield.report.headline import verdict
+from surefield.report.properties import property_rows
 from surefield.report.scores import cautions, error_rows
 from surefield.report.stability import stability_cautions, stability_rows
 
@@ -44,6 +45,11 @@ def answer(
         say(_table(columns, rows))
     for pick in run.picks[:_PICKS] if run.verb == "select" else ():
         say(f"  {pick.order + 1}. structure {pick.index} ({pick.formula}): {pick.reason}")
+    columns, rows = property_rows(run)
+    if rows:
+        say(_table(columns[:-1], [row[:-1] for row in rows]))
+    for note in dict.fromkeys(f"{row[0]} of {row[1]}: {row[-1]}" for row in rows if row[-1]):
+        say(f"note: {note}")
     columns, rows = stability_rows(run)
     if rows:
         say(_table(columns, rows))
@@ -52,7 +58,7 @@ def answer(
     share = f", of these {duration(compiling)} compiling" if compiling >= 1 else ""
     say(f"time: {duration(seconds)}{share}")
     kept = ("potential.npz", "llpr.npz", "uncertainty.npz", "predictions.xyz", "picks.xyz", "doctor.json")
-    kept += ("score_results.xyz", "score_results.json")
+    kept += ("score_results.xyz", "score_results.json", "properties.csv")
     files = [name for name in kept if (run.folder / name).exists()]
     say(f"files: {_short(run.folder)}: {', '.join([*files, 'run.log'])}")
     if following := _next(run, config, path, overrides):

@@ -22,6 +22,7 @@ from surefield.potentials.config import (
     MomentNetworkConfig,
     SnapConfig,
 )
+from surefield.properties.config import PropertyConfig
 from surefield.quantities import labelled, names
 from surefield.scores.config import ScoreConfig
 from surefield.training.config import TrainConfig
@@ -161,6 +162,7 @@ class RunConfig(Config):
     stability: StabilityConfig | None = Field(
         default=StabilityConfig(), description="short dynamics after a training; null or false: none"
     )
+    properties: tuple[PropertyConfig, ...] = Field(default=(), description="of 'surefield properties'")
     loop: LoopConfig = LoopConfig()
 
     @field_validator("stability", mode="before")
@@ -242,6 +244,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         checkpoint = {"model_checkpoint": place(block.training.model_checkpoint)}
         block = block.model_copy(update={"training": block.training.model_copy(update=checkpoint)})
         changes["architecture"] = block
+    changes["properties"] = tuple(entry.placed(folder) for entry in config.properties)
     if config.score is not None:
         changes["score"] = config.score.placed(folder)
     if isinstance(config.potential, ForeignConfig):

@@ -38,6 +38,7 @@ from surefield.cli.inputs import (
 )
 from surefield.cli.loop_job import as_first_begun, going_on, relative_settings, run_loop
 from surefield.cli.made_from import made_from
+from surefield.cli.properties import run_properties
 from surefield.cli.rehearsal import rehearse
 from surefield.cli.scores import run_score
 from surefield.config import parse, to_yaml
@@ -387,5 +388,6 @@ VERBS: dict[str, Job] = {
     "select": _select,
     "select-replay": _select_replay,
     "score": run_score,
+    "properties": run_properties,
     "loop": run_loop,
 }

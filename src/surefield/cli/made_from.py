@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surefield.cli.config import RunConfig
+from surefield.cli.properties import property_contents
 from surefield.cli.scores import score_contents
 from surefield.execution.identity import check_table
 from surefield.execution.run_folder import INPUTS
@@ -48,6 +49,8 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
         table = score_contents(config)
         follows = any(name.startswith("score.trained") for name in table)
         return table | (_trained(config, ("potential",)) if follows else {})
+    if verb == "properties":
+        return property_contents(config) | _trained(config, ("potential", "llpr", "uncertainty"))
     if verb == "loop" and isinstance(config.loop.pool, MolecularDynamicsPoolConfig):
         return {}  # the loop compares what its candidates are made from
     table = _sets(config, _loop_sets(config) if verb == "loop" else _SETS[verb])

@@ -42,6 +42,7 @@ VERBS = {
     "select": "Choose which structures of the pool to label next.",
     "select-replay": "What selection methods would have saved; also 'surefield select --replay'.",
     "score": "Score structures: expected force errors, novelty, information about parameters.",
+    "properties": "Properties of crystals with sigmas: elastic constants, energies, defects, phonons.",
     "loop": "Active learning: explore, pick, label, fit; the fewest labels, all of them used.",
 }
 

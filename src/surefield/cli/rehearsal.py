@@ -25,6 +25,7 @@ from surefield.cli.inputs import (
     uncertainty_file,
 )
 from surefield.cli.loop_job import read_campaign
+from surefield.cli.properties import rehearse_properties
 from surefield.cli.scores import rehearse_score
 from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.config import make_executor
@@ -226,6 +227,7 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
     "select": _select,
     "select-replay": _select_replay,
     "score": rehearse_score,
+    "properties": rehearse_properties,
 }
 
 

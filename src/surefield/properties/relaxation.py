@@ -32,6 +32,8 @@ __all__ = ["Relaxed", "Tolerances", "relax"]
 _DENSE: Final = 120
 #: Longest step: of a strain, and of a displacement in Å.
 _LONGEST: Final = (0.04, 0.2)
+#: Factor by which the volume may change.
+_LARGEST_CHANGE: Final = 2.0
 #: A stationary point that leaves a direction undetermined has an eigenvalue below this share of the largest.
 _FLAT: Final = 1e-7
 #: Energies are known to this share of themselves.
@@ -165,9 +167,11 @@ class _Newton:
         self.potential, self.what, self.basis, self.tolerances = potential, what, basis, tolerances
         self.dense = dense
         self.one_length = one_length
+        self.volume = 1.0
         self.scale = 1.0
 
     def run(self, atoms: Atoms, inverse: bool) -> Relaxed:
+        self.volume = volume(atoms.cell.array)
         graph, energy, gradient = self.at(atoms)
         n_steps = 0
         while True:
@@ -188,6 +192,14 @@ class _Newton:
         )
 
     def at(self, atoms: Atoms) -> tuple[Graph, float, np.ndarray]:
+        ratio = volume(atoms.cell.array) / self.volume
+        if not 1 / _LARGEST_CHANGE < ratio < _LARGEST_CHANGE:
+            raise ExecutionError(
+                f"{self.what}: the cell is leaving the neighbourhood of the start",
+                got=f"{ratio:.2f} times its volume",
+                fix="begin nearer to the equilibrium; if there is none near by, the potential does not know "
+                "this crystal",
+            )
         graph = unit_graph(graph_of(self.potential, atoms, self.what))
         energy, gradient = (np.asarray(x, np.float64) for x in _slopes(self.potential, graph))
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):

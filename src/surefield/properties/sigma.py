@@ -27,7 +27,14 @@ from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.member_deviations import displaced
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["N_SAMPLES", "calibration_factor", "sigma_of_members", "sigma_of_posterior", "sigma_of_samples"]
+__all__ = [
+    "N_SAMPLES",
+    "calibration_factor",
+    "has_sigma",
+    "sigma_of_members",
+    "sigma_of_posterior",
+    "sigma_of_samples",
+]
 
 #: Random weights that stand for the posterior where no derivatives are to be had.
 N_SAMPLES: Final = 16
@@ -36,6 +43,13 @@ _PART: Final = 0.1
 
 Near = Callable[[Potential], Float[Array, " n"]]
 Calculated = Callable[[Potential], Float[np.ndarray, " n"]]
+
+
+def has_sigma(uncertainty: Uncertainty) -> bool:
+    """Whether properties have a sigma by this uncertainty, which needs a posterior of weights or members."""
+    if not (isinstance(uncertainty, LLPR) or uncertainty.n_members):
+        return False
+    return any(getattr(calibration, "alpha", None) for calibration in uncertainty.maps.values())
 
 
 def calibration_factor(maps: Mapping[str, CalibrationMap], name: str) -> tuple[float, bool]:

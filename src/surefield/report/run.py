@@ -36,6 +36,7 @@ PIECES: Final = (
     "comparison.json",
     "replay.json",
     "score.json",
+    "properties.json",
     "error.log",
 )
 TEST_SCORES: Final = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
@@ -115,6 +116,7 @@ class Run:
         replay: `replay.json`: what selection methods saved on labelled data.
         score: `score.json`: what `score` computed, in words.
         scored: arrays of `score.npz`: its values, or its matrix.
+        properties: `properties.json`: rows of values with their sigmas.
         compared: arrays of `comparison.npz`: residuals and sigmas of each.
         error: last line of `error.log`, empty if the run did not fail.
         notes: pieces that could not be read, in words.
@@ -139,6 +141,7 @@ class Run:
     compared: Mapping[str, np.ndarray] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
     scored: Mapping[str, np.ndarray] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     notes: tuple[str, ...] = ()
 
@@ -203,6 +206,7 @@ def load_run(folder: str | Path) -> Run:
         compared=piece("comparison.npz", read_arrays, {}),
         score=piece("score.json", _mapping, {}),
         scored=piece("score.npz", read_arrays, {}),
+        properties=piece("properties.json", _mapping, {}),
         error=piece("error.log", _last_line, ""),
         notes=tuple(dict.fromkeys(notes)),
     )

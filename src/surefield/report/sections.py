@@ -17,6 +17,7 @@ from surefield.report.loop_sections import loop_sections
 from surefield.report.loop_state import LoopState
 from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_atom, values
 from surefield.report.picks import picks_section
+from surefield.report.properties import properties_section
 from surefield.report.replay import replay_section
 from surefield.report.run import Run
 from surefield.report.score_figures import score_section
@@ -60,6 +61,7 @@ def sections(run: Run, state: LoopState | None = None) -> list[Section]:
         comparison_section(run),
         replay_section(run),
         score_section(run),
+        properties_section(run),
         stability_section(run),
         picks_section(run),
         _training(run),

@@ -1,0 +1,126 @@
+"""Several properties of one potential: computed one after the other, and written as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from surefield.errors import ConfigError, ExecutionError
+from surefield.potentials.potential import HasPotential
+from surefield.properties.config import CrystalPropertyConfig
+from surefield.properties.property import Property, PropertyResult
+from surefield.properties.relaxation import Tolerances
+from surefield.properties.sigma import has_sigma
+from surefield.properties.targets import PROPERTIES
+from surefield.structures.read import read_frames
+from surefield.uncertainty.uncertainty import Uncertainty
+
+__all__ = ["Row", "computed_rows", "csv_text", "property_of"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value of a table of properties.
+
+    Attributes:
+        property: its kind.
+        crystal: formula and lattice.
+        name: of the value.
+        value: None: it could not be computed, see `message`.
+        sigma: calibrated standard deviation; None: there is none.
+        unit: of both.
+        message: what there is to know.
+    """
+
+    property: str
+    crystal: str
+    name: str
+    value: float | None
+    sigma: float | None
+    unit: str
+    message: str = ""
+
+
+def property_of(config: CrystalPropertyConfig) -> Property:
+    """The property that a configuration describes.
+
+    Raises:
+        ConfigError: a crystal or a setting that cannot be.
+        DataError: a file that cannot be read.
+    """
+    common = {"kind", "structure", "max_force", "max_stress", "max_steps"}
+    settings = config.model_dump(exclude=common)
+    tolerances = Tolerances(config.max_force, config.max_stress, config.max_steps)
+    structure = None if config.structure is None else read_frames(config.structure)[0]
+    name = "".join(part.capitalize() for part in str(config.model_dump()["kind"]).split("_"))
+    return PROPERTIES[name](**settings, structure=structure, tolerances=tolerances)  # type: ignore[call-arg]
+
+
+def computed_rows(
+    model: HasPotential,
+    configs: Sequence[CrystalPropertyConfig],
+    said: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Values of several properties, with sigmas where the model has them.
+
+    A relaxation that did not converge gives a row without a value, and the others go on.
+
+    Args:
+        model: a potential, or an uncertainty around one.
+        configs: what is computed, in this order.
+        said: is told of each property before it is computed.
+
+    Raises:
+        ConfigError: nothing to compute.
+        ExecutionError: none of the properties could be computed.
+    """
+    if not configs:
+        fix = "such as properties: [{kind: lattice_constant, lattice_param: 5.43, lattice_type: diamond, "
+        raise ConfigError("no properties to compute", fix=f"{fix}elements: [Si]}}]")
+    rows: list[Row] = []
+    for config, prop in [(config, property_of(config)) for config in configs]:
+        kind = str(config.model_dump()["kind"])
+        crystal = _crystal(config)
+        said(f"{kind} of {crystal}")
+        try:
+            result = _result(prop, model)
+        except ExecutionError as error:
+            rows += [Row(kind, crystal, name, None, None, "", str(error)) for name in prop.names]
+            continue
+        sigmas = [None] * len(result.value) if result.sigma is None else result.sigma.tolist()
+        rows += [
+            Row(kind, crystal, *values, result.message)
+            for values in zip(result.names, result.value.tolist(), sigmas, result.units, strict=True)
+        ]
+    if all(row.value is None for row in rows):
+        raise ExecutionError(f"no property could be computed: {rows[0].message}")
+    return rows
+
+
+def _result(prop: Property, model: HasPotential) -> PropertyResult:
+    if isinstance(model, Uncertainty) and has_sigma(model):
+        return prop.predict(model)
+    return prop.calculate_property(model)
+
+
+def _crystal(config: CrystalPropertyConfig) -> str:
+    if config.structure is not None:
+        return read_frames(config.structure)[0].get_chemical_formula(empirical=True)
+    return f"{config.lattice_type} {''.join(config.elements or ())}"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A table as text: a line of names, then one line per value, 17 significant digits."""
+
+    def cell(value: object) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, float):
+            return f"{np.float64(value):.17g}"
+        text = str(value)
+        return f'"{text.replace(chr(34), chr(34) * 2)}"' if set(text) & set(',"\n') else text
+
+    lines = [list(Row.__dataclass_fields__)] + [list(vars(row).values()) for row in rows]
+    return "".join(",".join(map(cell, line)) + "\n" for line in lines)
