@@ -168,6 +168,25 @@ def test_runs_do_not_share_files_and_others_are_not_gone_on_with(frames: list[At
     assert len(score.data_from_calc_ids(good, flow)) == 1
 
 
+def test_cleanup_of_all_runs_of_an_object(frames: list[Atoms], flow: Workflow) -> None:
+    score, arguments = Heights([1.0]), {"score_quantity": "uncertainty"}
+    runs = [score.run("clean", frames[:2], arguments, flow, batch_size=size) for size in (1, 2)]
+    folders = [flow.get_job_path(calc_ids[0]).parent for calc_ids in runs]
+    assert folders[0] != folders[1]
+    assert all((folder / "arguments").exists() for folder in folders)
+    score.cleanup()
+    assert not any((folder / "arguments").exists() or [*folder.glob("*/inputs")] for folder in folders)
+    for calc_ids in (*runs, score.run("clean", frames[:2], arguments, flow)):
+        for atoms, result in zip(
+            score.data_from_calc_ids(calc_ids, flow),
+            score.compute_batch(frames[:2], **arguments),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(atoms.arrays["heights_score"], result)
+    with pytest.raises(DataError, match=r"no run of a score.*run\.json"):
+        score.cleanup(flow.root)
+
+
 def test_what_no_job_can_take_is_refused_before_any(frames: list[Atoms], flow: Workflow) -> None:
     score = Heights([1.0])
     cases: list[tuple[Any, str]] = [

@@ -345,6 +345,8 @@ def test_log_of_counts(tmp_path: Path, descriptors: np.ndarray, log: np.ndarray)
     score = LTAUForcesUQScore(tmp_path, tmp_path, from_error_logs=True, bin_spacing="linear")
     of_log = LTAUForcesUQScore(descriptors, log, edges, from_error_logs=True, bin_spacing="linear")
     np.testing.assert_array_equal(score.expected_errors, of_log.expected_errors)
+    with pytest.raises(ConfigError, match="a log of counts has bins of its own"):
+        LTAUForcesUQScore(tmp_path, tmp_path, [0.0, 9.0], from_error_logs=True)
     with pytest.raises(DataError, match="the log is of other atoms"):
         LTAUForcesUQScore(descriptors[1:], tmp_path, from_error_logs=True)
 

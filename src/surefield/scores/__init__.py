@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         entropy,
         suggest_bandwidth,
     )
+    from surefield.scoring import ScoreQuantity
+    from surefield.uncertainty.ltau_score import LTAUForcesUQScore
 
 __all__ = [
     "AffineTransform",
@@ -45,12 +47,14 @@ __all__ = [
     "FIMMatchingScore",
     "FIMPropertyScore",
     "FIMTrainingSetScore",
+    "LTAUForcesUQScore",
     "LogTransform",
     "MatchingResult",
     "Pruning",
     "QUESTSDeltaEntropyScore",
     "QUESTSDiversityScore",
     "QUESTSEfficiencyScore",
+    "ScoreQuantity",
     "SplitTransform",
     "delta_entropy",
     "diversity",
@@ -100,5 +104,7 @@ import_on_first_use(
             "entropy",
             "suggest_bandwidth",
         ),
+        "surefield.scoring": ("ScoreQuantity",),
+        "surefield.uncertainty.ltau_score": ("LTAUForcesUQScore",),
     },
 )

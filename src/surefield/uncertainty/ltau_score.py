@@ -372,6 +372,11 @@ def _densities(error_pdfs: Any, n_train: int, binning: Binning) -> _Densities:
 def _counted(error_pdfs: Any, n_train: int, vectors: bool, binning: Binning) -> ErrorHistogram:
     if is_path(error_pdfs) and Path(error_pdfs).is_dir():
         histogram = logged_histogram(error_pdfs, binning)
+        edges = binning.edges
+        same = edges is None or np.array_equal(edges, histogram.edges)
+        if (Path(error_pdfs) / HISTOGRAM).exists() and not (same and binning.limits is None):
+            fix = "leave bins and range_limits out"
+            raise ConfigError("a log of counts has bins of its own", got=str(error_pdfs), fix=fix)
         if len(histogram.counts) != n_train:
             got = f"{len(histogram.counts)} atoms in {error_pdfs}"
             raise DataError("the log is of other atoms", got=got, expected=f"{n_train}, as train_descriptors")
