@@ -7,6 +7,7 @@ import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -294,6 +295,17 @@ def test_bad_arguments_are_refused(silicon, sw, score, kwargs, error, message) -
     arguments = {"score_quantity": "SENSITIVITY", "potential": sw, "parameters_optimize": TWO} | kwargs
     with pytest.raises(error, match=message):
         score.compute_batch(silicon[:2], **arguments)
+
+
+def test_double_precision_whatever_jax_is_set_to(silicon, sw, score) -> None:
+    log = LogTransform(1)
+    expected = score.compute(silicon[0], "SENSITIVITY", sw, TWO, log)
+    jax.config.update("jax_enable_x64", False)
+    try:
+        single = score.compute(silicon[0], "SENSITIVITY", sw, TWO, log)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    np.testing.assert_allclose(single, expected, rtol=1e-13)
 
 
 def test_matrices_that_do_not_fit_into_memory_are_refused(silicon, score) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, final
 
+import jax
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float
@@ -192,13 +193,14 @@ class FIMTrainingSetScore(ConfigurationScore):
         noise, masks = arguments["noise"], arguments["list_of_mask"]
         chosen = evaluated_quantities(arguments["evaluate_kwargs"], len(frames), combined=noise is not None)
         weights = row_weights(frames, chosen, masks, noise, name=mask_name)
-        models = _models(
-            arguments["potential"],
-            arguments["parameters_optimize"],
-            read_transform(arguments["transform"]),
-            arguments["derivative_kwargs"],
-            arguments["ensemble"],
-        )
+        with jax.enable_x64(True):  # whatever the user has set
+            models = _models(
+                arguments["potential"],
+                arguments["parameters_optimize"],
+                read_transform(arguments["transform"]),
+                arguments["derivative_kwargs"],
+                arguments["ensemble"],
+            )
         _check_size(len(models), len(frames), len(models[0].parameters.entries))
         parts = _divided(models, frames, weights, jacobian, nprocs, executor)
         members = [_joined([part[m] for part in parts]) for m in range(len(models))]
@@ -213,12 +215,14 @@ class FIMTrainingSetScore(ConfigurationScore):
             fims = [symmetrised(np.mean(several, axis=0)) for several in of_members]
         stacked = zip(*(m.jacobians for m in members), strict=True)
         jacobians = [np.concatenate(rows) / np.sqrt(len(members)) for rows in stacked]
+        with jax.enable_x64(True):
+            steps = first.steps
         described = {**arguments, "transform": transform_description(first.transform)}
         notes = {
             "fim_index_to_parameter": self.fim_index_to_parameter,
             "derivative": {
                 "method": first.method,
-                "steps": None if first.steps is None else first.steps.tolist(),
+                "steps": None if steps is None else steps.tolist(),
                 "relative_errors": errors.tolist(),
             },
         }
@@ -314,7 +318,8 @@ def _divided(
 def _of_part(
     models: list[DifferentiatedModel], jacobian: bool, part: tuple[list[Atoms], list[RowWeights]]
 ) -> list[Information]:
-    return [information(model, *part, jacobian=jacobian) for model in models]
+    with jax.enable_x64(True):  # a setting of each thread
+        return [information(model, *part, jacobian=jacobian) for model in models]
 
 
 def _joined(parts: list[Information]) -> Information:
