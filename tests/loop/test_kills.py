@@ -56,12 +56,13 @@ N_KILLS = 50
 
 def start(folder: Path, root: str) -> subprocess.Popen[bytes]:
     code = "from surefield.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "loop", str(folder / "loop.yaml"), f"root={folder / root}"],
-        env={**os.environ, "ENGINE_LOG": str(folder / f"{root}.log"), "PYTHONPATH": python_path(folder)},
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / f"{root}.err").open("ab"),
-    )
+    with (folder / f"{root}.err").open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "loop", str(folder / "loop.yaml"), f"root={folder / root}"],
+            env={**os.environ, "ENGINE_LOG": str(folder / f"{root}.log"), "PYTHONPATH": python_path(folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
 
 
 def python_path(folder: Path) -> str:
@@ -87,8 +88,9 @@ def lines(path: Path) -> list[str]:
 
 
 def stored(folder: Path) -> set[str]:
-    """Structures whose labels are in a store."""
-    return {image_key(atoms) for path in folder.glob("*.xyz") for atoms in read_frames(path)}
+    """Structures whose labels are in a store; a file that has no name yet is none."""
+    paths = [path for path in folder.glob("*.xyz") if not path.name.startswith(".")]
+    return {image_key(atoms) for path in paths for atoms in read_frames(path)}
 
 
 def events(folder: Path) -> Iterator[dict[str, object]]:
