@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ POOL = [without_labels(atoms) for atoms in copper(14, 0, rattle=0.15)]
 
 def loop(folder: Path, *, candidates: Any = None, potential: Any = None, **settings: Any) -> Loop:
     folder.mkdir(exist_ok=True)
-    given = {name: settings.pop(name) for name in ("test", "imported", "oracle") if name in settings}
+    given = {
+        name: settings.pop(name) for name in ("test", "imported", "oracle", "executor") if name in settings
+    }
     config = LoopConfig(**{**SETTINGS, **settings})
     labeller = given.pop("oracle", None) or oracle()
     pool = POOL if candidates is None else candidates
@@ -170,6 +173,13 @@ def test_killed_after_any_event_it_ends_the_same(
     loop(tmp_path).run(progress=False)
     assert content(tmp_path) == content(finished)
     assert len(Counted.computed) == len(set(Counted.computed)) == 11
+
+
+def test_the_same_picks_wherever_labels_are_computed(finished: Path, tmp_path: Path) -> None:
+    """Labels that are done in another order are told in the order in which they were asked for."""
+    with ThreadPoolExecutor(3) as executor:
+        loop(tmp_path, executor=executor).run(progress=False)
+    assert content(tmp_path) == content(finished)
 
 
 def test_it_goes_on_with_other_settings_and_says_so(finished: Path, tmp_path: Path) -> None:
