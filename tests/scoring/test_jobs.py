@@ -226,8 +226,14 @@ def test_results_go_into_a_storage(frames: list[Atoms], flow: Workflow, tmp_path
     assert metadata["count_score"] == 15.0
     assert metadata["_metadata"]["count_score"]["bandwidth"] == 1.0
     assert len(storage.get_data(third)) == 5
-    with pytest.raises(ConfigError, match="goes to the metadata of a data set"):
+    with pytest.raises(DataError, match=r"not there any more.*give the dataset_handle"):
         count.save_labeled_configs(calc_ids, storage, "new", workflow=flow)
+    again = count.run("count", stored, {"score_quantity": "diversity"}, flow)
+    fourth = count.save_labeled_configs(again, storage, "new", workflow=flow)
+    assert fourth == "new_0"
+    assert storage.describe(fourth).metadata["count_score"] == 15.0
+    assert len(storage.get_data(fourth)) == 5
+    assert not (flow.get_job_path(again[0]) / "inputs").exists()
     with pytest.raises(ConfigError, match="not both; got neither"):
         score.save_labeled_configs(calc_ids, storage, workflow=flow)
 

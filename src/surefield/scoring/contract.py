@@ -18,7 +18,7 @@ from surefield.execution.workflow import Workflow
 from surefield.execution.workflows import get_workflow
 from surefield.scoring import storing
 from surefield.scoring.descriptions import described, picked
-from surefield.scoring.jobs import ScoreCall, clean, finished_folders, submit
+from surefield.scoring.jobs import ScoreCall, clean, finished_folders, given_structures, submit
 from surefield.scoring.quantity import ScoreQuantity, checked_quantity
 from surefield.scoring.results import JSON_FILE, check_finite_rows
 from surefield.storage import Storage
@@ -222,8 +222,8 @@ class Score(abc.ABC):
             storage: of the data set.
             dataset_name: of a new data set.
             dataset_handle: of one that is there: configurations that it has are replaced by those with
-                results, others are added. Results of a data set or a potential go to its metadata, which
-                needs a handle.
+                results, others are added. Results of a data set or a potential go to its metadata; that of a
+                potential needs a handle.
             workflow, cleanup: see `data_from_calc_ids`.
 
         Returns:
@@ -232,13 +232,19 @@ class Score(abc.ABC):
         Raises:
             ConfigError: not exactly one of name and handle.
         """
-        storing.check_target(dataset_name, dataset_handle, whole=self.result_file == JSON_FILE)
+        storing.check_target(dataset_name, dataset_handle)
+        whole = self.result_file == JSON_FILE
+        frames: list[Any] | None = None
+        if whole and dataset_handle is None:
+            flow = get_workflow(workflow, _ROOT)
+            frames = given_structures(finished_folders(calc_ids, flow, type(self).__name__))
         results = self.data_from_calc_ids(calc_ids, workflow, cleanup)
-        if dataset_handle is not None and self.result_file == JSON_FILE:
+        if whole and dataset_handle is not None:
             return storing.add_to_metadata(storage, dataset_handle, results, self.key)
         if dataset_handle is not None:
             return storing.add_structures(storage, dataset_handle, results)
-        return storage.new_dataset(str(dataset_name), results)
+        metadata = storing.with_results({}, results, self.key) if whole else None
+        return storage.new_dataset(str(dataset_name), results if frames is None else frames, metadata)
 
     @final
     def cleanup(self, run_path: str | Path | None = None) -> None:

@@ -28,7 +28,7 @@ from surefield.scoring.stored_arguments import read_arguments, store_arguments
 from surefield.structures.contents import frame_contents
 from surefield.structures.read import read_frames, write_frames
 
-__all__ = ["CALL", "ScoreCall", "call_of", "clean", "finished_folders", "submit"]
+__all__ = ["CALL", "ScoreCall", "call_of", "clean", "finished_folders", "given_structures", "submit"]
 
 #: What tasks of scores call.
 CALL: Final = "score"
@@ -228,6 +228,20 @@ def finished_folders(calc_ids: Sequence[str] | str, flow: Workflow, name: str) -
             raise ConfigError(f"job {calc_id} is none of {name}.run", got=str(folder))
     runs = list(dict.fromkeys(folder.parent for folder in folders))
     return sorted(folders, key=lambda folder: (runs.index(folder.parent), folder.name))
+
+
+def given_structures(folders: Sequence[Path]) -> list[Atoms]:
+    """Structures that jobs were given, in their order.
+
+    Raises:
+        DataError: they were cleaned away.
+    """
+    paths = [folder / INPUTS / CONFIGURATIONS for folder in folders]
+    if not all(path.is_file() for path in paths):
+        missing = next(path for path in paths if not path.is_file())
+        fix = "give the dataset_handle of the data set that the result is about"
+        raise DataError("the structures of this job are not there any more", got=str(missing), fix=fix)
+    return [atoms for path in paths for atoms in read_frames(path)]
 
 
 def clean(folder: Path, batches: Sequence[Path] | None = None) -> None:

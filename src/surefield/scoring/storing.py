@@ -13,14 +13,11 @@ from surefield.storage import Storage
 from surefield.storage.configuration import CONFIGURATION_ID
 from surefield.structures.images import image_key
 
-__all__ = ["add_structures", "add_to_metadata", "check_target"]
+__all__ = ["add_structures", "add_to_metadata", "check_target", "with_results"]
 
 
-def check_target(name: str | None, handle: str | None, *, whole: bool) -> None:
-    """Refuse anything but one of name and handle; results of a whole data set need the handle."""
-    if whole and handle is None:
-        fix = "give the dataset_handle of the data set that the result is about"
-        raise ConfigError("a result without structures goes to the metadata of a data set", fix=fix)
+def check_target(name: str | None, handle: str | None) -> None:
+    """Refuse anything but one of name and handle."""
     if (name is None) == (handle is None):
         got = "neither" if name is None else "both"
         raise ConfigError("dataset_name or dataset_handle is needed, not both", got=got)
@@ -43,9 +40,17 @@ def add_structures(storage: Storage, handle: str, frames: Sequence[Atoms]) -> st
 
 def add_to_metadata(storage: Storage, handle: str, results: Sequence[Mapping[str, Any]], key: str) -> str:
     """Make the next version with the same structures, and results in its metadata."""
-    entries = dict(storage.describe(handle).metadata)
+    entries = with_results(storage.describe(handle).metadata, results, key)
+    first = storage.get_data(handle, {"index": "0:1"})
+    return storage.update_data(handle, first, entries)
+
+
+def with_results(
+    metadata: Mapping[str, Any], results: Sequence[Mapping[str, Any]], key: str
+) -> dict[str, Any]:
+    """Metadata of a data set with results, and with what determined them, by their key."""
+    entries = dict(metadata)
     for result in results:
         about = {**entries.get(METADATA, {}), key: result[METADATA]}
         entries |= {key: result[key], METADATA: about}
-    first = storage.get_data(handle, {"index": "0:1"})
-    return storage.update_data(handle, first, entries)
+    return entries

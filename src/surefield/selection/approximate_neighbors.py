@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.errors import ConfigError
-from surefield.selection.distances import k_nearest
+from surefield.selection.distances import DIFFERENCE_ENTRIES, k_nearest
 
 __all__ = ["CompressedRows", "NeighborGraph", "check_faiss"]
 
@@ -132,10 +132,10 @@ class CompressedRows:
     ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
         """Squared distances to k rows that are often the nearest, ascending, and their indices.
 
-        Codes choose four times as many, of which the distances decide.
+        Codes choose ten times as many, of which the distances decide.
         """
         single = np.ascontiguousarray(rows - self._origin, np.float32)
-        wanted = min(len(self.rows), max(4 * k, 16))
+        wanted = min(len(self.rows), max(10 * k, 64))
         return _at_exact_distances(self._index.search(single, wanted)[1], rows, self.rows, k)
 
 
@@ -144,7 +144,11 @@ def _at_exact_distances(
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
     """The k nearest of those that a search has named, ascending; of equals the lower index."""
     which = which.astype(np.int64)
-    distances = np.sum((rows[:, None] - others[which]) ** 2, axis=-1)
+    distances = np.empty(which.shape)
+    step = max(1, DIFFERENCE_ENTRIES // max(which.shape[1] * rows.shape[1], 1))
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        distances[part] = np.sum((rows[part, None] - others[which[part]]) ** 2, axis=-1)
     distances[which < 0] = np.inf
     order = np.lexsort((which, distances), axis=1)[:, :k]
     distances, which = np.take_along_axis(distances, order, axis=1), np.take_along_axis(which, order, axis=1)
