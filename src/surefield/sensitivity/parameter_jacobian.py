@@ -39,6 +39,8 @@ _ROWS_AT_ONCE: Final = 16
 _ATOMS_IN_REVERSE: Final = 64
 #: A pass back costs about as much as two forward.
 _PASS_BACK: Final = 2
+#: Numbers of a Jacobian that is held as a whole, which the forward mode needs.
+_WHOLE_NUMBERS: Final = 2**26
 #: Numbers of one block of rows, at most.
 _BLOCK_NUMBERS: Final = 2**23
 
@@ -139,7 +141,7 @@ def parameter_rows(
             fix="take numerical ones: derivative_kwargs={'method': 'central'}",
         )
     n_parameters, n_rows = int(chosen.vector.size), [_n_rows(s, wanted) for s in structures]
-    few = [n_parameters <= _PASS_BACK * n for n in n_rows]
+    few = [n_parameters <= _PASS_BACK * n and n_parameters * n <= _WHOLE_NUMBERS for n in n_rows]
     forward, reverse = ([i for i, f in enumerate(few) if f is way] for way in (True, False))
     yield from _forward_rows(chosen, structures, forward, wanted)
     yield from _reverse_rows(chosen, structures, reverse, wanted)

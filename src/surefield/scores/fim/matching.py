@@ -189,6 +189,8 @@ def _optimum(problem: MatchingProblem, solvers: Sequence[str], options: Mapping[
     columns = _first_columns(problem)
     while True:
         answer = _solved(problem, columns, solvers, options)
+        if answer.solver != solvers[0]:  # the others have had their chance
+            solvers, options = solvers[list(solvers).index(answer.solver) :], {}
         assert answer.weights is not None
         assert answer.matrix_dual is not None
         prices = matrices.reshape(n, p * p) @ answer.matrix_dual.reshape(-1)
