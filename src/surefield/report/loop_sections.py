@@ -68,13 +68,14 @@ def loop_cards(state: LoopState) -> list[Card]:
     explored = [one for one in state.rounds if one.walkers]
     if explored:
         ends = ends_of(explored[-1].walkers)
-        others = ", ".join(f"{ends[name]} {name}" for name in ("passed the limit", "broke"))
-        aside = f"of round {explored[-1].number}; {others}"
+        others = [f"{ends[name]} {name}" for name in ("passed the limit", "broke") if ends[name]]
+        aside = "; ".join([f"of round {explored[-1].number}", ", ".join(others)]).strip("; ")
         cards.append(
             Card("Walkers that finished", f"{ends['finished']} of {sum(ends.values())}", aside=aside)
         )
     if state.core_hours > 0:
-        cards.append(Card("Core hours of labels", number(state.core_hours)))
+        unit, seconds = _core_unit(state)
+        cards.append(Card("Labels have cost", number(3600 * state.core_hours / seconds), unit))
     if state.n_failed:
         cards.append(Card("Labels that failed", str(state.n_failed)))
     return cards
@@ -184,7 +185,7 @@ def _sigma_charts(walkers: Sequence[WalkerRecord], of_round: int) -> Iterator[tu
         temperatures = sorted({walker.temperature for walker in group if walker.temperature is not None})
         colors = dict(zip(temperatures, _heat(len(temperatures)), strict=True))
         lines = []
-        for walker in group:
+        for walker in sorted(group, key=lambda one: one.temperature or 0.0):
             x = [t / (1000 if long else 1) for t in walker.times_fs] or [float(s) for s in walker.looked_at]
             y = [1e3 * sigma for sigma in walker.sigma]
             color = BLUE if walker.temperature is None else colors[walker.temperature]
@@ -300,14 +301,15 @@ def _costs(state: LoopState) -> Section | None:
             for name in ("n_labelled", "n_failed", "seconds", "core_seconds")
         ),
     )
+    unit, unit_seconds = _core_unit(state)
     rows = []
     for tally in [*tallies, *([whole] if len(tallies) > 1 else [])]:
         n = tally.n_labelled + tally.n_failed
         row = [_PURPOSES.get(tally.purpose, tally.purpose), tally.n_labelled, tally.n_failed]
-        rows.append([*row, duration(tally.seconds / max(n, 1)), tally.core_seconds / 3600])
-    columns = ["Labels of", "Done", "Failed", "Time of one, mean", "Core hours"]
+        rows.append([*row, duration(tally.seconds / max(n, 1)), tally.core_seconds / unit_seconds])
+    columns = ["Labels of", "Done", "Failed", "Time of one, mean", unit.capitalize()]
     figures = [
-        _figure("Core hours", _cost_chart(state), "What labels have cost in all, in their order."),
+        _figure("Cost", _cost_chart(state), "What labels have cost in all, in their order."),
         _figure("Time of each label", _time_chart(state), "Structures that take long stand out."),
     ]
     lead = "What the oracle was paid; the potential's own work is not counted here."
@@ -319,12 +321,25 @@ def _paid(state: LoopState) -> list[Mapping[str, Any]]:
 
 
 def _cost_chart(state: LoopState) -> str:
-    hours = np.cumsum([float(event.get("core_seconds") or 0.0) / 3600 for event in _paid(state)])
-    if not len(hours) or not hours[-1] > 0:
+    unit, seconds = _core_unit(state)
+    spent = np.cumsum([float(event.get("core_seconds") or 0.0) / seconds for event in _paid(state)])
+    if not len(spent) or not spent[-1] > 0:
         return ""
-    kept = np.unique(np.linspace(0, len(hours) - 1, 400).round().astype(int))
-    line = Line((kept + 1).tolist(), hours[kept].tolist(), "", BLUE, "last")
-    return chart([line], "Labels, failed ones too", "Core hours", whole_x=True)
+    kept = np.unique(np.linspace(0, len(spent) - 1, 400).round().astype(int))
+    line = Line((kept + 1).tolist(), spent[kept].tolist(), "", BLUE, "last")
+    return chart([line], "Labels, failed ones too", unit.capitalize(), whole_x=True)
+
+
+def _core_unit(state: LoopState) -> tuple[str, float]:
+    """Name and seconds of a unit in which the cost of all labels can be read."""
+    hours = state.core_hours
+    return (
+        ("core hours", 3600.0)
+        if hours >= 0.1
+        else ("core minutes", 60.0)
+        if hours > 0.01
+        else ("core seconds", 1.0)
+    )
 
 
 def _time_chart(state: LoopState) -> str:
