@@ -231,7 +231,7 @@ def test_the_loop_takes_chunks_as_candidates(tmp_path):
     loop.run(progress=False)
     picked = {e["index"] for e in loop.journal.find(event="labelled", method="max_dist")}
     assert len(picked) == 6
-    stored = [atoms for path in (tmp_path / "labels").glob("*.xyz") for atoms in read_frames(path)]
+    stored = [atoms for path in (tmp_path / "labels").glob("[!.]*.xyz") for atoms in read_frames(path)]
     by_key = {chunk_key(atoms): atoms for atoms in stored}
     for index in picked:
         atoms = by_key[chunk_key(pool[index])]

@@ -45,6 +45,8 @@ def test_calls_are_done_one_after_the_other_in_one_process(worker: WorkerProcess
     assert pid != os.getpid()
     assert worker.call(os.getpid) == pid
     assert worker.call(os.getenv, "OF_THE_WORKER") == "1"
+    assert worker.call(os.getenv, "PYTHONPATH") == os.getenv("PYTHONPATH")
+    assert worker.call(eval, "__import__('sys').path") == sys.path
     with pytest.raises(DataError, match="no good") as caught:
         worker.call(bad, "no good")
     assert "in the worker" in caught.value.__notes__[0]

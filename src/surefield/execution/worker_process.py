@@ -31,9 +31,13 @@ R = TypeVar("R")
 #: How often a task is begun again whose worker died; the task itself may be what kills it.
 MOST_DEATHS: Final = 4
 
-_START: Final = (
-    "import sys; from surefield.execution.worker_process import serve; serve(*map(int, sys.argv[1:]))"
-)
+#: The paths of modules are an argument: as a variable they would reach programs that the worker starts.
+_START: Final = """
+import sys
+sys.path[:] = sys.argv[3:]
+from surefield.execution.worker_process import serve
+serve(int(sys.argv[1]), int(sys.argv[2]))
+"""
 #: Set while a worker runs the script of its starter, to have the functions that are defined there.
 _PREPARING = threading.Event()
 
@@ -132,10 +136,8 @@ class WorkerProcess:
                 if self._stopped:
                     raise WorkerDied("was stopped")
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _START, str(there.fileno()), str(alive)],
-                    env=os.environ
-                    | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-                    | self._environment,
+                    [sys.executable, "-c", _START, str(there.fileno()), str(alive), *sys.path],
+                    env=os.environ | self._environment,
                     stdin=subprocess.DEVNULL,
                     pass_fds=(there.fileno(), alive),
                     start_new_session=True,

@@ -53,7 +53,7 @@ class Campaign:
 
     def look(self) -> None:
         """A label that was there is there, to the last byte: its file says how long it took."""
-        now = {path.name: path.read_bytes() for path in (self.folder / "labels").glob("*.xyz")}
+        now = {path.name: path.read_bytes() for path in (self.folder / "labels").glob("[!.]*.xyz")}
         for name, label in self.labels.items():
             assert now[name] == label
         self.labels = now

@@ -126,6 +126,7 @@ def test_a_failure_is_told_and_blocks_nothing(tmp_path: Path) -> None:
     assert [outcomes[i].atoms is None for i in range(4)] == [False, True, True, False]
     assert "did not converge" in outcomes[1].cause == outcomes[2].cause
     assert outcomes[1].attempts == ({"settings": {}, "cause": "RuntimeError: SCF did not converge"},)
+    assert outcomes[1].seconds > 0 == outcomes[2].seconds
     assert n_calculations(tmp_path) == 3
     list(store.obtain([bad]))
     assert n_calculations(tmp_path) == 4
@@ -137,7 +138,7 @@ def test_a_damaged_label_is_computed_again(
 ) -> None:
     store = LabelStore(tmp_path / "labels", emt())
     list(store.obtain([copper(0)]))
-    (path,) = (tmp_path / "labels").glob("*.xyz")
+    (path,) = (tmp_path / "labels").glob("[!.]*.xyz")
     text = path.read_bytes()
     damaged = {
         "cut": text[: len(text) // 2],
@@ -236,7 +237,7 @@ def test_on_a_full_disk_no_label_that_was_paid_for_is_lost(tmp_path: Path, small
         list(store.obtain(frames, executor=executor))
     n_paid = n_calculations(tmp_path)
     assert 2 <= n_paid < 12
-    assert len(list(store.folder.glob("*.xyz"))) == n_paid
+    assert len(list(store.folder.glob("[!.]*.xyz"))) == n_paid
     rest.unlink()
     outcomes = list(store.obtain(frames))
     assert all(outcome.atoms is not None for outcome in outcomes)
@@ -267,11 +268,11 @@ def test_a_kill_of_the_driver_costs_no_finished_label(
     tmp_path: Path, labelling: subprocess.Popen[bytes]
 ) -> None:
     end = time.monotonic() + 60
-    while len(list((tmp_path / "labels").glob("*.xyz"))) < 3 and time.monotonic() < end:
+    while len(list((tmp_path / "labels").glob("[!.]*.xyz"))) < 3 and time.monotonic() < end:
         time.sleep(0.01)
     os.kill(labelling.pid, signal.SIGKILL)
     labelling.wait()
-    n_done = len(list((tmp_path / "labels").glob("*.xyz")))
+    n_done = len(list((tmp_path / "labels").glob("[!.]*.xyz")))
     assert 3 <= n_done < 10
     outcomes = list(
         LabelStore(tmp_path / "labels", counting(tmp_path)).obtain([copper(seed) for seed in range(10)])

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -150,11 +150,11 @@ class LabelStore:
             full.extend([True] if kept.full else [])
             for nth, index in enumerate(waiting.pop(finished.key)):
                 bare = without_labels(frames[index])
-                if kept.reused or (nth and kept.report.results is not None):
-                    assert kept.report.results is not None
-                    yield Outcome(index, labelled_copy(bare, kept.report.results), reused=True)
-                else:
-                    yield outcome_of(self.oracle, index, bare, kept.report, finished.deaths)
+                outcome = outcome_of(self.oracle, index, bare, kept.report, finished.deaths)
+                if kept.reused or nth:  # it costs once
+                    again = outcome.atoms is not None
+                    outcome = replace(outcome, seconds=0.0, core_seconds=0.0, reused=again)
+                yield outcome
 
         with TasksInFlight[str, _Kept](where, task) as tasks:
             for index, atoms in enumerate(frames):
