@@ -14,6 +14,7 @@ from tests.execution.test_worker_process import bad
 from surefield.errors import DataError
 from surefield.execution.config import SlurmExecutorConfig, make_executor
 from surefield.execution.in_flight import TasksInFlight
+from surefield.execution.pickled_call import RESULT, read_result
 from surefield.execution.slurm_executor import SlurmExecutor
 from surefield.execution.worker_process import WorkerDied
 
@@ -73,3 +74,24 @@ def test_an_exception_cancels_the_jobs(slurm_cluster: Path, tmp_path: Path) -> N
         raise KeyboardInterrupt
     assert isinstance(future.exception(), WorkerDied)
     until(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.strip())
+
+
+@pytest.mark.slow
+def test_a_damaged_result_is_computed_again(
+    slurm_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = []
+
+    def read(folder: Path) -> tuple[bool, object]:
+        if not damaged:
+            damaged.append(folder)
+            (folder / RESULT).write_bytes((folder / RESULT).read_bytes()[:10])
+        return read_result(folder)
+
+    monkeypatch.setattr("surefield.execution.slurm_executor.read_result", read)
+    with SlurmExecutor(tmp_path / "jobs") as executor, TasksInFlight[str, int](executor, abs) as tasks:
+        tasks.submit("a", -3)
+        finished = tasks.next()
+    assert finished.value == 3
+    assert len(finished.deaths) == 1
+    assert "left a damaged result" in finished.deaths[0]

@@ -156,7 +156,10 @@ class SlurmExecutor(Executor):
                 return True
             if status.state != "done":
                 raise WorkerDied(f"job {job.calc_id} {status.state}: {status.message.splitlines()[0]}")
-            succeeded, value = read_result(job.folder)
+            try:
+                succeeded, value = read_result(job.folder)
+            except ExecutionError as error:
+                raise WorkerDied(f"job {job.calc_id} left a damaged result: {error}") from error
         except Exception as error:
             if future.done():
                 return True
