@@ -28,11 +28,13 @@ __all__ = [
 ]
 
 #: Rows of a leaf: enough for a fast matrix product, few enough to be compact.
-LEAF_ROWS: Final = 128
+LEAF_ROWS: Final = 256
 #: Rows of a block: its leaves share one copy of the rows around it.
 BLOCK_ROWS: Final = 2048
 #: Rows nearer to each other than this count as one row of their mean; in bandwidths.
 MERGED: Final = 1e-7
+#: Rows from which the longest direction of many is guessed.
+_SAMPLE: Final = 512
 #: Largest error of |a - b|²/2 by a matrix product of rows of a block and rows around it.
 _PRODUCT_ERROR: Final = 1e-9
 
@@ -236,8 +238,9 @@ def _along(
 ) -> Float[np.ndarray, " n"]:
     """Coordinates along the longest direction, by a few steps of power iteration from the farthest row."""
     direction = shifted[np.argmax(norms)]
+    some = shifted[:: max(1, len(shifted) // _SAMPLE)]
     for _ in range(3):
-        direction = (shifted @ direction) @ shifted
+        direction = (some @ direction) @ some
         length = np.linalg.norm(direction)
         if not length > 0:
             break

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.scores.quests.blocks import (
+    LEAF_ROWS,
     BlockedRows,
     Leaf,
     MergedRows,
@@ -162,6 +163,7 @@ class _Sums:
         self._reach = np.sqrt(2.0 * (t - self.largest))
         self._shift = np.where(self.largest < _LOWEST, self.largest, 0.0)
         self._sums = np.zeros(len(queries))
+        self._scratch = np.empty(LEAF_ROWS * COLUMNS)  # fresh memory costs as much as the sums
 
     def logs(self) -> Float[np.ndarray, " n_queries"]:
         """Log-sum-exp over all that was added."""
@@ -207,7 +209,7 @@ class _Sums:
             chosen = np.flatnonzero(squares[:, number] <= limit)
             for first in range(0, len(chosen), COLUMNS):
                 rows = chosen[first : first + COLUMNS]
-                pairs = _exponents(left[rows], block.right[leaf.rows])
+                pairs = _exponents(left[rows], block.right[leaf.rows], self._scratch)
                 self._add(near[rows], *pairs, block.counts[leaf.rows])
 
     def _add(
@@ -231,7 +233,9 @@ class _Sums:
 
 
 def _exponents(
-    left: Float[np.ndarray, "n n_factors"], right: Float[np.ndarray, "n_columns n_factors"]
+    left: Float[np.ndarray, "n n_factors"],
+    right: Float[np.ndarray, "n_columns n_factors"],
+    scratch: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, "n n_columns"], Float[np.ndarray, " n"]]:
     """-|a - b|²/2, zero where it is zero but for rounding, and the largest of each row."""
     # The square of the longest of all rows, as they are seen from the centre.
@@ -240,7 +244,8 @@ def _exponents(
     if error > _PRODUCT_ERROR:
         exponents = np.stack([-0.5 * squared_norms(right[:, :-2] - row) for row in left[:, :-2]])
         return exponents, exponents.max(axis=1)
-    exponents = left @ right.T
+    held = None if scratch is None else scratch[: len(left) * len(right)].reshape(len(left), -1)
+    exponents = np.matmul(left, right.T, out=held)
     largest = exponents.max(axis=1)
     if largest.max() > -error:
         exponents[exponents > -error] = 0.0

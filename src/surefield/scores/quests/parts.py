@@ -22,8 +22,8 @@ R = TypeVar("R")
 _NEGLIGIBLE: Final = 40.0
 #: and all that are left out are less than this part of it.
 TOLERANCE: Final = 1e-12
-#: Columns of a block of exponents: 128 x 2048 float64 is 2 MiB, which stays in the cache of a core.
-COLUMNS: Final = 2048
+#: Columns of a block of exponents: 256 x 1024 float64 is 2 MiB, which stays in the cache of a core.
+COLUMNS: Final = 1024
 #: Parts of the work, whoever does it.
 _PARTS: Final = 16
 #: Pairs of rows from which on threads pay, and from which on progress is shown.

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from surefield.scores.quests.blocks import (
+    LEAF_ROWS,
     Block,
     BlockedRows,
     Leaf,
@@ -140,6 +141,7 @@ def _of_blocks(
 ) -> _Sums:
     """What the pairs add whose first row is in some of the blocks and whose second row comes later."""
     total = _Sums.zeros(counts, nearest)
+    scratch = np.empty(LEAF_ROWS * COLUMNS)  # fresh memory costs as much as the sums
     for number, later in _later_blocks(blocks, numbers, reach):
         block, centre = blocks.blocks[number], blocks.centres[number]
         shifted = blocks.rows[block.start : block.stop] - centre
@@ -161,7 +163,9 @@ def _of_blocks(
                 chosen = np.flatnonzero((squares[:, index] <= limit) & (places >= here.stop))
                 for first in range(0, len(chosen), COLUMNS):
                     columns = chosen[first : first + COLUMNS]
-                    total.add_pairs(here, places[columns], left[leaf.rows] @ around[columns].T)
+                    held = scratch[: (here.stop - here.start) * len(columns)].reshape(-1, len(columns))
+                    exponents = np.matmul(left[leaf.rows], around[columns].T, out=held)
+                    total.add_pairs(here, places[columns], exponents)
     return total
 
 
