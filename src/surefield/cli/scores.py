@@ -325,4 +325,4 @@ def _facts(score: Score, results: Any) -> tuple[dict[str, Any], dict[str, np.nda
 
 def _size(matrix: np.ndarray) -> str:
     rank = int(np.linalg.matrix_rank(matrix, hermitian=True))
-    return f"{len(matrix)} parameters, of which {rank} directions are informed"
+    return f"{rank} of {len(matrix)} directions of the parameters are informed"

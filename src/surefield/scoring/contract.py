@@ -140,7 +140,8 @@ class Score(abc.ABC):
 
         If the same run (class, settings, arguments, configurations, batch size, path) was interrupted before,
         by a job that failed or was killed, or by the end of this process, it is gone on with: what is done or
-        under way is kept, the rest is submitted again. Otherwise a new folder is made.
+        under way is kept, the rest is submitted again. Otherwise a new folder is made. On this machine no
+        more jobs than processors run at once, and the call waits until the last is submitted.
 
         Args:
             path_type: name of the run; its folder is `<root>/<class>/<path_type>/<number>`.
