@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from tests.scoring.in_process import InProcess
+from tests.scoring.killing import kill_job
 
 from surefield import LTAUForcesUQScore
 from surefield.errors import ExecutionError
 from surefield.execution.workflows import get_workflow
-from surefield.files import read_json
 from surefield.scores.classes import SCORES, score_class
 
 
@@ -97,10 +95,7 @@ def test_two_hundred_configurations_in_eight_jobs_of_which_one_is_killed(
     arguments = {"score_quantity": "UNCERTAINTY", "num_nearest_neighbors": 5}
     first = score.run("big", frames, arguments, flow, batch_size=25)
     assert len(first) == 8
-    victim = flow.root / "jobs" / first[3] / "process.json"
-    while not victim.exists():
-        time.sleep(0.01)
-    os.killpg(read_json(victim)["pid"], signal.SIGKILL)
+    kill_job(flow, first[3])
     flow.block_until_completed(first)
     assert [flow.get_job_status(i).state for i in first] == ["done"] * 3 + ["failed"] + ["done"] * 4
     second = score.run("big", frames, arguments, flow, batch_size=25)

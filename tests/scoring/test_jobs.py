@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,24 +11,16 @@ import pytest
 from ase import Atoms
 from tests.scoring import small_job
 from tests.scoring.in_process import InProcess
+from tests.scoring.killing import kill_job
 from tests.scoring.scores import Count, Heights, Masked, Square
 
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.workflow import Workflow
 from surefield.execution.workflows import get_workflow
-from surefield.files import read_json
 from surefield.scores import classes
 from surefield.scoring import jobs
 from surefield.storage import LocalStorage
 from surefield.testing.frames import Snapshot
-
-
-def wait(flow: Workflow, calc_ids: list[str]) -> bool:
-    """Whether jobs have ended within a minute."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not all(flow.get_job_status(i).ended for i in calc_ids):
-        time.sleep(0.01)
-    return all(flow.get_job_status(i).ended for i in calc_ids)
 
 
 @pytest.fixture(autouse=True)
@@ -142,10 +132,7 @@ def test_a_run_with_a_killed_job_is_gone_on_with(frames: list[Atoms], processes:
         return score.run("killed", frames, arguments, flow, batch_size=2)
 
     first = begun()
-    victim = flow.root / "jobs" / first[1] / "process.json"
-    while not victim.exists():
-        time.sleep(0.01)
-    os.killpg(read_json(victim)["pid"], signal.SIGKILL)
+    kill_job(flow, first[1])
     flow.block_until_completed(first)
     assert [flow.get_job_status(i).state for i in first] == ["done", "failed", "done"]
     with pytest.raises(ExecutionError, match="failed"):
@@ -242,12 +229,16 @@ def test_this_machine_gets_no_more_jobs_than_processors(
     frames: list[Atoms], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(jobs, "_PROGRAM", "this")  # which ends at once and leaves no result
+    monkeypatch.setattr(jobs, "_PROGRAM", "tests.scoring.sleeping")
     flow = get_workflow({"workflow_type": "LOCAL", "workflow_args": {"root": str(tmp_path)}})
-    ended: list[bool] = []
-    monkeypatch.setattr(
-        type(flow), "block_until_completed", lambda self, ids: ended.extend([wait(self, ids)] if ids else [])
-    )
+    before, submit = [], type(flow).submit_job
+
+    def watched(self: Workflow, *args: Any, **kwargs: Any) -> str:
+        earlier = sorted((self.root / "jobs").glob("0*")) if before else []
+        before.append([self.get_job_status(folder.name).ended for folder in earlier])
+        return submit(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(flow), "submit_job", watched)
     Heights([1.0]).run("heights", frames[:3], {"score_quantity": "uncertainty"}, flow, verbose=True)
-    assert ended == [True, True]
+    assert before == [[], [True], [True, True]]
     assert "batch 3 of 3" in capsys.readouterr().out
