@@ -29,7 +29,7 @@ def test_blocks_are_found_and_skipped() -> None:
 
 
 COMING_FROM = [f"docs/coming-from/{name}.md" for name in ("amp", "apax", "orchestrator")]
-PAGES = ["README.md", "docs/loop.md", "docs/selection.md", *COMING_FROM]
+PAGES = ["README.md", "docs/loop.md", "docs/properties.md", "docs/selection.md", *COMING_FROM]
 
 
 @pytest.mark.parametrize("page", PAGES)
