@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from surefield.execution.executor import SerialExecutor, get_executor, map_ordered, usable_cores
 from surefield.execution.progress import track
@@ -68,13 +68,19 @@ def in_parts(
                 stack.callback(workers.shutdown)
         if isinstance(workers, SerialExecutor | ThreadPoolExecutor):
             # Threads of BLAS beside ours wait for each other, for the most part.
-            stack.enter_context(threadpool_limits(1, "blas"))
+            stack.enter_context(_libraries().limit(limits=1, user_api="blas"))
         else:
             of_part = functools.partial(_on_one_core, of_part)
         bar = stack.enter_context(track(len(parts), "kernel sums", shown))
         return map_ordered(workers, of_part, parts, bar)
 
 
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Libraries with threads of their own; to look for them takes longer than small sums."""
+    return ThreadpoolController()
+
+
 def _on_one_core(of_part: Callable[[Sequence[int]], R], numbers: Sequence[int]) -> R:
-    with threadpool_limits(1, "blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         return of_part(numbers)
