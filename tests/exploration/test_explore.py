@@ -80,6 +80,7 @@ def test_a_seed_decides_all(llpr, copper):
 @pytest.mark.slow
 def test_workers_change_nothing(llpr, copper, tmp_path):
     kinds = [SHORT, RattleConfig(n_structures=3)]
+    (tmp_path / "exploring-killed").mkdir()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
         apart = explore(llpr, copper[:2], kinds, seed=3, executor=executor, folder=tmp_path)
     same(apart, explore(llpr, copper[:2], kinds, seed=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ __all__ = ["Exploration", "WalkerRecord", "explore", "read_walkers", "write_walk
 _log = logging.getLogger(__name__)
 #: Structures whose sigmas are one task.
 _CHUNK: Final = 16
+#: Of the folders of files for workers.
+_PREFIX: Final = "exploring-"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def explore(
         executor: where tasks run; None: here, one after the other.
         progress: is advanced by one for each task.
         folder: for the file that workers load the potential from, where they cannot see the temporary folder
-            of this machine.
+            of this machine; what a killed call has left there is removed.
 
     Raises:
         ConfigError: no start where one is needed, an ensemble that a start is not made for, or a window that
@@ -107,7 +110,7 @@ def explore(
             progress,
         )
     else:
-        with TemporaryDirectory(prefix="surefield-", dir=folder) as temporary:
+        with TemporaryDirectory(prefix=_PREFIX, dir=_cleared(folder)) as temporary:
             path = Path(temporary) / "uncertainty.npz"
             uncertainty.save(path)
             tasks = _tasks(uncertainty, str(path), starts, config, seed)
@@ -129,6 +132,16 @@ def read_walkers(path: str | os.PathLike[str]) -> tuple[WalkerRecord, ...]:
         DataError: missing, or no JSON.
     """
     return tuple(WalkerRecord.from_dict(entries) for entries in read_json(path)["walkers"])
+
+
+def _cleared(folder: str | Path | None) -> Path | None:
+    """A folder without files of calls that were killed; absolute, for workers that run elsewhere."""
+    if folder is None:
+        return None
+    folder = Path(folder).resolve()
+    for left in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
