@@ -37,7 +37,7 @@ METHOD, SEEDS = "lcmd", 5
 SAVING, LOSS, N_SETS = 0.6, 1.05, 3
 #: An energy per atom counts as this many force components with the same residual in units of 0.1 eV/Å.
 ENERGY_WEIGHT = 100.0
-RIDGES = np.logspace(-10, -4, 7)
+RIDGES = np.logspace(-9, -2, 8)
 
 #: Files of pool and test set, how many of each (None: all), labels at first and a round, rounds.
 SETS: dict[str, tuple[list[str], list[str], int | None, int | None, int, int, int]] = {
@@ -89,6 +89,8 @@ class ExactLastLayer:
             structures, energies.tolist(), dict(zip(elements, offsets.tolist(), strict=True))
         )
         self.potential = potential.prepared(known)
+        sizes = counts.sum(axis=1)
+        self.shares, self.energies = counts / sizes[:, None], energies / sizes
         self.rows: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
         layer = self.potential.last_layer()
@@ -106,6 +108,10 @@ class ExactLastLayer:
         """Residuals of energies per atom (eV) and force components (eV/Å)."""
         places = [self.places[id(atoms)] for atoms in known]
         order = np.random.default_rng(seed).permutation(len(places))
+        # Element offsets first: no ridge may pull on them.
+        offsets = np.linalg.lstsq(self.shares[places], self.energies[places], rcond=None)[0]
+        for i, energy in enumerate(self.energies - self.shares @ offsets):
+            self.labels[i][0] = energy
         held, fitted = ([places[i] for i in part] for part in np.split(order, [max(1, len(order) // 5)]))
         gram, right = self.sums(fitted)
         more = self.sums(held)
@@ -137,7 +143,8 @@ class ExactLastLayer:
 
 def solve(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
     """Weights with a ridge relative to the scale of every column."""
-    scale = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.diag(gram).max()))
+    # Columns that hardly vary among a few structures may vary a lot among others.
+    scale = np.sqrt(np.maximum(np.diag(gram), 1e-5 * np.median(np.diag(gram))))
     scaled = gram / scale[:, None] / scale
     return cho_solve(cho_factor(scaled + ridge * len(right) * np.eye(len(right))), right / scale) / scale
 

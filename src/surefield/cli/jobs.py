@@ -164,7 +164,7 @@ def _as_begun(config: RunConfig, verb: str, overwrite: bool) -> RunConfig:
             begun = _saved_config(text)
             if begun is None:
                 return config
-            if verb == name == "loop" and "stop" not in yaml.safe_load(text)["loop"]:
+            if verb == name and "stop" not in yaml.safe_load(text)["loop"]:
                 config = as_first_begun(config, begun.loop)
             return as_begun(config, begun)
     return config

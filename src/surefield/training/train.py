@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from surefield.errors import ConfigError
-from surefield.execution.cache import enable_compilation_cache
+from surefield.execution.cache import use_compilation_cache
 from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import duration, track
@@ -178,7 +178,6 @@ def train(
         DataError: unusable structures or labels.
         PotentialError: an element the potential neither knows nor can learn; a checkpoint of another run.
     """
-    enable_compilation_cache()
     if isinstance(start_from, str | Path):
         settings["start_from"] = str(start_from)
     config = _with_settings(config or TrainConfig(), settings)
@@ -239,6 +238,7 @@ def fit_samples(
 
     With a trained `start` the potential is the same one with the elements of the data, see `with_species`.
     """
+    use_compilation_cache()
     budget = Budget(config.minutes) if budget is None else budget
     release_compiled()
     if start is None and _learned(potential).pretrained:
