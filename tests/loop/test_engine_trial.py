@@ -55,6 +55,8 @@ def test_a_potential_beside_the_engine(tmp_path: Path, monkeypatch: pytest.Monke
         < outcome["potentials"]["plain"]["test"]["forces_mae"]
     )
     assert ("no less than" in outcome["verdict"]) is not better
+    steps = round(0.02 / 1e-3 / config.timestep_fs)
+    assert f"took {steps} calls of the engine, the loop's labels 8." in outcome["verdict"]
     with monkeypatch.context() as patch:
         patch.setattr("surefield.loop.engine_trial._dynamics", None)  # it is not run again
         assert engine_trial(tmp_path, config, plan, emt(), start, "hash", 0, progress=False) == outcome

@@ -110,6 +110,7 @@ def engine_trial(
         "n_test": len(test),
         "temperature_K": config.temperature,
         "picoseconds": config.picoseconds,
+        "timestep_fs": config.timestep_fs,
         "potentials": potentials,
         "distances": {"bin": _BIN, **{name: counts.tolist() for name, counts in distances.items()}},
     }
@@ -223,4 +224,8 @@ def _verdict(outcome: dict[str, Any]) -> str:
     text += (
         f", {better} the {other:.3g} meV/Å of {outcome['n_labels']} labels drawn from plain dynamics, whose "
     )
-    return f"{text}potential {ended}."
+    steps = round(1000 * wanted / outcome["timestep_fs"])
+    return (
+        f"{text}potential {ended}. Those dynamics took {steps:,} calls of the engine, the loop's labels "
+        f"{outcome['n_labels']}."
+    )
