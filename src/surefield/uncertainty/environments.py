@@ -192,8 +192,9 @@ class Environments:
         for z in np.unique(numbers):
             atoms = numbers == z
             found = self.nearest(features[atoms], int(z), k, scaled=scaled)
-            missing = ((0, 0), (0, int(k - found[0].shape[1])))
-            distances[atoms], which[atoms] = (np.pad(part, missing, mode="edge") for part in found)
+            # Where there are fewer than k, the last one again.
+            columns = np.minimum(np.arange(k), found[0].shape[1] - 1)
+            distances[atoms], which[atoms] = (part[:, columns] for part in found)
         start = 0
         for index, own in held:
             yield index, distances[start : start + len(own)], which[start : start + len(own)]
