@@ -133,7 +133,8 @@ def test_the_window_comes_from_the_calibration_set(llpr, copper):
         for p in llpr.predict(copper[4:], forces=True)
     ]
     assert walker.lower == pytest.approx(np.median(largest))
-    assert walker.limit == pytest.approx(min(2 * max(largest), 10 * np.median(largest)))
+    force = np.median([np.linalg.norm(atoms.get_forces(), axis=1).max() for atoms in copper[4:]])
+    assert walker.limit == pytest.approx(min(2 * max(largest), max(0.25 * force, 2 * np.median(largest))))
     energies = config.model_copy(update={"window": SigmaWindowConfig(quantity="energies")})
     (walker,) = explore(llpr, [copper[0]], [energies], seed=0).walkers
     assert walker.quantity == "energies"

@@ -7,7 +7,7 @@ from surefield.errors import ConfigError
 from surefield.exploration.config import SigmaWindowConfig
 from surefield.exploration.sigma_window import SigmaWindow
 from surefield.uncertainty import LLPR
-from surefield.uncertainty.guard import SIGMA_RANGE
+from surefield.uncertainty.guard import LARGEST_FORCE, SIGMA_RANGE
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,17 @@ def test_the_limit_follows_the_calibration_set(llpr):
     assert energies.unit == "eV"
     assert SigmaWindow.of(known, SigmaWindowConfig(limit=0.05)) == SigmaWindow("forces", 0.05, 0.05)
     assert SigmaWindow.of(known, SigmaWindowConfig(lower=0.2)).lower == 0.2
+
+
+def test_sigmas_near_the_size_of_forces_end_a_walk(llpr, copper):
+    lengths = [np.linalg.norm(atoms.get_forces(), axis=1).max() for atoms in copper[4:]]
+    assert llpr.statistics[LARGEST_FORCE] == pytest.approx(np.median(lengths))
+    bare = ranged(llpr, forces=(1.0, 5.0), energies=(0.01, 0.04))
+    for force, limit in ((9.2, 2.3), (0.01, 2.0), (99.0, 10.0)):
+        known = bare._replaced(statistics={**bare.statistics, LARGEST_FORCE: force})
+        assert SigmaWindow.of(known, SigmaWindowConfig()) == SigmaWindow("forces", 1.0, limit)
+    assert SigmaWindow.of(known, SigmaWindowConfig(limit=3.0)).limit == 3.0
+    assert SigmaWindow.of(known, SigmaWindowConfig(quantity="energies")).limit == 0.08
 
 
 def test_an_uncertainty_without_forces_has_energies(copper_network, copper):

@@ -46,8 +46,9 @@ class SigmaWindowConfig(Config):
     What counts is the largest sigma of an atom of the structure. Without numbers the window comes from the
     calibration set, whose structures have each such a largest sigma: its lower edge is their median (below,
     the potential knows the structure as well as most of its data), the limit twice their largest, but at most
-    ten times their median (beyond, the structure is unlike the data, and the potential cannot be trusted to
-    lead on).
+    ten times their median: beyond, the structure is unlike the data. Of forces the limit is at most a quarter
+    of the largest force of a structure, in the median (or two medians of sigma, if that is more): beyond, the
+    potential cannot be trusted to lead on.
     """
 
     quantity: Literal["auto", "forces", "energies"] = Field(
@@ -61,7 +62,8 @@ class SigmaWindowConfig(Config):
     limit: float | None = Field(
         default=None,
         gt=0,
-        description="stop beyond; null: twice the largest of the calibration set, at most ten medians",
+        description="stop beyond; null: twice the largest of the calibration set, at most ten medians, "
+        "and of forces at most a quarter of the largest force of a structure, in the median",
     )
 
     @model_validator(mode="after")

@@ -12,13 +12,15 @@ from surefield.errors import ConfigError
 from surefield.exploration.config import SigmaWindowConfig
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import UNCERTAINTY, quantity
-from surefield.uncertainty.guard import MARGIN, SIGMA_RANGE, sizes
+from surefield.uncertainty.guard import LARGEST_FORCE, MARGIN, SIGMA_RANGE, sizes
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["SigmaWindow", "with_sigmas"]
 
-#: Of the limit, in medians of the calibration set.
+#: Of the limit, in medians of the calibration set, and in typical largest forces of its structures: where
+#: sigma is a sizeable part of the force itself, a walker would be led astray.
 _MOST: Final = 10.0
+_PART: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class SigmaWindow:
         median, largest = uncertainty.statistics.get(SIGMA_RANGE, {}).get(name, (None, None))
         # A structure of the calibration set that is far off does not make all others known.
         limit = config.limit or (None if largest is None else min(MARGIN * largest, _MOST * median))
+        if config.limit is None and limit is not None and name == "forces":
+            # Of structures at rest forces say nothing.
+            part = _PART * uncertainty.statistics.get(LARGEST_FORCE, np.inf)
+            limit = min(limit, max(part, MARGIN * median))
         lower = config.lower if config.lower is not None else median
         if limit is None or lower is None:
             what = f"the calibration set of this uncertainty tells no sigmas of {name}"

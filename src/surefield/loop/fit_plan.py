@@ -24,7 +24,7 @@ from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
 from surefield.uncertainty.build import TrainingRecord, fit_uncertainty
 from surefield.uncertainty.config import LLPRConfig, LTAUConfig, UncertaintyConfig
-from surefield.uncertainty.guard import LARGEST_SIGMA
+from surefield.uncertainty.guard import LARGEST_FORCE, LARGEST_SIGMA, SIGMA_RANGE
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -33,7 +33,7 @@ __all__ = ["FitPlan"]
 #: Of `fit_uncertainty`: a round holds out a few energies only, and they steer the early stop as well.
 SHARED_ALPHA: Final = 10.0
 #: What an uncertainty says of the data that it was calibrated on.
-_OF_CALIBRATION: Final = (LARGEST_SIGMA, "calibration_rows")
+_OF_CALIBRATION: Final = (LARGEST_SIGMA, SIGMA_RANGE, LARGEST_FORCE, "calibration_rows")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from surefield.quantities import UNCERTAINTY, quantity
 
 __all__ = [
     "CALIBRATION",
+    "LARGEST_FORCE",
     "LARGEST_SIGMA",
     "MARGIN",
     "SIGMA_RANGE",
@@ -35,6 +36,8 @@ CALIBRATION: Final = "calibration"
 LARGEST_SIGMA: Final = "largest_sigma"
 #: Entry with median and maximum, over the calibration set, of the largest sigma of an atom in a structure.
 SIGMA_RANGE: Final = "sigma_range"
+#: Entry with the median, over the calibration set, of the largest labelled force on an atom, eV/Å.
+LARGEST_FORCE: Final = "largest_force"
 #: The limit, in units of the largest sigma of the calibration set.
 MARGIN: Final = 2.0
 #: Options of calculators for what happens beyond the limit.

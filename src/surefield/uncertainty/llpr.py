@@ -205,7 +205,7 @@ class LLPR(Uncertainty):
         for file in files:
             file.remove()
         maps = _completed(maps, outputs, shared_alpha, pairs)
-        fitted = cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1].structures)
+        fitted = cls(potential, maps, thresholds, statistics, posterior)._with_largest(sets[1])
         # All processes train the same members; one of them keeps checkpoints.
         if group is not None and group.rank > 0:
             folder = None

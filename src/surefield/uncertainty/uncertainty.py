@@ -28,6 +28,7 @@ from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.guard import (
     CALIBRATION,
+    LARGEST_FORCE,
     LARGEST_SIGMA,
     SIGMA_RANGE,
     OnUncertain,
@@ -212,13 +213,14 @@ class Uncertainty(ABC):
                 "calibration_rows": rows,
             },
         )
-        return calibrated._with_largest(data.structures, batch_size)
+        return calibrated._with_largest(data, batch_size)
 
-    def _with_largest(self, structures: Sequence[Neighborhood], batch_size: int = 16) -> Self:
+    def _with_largest(self, data: LabelledSet, batch_size: int = 16) -> Self:
         """Copy that knows the sigmas of its calibration set: the largest of an atom in each structure.
 
-        Those of forces, which cost more, are of some structures only.
+        Those of forces, which cost more, are of some structures only. Labelled forces are kept beside them.
         """
+        structures = data.structures
         name = "energies" if "energies" in self.potential.supplies else "energy"
         some = structures[:: max(len(structures) // _FORCE_RANGE, 1)] if "forces" in self.maps else ()
         ranges: dict[str, tuple[float, float]] = {}
@@ -229,7 +231,11 @@ class Uncertainty(ABC):
                 largest.append(sizes(kind, self._sigma(kind, spreads[kind], n_atoms), n_atoms).max())
             if largest and max(largest) > 0:
                 ranges[kind] = float(np.median(largest)), float(max(largest))
-        known = {LARGEST_SIGMA: {name: ranges[name][1]}} if name in ranges else {}
+        known: dict[str, Any] = {LARGEST_SIGMA: {name: ranges[name][1]}} if name in ranges else {}
+        labels = [sample.labels.forces for sample in data.samples]
+        lengths = [float(np.nanmax(np.linalg.norm(f, axis=1))) for f in labels if f is not None]
+        if lengths:
+            known[LARGEST_FORCE] = float(np.median(lengths))
         return self._replaced(statistics={**self.statistics, **known, SIGMA_RANGE: ranges})
 
     def _held_out(
