@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from surefield.potentials.chimes import Chimes
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.evaluate import neighborhoods_of
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber, Tersoff
+from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.snap.snap import Snap
 from surefield.scores.fim.derivatives import numerical_jacobian
 from surefield.scores.fim.parameters import optimized_parameters
@@ -176,6 +178,41 @@ def test_max_distance_selection_on_gradient_features(case, tantalum, features):
     _, _, sure, _ = case
     picks = select(sure, tantalum[:2], tantalum[2:6], method="max_dist", n=2, features=features)
     assert len(set(picks.indices.tolist())) == 2
+
+
+def test_scores(case, tantalum):
+    """Entropies and LTAU see what enters the last layer; information is that of its rows, or by parameters."""
+    _, potential, _, frames = case
+    known, others = (sf.with_site_features(potential, part) for part in (tantalum[:2], frames))
+    rows = np.concatenate([atoms.arrays["descriptors"] for atoms in known])
+    width = float(np.median(np.linalg.norm(rows - rows.mean(axis=0), axis=1)))
+    novelty = sf.QUESTSDeltaEntropyScore()
+    entropies = novelty.compute_batch(others, "delta_entropy", reference_set=known, bandwidth=width)
+    query = others[0].arrays["descriptors"]
+    squared = ((query[:, None] - rows) ** 2).sum(axis=-1) / (2 * width**2)
+    least = squared.min(axis=1)
+    expected = least - np.log(np.exp(least[:, None] - squared).sum(axis=1))
+    np.testing.assert_allclose(entropies[0], expected, rtol=1e-7, atol=1e-7)
+
+    errors = np.random.default_rng(0).uniform(0.01, 1.0, (6, len(rows)))
+    ltau = sf.LTAUForcesUQScore(rows, errors, from_error_logs=True, nbins=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some atoms are unlike all training atoms
+        (expected_error, _) = ltau.compute_batch(others, "uncertainty")
+    assert ((errors.min() <= expected_error) & (expected_error <= errors.max())).all()
+
+    parametric = isinstance(potential, ParametricPotential)
+    chosen = optimized_parameters(potential, None if parametric else "last_layer").chosen
+    fim = sf.FIMTrainingSetScore().compute(
+        frames[0], "sensitivity", potential, None if parametric else "last_layer"
+    )
+    structures = [potential.neighborhood(frames[0])]
+    gram = sum(b.rows.T @ b.rows for b in parameter_rows(chosen, structures, ("forces",)))
+    np.testing.assert_allclose(fim, gram, rtol=0, atol=1e-9 * np.abs(gram).max())
+    if not parametric:
+        (row,) = structure_rows(potential.last_layer(), structures, ("forces",))
+        closed = row.forces.T @ row.forces
+        np.testing.assert_allclose(fim, closed, rtol=0, atol=1e-9 * np.abs(closed).max())
 
 
 def test_sigmas_of_an_untrained_potential(tantalum):
