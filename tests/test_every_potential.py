@@ -181,7 +181,7 @@ def test_max_distance_selection_on_gradient_features(case, tantalum, features):
 
 
 def test_scores(case, tantalum):
-    """Entropies and LTAU see what enters the last layer; information is that of its rows, or by parameters."""
+    """Entropies and LTAU see what enters the last layer; information is by its weights, or by parameters."""
     _, potential, _, frames = case
     known, others = (sf.with_site_features(potential, part) for part in (tantalum[:2], frames))
     rows = np.concatenate([atoms.arrays["descriptors"] for atoms in known])
