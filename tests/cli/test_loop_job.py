@@ -102,7 +102,7 @@ def test_more_rounds_are_counted_from_the_last_end(tmp_path: Path) -> None:
     journal.append({"event": "end", "round": 7})
     journal.append({"event": "round", "round": 9})
     assert relative_settings(["loop.n_rounds=+4"], config) == ["loop.n_rounds=11"]
-    several = read_config(configured(tmp_path, methods=["lcmd", "random"]))
+    several = read_config(configured(tmp_path, methods=["lcmd", "random"], n_audit=None))
     with pytest.raises(ConfigError, match="cannot be given more rounds"):
         relative_settings(["loop.n_rounds=+4"], several)
 

@@ -65,6 +65,8 @@ def test_slabs_of_low_index_come_once():
     assert names == ["surface_100", "surface_110", "surface_111", "surface_100", "surface_110"]
     first, fourth = frames[0], frames[3]
     assert first.pbc.all()
+    for frame in frames[:3]:  # whole layers
+        assert len(set(np.unique(frame.positions[:, 2].round(3), return_counts=True)[1])) == 1
     height = first.cell.array[2, 2]
     assert height - np.ptp(first.positions[:, 2]) == pytest.approx(12.0)
     assert np.abs(fourth.positions - first.positions).max() > 0.01

@@ -374,7 +374,7 @@ def test_nothing_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pool of the loop is empty; name candidates"):
         loop(tmp_path, candidates=[])
     with pytest.raises(ConfigError, match="compared by MethodComparison"):
-        loop(tmp_path, methods=("lcmd", "random"))
+        loop(tmp_path, methods=("lcmd", "random"), n_audit=None)
 
 
 def test_the_journal_holds_no_paths_and_can_be_read_by_anyone(finished: Path) -> None:

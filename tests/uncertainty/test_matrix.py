@@ -209,7 +209,7 @@ def test_loop_and_report(trained):
     folder = run("loop", trained)
     assert isinstance(sf.load(folder / "potential.npz"), trained.estimator)
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    first = next(e for e in events if e["event"] == "round" and e["method"] == "max_dist")
+    first = next(e for e in events if e["event"] == "picked" and e["method"] == "max_dist")
     assert first["reasons"][0]["rule"] == "max_dist"
     done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 0, done.output

@@ -88,6 +88,10 @@ def strained(starts: Sequence[Atoms], config: StrainConfig, seed: Sequence[int])
     return _drawn(draw, config.n_structures, config.contact, seed)
 
 
+#: Å; the layers of no low-index plane are on a face of the cell after it.
+_OFF_FACES = (0.0137, 0.0171, 0.0193)
+
+
 def slabs(starts: Sequence[Atoms], config: SurfacesConfig, seed: Sequence[int]) -> list[Atoms]:
     """Slabs of periodic starts, cut along all low-index planes; equal ones come once.
 
@@ -103,9 +107,11 @@ def slabs(starts: Sequence[Atoms], config: SurfacesConfig, seed: Sequence[int]) 
     """
     different: list[Atoms] = []
     for place in _crystals(starts, "surfaces"):
-        cut = []
+        cut, crystal = [], starts[place].copy()
+        # Of a layer on a face of the cell, rounding would leave some atoms at the other side.
+        crystal.positions += _OFF_FACES
         for plane in _planes(config.max_index):
-            slab = surface(starts[place], plane, config.layers, vacuum=config.vacuum, periodic=True)
+            slab = surface(crystal, plane, config.layers, vacuum=config.vacuum, periodic=True)
             if len(slab) <= config.max_atoms:
                 name = "surface_" + "".join(map(str, plane))
                 cut.append(snapshot(slab, name, start=place))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -106,9 +106,7 @@ class FitPlan:
             regularizer = float(np.sqrt(held_out.statistics["varsigma2"]))
             settings = {"row_kinds": tuple(weights), "row_weights": weights, "regularizer": regularizer}
         whole, fitted = self._fitted(data, data[[]], data, **settings)
-        known = {name: held_out.statistics[name] for name in _OF_CALIBRATION if name in held_out.statistics}
-        statistics = {**whole.statistics, **known}
-        return replace(whole, maps=held_out.maps, statistics=statistics), fitted
+        return whole.calibrated_as(held_out, _OF_CALIBRATION), fitted
 
     def inputs(self) -> dict[str, Any]:
         """What enters a fit besides labels, as a table of `execution.identity`."""

@@ -576,6 +576,11 @@ class Uncertainty(ABC):
             object.__setattr__(instance, name, value)
         return instance
 
+    def calibrated_as(self, other: Uncertainty, statistics: Collection[str]) -> Self:
+        """Copy with the calibration maps of another uncertainty, and with some of its statistics."""
+        known = {name: other.statistics[name] for name in statistics if name in other.statistics}
+        return self._replaced(maps=other.maps, statistics={**self.statistics, **known})
+
     def _replaced(self, **changes: Any) -> Self:
         return self._of(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
 
