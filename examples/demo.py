@@ -1,8 +1,8 @@
 """`make demo`: a potential of malonaldehyde from ten labels on, with GFN2-xTB as the labelling engine.
 
 The molecule hands a hydrogen from one oxygen to the other. Ten displaced structures are labelled and a
-potential is trained; walkers move with it at 500 K, and end where its uncertainty says that it knows too
-little; ten of their structures are picked and labelled, and so on. In the end the potential runs 5 ps at
+potential is trained; walkers move with it at 500 and 700 K, and end where its uncertainty says that it knows
+too little; ten of their structures are picked and labelled, and so on. In the end the potential runs 5 ps at
 500 K beside the engine, and so does one of equally many labels that are drawn from plain dynamics. It ends in
 a report to open in a browser; open it earlier and watch. Run it again, or interrupt it and run it again: it
 goes on where it stopped. More rounds: `python examples/demo.py loop.n_rounds=+2`.

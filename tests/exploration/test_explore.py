@@ -127,18 +127,24 @@ def test_a_walker_that_breaks_says_how(llpr, copper):
 
 def test_the_window_comes_from_the_calibration_set(llpr, copper):
     config = DynamicsConfig(n_walkers=1, steps=4, check_every=4)
-    (walker,) = explore(llpr, [copper[0]], [config], seed=0).walkers
     largest = [
         float(np.linalg.norm(p.forces_uncertainty, axis=1).max())
         for p in llpr.predict(copper[4:], forces=True)
     ]
-    assert walker.lower == pytest.approx(np.median(largest))
+    start = copper[4 + int(np.argmin(largest))]
+    (near,) = explore(llpr, [start], [config], seed=0).walkers
+    assert near.lower == pytest.approx(np.median(largest))
     force = np.median([np.linalg.norm(atoms.get_forces(), axis=1).max() for atoms in copper[4:]])
-    assert walker.limit == pytest.approx(min(2 * max(largest), max(0.25 * force, 2 * np.median(largest))))
+    assert near.limit == pytest.approx(min(2 * max(largest), max(0.25 * force, 2 * np.median(largest))))
     energies = config.model_copy(update={"window": SigmaWindowConfig(quantity="energies")})
-    (walker,) = explore(llpr, [copper[0]], [energies], seed=0).walkers
+    (walker,) = explore(llpr, [start], [energies], seed=0).walkers
     assert walker.quantity == "energies"
     assert walker.limit == pytest.approx(2 * llpr.statistics["largest_sigma"]["energies"])
+    # A start that is farther out than all of these is left all the same.
+    (far,) = explore(llpr, [copper[0]], [config], seed=0).walkers
+    assert far.sigma[0] > near.limit
+    assert far.limit == pytest.approx(2 * far.sigma[0], rel=1e-5)
+    assert far.steps > 0
 
 
 def test_nve_npt_and_relaxation(llpr, copper):

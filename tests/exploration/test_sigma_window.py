@@ -41,6 +41,13 @@ def test_sigmas_near_the_size_of_forces_end_a_walk(llpr, copper):
     assert SigmaWindow.of(known, SigmaWindowConfig(quantity="energies")).limit == 0.08
 
 
+def test_a_start_beyond_the_limit_is_left():
+    window = SigmaWindow("forces", 0.1, 0.5)
+    assert window.opened_for(0.4) is window
+    assert window.opened_for(0.8) == SigmaWindow("forces", 0.1, 1.6)
+    assert window.opened_for(np.nan) is window
+
+
 def test_an_uncertainty_without_forces_has_energies(copper_network, copper):
     bare = LLPR.fit(copper_network, copper[:4], copper[4:], row_kinds=("energy",), progress=False)
     assert SigmaWindow.of(bare, SigmaWindowConfig()).quantity == "energies"

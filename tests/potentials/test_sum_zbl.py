@@ -127,6 +127,10 @@ def test_repulsion_below_data_touches_none_of_them():
     nearer.positions[2, 1] = 0.9
     assert zbl.predict([nearer])[0].energy > 0
     assert ZBL.below([Atoms("H")], ["H"]).config() == ZBL(["H"]).config()
+    shorter = ZBL.below(molecules, ["H", "O", "C"], 0.75)
+    assert shorter.outer == pytest.approx(0.75 * zbl.outer)
+    for name, ends in zbl.config()["pairs"].items():
+        assert shorter.config()["pairs"][name] == pytest.approx([0.75 * end for end in ends])
 
 
 def test_ranges_of_pairs_are_checked():

@@ -86,8 +86,11 @@ def need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tupl
     return value
 
 
-def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
-    """Potential of a configuration for the elements of structures: untrained, or the one to start from."""
+def make_potential(config: RunConfig, *sources: Sequence[Any], share: float = 1.0) -> Potential:
+    """Potential of a configuration for the elements of structures: untrained, or the one to start from.
+
+    Repulsion ends at a share of the shortest distances of the structures, if it is not told where.
+    """
     species = sorted({int(z) for source in sources for atoms in source for z in np.unique(atoms.numbers)})
     if config.training.start_from is not None:
         start = starting_potential(config.training.start_from)
@@ -107,7 +110,7 @@ def make_potential(config: RunConfig, *sources: Sequence[Any]) -> Potential:
         return potential
     inner, outer = repulsion.inner, repulsion.outer
     if outer is None:
-        return potential + ZBL.below(itertools.chain.from_iterable(sources), potential.species)
+        return potential + ZBL.below(itertools.chain.from_iterable(sources), potential.species, share)
     return potential + ZBL(potential.species, INNER * outer if inner is None else inner, outer)
 
 

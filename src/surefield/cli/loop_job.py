@@ -43,6 +43,8 @@ __all__ = ["CampaignInputs", "as_first_begun", "going_on", "read_campaign", "rel
 _RAISED: Final = re.compile(r"(loop\.n_rounds)=\+(\d+)")
 #: The page is written at most this often, and takes at most this share of the time.
 _PAGE_SECONDS, _PAGE_SHARE = 5.0, 0.1
+#: Part of the distances of the starts at which repulsion ends.
+_COMPRESSED: Final = 0.75
 #: Sections that a run may be gone on with although they are others now.
 _SECTIONS: Final = ("training", "uncertainty", "selection", "replay", "stability", "compare")
 
@@ -199,7 +201,8 @@ def read_campaign(
         candidates, oracle, first = PoolCandidates(pool.candidates), pool.oracle, pool.candidates
         isolated = {**pool.isolated_atoms, **isolated}
     known = [first, imported] if held is None else [first, imported, held[0]]
-    potential = make_potential(config, *known)
+    # Dynamics come nearer than the structures that they start from.
+    potential = make_potential(config, *known, share=_COMPRESSED if loop.explores else 1.0)
     test = None if held is None else read_test(config, potential, "loop", held)
     return CampaignInputs(candidates, oracle, potential, test, imported, isolated, first)
 

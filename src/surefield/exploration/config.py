@@ -48,7 +48,7 @@ class SigmaWindowConfig(Config):
     the potential knows the structure as well as most of its data), the limit twice their largest, but at most
     ten times their median: beyond, the structure is unlike the data. Of forces the limit is at most a quarter
     of the largest force of a structure, in the median (or two medians of sigma, if that is more): beyond, the
-    potential cannot be trusted to lead on.
+    potential cannot be trusted to lead on. A start beyond that limit has twice its own sigma.
     """
 
     quantity: Literal["auto", "forces", "energies"] = Field(

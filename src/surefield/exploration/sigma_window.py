@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -70,6 +70,10 @@ class SigmaWindow:
             raise ConfigError("the uncertainty has no sigmas of forces", fix="window.quantity: energies")
         forces = asked != "energies" and "forces" in uncertainty.maps
         return cls("forces" if forces else energies, 0.0, np.inf)
+
+    def opened_for(self, sigma: float) -> SigmaWindow:
+        """With a limit that lets a walker leave a start of this sigma, if that is beyond the limit."""
+        return replace(self, limit=MARGIN * sigma) if sigma > self.limit else self
 
     @property
     def unit(self) -> str:

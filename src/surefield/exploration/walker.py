@@ -124,6 +124,8 @@ def walk(
     rng = np.random.default_rng(seed)
     window = SigmaWindow.of(uncertainty, config.window)
     atoms = without_labels(start)
+    if config.window.limit is None:
+        window = window.opened_for(window.look(uncertainty, atoms)[0])
     bias = None if isinstance(config, RelaxationConfig) else config.bias
     cell_moves = config.relax_cell if isinstance(config, RelaxationConfig) else config.ensemble == "npt"
     if bias is not None:

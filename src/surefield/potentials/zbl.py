@@ -95,7 +95,7 @@ class ZBL(Potential):
         return entries if self.switch == "smooth" else entries | {"switch": self.switch}
 
     @classmethod
-    def below(cls, frames: Iterable[Atoms], species: Sequence[str | int]) -> ZBL:
+    def below(cls, frames: Iterable[Atoms], species: Sequence[str | int], share: float = 1.0) -> ZBL:
         """The repulsion that ends where data begin: pair by pair at the shortest distance of some structures.
 
         Structures like these have no energy by it, so that what is learned from them stays as it is. Pairs
@@ -104,9 +104,10 @@ class ZBL(Potential):
         Args:
             frames: structures that a potential is trained on.
             species: of the potential.
+            share: of these distances, where it ends: below 1 for the starts of dynamics, say.
         """
         numbers = species_numbers(species)
-        shortest = _shortest_distances(frames, numbers)
+        shortest = share * _shortest_distances(frames, numbers)
         radii = covalent_radii[list(numbers)]
         sums = radii[:, None] + radii
         if not np.isfinite(shortest).any():
