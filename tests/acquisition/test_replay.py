@@ -50,19 +50,25 @@ def nearest_energy(train, test, seed):
 
 
 def test_structures_of_their_own_to_test_on(crowd):
-    seen = []
+    seen, held = [], crowd[100:]
+    lengths_held = np.array([atoms.get_distance(0, 1) for atoms in held])
+    pool = [a for a in crowd[:100] if np.abs(lengths_held - a.get_distance(0, 1)).min() > 1e-4]
 
     def learner(train, test, seed):
         seen.append([atoms.get_distance(0, 1) for atoms in test])
         assert not {atoms.get_distance(0, 1) for atoms in train} & {*seen[-1]}
         return nearest_energy(train, test, seed)
 
-    result = replay(crowd[:100], ["max_dist"], learner=learner, test=crowd[100:], **PLAN)
-    expected = [atoms.get_distance(0, 1) for atoms in crowd[100:]]
+    result = replay(pool, ["max_dist"], learner=learner, test=held, **PLAN)
+    expected = [atoms.get_distance(0, 1) for atoms in held]
     assert all(lengths == expected for lengths in seen)
-    assert all(index < 100 for picks in result.picks["max_dist"] for index in picks)
+    assert all(index < len(pool) for picks in result.picks["max_dist"] for index in picks)
     assert len({tuple(picks) for picks in result.picks["random"]}) == 5
     assert result.config["test_fraction"] is None
+    shared = [*pool, held[3].copy()]
+    shared[-1].calc = held[3].calc
+    with pytest.raises(DataError, match=r"1 structures are copies of test structures.*a copy of frame 3"):
+        replay(shared, ["max_dist"], learner=learner, test=held, **PLAN)
 
 
 def test_methods_share_test_set_and_first_labels_and_random_takes_part(crowd):

@@ -109,6 +109,7 @@ def test_preselected_rows_are_those_of_max_dist(pools, method):
         picks = select_rows(method, pool, train, 15, mode="p", preselect=4, chunk_size=kind)
         assert list(picks) == among[list(select_rows(method, pool[among], train, 15, mode="p"))].tolist()
         assert picks.notes[0] == "approximate: among 60 rows that max_dist preselected"
+        assert picks.config["preselect"] == 4
     exclude = list(picks)[:5]
     limits = Constraints(exclude=exclude)
     others = select_rows(method, pool, train, 15, preselect=4, constraints=limits)
@@ -117,6 +118,29 @@ def test_preselected_rows_are_those_of_max_dist(pools, method):
     assert list(select_rows(method, pool, train, 9, preselect=999)) == list(
         select_rows(method, pool, train, 9)
     )
+
+
+def test_rows_that_stay_are_read_no_more_than_those_of_a_whole_pool(pools):
+    """Of a pool without its dropped rows, a chunk is not read for a few of its rows."""
+    read = []
+
+    class Source:
+        ndim, shape = 2, pools["walk"].shape
+
+        def __len__(self):
+            return len(pools["walk"])
+
+        def __getitem__(self, rows):
+            part = pools["walk"][rows]
+            read.append(len(part) if part.ndim == 2 else 1)
+            return part
+
+    kept = np.arange(0, 3000, 2)
+    features = ChunkedFeatures(None, Source(), 500).of(kept)
+    read.clear()
+    rows = features.rows(slice(500, 1000), np.array([3, 7]))
+    np.testing.assert_array_equal(rows, pools["walk"][kept[[503, 507]]])
+    assert read == [2]
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)

@@ -21,6 +21,7 @@ from surefield.files import read_arrays
 from surefield.potentials import MomentNetwork
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.constraints import checked_costs
+from surefield.selection.duplicates import find_duplicates
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS
 from surefield.selection.replay_result import RANDOM, Replay, error_summary
@@ -121,7 +122,8 @@ def replay(
 
     Raises:
         ConfigError: unknown method, learner or features; fewer than three seeds; more labels than structures.
-        DataError: no energies, features of a wrong shape, a test set that cannot be made.
+        DataError: no energies, features of a wrong shape, a test set that cannot be made, or one of which
+            copies are among `frames`.
     """
     names = _checked_methods(methods)
     for name, value in {"n_init": n_init, "batch_size": batch_size, "n_rounds": n_rounds}.items():
@@ -135,6 +137,7 @@ def replay(
     if test is not None:
         held = read_frames(test)
         n_test = len(held)
+        _refuse_shared(labelled, held)
         labelled = Frames((*labelled.atoms, *held.atoms), (*labelled.origins, *held.origins))
     if potential is None and (learner == "train" or isinstance(features, str)):
         species = sorted({symbol for atoms in labelled for symbol in atoms.get_chemical_symbols()})
@@ -288,6 +291,20 @@ def _split(
             fix="a smaller test_fraction or n_init, or smaller groups",
         )
     return others[:n_init], np.sort(others[n_init:]), np.asarray(test)
+
+
+def _refuse_shared(frames: Frames, test: Frames) -> None:
+    """Refuse a pool that holds copies of test structures (DataError)."""
+    shared = [copy for copy in find_duplicates(frames, test) if copy.kept_in == "train"]
+    if shared:
+        first = shared[0]
+        assert first.kept is not None
+        raise DataError(
+            f"{len(shared)} structures are copies of test structures",
+            where=frames.origin(first.index),
+            got=f"a copy of {test.origin(first.kept)}",
+            fix="remove them from frames or from test",
+        )
 
 
 def _held_groups(groups: Sequence[Hashable], fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -124,8 +124,6 @@ def walk(
     rng = np.random.default_rng(seed)
     window = SigmaWindow.of(uncertainty, config.window)
     atoms = without_labels(start)
-    if config.window.limit is None:
-        window = window.opened_for(window.look(uncertainty, atoms)[0])
     bias = None if isinstance(config, RelaxationConfig) else config.bias
     cell_moves = config.relax_cell if isinstance(config, RelaxationConfig) else config.ensemble == "npt"
     if bias is not None:
@@ -164,7 +162,7 @@ def walk(
         steps=int(mover.nsteps),
         quantity=window.quantity,
         lower=window.lower,
-        limit=window.limit,
+        limit=watch.window.limit,
         looked_at=tuple(watch.looked_at),
         sigma=tuple(watch.sigma),
         ended=watch.ended,
@@ -254,6 +252,8 @@ class _Watch:
     def _look(self) -> None:
         step, atoms = self.recent[-1]
         value, prediction = self._sigma_of(atoms)
+        if not self.looked_at and self.config.window.limit is None:
+            self.window = self.window.opened_for(value)
         self.looked_at.append(step)
         self.sigma.append(value)
         if not value <= self.window.limit:  # true of NaN, too

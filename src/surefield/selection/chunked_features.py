@@ -136,7 +136,7 @@ class _Rows:
 
 
 class _Chosen:
-    """Some rows of a source, which are read when they are asked for."""
+    """Some rows of a source; slices of it are read when they become arrays, as those of a memory map are."""
 
     ndim = 2
 
@@ -147,5 +147,10 @@ class _Chosen:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            return _Chosen(self._source, self._places[rows])
         return np.asarray(self._source[self._places[rows]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._source[self._places], dtype=dtype)

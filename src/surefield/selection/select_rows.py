@@ -195,6 +195,8 @@ def select_features(
     config = _described(method, request, score)
     if limited:
         config["constraints"] = constraints.describe()
+    if preselect is not None:
+        config["preselect"] = preselect
     return Selection(
         indices=picks.indices,
         gains=picks.gains,
@@ -204,8 +206,7 @@ def select_features(
         reasons=_reasons(method, picks, score, values),
         dropped=dropped,
         notes=(*notes, *picks.notes),
-        config=_described(method, request, score)
-        | ({"constraints": constraints.describe()} if limited else {}),
+        config=config,
         g_train=features.train,
         g_pool=features.source if chunked else features.pool,
     )
