@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
+from surefield.calibration.metrics import coverage, gaussian_nll
 from surefield.files import json_text, write_atomic
 from surefield.potentials import MomentNetwork
 from surefield.structures.doctor.repeats import check_leakage
@@ -29,7 +30,6 @@ from surefield.training import Fit, train
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.loss import Residuals, residuals
 from surefield.uncertainty import LLPR, uq_metrics
-from surefield.uncertainty.metrics import coverage, gaussian_nll
 
 PUBLISHED = {"SNAP": "snap", "qSNAP": "qsnap", "MTP": "mtp"}
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mlearn"

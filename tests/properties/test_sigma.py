@@ -8,12 +8,12 @@ import pytest
 from ase import Atoms
 from tests.conftest import SW
 
+from surefield.calibration.maps import AlphaMap, IsotonicMap, StructureFloorMap
 from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.potentials.parametric import StillingerWeber
 from surefield.properties import CohesiveEnergy, ElasticConstants, LatticeConstant
 from surefield.properties.sigma import calibration_factor, sigma_of_samples
 from surefield.uncertainty import LLPR, ConstantUncertainty, DeepEnsemble
-from surefield.uncertainty.calibration_maps import AlphaMap, IsotonicMap, StructureFloorMap
 
 DIAMOND = (5.43, "diamond", "Si")
 

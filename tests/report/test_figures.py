@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from surefield.calibration.metrics import binned_rmv_rmse
 from surefield.report import Pick, load_run, write_report
 from surefield.report import figures as drawn
 from surefield.report.scales import MAX_POINTS, WORST_POINTS, axis, sample
-from surefield.uncertainty.metrics import binned_rmv_rmse
 
 
 def trace(figure: drawn.Figure, name: str):

@@ -11,6 +11,7 @@ import pytest
 from ase.build import bulk
 
 import surefield as sf
+from surefield.calibration.metrics import auroc
 from surefield.sensitivity import RowCovariance, energy_features
 from surefield.testing.frames import random_rotation, rotated
 from surefield.training import train
@@ -18,7 +19,6 @@ from surefield.uncertainty import LLPR, LLPRPosterior, calibrate_alpha, sample_e
 from surefield.uncertainty.architecture import LLPRTraining
 from surefield.uncertainty.ensemble_training import _Run
 from surefield.uncertainty.member_learner import Learner, Scored, entry_losses
-from surefield.uncertainty.metrics import auroc
 
 
 @pytest.fixture(scope="module")

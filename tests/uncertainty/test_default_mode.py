@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from surefield.calibration.fit import calibrate_alpha, fit_calibration_map
+from surefield.calibration.maps import AlphaSigma0Map
+from surefield.calibration.metrics import gaussian_nll, spearman, uq_metrics
 from surefield.sensitivity.covariance import RowCovariance
 from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
-from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
-from surefield.uncertainty.calibration_maps import AlphaSigma0Map
-from surefield.uncertainty.metrics import gaussian_nll, spearman, uq_metrics
 
 ROWS = ["energy_rows", "energy+force_rows"]
 

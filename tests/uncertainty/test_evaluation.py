@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from surefield.calibration.maps import AlphaMap
 from surefield.errors import PotentialError
 from surefield.potentials import Prediction, save_potential
 from surefield.training.dataset import prepare
 from surefield.training.loss import error_intervals, mean_and_half_width
 from surefield.uncertainty import DropoutEnsemble
 from surefield.uncertainty.build import load_uncertainty
-from surefield.uncertainty.calibration_maps import AlphaMap
 from surefield.uncertainty.evaluation import compare
 
 

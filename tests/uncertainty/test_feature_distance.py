@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from surefield.calibration.maps import LocalMap
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL
 from surefield.selection.distances import k_nearest
 from surefield.sensitivity import site_features
 from surefield.testing import check_uncertainty
 from surefield.uncertainty import ConstantUncertainty, FeatureDistance, fit_calibration_map
-from surefield.uncertainty.calibration_maps import LocalMap
 
 
 @pytest.fixture(scope="module")

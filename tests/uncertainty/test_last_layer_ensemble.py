@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from surefield.calibration.metrics import gaussian_nll
 from surefield.errors import ConfigError, DataError
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.uncertainty.last_layer_ensemble import ensemble_loss, ensemble_predict, sample_ensemble
-from surefield.uncertainty.metrics import gaussian_nll
 
 D = 6
 

@@ -14,10 +14,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from surefield.calibration.maps import CalibrationMap
 from surefield.errors import ConfigError
 from surefield.exploration.config import SigmaBiasConfig
 from surefield.potentials.potential import Potential
-from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.guard import SIGMA_RANGE
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.member_deviations import displaced

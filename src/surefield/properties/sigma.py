@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from surefield.calibration.maps import CalibrationMap
 from surefield.errors import ExecutionError, PotentialError, SurefieldError
 from surefield.potentials.linearized import Linearized
 from surefield.potentials.potential import Potential
 from surefield.sensitivity.parameter_jacobian import in_float64
-from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.member_deviations import displaced
 from surefield.uncertainty.uncertainty import Uncertainty

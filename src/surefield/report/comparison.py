@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from surefield.calibration.metrics import coverage
 from surefield.report import figures
 from surefield.report.panels import KINDS, Panel, Section, panel
 from surefield.report.run import Run
 from surefield.report.scores import ONE_SIGMA
 from surefield.report.tables import number, table, titled
 from surefield.uncertainty.compare import METRICS
-from surefield.uncertainty.metrics import coverage
 
 __all__ = ["comparison_section"]
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import ndtri
 
+from surefield.calibration.metrics import binned_rmv_rmse, calibration_curve
 from surefield.report.run import Curve, Pick
 from surefield.report.scales import (
     BLUE,
@@ -26,7 +27,6 @@ from surefield.report.scales import (
     density_marker,
     sample,
 )
-from surefield.uncertainty.metrics import binned_rmv_rmse, calibration_curve
 
 try:
     import plotly.graph_objects as go

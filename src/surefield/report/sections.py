@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from surefield.calibration.metrics import coverage
 from surefield.execution.progress import duration
 from surefield.report import figures
 from surefield.report.comparison import comparison_section
@@ -24,7 +25,6 @@ from surefield.report.score_figures import score_section
 from surefield.report.scores import ONE_SIGMA, coverage_sentence, mapping, trust
 from surefield.report.stability import stability_section
 from surefield.report.tables import entries, number, percent, records, table
-from surefield.uncertainty.metrics import coverage
 
 __all__ = ["Panel", "Section", "sections"]
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.calibration.fit import calibrate_alpha, fit_calibration_map
+    from surefield.calibration.metrics import uq_metrics
     from surefield.sensitivity.covariance import RowCovariance
     from surefield.sensitivity.posterior import LLPRPosterior, evidence_regularizer, val_nll_regularizer
-    from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
     from surefield.uncertainty.compare import uq_compare
     from surefield.uncertainty.constant import ConstantUncertainty
     from surefield.uncertainty.deep_ensemble import DeepEnsemble
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from surefield.uncertainty.ltau import LTAU
     from surefield.uncertainty.ltau_details import LTAUDetails
     from surefield.uncertainty.ltau_score import LTAUForcesUQScore
-    from surefield.uncertainty.metrics import uq_metrics
     from surefield.uncertainty.quality_report import quality_report
     from surefield.uncertainty.shallow_ensemble import ShallowEnsemble
     from surefield.uncertainty.uncertainty import Uncertainty
@@ -57,7 +57,7 @@ import_on_first_use(
     {
         "surefield.sensitivity.covariance": ("RowCovariance",),
         "surefield.sensitivity.posterior": ("LLPRPosterior", "evidence_regularizer", "val_nll_regularizer"),
-        "surefield.uncertainty.calibration": ("calibrate_alpha", "fit_calibration_map"),
+        "surefield.calibration.fit": ("calibrate_alpha", "fit_calibration_map"),
         "surefield.uncertainty.compare": ("uq_compare",),
         "surefield.uncertainty.constant": ("ConstantUncertainty",),
         "surefield.uncertainty.deep_ensemble": ("DeepEnsemble",),
@@ -70,7 +70,7 @@ import_on_first_use(
         "surefield.uncertainty.ltau": ("LTAU",),
         "surefield.uncertainty.ltau_details": ("LTAUDetails",),
         "surefield.uncertainty.ltau_score": ("LTAUForcesUQScore",),
-        "surefield.uncertainty.metrics": ("uq_metrics",),
+        "surefield.calibration.metrics": ("uq_metrics",),
         "surefield.uncertainty.quality_report": ("quality_report",),
         "surefield.uncertainty.shallow_ensemble": ("ShallowEnsemble",),
         "surefield.uncertainty.uncertainty": ("Uncertainty",),

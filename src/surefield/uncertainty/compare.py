@@ -13,6 +13,17 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from surefield.calibration.metrics import (
+    AUROC_QUANTILE,
+    auroc,
+    calibration_curve,
+    coverage,
+    ence,
+    gaussian_crps,
+    gaussian_nll,
+    miscalibration_area,
+    spearman,
+)
 from surefield.config import parse
 from surefield.errors import ConfigError, DataError
 from surefield.execution.progress import track
@@ -26,17 +37,6 @@ from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.build import TrainingRecord, fit_uncertainty
 from surefield.uncertainty.config import CompareConfig, UncertaintyConfig
 from surefield.uncertainty.evaluation import Comparison, evaluate_uncertainty
-from surefield.uncertainty.metrics import (
-    AUROC_QUANTILE,
-    auroc,
-    calibration_curve,
-    coverage,
-    ence,
-    gaussian_crps,
-    gaussian_nll,
-    miscalibration_area,
-    spearman,
-)
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["METRICS", "EstimatorScores", "EstimatorTable", "uq_compare"]

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from surefield.calibration.maps import AlphaMap
 from surefield.errors import ConfigError
 from surefield.execution.executor import get_executor, map_ordered
 from surefield.execution.progress import track
@@ -31,7 +32,6 @@ from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
-from surefield.uncertainty.calibration_maps import AlphaMap
 from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members, value_of
 from surefield.uncertainty.uncertainty import Uncertainty
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Self, final
 import numpy as np
 from jaxtyping import Float
 
+from surefield.calibration.maps import AlphaMap
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.dropout_network import (
     MEAN,
@@ -25,7 +26,6 @@ from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import LabelledSet
-from surefield.uncertainty.calibration_maps import AlphaMap
 from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members
 from surefield.uncertainty.uncertainty import Uncertainty
 

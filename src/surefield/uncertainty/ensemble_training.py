@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from surefield.calibration.metrics import gaussian_crps, gaussian_nll
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
 from surefield.potentials.potential import Potential
@@ -35,7 +36,6 @@ from surefield.uncertainty.member_learner import (
     gradient_steps,
     terms_of,
 )
-from surefield.uncertainty.metrics import gaussian_crps, gaussian_nll
 from surefield.uncertainty.trained_body import TrainedBody
 
 __all__ = ["TrainedMembers", "learning_rate_at", "train_members"]

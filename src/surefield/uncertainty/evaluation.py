@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from surefield.calibration.metrics import uq_metrics
 from surefield.files import atomic_path
 from surefield.keys import CONFIG_TYPE
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import UNCERTAINTY, names, quantity
 from surefield.training.dataset import LabelledSet
 from surefield.training.loss import error_intervals, mean_and_half_width
-from surefield.uncertainty.metrics import uq_metrics
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["Comparison", "compare", "evaluate_uncertainty", "sigmas_of"]

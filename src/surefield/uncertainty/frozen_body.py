@@ -12,13 +12,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from surefield.calibration.held_out import label_residuals
 from surefield.execution.memory import check_memory
 from surefield.potentials.evaluate import predict
 from surefield.potentials.potential import Potential
 from surefield.quantities import quantity
 from surefield.training.dataset import LabelledSet
 from surefield.uncertainty.architecture import LLPRTraining
-from surefield.uncertainty.held_out import label_residuals
 from surefield.uncertainty.member_learner import Displacements, Learner, Scored, Term, entry_losses, kinds_of
 from surefield.uncertainty.row_sums import Blocks, quantity_rows
 

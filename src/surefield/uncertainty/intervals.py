@@ -11,6 +11,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Float, Shaped
 
+from surefield.calibration.fit import fit_calibration_map
+from surefield.calibration.maps import ConformalMap
 from surefield.errors import ConfigError, DataError
 from surefield.keys import CONFIG_TYPE
 from surefield.quantities import UNCERTAINTY, quantity
@@ -18,8 +20,6 @@ from surefield.structures.labels import Mapped
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.loss import mean_and_half_width
-from surefield.uncertainty.calibration import fit_calibration_map
-from surefield.uncertainty.calibration_maps import ConformalMap
 from surefield.uncertainty.evaluation import Comparison, evaluate_uncertainty, sigmas_of
 from surefield.uncertainty.uncertainty import Uncertainty
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
+from surefield.calibration.metrics import gaussian_crps
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.sensitivity.posterior import LLPRPosterior
-from surefield.uncertainty.metrics import gaussian_crps
 
 __all__ = ["ensemble_loss", "ensemble_predict", "sample_ensemble"]
 

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Final, Literal, final
 import numpy as np
 from jaxtyping import Float
 
+from surefield.calibration.held_out import HeldOut, check_names, fit_maps
+from surefield.calibration.maps import AlphaMap, AlphaSigma0Map, CalibrationMap, StructureFloorMap
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.identity import digest
 from surefield.execution.memory import check_memory
@@ -42,9 +44,7 @@ from surefield.training.checkpoint import (
 )
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
-from surefield.uncertainty.calibration_maps import AlphaMap, AlphaSigma0Map, CalibrationMap, StructureFloorMap
 from surefield.uncertainty.ensemble_training import train_members
-from surefield.uncertainty.held_out import HeldOut, check_names, fit_maps
 from surefield.uncertainty.last_layer_ensemble import sample_ensemble
 from surefield.uncertainty.member_deviations import displaced
 from surefield.uncertainty.member_learner import Displacements

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
+from surefield.calibration.maps import AlphaSigma0Map, CalibrationMap
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import ENSEMBLE, quantity
-from surefield.uncertainty.calibration_maps import AlphaSigma0Map, CalibrationMap
 from surefield.uncertainty.spread import Spread
 
 __all__ = [

@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 from ase.data import chemical_symbols
 
+from surefield.calibration.metrics import uq_metrics
 from surefield.errors import DataError
 from surefield.quantities import quantity
 from surefield.structures.labels import Mapped
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.uncertainty.evaluation import Comparison, evaluate_uncertainty
-from surefield.uncertainty.metrics import uq_metrics
 from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["QualityReport", "quality_report"]

@@ -15,6 +15,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float
 
+from surefield.calibration.held_out import SYMMETRY_ZERO, check_names, label_residuals, row_zero
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.process_group import ProcessGroup
 from surefield.execution.progress import Track
@@ -36,7 +37,6 @@ from surefield.training.checkpoint import (
 )
 from surefield.training.dataset import LabelledSet, Sample
 from surefield.uncertainty.config import Regularizer
-from surefield.uncertainty.held_out import SYMMETRY_ZERO, check_names, label_residuals, row_zero
 
 __all__ = [
     "Blocks",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
+from surefield.calibration.maps import AlphaMap
 from surefield.config import parse
 from surefield.errors import ConfigError, DataError
 from surefield.potentials.evaluate import predict
@@ -23,7 +24,6 @@ from surefield.training.dataset import AT_ONCE, LabelledSet, as_labelled
 from surefield.training.recipe import recipe
 from surefield.training.train import fit_samples
 from surefield.uncertainty.architecture import LLPRTraining
-from surefield.uncertainty.calibration_maps import AlphaMap
 from surefield.uncertainty.config import LossName
 from surefield.uncertainty.deep_ensemble import restarted
 from surefield.uncertainty.ensemble_training import train_members

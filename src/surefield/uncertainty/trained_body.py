@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from surefield.calibration.held_out import ROUNDED_ZERO, VALUE_ZERO
 from surefield.errors import PotentialError
 from surefield.potentials.evaluate import evaluate
 from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
@@ -29,7 +30,6 @@ from surefield.training.dataset import Batch, LabelledSet, Sample, batches, with
 from surefield.training.loss import batch_values
 from surefield.training.train import is_linear
 from surefield.uncertainty.architecture import LLPRTraining
-from surefield.uncertainty.held_out import ROUNDED_ZERO, VALUE_ZERO
 from surefield.uncertainty.member_deviations import member_deviations
 from surefield.uncertainty.member_learner import Displacements, Learner, Scored, Term, entry_losses, kinds_of
 

@@ -12,6 +12,16 @@ import numpy as np
 from ase import Atoms, units
 from jaxtyping import Float
 
+from surefield.calibration.held_out import (
+    ROUNDED_ZERO,
+    VALUE_ZERO,
+    HeldOut,
+    check_names,
+    fit_maps,
+    label_residuals,
+    row_zero,
+)
+from surefield.calibration.maps import CalibrationMap
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.calculator import SurefieldCalculator
@@ -25,7 +35,6 @@ from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
-from surefield.uncertainty.calibration_maps import CalibrationMap
 from surefield.uncertainty.guard import (
     CALIBRATION,
     LARGEST_FORCE,
@@ -36,15 +45,6 @@ from surefield.uncertainty.guard import (
     WatchedModel,
     sigma_limits,
     sizes,
-)
-from surefield.uncertainty.held_out import (
-    ROUNDED_ZERO,
-    VALUE_ZERO,
-    HeldOut,
-    check_names,
-    fit_maps,
-    label_residuals,
-    row_zero,
 )
 from surefield.uncertainty.propagation import (
     Propagated,

@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression, minimize_scalar, root_scalar
 from scipy.special import expit
 
-from surefield.errors import ConfigError, DataError, nearest
-from surefield.uncertainty.calibration_maps import (
+from surefield.calibration.maps import (
     AlphaMap,
     AlphaSigma0Map,
     CalibrationMap,
@@ -28,6 +27,7 @@ from surefield.uncertainty.calibration_maps import (
     PropertyMaps,
     StructureFloorMap,
 )
+from surefield.errors import ConfigError, DataError, nearest
 
 __all__ = ["calibrate_alpha", "fit_calibration_map"]
 

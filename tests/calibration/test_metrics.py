@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from surefield.errors import ConfigError, DataError
-from surefield.uncertainty.metrics import (
+from surefield.calibration.metrics import (
     auroc,
     auroc_error,
     binned_rmv_rmse,
@@ -22,6 +21,7 @@ from surefield.uncertainty.metrics import (
     spearman,
     uq_metrics,
 )
+from surefield.errors import ConfigError, DataError
 
 REFERENCE_CASES = [
     "ethanol/val/energy",

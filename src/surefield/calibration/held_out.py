@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from surefield.calibration.fit import fit_calibration_map
+from surefield.calibration.maps import CalibrationMap
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.training.dataset import Sample
-from surefield.uncertainty.calibration import fit_calibration_map
-from surefield.uncertainty.calibration_maps import CalibrationMap
 
 __all__ = ["HeldOut", "check_names", "fit_maps", "label_residuals", "row_zero"]
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from surefield.errors import ConfigError, DataError
-from surefield.uncertainty.calibration import calibrate_alpha, fit_calibration_map
-from surefield.uncertainty.calibration_maps import (
+from surefield.calibration.fit import calibrate_alpha, fit_calibration_map
+from surefield.calibration.maps import (
     AlphaMap,
     AlphaSigma0Map,
     CalibrationMap,
@@ -18,7 +17,8 @@ from surefield.uncertainty.calibration_maps import (
     IsotonicMap,
     PowerMap,
 )
-from surefield.uncertainty.metrics import gaussian_crps, gaussian_nll
+from surefield.calibration.metrics import gaussian_crps, gaussian_nll
+from surefield.errors import ConfigError, DataError
 
 METHODS = ["squared_residuals", "absolute_residuals", "crps"]
 MAPS = ["alpha", "alpha_sigma0", "power", "isotonic", "conformal", "committee"]
