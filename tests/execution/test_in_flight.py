@@ -66,9 +66,24 @@ def test_what_a_dead_worker_took_is_done_again(tmp_path: Path) -> None:
     assert len(finished.deaths) == 5
 
 
-def test_a_pool_that_is_lost_is_said() -> None:
+def test_a_pool_that_has_lost_a_worker_is_gone_on_for(tmp_path: Path) -> None:
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        TasksInFlight[str, Any](pool, dies_until) as tasks,
+    ):
+        tasks.submit("a", str(tmp_path / "a"))
+        finished = tasks.next()
+        assert finished.value == "done"
+        assert len(finished.deaths) == 2
+        assert capacity(pool) == 2
+        with TasksInFlight[str, Any](pool, str.upper) as later:
+            later.submit("b", "b")
+            assert later.next().value == "B"
+
+
+def test_a_pool_with_an_initializer_that_is_lost_is_said() -> None:
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=int) as pool,
         TasksInFlight[int, Any](pool, os._exit) as tasks,
     ):
         tasks.submit(0, 7)

@@ -11,7 +11,7 @@ from tests.execution.test_executor import Counter
 from tests.execution.test_in_flight import dies_until
 
 from surefield.errors import ConfigError, ExecutionError
-from surefield.execution.executor import map_ordered
+from surefield.execution.in_flight import map_ordered
 from surefield.execution.local_executor import LocalExecutor
 from surefield.execution.worker_process import WorkerDied
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+import signal
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
 from surefield.errors import ConfigError, PotentialError
+from surefield.execution.local_executor import LocalExecutor
+from surefield.execution.worker_process import WorkerDied
 from surefield.exploration.config import (
     DynamicsConfig,
     PoolFilesConfig,
@@ -85,6 +90,53 @@ def test_workers_change_nothing(llpr, copper, tmp_path):
         apart = explore(llpr, copper[:2], kinds, seed=3, executor=executor, folder=tmp_path)
     same(apart, explore(llpr, copper[:2], kinds, seed=3))
     assert list(tmp_path.iterdir()) == []
+
+
+class Deadly(Executor):
+    """Runs calls here, but for those of one walker, whose worker dies so many times."""
+
+    in_flight = 2
+
+    def __init__(self, walker: int, deaths: int) -> None:
+        self.walker, self.deaths = walker, deaths
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if args[0].options.get("walker") == self.walker and self.deaths:
+            self.deaths -= 1
+            future.set_exception(WorkerDied("was killed by signal 9 (SIGKILL)"))
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_a_walker_whose_worker_dies_is_run_again_and_ends_no_run(llpr, copper, tmp_path, caplog):
+    undisturbed = explore(llpr, copper[:2], [SHORT], seed=3)
+    options = {"seed": 3, "folder": tmp_path}
+    same(explore(llpr, copper[:2], [SHORT], executor=Deadly(1, 4), **options), undisturbed)
+    left = explore(llpr, copper[:2], [SHORT], executor=Deadly(1, 99), **options)
+    assert left.walkers[0] == undisturbed.walkers[0]
+    lost = left.walkers[1]
+    assert lost.ended == "its worker was killed by signal 9 (SIGKILL), at every attempt"
+    assert (lost.start, lost.temperature, lost.timestep_fs, lost.n_frames) == (1, 500.0, 2.0, 0)
+    assert {frame.info["walker"] for frame in left.frames} == {0}
+    assert "walker 1 from start 1: its worker was killed" in caplog.text
+    write_walkers(tmp_path / "walkers.json", left.walkers)
+    assert read_walkers(tmp_path / "walkers.json") == left.walkers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_killed_worker_changes_nothing(llpr, copper, tmp_path, plain):
+    undisturbed = explore(llpr, copper[:2], [SHORT], seed=3)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) if plain else LocalExecutor(1) as executor:
+        pid = executor.submit(os.getpid).result()
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()  # it still imports what it needs
+        apart = explore(llpr, copper[:2], [SHORT], seed=3, executor=executor, folder=tmp_path)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    same(apart, undisturbed)
 
 
 def test_a_walker_stops_at_the_limit_and_gives_its_last_sane_structure(llpr, copper):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from surefield.errors import ExecutionError
 from surefield.execution.executor import SerialExecutor
+from surefield.execution.pool_successor import capacity_of_successor, submit_to
 from surefield.execution.worker_process import MOST_DEATHS, is_worker_death
 
-__all__ = ["Finished", "TasksInFlight", "capacity"]
+if TYPE_CHECKING:
+    # Workers import this module, and progress needs JAX.
+    from surefield.execution.progress import Track
+
+__all__ = ["Finished", "TasksInFlight", "capacity", "map_ordered"]
 
 K = TypeVar("K")
 R = TypeVar("R")
+T = TypeVar("T")
 #: Tasks at a time on an executor that does not say how many workers it has.
 _UNKNOWN: Final = 32
 
@@ -75,7 +81,7 @@ class TasksInFlight(Generic[K, R]):
         """Begin a task.
 
         Raises:
-            ExecutionError: the executor takes no more: a `ProcessPoolExecutor` one of whose workers died.
+            ExecutionError: the executor takes no more, see `submit_to`.
         """
         self._submit(key, item, ())
 
@@ -103,20 +109,71 @@ class TasksInFlight(Generic[K, R]):
         return self._finished.popleft()
 
     def _submit(self, key: K, item: Any, deaths: tuple[str, ...]) -> None:
-        try:
-            future = self._executor.submit(self._fn, item)
-        except BrokenExecutor as error:
-            fix = (
-                "go on with a new one (`executor: {kind: local}` outlives its workers); what is done is kept"
-            )
-            raise ExecutionError("the executor has lost its workers", got=str(error), fix=fix) from error
-        self._pending[future] = (key, item, deaths)
+        self._pending[submit_to(self._executor, self._fn, item)] = (key, item, deaths)
+
+
+def map_ordered(
+    executor: Executor,
+    fn: Callable[[T], R],
+    items: Sequence[T],
+    progress: Track | None = None,
+    *,
+    lost: Callable[[T, str], R] | None = None,
+) -> list[R]:
+    """Apply a function to every item; results are in the order of the items, whichever is done first.
+
+    A job whose worker died is begun again some times, also where a plain `ProcessPoolExecutor` has lost one.
+
+    Args:
+        executor: where the jobs run.
+        fn: function of one item; for worker processes it must be importable (no lambda).
+        items: arguments.
+        progress: is advanced by one for each item that is done.
+        lost: what stands for the result of an item that took every worker with it, from the item and how the
+            last one ended; None: that is a failure.
+
+    Raises:
+        ExecutionError: a job failed; names its item. Jobs that have not begun are cancelled.
+    """
+    results: dict[int, R] = {}
+    begun = 0
+    with TasksInFlight[int, R](executor, fn) as tasks:
+        while len(results) < len(items):
+            if begun < len(items) and not tasks.full:
+                tasks.submit(begun, items[begun])
+                begun += 1
+                continue
+            finished = tasks.next()
+            if finished.error is None:
+                results[finished.key] = finished.value  # pyright: ignore[reportArgumentType]
+            elif lost is not None and isinstance(finished.error, BrokenExecutor):
+                results[finished.key] = lost(items[finished.key], str(finished.error))
+            else:
+                raise _job_failed(finished, items) from finished.error
+            if progress is not None:
+                progress.advance()
+    return [results[place] for place in range(len(items))]
+
+
+def _job_failed(finished: Finished[int, Any], items: Sequence[object]) -> ExecutionError:
+    error, index = finished.error, finished.key
+    where = f"job {index} of {len(items)} (counted from 0; item {items[index]!r:.80})"
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    fix = ""
+    if isinstance(error, BrokenExecutor):
+        fix = (
+            "its worker process died at every attempt: out of memory, killed, or a script that starts "
+            "workers outside `if __name__ == '__main__':`"
+        )
+    return ExecutionError(f"{where} failed", got=cause, fix=fix)
 
 
 def capacity(executor: Executor) -> int:
     """Tasks that an executor should have at a time: what it says itself, or enough that no worker waits."""
     if isinstance(executor, SerialExecutor):
         return 1
+    if (n := capacity_of_successor(executor)) is not None:
+        return n
     stated = getattr(executor, "in_flight", None)
     if isinstance(stated, int):
         return stated

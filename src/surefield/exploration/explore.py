@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -16,7 +16,8 @@ from typing import Any, Final
 from ase import Atoms
 
 from surefield.errors import ConfigError, DataError
-from surefield.execution.executor import SerialExecutor, map_ordered
+from surefield.execution.executor import SerialExecutor
+from surefield.execution.in_flight import map_ordered
 from surefield.execution.progress import Track
 from surefield.exploration.config import (
     DynamicsConfig,
@@ -30,7 +31,7 @@ from surefield.exploration.config import (
 from surefield.exploration.sigma_bias import biased_calculator
 from surefield.exploration.sigma_window import SigmaWindow, with_sigmas
 from surefield.exploration.variations import alternate, from_files, rattled, slabs, strained, turns
-from surefield.exploration.walker import WalkerRecord, evenly, walk
+from surefield.exploration.walker import WalkerRecord, evenly, lost_walker, walk
 from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.evaluate import check_frames
 from surefield.structures.geometry import check_geometry
@@ -76,7 +77,8 @@ def explore(
     """Candidates for labels, by all that is configured: walkers, random changes of starts, slabs, files.
 
     The same for the same seed, whatever the executor and its number of workers (of processors of one kind).
-    Each walker is one task; workers load the potential from a file once.
+    Each walker is one task; workers load the potential from a file once. A walker whose worker is killed is
+    run again some times; where that does not help, its record says so, and the others go on.
 
     Args:
         uncertainty: the current potential and its sigmas.
@@ -93,7 +95,7 @@ def explore(
         ConfigError: no start where one is needed, an ensemble that a start is not made for, or a window that
             neither the configuration nor the calibration set tells.
         DataError: a start that cannot be computed, or a file that cannot be read.
-        ExecutionError: a task failed; a walker that breaks is no failure.
+        ExecutionError: a task failed; a walker that breaks, or whose worker dies, is no failure.
         PotentialError: an element that the potential does not know.
     """
     starts = list(starts)
@@ -114,7 +116,7 @@ def explore(
             path = Path(temporary) / "uncertainty.npz"
             uncertainty.save(path)
             tasks = _tasks(uncertainty, str(path), starts, config, seed)
-            results = map_ordered(executor, _run, tasks, progress)
+            results = map_ordered(executor, _run, tasks, progress, lost=partial(_lost, uncertainty))
     frames = [frame for part, _ in results for frame in part]
     walkers = tuple(record for _, record in results if record is not None)
     return Exploration([frames[i] for i in evenly(len(frames), n_frames)], walkers)
@@ -159,6 +161,19 @@ def _run(task: _Task) -> tuple[list[Atoms], WalkerRecord | None]:
     if isinstance(model, str):
         model = _loaded(model)
     return task.run(model, *task.arguments, **task.options)
+
+
+def _lost(uncertainty: Uncertainty, task: _Task, how: str) -> tuple[list[Atoms], WalkerRecord | None]:
+    """What stands for a task that no worker outlived: nothing but a record."""
+    if task.run is walk:
+        start, entry = task.arguments
+        place = {name: task.options[name] for name in ("walker", "place", "temperature")}
+        record = lost_walker(uncertainty, start, entry, f"its worker {how}, at every attempt", **place)
+        _log.warning("walker %d from start %d: %s", record.walker, record.start, record.ended)
+        return [], record
+    origin = task.arguments[0][0].info.get("origin", "candidates")
+    _log.warning("%s and what follows: left out: their worker %s, at every attempt", origin, how)
+    return [], None
 
 
 @lru_cache(maxsize=2)

@@ -25,7 +25,7 @@ from surefield.potentials.prediction import Prediction
 from surefield.structures.label_sources import without_labels
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["FINISHED", "WalkerRecord", "evenly", "walk"]
+__all__ = ["FINISHED", "WalkerRecord", "evenly", "lost_walker", "walk"]
 
 FINISHED: Final = "finished"
 #: What a calculator says of structures that it cannot compute.
@@ -52,7 +52,7 @@ class WalkerRecord:
         limit: of sigma.
         looked_at: steps at which sigma was looked at.
         sigma: the largest of an atom, at each of these.
-        ended: why: 'finished', 'sigma limit: ...' or 'structure broke: ...'.
+        ended: why: 'finished', 'sigma limit: ...', 'structure broke: ...' or 'its worker was killed ...'.
         n_frames: structures that it gave.
         biased: whether sigma drew it.
     """
@@ -170,6 +170,39 @@ def walk(
         biased=bias is not None,
     )
     return frames, record
+
+
+def lost_walker(
+    uncertainty: Uncertainty,
+    start: Atoms,
+    config: DynamicsConfig | RelaxationConfig,
+    ended: str,
+    *,
+    walker: int,
+    place: int,
+    temperature: float | None,
+) -> WalkerRecord:
+    """Record of a walker that no worker outlived, which gave nothing."""
+    window = SigmaWindow.of(uncertainty, config.window)
+    dynamics = isinstance(config, DynamicsConfig)
+    return WalkerRecord(
+        walker=walker,
+        kind=config.kind,
+        start=place,
+        formula=start.get_chemical_formula(),
+        ensemble=config.ensemble if dynamics else config.optimizer,
+        temperature=temperature,
+        timestep_fs=(config.timestep_fs or suitable_timestep(start)) if dynamics else None,
+        steps=0,
+        quantity=window.quantity,
+        lower=window.lower,
+        limit=window.limit,
+        looked_at=(),
+        sigma=(),
+        ended=ended,
+        n_frames=0,
+        biased=dynamics and config.bias is not None,
+    )
 
 
 def evenly(n: int, most: int | None) -> np.ndarray:

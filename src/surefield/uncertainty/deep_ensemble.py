@@ -15,7 +15,8 @@ import numpy as np
 
 from surefield.calibration.maps import AlphaMap
 from surefield.errors import ConfigError
-from surefield.execution.executor import get_executor, map_ordered
+from surefield.execution.executor import get_executor
+from surefield.execution.in_flight import map_ordered
 from surefield.execution.progress import track
 from surefield.potentials.evaluate import evaluate_jit
 from surefield.potentials.mean_potential import MeanPotential

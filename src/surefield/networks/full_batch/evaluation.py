@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from surefield.execution.executor import map_ordered
 from surefield.execution.identity import contents
+from surefield.execution.in_flight import map_ordered
 from surefield.files import json_text
 from surefield.networks.full_batch.criteria import KINDS
 from surefield.networks.full_batch.loss_data import exact_batch, loss_batches

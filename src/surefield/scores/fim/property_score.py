@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError, ExecutionError, SurefieldError, check_known
-from surefield.execution.executor import get_executor, map_ordered
+from surefield.execution.executor import get_executor
+from surefield.execution.in_flight import map_ordered
 from surefield.properties.property import Property
 from surefield.properties.targets import Target, read_target
 from surefield.scores.fim.derivatives import STENCILS, numerical_jacobian, step_sizes

@@ -15,7 +15,8 @@ from ase import Atoms
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError
-from surefield.execution.executor import get_executor, map_ordered
+from surefield.execution.executor import get_executor
+from surefield.execution.in_flight import map_ordered
 from surefield.execution.memory import check_memory
 from surefield.scores.fim.information import (
     DifferentiatedModel,

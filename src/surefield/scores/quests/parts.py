@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from surefield.execution.executor import SerialExecutor, get_executor, map_ordered, usable_cores
+from surefield.execution.executor import SerialExecutor, get_executor, usable_cores
+from surefield.execution.in_flight import map_ordered
 from surefield.execution.progress import track
 
 __all__ = ["COLUMNS", "TOLERANCE", "in_parts", "threshold"]
