@@ -1,14 +1,22 @@
 """What `select` makes of features; how they are computed is tested with the potentials."""
 
 import importlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from ase import Atoms
+from tests.conftest import small_network
 
-from surefield.acquisition.select import select
-from surefield.errors import DataError
-from surefield.selection import Constraints, PerAtom, select_rows
+import surefield as sf
+import surefield.selection
+from surefield.acquisition.select import _PoolRows, feature_rows, select
+from surefield.errors import ConfigError, DataError
+from surefield.selection import Constraints, FeatureStore, PerAtom, select_rows
+from surefield.sensitivity.posterior import LLPRPosterior
+from surefield.structures.read import read_frames
+from surefield.uncertainty.llpr import LLPR
 
 
 @pytest.fixture
@@ -73,3 +81,112 @@ def test_copies_of_structures_are_dropped(chains):
     }
     assert sorted(picks) == list(range(20))
     assert len(select(None, train, frames, "max_diag", 22, constraints=Constraints(deduplicate=None))) == 22
+
+
+@pytest.fixture(scope="module")
+def crystals(alloy):
+    """Twelve rattled crystals of copper and gold; the first four are labelled."""
+    frames = [alloy[0].copy() for _ in range(12)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05 + 0.01 * seed, seed=seed)
+    return frames[:4], frames[4:]
+
+
+@pytest.mark.parametrize("features", ["ll_grad", "full_grad_rp"])
+def test_pools_in_a_store(network, crystals, features, tmp_path, monkeypatch):
+    """The picks of memory, from a folder whose rows are computed once for a potential and a seed."""
+    train, pool = crystals
+    store = FeatureStore(tmp_path / "pool", "float64")
+    for method in ("max_dist", "lcmd"):
+        stored = select(network, train, pool, method, 5, features=features, store=store)
+        plain = select(network, train, pool, method, 5, features=features)
+        assert list(stored) == list(plain)
+        np.testing.assert_allclose(stored.squared_distances, plain.squared_distances, rtol=1e-9)
+    assert isinstance(stored.g_pool, FeatureStore)
+    module = importlib.import_module("surefield.acquisition.select")
+    computed = []
+    original = module.feature_rows
+
+    def rows(potential, frames, *args, **kwargs):
+        computed.append(len(frames))
+        return original(potential, frames, *args, **kwargs)
+
+    monkeypatch.setattr(module, "feature_rows", rows)
+    again = select(network, train, pool, "lcmd", 5, features=features, store=tmp_path / "pool")
+    assert list(again) == list(plain)
+    assert computed == [4]  # the training set; a store has the pool
+    # Transforms need all rows at once: the picks are those of memory, too.
+    by_atom = select(network, train, pool, "lcmd", 5, features=features, transforms=[PerAtom()], store=store)
+    options = {"features": features, "transforms": [PerAtom()]}
+    assert list(by_atom) == list(select(network, train, pool, "lcmd", 5, **options))
+    computed.clear()
+    select(small_network(("Cu", "Au"), readout=0.2), train, pool, "lcmd", 5, features=features, store=store)
+    select(network, train, pool, "lcmd", 5, features=features, seed=7, store=store)
+    assert computed == [4, 8, 4, 8]  # another potential, another seed: nothing is mixed
+
+
+def test_rows_of_a_store_by_an_executor(network, crystals, tmp_path, monkeypatch):
+    """Shards of three rows, computed by two threads; what a killed run left is not computed again."""
+    monkeypatch.setattr("surefield.selection.feature_store.SHARD_ROWS", 3)
+    train, pool = crystals
+    plain = select(network, train, pool, "max_dist", 5, features="ll_grad")
+    with ThreadPoolExecutor(2) as threads:
+        picks = select(
+            network, train, pool, "max_dist", 5, features="ll_grad", store=tmp_path, executor=threads
+        )
+    assert list(picks) == list(plain)
+    assert len(list(tmp_path.glob("*.rows"))) == 3
+    with pytest.raises(ConfigError, match="executor is where the features of a store are computed"):
+        select(network, train, pool, executor="processes")
+    # What is sent to other processes arrives there with the same rows and the same identity.
+    rows = _PoolRows(network, read_frames(pool), "ll_grad", 0)
+    sent = pickle.loads(pickle.dumps(rows))
+    assert sent.identity() == rows.identity()
+    np.testing.assert_array_equal(sent(2, 5), rows(2, 5))
+
+
+def test_stores_know_the_posterior(network, crystals, tmp_path):
+    train, pool = crystals
+    posteriors = [LLPRPosterior.from_covariance(np.eye(118) * c, 0.0) for c in (1.0, 4.0)]
+    fits = [LLPR(network, {}, {}, {}, posterior) for posterior in posteriors]
+    rows = []
+    for fit in fits:
+        picks = select(fit, train, pool, "max_det", 3, features="ll_posterior", store=tmp_path)
+        rows.append(np.asarray(picks.g_pool))
+    np.testing.assert_allclose(rows[0], 2 * rows[1], rtol=1e-6)
+
+
+def test_damaged_shards(network, crystals, tmp_path):
+    """A shard that was edited or cut off is computed again; read without that it is an error."""
+    train, pool = crystals
+    kept = list(select(network, train, pool, "max_dist", 3, features="ll_grad", store=tmp_path))
+    (shard,) = tmp_path.glob("*.rows")
+    whole = shard.read_bytes()
+    for damaged in (whole[:-4], bytes([whole[0] ^ 1]) + whole[1:], b""):
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"missing or damaged.*only what is damaged is computed"):
+            select_rows("max_dist", FeatureStore(tmp_path), None, 3)
+        again = select(network, train, pool, "max_dist", 3, features="ll_grad", store=tmp_path)
+        assert list(again) == kept
+        assert shard.read_bytes() == whole
+
+
+def test_modes_and_names(chains):
+    train, pool, rows = chains
+    sized = np.arange(1, 31)[:, None] * rows[1:]
+    picks = select(None, train, pool, "max_dist", 3, mode="p")
+    assert list(picks) == list(select_rows("max_dist", sized[10:], None, 3))
+    with pytest.raises(ConfigError, match="unknown mode 'pt'"):
+        select(None, train, pool, mode="pt")
+    with pytest.raises(ConfigError, match=r"unknown selection method 'lmcd'.*lcmd"):
+        select(None, train, pool, "lmcd")
+    with pytest.raises(DataError, match="the pool is empty"):
+        select(None, train, [])
+    with pytest.raises(ConfigError, match=r"unknown features 'll_grads'.*ll_grad"):
+        feature_rows(None, pool, "ll_grads")
+
+
+def test_names_of_the_layer_above():
+    """Where the page of apax is looked for, `select` and `replay` are, too."""
+    assert surefield.selection.select is sf.select
+    assert surefield.selection.replay is sf.replay

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import cast, get_args
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -12,18 +16,22 @@ from numpy.typing import ArrayLike
 from surefield.acquisition.config import FeatureMap, Score
 from surefield.acquisition.score_values import PerStructure, structure_scores
 from surefield.errors import ConfigError, DataError, nearest
+from surefield.files import json_text
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.constraints import Constraints
 from surefield.selection.duplicates import find_duplicates
+from surefield.selection.feature_function import potential_identity, structure_content
+from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features
-from surefield.selection.kernel_selection import with_costs
+from surefield.selection.kernel_selection import stored_features, with_costs
+from surefield.selection.methods import METHODS
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
-from surefield.structures.read import Source, read_frames
+from surefield.structures.read import Frames, Source, read_frames
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -108,8 +116,11 @@ def select(
     scores: Mapping[str, ArrayLike | Sequence[ArrayLike]] | str | None = None,
     per_structure: PerStructure = "max",
     constraints: Constraints | None = None,
+    mode: str | None = None,
     sigma: float = 0.1,
     seed: int = 0,
+    store: FeatureStore | str | Path | None = None,
+    executor: Executor | str | None = None,
 ) -> Selection:
     """Choose which structures of a pool to label next.
 
@@ -130,9 +141,15 @@ def select(
         constraints: excluded structures, quotas of groups, costs and a budget, least distances, copies; see
             `surefield.selection.Constraints`. By default copies of training structures and of others of the
             pool are dropped.
+        mode: `tp`: picks keep away from train; `p`: only the pool matters; see `select_rows`.
         sigma: noise of a label that `max_det` and `bait` assume, relative to the root mean square length of
             the transformed features of the training set (of the pool without any).
         seed: of the sketch and of random methods.
+        store: folder that keeps the features of the pool, shard by shard: only those that are not there are
+            computed, interrupted work goes on, and without `transforms` the pool is read chunk by chunk and
+            never held as a whole.
+        executor: where the features of a store are computed, see `get_executor`: `processes`, or any executor
+            to which potential and structures can be sent.
 
     Returns:
         Indices into `pool_frames` in pick order, with gains and reasons.
@@ -143,6 +160,10 @@ def select(
             do not fit the pool.
         PotentialError: unknown element.
     """
+    if method not in METHODS:
+        raise ConfigError(f"unknown selection method {method!r}: {nearest(str(method), METHODS)}")
+    if executor is not None and store is None:
+        raise ConfigError("executor is where the features of a store are computed", fix="store='features'")
     plain, known, candidates = as_potential(potential), read_frames(train_frames), read_frames(pool_frames)
     if len(candidates) == 0:
         raise DataError("the pool is empty: there is nothing to select from")
@@ -153,16 +174,51 @@ def select(
     constraints = with_costs(constraints or Constraints(), candidates)
     copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
     train = feature_rows(potential, known, features, seed=seed) if len(known) else None
-    pool = feature_rows(potential, candidates, features, seed=seed)
+    if store is None:
+        pool: Any = feature_rows(potential, candidates, features, seed=seed)
+    else:
+        pool = _stored_rows(_PoolRows(potential, candidates, features, seed), store, executor)
     sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, candidates)]
-    rows = transform_features(Features(train, pool, *sizes, spec=features), transforms)
+    rows = stored_features(train, pool, sizes, features, in_memory=bool(transforms))
+    if isinstance(rows, Features):
+        rows = transform_features(rows, transforms)
     return select_features(
         method,
         rows,
         n,
+        mode=mode,
         sigma=sigma * rows.root_mean_square(),
         seed=seed,
         scores=values,
         constraints=constraints,
         dropped=copies,
     )
+
+
+@dataclass(frozen=True)
+class _PoolRows:
+    """`feature_rows` of some structures of a pool, as a job that can be sent elsewhere."""
+
+    potential: Potential | HasPotential
+    frames: Frames
+    kind: FeatureMap
+    seed: int
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        return feature_rows(self.potential, self.frames[start:stop], self.kind, seed=self.seed)
+
+    def identity(self) -> str:
+        """What tells the rows from those of another potential, map or seed."""
+        made: list[Any] = [self.kind, self.seed, potential_identity(as_potential(self.potential))]
+        if self.kind == "ll_posterior" and isinstance(self.potential, LLPR):
+            made.append(hashlib.sha256(self.potential.posterior.covariance.tobytes()).hexdigest())
+        return json_text(made)
+
+
+def _stored_rows(
+    rows: _PoolRows, store: FeatureStore | str | Path, executor: Executor | str | None
+) -> FeatureStore:
+    """The rows in a store, of which only what is not there yet is computed."""
+    kept = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    kept.fill([structure_content(atoms) for atoms in rows.frames], rows.identity(), rows, executor=executor)
+    return kept

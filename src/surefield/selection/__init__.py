@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from surefield.lazy import import_on_first_use
 
 if TYPE_CHECKING:
+    from surefield.acquisition.replay import replay
+    from surefield.acquisition.select import select
     from surefield.selection.constraints import Constraints
     from surefield.selection.duplicates import find_duplicates, sanity_filter, structure_key
     from surefield.selection.feature_function import (
@@ -91,7 +93,9 @@ __all__ = [
     "kernel_selection",
     "kmeanspp_probabilities",
     "max_dist_selection",
+    "replay",
     "sanity_filter",
+    "select",
     "select_features",
     "select_rows",
     "stop_now",
@@ -102,6 +106,9 @@ __all__ = [
 import_on_first_use(
     __name__,
     {
+        # What starts from structures stands in a layer above; it is offered here beside its ingredients.
+        "surefield.acquisition.replay": ("replay",),
+        "surefield.acquisition.select": ("select",),
         "surefield.selection.constraints": ("Constraints",),
         "surefield.selection.duplicates": (
             "find_duplicates",

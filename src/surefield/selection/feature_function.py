@@ -42,7 +42,14 @@ from surefield.structures.images import image_key
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Frames, Source, read_frames
 
-__all__ = ["FeatureFunction", "compute_features", "create_feature_fn", "members_of"]
+__all__ = [
+    "FeatureFunction",
+    "compute_features",
+    "create_feature_fn",
+    "members_of",
+    "potential_identity",
+    "structure_content",
+]
 
 #: Structures whose neighbours are held at once.
 _HELD: Final = 1024
@@ -155,8 +162,8 @@ class FeatureFunction:
     def fill(self, store: FeatureStore, frames: Frames, batch_size: int = BATCH) -> FeatureStore:
         """Have the features of structures in a store; only shards that are not there are computed."""
         self.check(frames)
-        contents = [_content(atoms) for atoms in frames]
-        how = json_text([self.spec, self._compat, [_identity(member) for member in self._members]])
+        contents = [structure_content(atoms) for atoms in frames]
+        how = json_text([self.spec, self._compat, [potential_identity(member) for member in self._members]])
         store.fill(contents, how, lambda start, stop: self.compute(frames[start:stop], batch_size))
         return store
 
@@ -318,7 +325,7 @@ def _members(model: Any, params: Any, is_ensemble: bool) -> list[Potential]:
     return [_replaced(potential, {p: a[m] for p, a in given.items()}) for m in range(counts.pop())]
 
 
-def _identity(potential: Potential) -> list[Any]:
+def potential_identity(potential: Potential) -> list[Any]:
     """What tells a potential from others: its class, its configuration where it has one, its arrays."""
     try:
         config = potential.config()
@@ -327,7 +334,7 @@ def _identity(potential: Potential) -> list[Any]:
     return [type(potential).__qualname__, config, arrays_hash(potential)]
 
 
-def _content(atoms: Atoms) -> str:
+def structure_content(atoms: Atoms) -> str:
     """Hash of all that potentials read of a structure, to the last digit."""
     digest = hashlib.sha256(image_key(atoms).encode())
     for values, kind in ((atoms.numbers, "<i4"), (atoms.pbc, "u1"), (atoms.cell.array, "<f8")):

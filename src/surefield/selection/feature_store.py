@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.executor import get_executor
+from surefield.execution.in_flight import TasksInFlight
 from surefield.files import json_text, read_json, write_atomic
 from surefield.selection.features import checked_rows
 
@@ -21,6 +24,7 @@ __all__ = ["SHARD_ROWS", "FeatureStore"]
 SHARD_ROWS: Final = 16_384
 _FORMAT: Final = "surefield-features-1"
 _INDEX: Final = "index.json"
+_FIX: Final = "fill the store again: only what is damaged is computed"
 _TYPES: Final = ("float32", "float64")
 
 
@@ -95,6 +99,7 @@ class FeatureStore:
         how: str,
         compute: Callable[[int, int], ArrayLike],
         advance: Callable[[int], object] = lambda rows: None,
+        executor: Executor | str | None = None,
     ) -> int:
         """Have the rows of some structures in the store; only shards that are not there are computed.
 
@@ -106,6 +111,8 @@ class FeatureStore:
             how: everything else that the rows follow from: model, feature map, seed.
             compute: `compute(start, stop)` gives the rows of structures start to stop − 1.
             advance: called with the number of rows of every shard that is done.
+            executor: where shards are computed, see `get_executor`; for worker processes `compute` must be
+                picklable. In this process, one after the other, by default.
 
         Returns:
             Number of shards that were computed.
@@ -113,7 +120,7 @@ class FeatureStore:
         Raises:
             ConfigError: no structures.
             DataError: rows that are not finite, or of another number or width.
-            ExecutionError: the disk is full or the folder cannot be written.
+            ExecutionError: the disk is full, the folder cannot be written, or the executor lost its workers.
         """
         if not len(contents):
             raise ConfigError("a feature store needs at least one structure")
@@ -121,20 +128,17 @@ class FeatureStore:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ExecutionError(f"cannot make the folder {self.path}", got=error.strerror) from None
-        shards, computed = [], 0
-        for start in range(0, len(contents), SHARD_ROWS):
-            stop = min(start + SHARD_ROWS, len(contents))
-            text = json_text([_FORMAT, str(self.dtype), how, list(contents[start:stop])])
-            key = hashlib.sha256(text.encode()).hexdigest()[:32]
-            shard = self._known(key, stop - start)
-            if shard is None:
-                shard = self._write(key, start, stop, compute(start, stop))
-                computed += 1
-            if shards and shard["n_features"] != shards[0]["n_features"]:
-                got = f"{shard['n_features']} columns from row {start} on, {shards[0]['n_features']} before"
-                raise DataError("features must have one width", got=got)
-            shards.append(shard)
-            advance(stop - start)
+        ranges = [(i, min(i + SHARD_ROWS, len(contents))) for i in range(0, len(contents), SHARD_ROWS)]
+        keys = [self._key(how, contents[start:stop]) for start, stop in ranges]
+        known = [self._known(key, stop - start) for key, (start, stop) in zip(keys, ranges, strict=True)]
+        left = [k for k, shard in enumerate(known) if shard is None]
+        for k in (k for k, shard in enumerate(known) if shard is not None):
+            advance(ranges[k][1] - ranges[k][0])
+        for k, rows in _results(compute, {k: ranges[k] for k in left}, executor):
+            known[k] = self._write(keys[k], *ranges[k], rows)
+            advance(ranges[k][1] - ranges[k][0])
+        shards = [shard for shard in known if shard is not None]
+        _check_widths(shards)
         table = {"format": _FORMAT, "dtype": str(self.dtype), "shards": shards}
         write_atomic(self.path / _INDEX, json_text(table, indent=1))
         self._read_index()
@@ -142,7 +146,11 @@ class FeatureStore:
         for file in (*self.path.glob("*.rows"), *self.path.glob("*.json")):
             if file.name != _INDEX and file.stem not in names:
                 file.unlink(missing_ok=True)
-        return computed
+        return len(left)
+
+    def _key(self, how: str, contents: Sequence[str]) -> str:
+        text = json_text([_FORMAT, str(self.dtype), how, list(contents)])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _write(self, key: str, start: int, stop: int, values: ArrayLike) -> dict[str, Any]:
         rows, _ = checked_rows(values, f"features of structures {start} to {stop - 1}")
@@ -191,13 +199,14 @@ class FeatureStore:
         if shard["key"] not in self._verified:
             self._verify(shard)
         width = self._n_features
-        # Not a memory map: the pages of a map count as memory of the process.
-        data = np.fromfile(
-            self._file(shard["key"]),
-            dtype=self.dtype,
-            count=(high - low) * width,
-            offset=low * width * self.dtype.itemsize,
-        )
+        path, count = self._file(shard["key"]), (high - low) * width
+        try:
+            # Not a memory map: the pages of a map count as memory of the process.
+            data = np.fromfile(path, self.dtype, count, offset=low * width * self.dtype.itemsize)
+        except OSError:
+            data = np.zeros(0, self.dtype)
+        if len(data) != count:  # cut off or removed since it was verified
+            raise DataError(f"{path} is missing or damaged", fix=_FIX)
         return data.reshape(high - low, width)
 
     def _verify(self, shard: dict[str, Any]) -> None:
@@ -209,9 +218,50 @@ class FeatureStore:
         except OSError:
             total = hashlib.sha256(b"missing")
         if total.hexdigest() != shard["checksum"]:
-            fix = "fill the store again: only what is damaged is computed"
-            raise DataError(f"{path} is missing or damaged", fix=fix)
+            raise DataError(f"{path} is missing or damaged", fix=_FIX)
         self._verified.add(shard["key"])
 
     def _file(self, key: str) -> Path:
         return self.path / f"{key}.rows"
+
+
+class _Job:
+    """`compute` with its two numbers as one argument."""
+
+    def __init__(self, compute: Callable[[int, int], ArrayLike]) -> None:
+        self._compute = compute
+
+    def __call__(self, part: tuple[int, int]) -> ArrayLike:
+        return self._compute(*part)
+
+
+def _results(
+    compute: Callable[[int, int], ArrayLike],
+    parts: Mapping[int, tuple[int, int]],
+    executor: Executor | str | None,
+) -> Iterator[tuple[int, ArrayLike]]:
+    """Number and rows of every part, as they are done; few are held at a time."""
+    workers = get_executor(executor)
+    try:
+        with TasksInFlight(workers, _Job(compute)) as tasks:
+            waiting = list(parts.items())[::-1]
+            while waiting or len(tasks):
+                while waiting and not tasks.full:
+                    tasks.submit(*waiting.pop())
+                done = tasks.next()
+                if done.error is not None:
+                    raise done.error
+                assert done.value is not None
+                yield done.key, done.value
+    finally:
+        if workers is not executor:
+            workers.shutdown()
+
+
+def _check_widths(shards: Sequence[Mapping[str, Any]]) -> None:
+    row = 0
+    for shard in shards:
+        if shard["n_features"] != shards[0]["n_features"]:
+            got = f"{shard['n_features']} columns from row {row} on, {shards[0]['n_features']} before"
+            raise DataError("features must have one width", got=got)
+        row += shard["rows"]

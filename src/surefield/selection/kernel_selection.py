@@ -26,7 +26,7 @@ from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
 from surefield.structures.read import Frames, Source, read_frames
 
-__all__ = ["kernel_selection", "with_costs"]
+__all__ = ["kernel_selection", "stored_features", "with_costs"]
 
 #: What the command line calls the potential of a run folder.
 _OF_RUN: Final = "potential.npz"
@@ -115,7 +115,7 @@ def kernel_selection(
             raise ConfigError(f"{what} a feature map of a potential", got=got, fix=fix)
         rows, spec = _given_rows(options, known, pool)
         g_train, g_pool = (rows[: len(known)] if len(known) else None), rows[len(known) :]
-    features = _features(g_train, g_pool, sizes, spec, in_memory=bool(compat or on_rows))
+    features = stored_features(g_train, g_pool, sizes, spec, in_memory=bool(compat or on_rows))
     if isinstance(features, Features):
         features = transform_features(features, on_rows)
         if compat:
@@ -152,7 +152,7 @@ def _rows(
     return g_train, function.fill(kept, pool, batch_size)
 
 
-def _features(
+def stored_features(
     train: Any, pool: Any, sizes: Sequence[np.ndarray], spec: str, *, in_memory: bool
 ) -> Features | ChunkedFeatures:
     """Rows in memory; those of a store chunk by chunk, unless they are needed as a whole."""
