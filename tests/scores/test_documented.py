@@ -38,7 +38,7 @@ POTENTIAL = {
 PARAMETERS = {"A": [[15.2848479197914]], "B": [["default"]], "lambda": [[0.0, "fix"]]}
 
 
-def target_property(simulator: str) -> dict[str, Any]:
+def target_property(simulator: str | None) -> dict[str, Any]:
     return {
         "init_args": {
             "target_property_type": "ElasticConstants",
@@ -118,8 +118,12 @@ def test_quests_examples(shared: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:numerical derivatives")  # the documented steps are large
-def test_information_matching_example(candidates: list[Atoms]) -> None:
+@pytest.mark.parametrize("simulator", ["here", pytest.param("LAMMPS", marks=pytest.mark.slow)])
+def test_information_matching_example(
+    candidates: list[Atoms], simulator: str, request: pytest.FixtureRequest
+) -> None:
     """The documented chain: information of candidates, of a property, and the weights that match them."""
+    simulator_path = request.getfixturevalue("lmp") if simulator == "LAMMPS" else None
     pytest.importorskip("cvxpy")
     list_of_atoms = read("candidate_configurations.xyz", format="extxyz", index=":")
     nconfigs = len(list_of_atoms)
@@ -144,7 +148,7 @@ def test_information_matching_example(candidates: list[Atoms]) -> None:
 
     myfim_property = FIMPropertyScore()
     fim_property = myfim_property.compute(
-        list_of_target_property=[target_property("/PATH/TO/lmp")],
+        list_of_target_property=[target_property(simulator_path)],
         score_quantity="SENSITIVITY",
         cov=np.eye(36),
         potential=POTENTIAL,

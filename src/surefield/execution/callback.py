@@ -34,7 +34,7 @@ def errors_from_outside() -> Iterator[None]:
     _RAISED.clear()
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not _RAISED:
+    except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:  # the latter by Equinox
+        if not _RAISED or isinstance(error, SurefieldError):
             raise
         raise _RAISED.pop() from error

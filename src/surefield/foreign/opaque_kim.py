@@ -21,11 +21,10 @@ from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.callback import call_outside
+from surefield.foreign.computed_batch import computed_batch, geometry_of
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
-from surefield.structures.bond_slopes import bond_slopes
 from surefield.structures.graph import Graph
-from surefield.structures.tensors import from_voigt, row_slices
 
 __all__ = ["OpaqueKIM", "find_installed"]
 
@@ -207,7 +206,7 @@ class OpaqueKIM(ParametricPotential):
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """The energy of each structure in equal parts on its atoms, eV: KIM gives no others."""
-        energies = _energies(self.model_id, dict(self.values), graph.vectors, _geometry(graph))
+        energies = _energies(self.model_id, dict(self.values), graph.vectors, geometry_of(graph))
         share = energies / jnp.maximum(graph.n_atoms, 1)
         return jnp.where(graph.atom_mask, share[graph.structure], 0.0)
 
@@ -236,34 +235,18 @@ def _set(model_id: str, values: Mapping[str, np.ndarray]) -> Any:
     return calculator
 
 
-def _geometry(graph: Graph) -> dict[str, Array]:
-    names = ("numbers", "positions", "neighbors", "mask", "structure", "cell", "periodic", "n_atoms")
-    return {name: jnp.asarray(getattr(graph, name)) for name in names}
-
-
 def _compute(
     model_id: str, values: Mapping[str, np.ndarray], vectors: np.ndarray, geometry: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Energies of the structures of a batch, and derivatives by bond vectors that give KIM's forces."""
-    g = {name: np.asarray(array) for name, array in geometry.items()}
-    vectors = np.asarray(vectors, np.float64)
     calculator = _set(model_id, values)
-    energies, slopes = np.zeros(len(g["n_atoms"])), np.zeros(vectors.shape)
-    for index, rows in enumerate(row_slices(g["n_atoms"].tolist())):
-        if rows.start == rows.stop:
-            continue
-        periodic = bool(g["periodic"][index])
-        cell = g["cell"][index] if periodic else None
-        atoms = Atoms(g["numbers"][rows], g["positions"][rows], cell=cell, pbc=periodic)
+
+    def results(atoms: Atoms) -> Mapping[str, Any]:
         atoms.wrap()
         calculator.calculate(atoms, ["energy", "forces"], ["positions", "numbers", "cell", "pbc"])
-        energies[index] = calculator.results["energy"]
-        virial = from_voigt(calculator.results["stress"] * atoms.get_volume()) if periodic else None
-        neighbors = g["neighbors"][rows] - rows.start
-        slopes[rows] = bond_slopes(
-            vectors[rows], neighbors, g["mask"][rows], calculator.results["forces"], virial
-        )
-    return energies, slopes
+        return calculator.results
+
+    return computed_batch(results, vectors, geometry)
 
 
 def _call(model_id: str, values: Any, vectors: Array, geometry: Any) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
-from surefield.formats.triplet_file import TERSOFF, read_entries, tersoff_values
+from surefield.formats.triplet_file import TERSOFF, read_entries, tersoff_text, tersoff_values
 from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.kim_ids import DRIVERS, Driver
 from surefield.potentials.parametric.lennard_jones import LennardJones
@@ -105,13 +105,7 @@ def params_text(potential: BondPotential) -> dict[str, str]:
             lines.append(f"{symbols[i]} {symbols[j]} {' '.join(repr(values[k][place]) for k in _SW)}")
         return {".params": "\n".join([*lines, "", f"# species1 species2 {' '.join(_SW)}; eV, Angstrom", ""])}
     if isinstance(potential, Tersoff):
-        lines = []
-        for i, j, k in ((i, j, k) for i in range(n) for j in range(n) for k in range(n)):
-            place = {"ordered pair": n * i + j, "triplet": n * n * i + n * j + k}
-            numbers = [values[name][place[potential.FORMS[name].per]] for name in TERSOFF]
-            words = [str(int(numbers[0])), *(repr(x) for x in numbers[1:])]
-            lines.append(f"{symbols[i]} {symbols[j]} {symbols[k]} {' '.join(words)}")
-        return {".settings": " ".join(symbols) + "\n", ".params": "\n".join(lines) + "\n"}
+        return {".settings": " ".join(symbols) + "\n", ".params": tersoff_text(potential)}
     rows = [symbols[0], *(repr(values[name][0]) for name in _SINGLE[type(potential)])]
     return {".params": "\n".join(rows) + "\n"}
 

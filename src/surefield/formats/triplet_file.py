@@ -1,4 +1,4 @@
-"""Stillinger-Weber and Tersoff potentials as files of LAMMPS, `pair_style sw` and `tersoff`: read."""
+"""Stillinger-Weber and Tersoff potentials as files of LAMMPS, `pair_style sw` and `tersoff`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from surefield.errors import PotentialError
+from surefield.potentials.parametric.edges import pair_index
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber
 from surefield.potentials.parametric.tersoff import Tersoff
 from surefield.text_file import check_range, number, read_text
 
-__all__ = ["TERSOFF", "read_entries", "read_sw", "read_tersoff", "tersoff_values"]
+__all__ = ["TERSOFF", "read_entries", "read_sw", "read_tersoff", "sw_text", "tersoff_text", "tersoff_values"]
 
 #: Order of the numbers of an entry.
 TERSOFF: Final = (
@@ -88,6 +89,40 @@ def read_tersoff(path: str | Path, species: Sequence[str] | None = None) -> Ters
             raise PotentialError("m must be 1 or 3", where=f"{path}, {i} {j} {k}", got=entries[i, j, k]["m"])
         check_range(entries[i, j, k]["Rc"] + entries[i, j, k]["Dc"], path)
     return Tersoff(tersoff_values(entries, names), [_symbol(name) for name in names])  # type: ignore[call-arg]
+
+
+def sw_text(potential: StillingerWeber) -> str:
+    """File of `pair_style sw`: one entry per ordered triplet, with energies in units of 1 eV."""
+    of = {name: np.asarray(value) for name, value in potential.values.items()}
+    n = len(potential.symbols)
+    pairs = np.asarray(pair_index(n))
+    lines = [f"# element1 element2 element3 {' '.join(_SW)}"]
+    for i, j, k in itertools.product(range(n), repeat=3):
+        bond, other = pairs[i, j], pairs[i, k]
+        strength = np.sqrt(np.abs(of["lambda"][bond] * of["lambda"][other]))
+        cosine = 0.5 * (of["costheta0"][bond] + of["costheta0"][other])
+        sigma = of["sigma"][bond]
+        numbers = [1.0, sigma, of["cutoff"][bond] / sigma, strength, of["gamma"][bond] / sigma, cosine]
+        numbers += [*(of[name][bond] for name in ("A", "B", "p", "q")), 0.0]
+        lines.append(_entry(potential.symbols, (i, j, k), numbers))
+    return "\n".join(lines) + "\n"
+
+
+def tersoff_text(potential: Tersoff) -> str:
+    """File of `pair_style tersoff`: one entry per ordered triplet."""
+    n = len(potential.symbols)
+    lines = []
+    for i, j, k in itertools.product(range(n), repeat=3):
+        place = {"ordered pair": n * i + j, "triplet": n * n * i + n * j + k}
+        numbers = [np.asarray(potential.values[name])[place[potential.FORMS[name].per]] for name in TERSOFF]
+        numbers[0] = int(numbers[0])  # m
+        lines.append(_entry(potential.symbols, (i, j, k), numbers))
+    return "\n".join(lines) + "\n"
+
+
+def _entry(symbols: Sequence[str], places: Sequence[int], numbers: Sequence[float]) -> str:
+    words = [str(n) if isinstance(n, int) else repr(float(n)) for n in numbers]
+    return " ".join([*(symbols[place] for place in places), *words])
 
 
 def tersoff_values(entries: Entries, names: Sequence[str]) -> dict[str, np.ndarray]:

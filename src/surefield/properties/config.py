@@ -45,6 +45,9 @@ class CrystalPropertyConfig(Config):
     max_force: float = Field(default=1e-8, gt=0, description="of relaxed atoms, eV/Å")
     max_stress: float = Field(default=1e-9, gt=0, description="of relaxed cells, eV/Å³")
     max_steps: int = Field(default=100, ge=1, description="of a relaxation")
+    simulator_path: str | None = Field(
+        default=None, description="a LAMMPS, such as lmp, that computes energies and forces; null: none"
+    )
 
     @model_validator(mode="after")
     def _one_crystal(self) -> Self:

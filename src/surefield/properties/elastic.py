@@ -49,7 +49,6 @@ class ElasticConstants(CrystalProperty):
 
     Args:
         deformation_mag: d, or None.
-        simulator_path: accepted for scripts that name a simulator; nothing is needed.
         components: such as ('C11', 'C12', 'C44'); None: all 36, row by row.
         unit: 'eV/A^3' or 'GPa'.
         clamped: internal coordinates stay where the strain puts them.
@@ -59,7 +58,6 @@ class ElasticConstants(CrystalProperty):
     calibrated_as: ClassVar[Literal["stress"]] = "stress"
 
     deformation_mag: float | None = 1e-4
-    simulator_path: str | None = None
     components: tuple[str, ...] | None = None
     unit: str = "eV/A^3"
     _: KW_ONLY

@@ -32,6 +32,7 @@ from surefield.properties.sigma import (
     sigma_of_posterior,
     sigma_of_samples,
 )
+from surefield.properties.simulator import simulated
 from surefield.sensitivity.parameter_jacobian import in_float64
 from surefield.structures.graph import Graph
 from surefield.uncertainty.llpr import LLPR
@@ -117,6 +118,11 @@ class Property(abc.ABC):
     def units(self) -> tuple[str, ...]:
         """Of the values."""
 
+    @property
+    def simulator(self) -> str | None:
+        """The LAMMPS that computes energies and forces; None: none, they are computed here."""
+        return None
+
     @abc.abstractmethod
     def states(self, potential: Potential) -> Any:
         """Relaxed structures by name, the crystal under 'bulk'; under 'message' what there is to say.
@@ -137,19 +143,21 @@ class Property(abc.ABC):
             unused: `workflow`, `storage` and `iter_num` of scripts that pass them; nothing here needs them.
 
         Raises:
-            ConfigError: another argument.
+            ConfigError: another argument; no such LAMMPS.
             ExecutionError: a relaxation that did not converge: there is no value.
-            PotentialError: an element that the potential does not know.
+            PotentialError: an element that the potential does not know, or no form that LAMMPS knows.
         """
         _check_unused(unused)
-        prepared = _prepared(potential)
-        return self._result(prepared, self.states(prepared))
+        with simulated(_prepared(potential), self.simulator) as computed:
+            return self._result(computed, self.states(computed))
 
     def _result(self, potential: Potential, states: Any) -> PropertyResult:
         value = np.asarray(self.values(potential, _arrays(states)), np.float64)
         if not np.isfinite(value).all():
             raise ExecutionError(f"{type(self).__name__}: values are not finite", got=value.tolist())
-        return PropertyResult(value, True, _message(states), self.names, self.units)
+        by = "" if self.simulator is None else f"computed by {self.simulator}"
+        message = "; ".join(filter(None, (_message(states), by)))
+        return PropertyResult(value, True, message, self.names, self.units)
 
     def predict(self, uncertainty: Uncertainty) -> PropertyResult:
         """Value and calibrated standard deviation; see `surefield.properties.sigma` for what that means.
@@ -172,7 +180,11 @@ class Property(abc.ABC):
         factor, calibrated = calibration_factor(uncertainty.maps, self.calibrated_as)
         prepared = _prepared(uncertainty.potential)
         states = self.states(prepared)
-        result, words = self._result(prepared, states), []
+        words = []
+        if self.simulator is None:
+            result = self._result(prepared, states)
+        else:
+            result = self.calculate_property(prepared)
 
         def calculated(potential: Potential) -> Float[np.ndarray, " n"]:
             return self.calculate_property(potential).value
@@ -196,8 +208,14 @@ class Property(abc.ABC):
         Structures are relaxed here once; implicit differentiation accounts for how they change.
 
         Raises:
+            ConfigError: a property by LAMMPS, whose derivatives are numerical.
             PotentialError: the potential cannot be differentiated twice by JAX.
         """
+        if self.simulator is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: LAMMPS gives no derivatives by parameters",
+                fix="use a numerical method ('CD'), or leave simulator_path out",
+            )
         prepared = _prepared(potential)
         states = self.states(prepared)
         if not _differentiable(prepared, states):
@@ -245,6 +263,8 @@ class CrystalProperty(Property):
         elements: such as ['Si'].
         structure: a crystal in place of these three; its cell is taken as the conventional one.
         tolerances: of all relaxations; or a dictionary of its entries.
+        simulator_path: a LAMMPS that computes energies, forces and stresses, of potentials that it has a
+            pair style for; 'lmp' is also that of the package `lammps`. None: they are computed here.
     """
 
     lattice_param: float | tuple[float, ...] | None = None
@@ -253,6 +273,7 @@ class CrystalProperty(Property):
     _: KW_ONLY
     structure: Atoms | None = None
     tolerances: Tolerances = field(default_factory=Tolerances)
+    simulator_path: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` unless the crystal is told in one way."""
@@ -260,6 +281,11 @@ class CrystalProperty(Property):
             check_known(self.tolerances, [f.name for f in fields(Tolerances)], "tolerances has no entry {}")
             object.__setattr__(self, "tolerances", Tolerances(**self.tolerances))
         self.crystal  # noqa: B018
+
+    @property
+    def simulator(self) -> str | None:
+        """`simulator_path`."""
+        return self.simulator_path
 
     @property
     def crystal(self) -> Crystal:

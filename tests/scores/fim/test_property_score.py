@@ -27,7 +27,6 @@ ELASTIC = {
             "elements": ["Si"],
             "components": ["C11", "C12", "C44"],
             "unit": "GPa",
-            "simulator_path": "/usr/bin/lmp",
         },
     },
     "calculate_property_args": {"workflow": None},

@@ -13,9 +13,10 @@ import numpy as np
 from ase import Atoms
 
 from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.program import check_program, last_lines, run_program
 from surefield.loop.oracles.attempts import check_same_structure
 from surefield.loop.oracles.calculator import CalculatorOracle, Retries
-from surefield.loop.oracles.engine import MakeEngine, check_program, file_digests, last_lines, run_program
+from surefield.loop.oracles.engine import MakeEngine, file_digests
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames
 from surefield.units import parse_unit

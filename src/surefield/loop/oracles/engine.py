@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from surefield.errors import ConfigError, ExecutionError
+from surefield.errors import ConfigError
 from surefield.execution.identity import digest
 
-__all__ = ["EngineCalculator", "MakeEngine", "check_program", "file_digests", "last_lines", "run_program"]
+__all__ = ["EngineCalculator", "MakeEngine", "file_digests"]
 
 #: Results of one structure: energy (eV), forces (eV/Å), stress (eV/Å^3); raises if there are none.
 Compute = Callable[..., Mapping[str, Any]]
-_TAIL: Final = 3
 
 
 @final
@@ -77,57 +73,6 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
             value = _merged(before, value)
         merged[name] = value
     return merged
-
-
-def check_program(command: str, install: str) -> None:
-    """Refuse a command whose program is not there.
-
-    Args:
-        command: words as in a shell.
-        install: how to get it.
-
-    Raises:
-        ConfigError: nothing to run, or no such program.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise ConfigError(f"the command {command!r} cannot be read: {error}") from error
-    if not words:
-        raise ConfigError("the command of the oracle is empty")
-    if shutil.which(words[0]) is None:
-        raise ConfigError(f"the oracle needs the program {words[0]!r}, which is not there: {install}")
-
-
-def run_program(command: str, folder: Path, log: Path) -> str:
-    """Run a program in a folder; returns what it printed.
-
-    Raises:
-        ExecutionError: it cannot be started or ended with another exit code than 0; the last lines are told.
-    """
-    try:
-        with log.open("wb") as file:
-            done = subprocess.run(
-                shlex.split(command),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-    except OSError as error:
-        raise ExecutionError(f"cannot start {command!r}: {error}") from error
-    text = log.read_text(encoding="utf-8", errors="replace")
-    if done.returncode:
-        how = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
-        raise ExecutionError(f"{shlex.split(command)[0]} ended with {how}: {last_lines(text)}")
-    return text
-
-
-def last_lines(text: str) -> str:
-    """The last lines of an output, as one line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" %=-")]
-    return " | ".join(lines[-_TAIL:])[-400:] or "it printed nothing"
 
 
 def file_digests(paths: Mapping[str, Path]) -> dict[str, str]:

@@ -14,8 +14,9 @@ from ase import Atoms
 from ase.calculators.espresso import Espresso, EspressoProfile
 
 from surefield.errors import ConfigError, ExecutionError
+from surefield.execution.program import check_program, last_lines
 from surefield.loop.oracles.calculator import CalculatorOracle, Retries
-from surefield.loop.oracles.engine import MakeEngine, check_program, file_digests, last_lines
+from surefield.loop.oracles.engine import MakeEngine, file_digests
 
 __all__ = ["espresso"]
 

