@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.copper import copper
 
 import surefield as sf
 from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.worker_process import WorkerDied
 from surefield.exploration.config import DynamicsConfig, RattleConfig
 from surefield.loop import Loop, LoopConfig, trace
 from surefield.loop.candidates import ExploredCandidates
@@ -291,6 +292,81 @@ def test_failures_are_told_and_block_nothing(tmp_path: Path) -> None:
     Counted.computed = []
     loop(tmp_path).run(progress=False)
     assert Counted.computed == []
+
+
+class Deadly(Executor):
+    """Runs calls here, but the workers of one structure die, so many times in all."""
+
+    in_flight = 2
+
+    def __init__(self, key: str, deaths: int) -> None:
+        self.key, self.deaths = key, deaths
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if image_key(args[0]) == self.key and self.deaths:
+            self.deaths -= 1
+            future.set_exception(WorkerDied("was killed by signal 9 (SIGKILL)"))
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize(("deaths", "labelled"), [(5, True), (10, False)])
+def test_a_structure_whose_process_was_killed_is_tried_once_more(
+    finished: Path, tmp_path: Path, deaths: int, labelled: bool
+) -> None:
+    key = events(finished, event="picked", round=0)[0]["structures"][0]
+    summary = loop(tmp_path, executor=Deadly(key, deaths)).run(progress=False)
+    (again,) = events(tmp_path, event="again")
+    assert (again["round"], again["structures"], again["why"]) == (1, [key], ["its process was killed"])
+    failed = events(tmp_path, event="failed")
+    assert [(e["purpose"], e["round"], e["killed"]) for e in failed] == [
+        ("pick", 0, True),
+        *([] if labelled else [("again", 1, True)]),
+    ]
+    assert summary["n_failed"] == (not labelled)
+    told = "\n".join(trace(key, tmp_path))
+    assert "tried again: in round 1, for its process was killed" in told
+    assert ("fitted in: round 1, round 2, the final potential" in told) == labelled
+    numbers = [event["n_labels"] for event in events(tmp_path, event="round")]
+    assert numbers == ([4, 7, 10] if labelled else [4, 6, 9])
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    for cut in ("again", "end"):  # killed after these events, it ends the same
+        lines = before.decode().splitlines(keepends=True)
+        last = max(i for i, line in enumerate(lines) if f'"event": "{cut}"' in line)
+        (tmp_path / "journal.jsonl").write_text("".join(lines[: last + 1]))
+        loop(tmp_path, executor=Deadly(key, 0 if labelled else 99)).run(progress=False)
+        assert content(tmp_path) == [
+            {k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines
+        ]
+
+
+def test_other_attempts_try_again_what_an_engine_had_refused(tmp_path: Path) -> None:
+    Counted.bad = {image_key(atoms) for atoms in POOL[1::5]}
+    loop(tmp_path).run(progress=False)
+    failed = [event["structure"] for event in events(tmp_path, event="failed")]
+    assert not events(tmp_path, event="again")
+    Counted.bad = {failed[0]}
+    patient = CalculatorOracle(Counted, "counted EMT", {"version": 1}, retries=0, time_limit=None)
+    loop(tmp_path, oracle=patient).run(progress=False)
+    assert not events(tmp_path, event="again")  # nothing has changed
+    patient = CalculatorOracle(Counted, "counted EMT", {"version": 1}, retries=2)
+    summary = loop(tmp_path, oracle=patient).run(progress=False)
+    (changed,) = events(tmp_path, event="changed")
+    assert changed["changes"] == {"attempts.retries": [[], [{}, {}]]}
+    (again,) = events(tmp_path, event="again")
+    assert again["structures"] == failed
+    assert set(again["why"]) == {"its attempts have changed"}
+    labelled = events(tmp_path, event="labelled", purpose="again")
+    assert [event["structure"] for event in labelled] == failed[1:]
+    assert summary["n_failed"] == 1
+    assert len(events(tmp_path, event="failed", structure=failed[0])[-1]["attempts"]) == 3
+    (_, final) = events(tmp_path, event="final")
+    assert final["n_labels"] == summary["n_labels"] == len(events(tmp_path, event="labelled"))
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    loop(tmp_path, oracle=patient).run(progress=False)
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
 
 
 def test_a_round_without_any_label_says_why_and_can_be_tried_again(finished: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from surefield.loop.audit import audit
 from surefield.loop.candidates import CandidateSource, PoolCandidates
 from surefield.loop.config import LoopConfig
 from surefield.loop.ending import affordable, end_before_picks, end_for_lack_of_gain, node_hours
+from surefield.loop.failures import AGAIN, due_again, first_places
 from surefield.loop.fit_plan import FitPlan
 from surefield.loop.journal import Journal
 from surefield.loop.ledger import LabelLedger
@@ -125,7 +126,6 @@ class Loop:
         self.watch = watch or (lambda: None)
         self.journal = Journal(self.folder / "journal.jsonl")
         self.ledger = LabelLedger(self.folder, self.journal, oracle, executor, self.watch)
-        self._failed: set[str] = set()
         self._current: tuple[int, Uncertainty] | None = None
 
     def run(self, progress: bool | None = None) -> dict[str, Any]:
@@ -146,6 +146,7 @@ class Loop:
             while not reason:
                 reason = self._round(number, bar)
                 number += not reason
+            self._again(number + 1, bar)
         event = {"event": "end", "method": self.method, "seed": self.seed, "round": number}
         event |= {"n_labels": len(self.ledger), "reason": reason}
         self.journal.append(event, once=["event", "round", "n_labels", "reason"])
@@ -169,7 +170,7 @@ class Loop:
         known = self.journal.last(event="initial")
         if known is None and len(self.ledger) >= self.config.n_initial:
             return
-        path = self.folder / "initial.xyz"
+        path = self._stage_file("initial", 0)
         if known is None:
             wanted = affordable(self.config.n_initial - len(self.ledger), self.ledger, self.config)
             frames = self._new(self.candidates.initial(self.config.n_initial, self.seed))[:wanted]
@@ -186,10 +187,11 @@ class Loop:
 
     def _round(self, number: int, bar: Track) -> str:
         """One round; why the loop ends with it, or nothing."""
+        self._again(number, bar)
         self._fit(number)
         if self.n_audit or self.journal.find(event="drawn", round=number):
             self._audit(number, bar)
-        path = round_folder(self.folder, number) / "picked.xyz"
+        path = self._stage_file("pick", number)
         if not self.journal.find(event="picked", round=number):
             reason = end_before_picks(self.journal, self.ledger, self.config, number)
             reason = reason or self._pick(number, path)
@@ -197,6 +199,33 @@ class Loop:
                 return reason
         self._label(_read(path), "pick", number, bar)
         return ""
+
+    def _again(self, number: int, bar: Track) -> None:
+        """Labels of structures that have failed before and are due again, before the fit of a round."""
+        for event in self.journal.find(event=AGAIN, round=number):
+            self._label(self._failed_frames(event["structures"]), AGAIN, number, bar)
+        if self.journal.find(event="round", round=number):
+            return
+        due = due_again(self.journal)
+        structures = [*due][: affordable(len(due), self.ledger, self.config)]
+        if structures:
+            event = {"event": AGAIN, "round": number, "structures": structures}
+            self.journal.append({**event, "why": [due[key] for key in structures]})
+            self.watch()
+            self._label(self._failed_frames(structures), AGAIN, number, bar)
+
+    def _failed_frames(self, structures: list[str]) -> Frames:
+        """Structures that have failed, from the files of what was chosen."""
+        frames = []
+        for place in first_places(self.journal, structures):
+            frames.append(_read(self._stage_file(place["purpose"], place["round"]))[place["index"]])
+        return Frames(tuple(frames), tuple(f"failed structure {i}" for i in range(len(frames))))
+
+    def _stage_file(self, purpose: str, number: int) -> Path:
+        """What was chosen for a purpose in a round."""
+        if purpose == "initial":
+            return self.folder / "initial.xyz"
+        return round_folder(self.folder, number) / {"audit": "audits.xyz", "pick": "picked.xyz"}[purpose]
 
     def _fit(self, number: int) -> None:
         """Fit the potential of a round; what it is and how well it does is journalled."""
@@ -248,7 +277,7 @@ class Loop:
 
     def _audit(self, number: int, bar: Track) -> None:
         """Random candidates, labelled before the potential sees them: what it makes of them is its error."""
-        path = round_folder(self.folder, number) / "audits.xyz"
+        path = self._stage_file("audit", number)
         if not self.journal.find(event="drawn", round=number):
             n = affordable(self.n_audit, self.ledger, self.config)
             frames = self._candidates(number) if n else Frames((), ())
@@ -325,7 +354,7 @@ class Loop:
 
     def _label(self, frames: Frames, purpose: str, number: int, bar: Track) -> list[Atoms]:
         before = self.ledger.paid
-        labelled = self.ledger.obtain(frames, purpose, number, needed=purpose != "audit")
+        labelled = self.ledger.obtain(frames, purpose, number, needed=purpose in ("initial", "pick"))
         if self.ledger.paid > before:
             bar.advance(self.ledger.paid - before, labels=len(self.ledger), round=number)
         return labelled
@@ -350,7 +379,9 @@ class Loop:
         return self._summary(known, reason)
 
     def _summary(self, final: Mapping[str, Any], reason: str) -> dict[str, Any]:
-        paid, failed = self.ledger.paid, len(self.journal.find(event="failed"))
+        structures = {event["structure"] for event in self.journal.find(event="failed")}
+        failed = len([key for key in structures if not self.journal.find(event="labelled", structure=key)])
+        paid = self.ledger.paid
         summary: dict[str, Any] = {
             "verb": "loop",
             "n_labels": len(self.ledger),

@@ -12,6 +12,7 @@ from ase import Atoms
 
 from surefield.errors import ExecutionError
 from surefield.execution.identity import check_table, digest
+from surefield.loop.failures import AGAIN
 from surefield.loop.journal import TIMES, Journal
 from surefield.loop.oracles.label_store import LabelStore
 from surefield.loop.oracles.oracle import Oracle, Outcome
@@ -97,11 +98,11 @@ class LabelLedger:
         return len(new)
 
     def obtain(self, frames: Frames, purpose: str, number: int, *, needed: bool = True) -> list[Atoms]:
-        """Labels of structures that were chosen; a failed one is journalled and left out.
+        """Labels of structures that were chosen; a failed one is journalled and left out, see `failures`.
 
         Args:
             frames: structures.
-            purpose: "initial", "audit" or "pick".
+            purpose: "initial", "audit", "pick" or "again".
             number: of the round.
             needed: whether the loop cannot go on without any of these labels.
 
@@ -110,7 +111,7 @@ class LabelLedger:
             ConfigError: a label is no longer that of the journal.
         """
         place = {"purpose": purpose, "round": number}
-        failed = {event["structure"] for event in self.journal.find(event="failed", **place)}
+        failed = self._given_up(place)
         if needed and not self.journal.find(event="labelled", **place):
             failed = set()  # what made all of them fail may have been mended since
         keys = [image_key(atoms) for atoms in frames]
@@ -133,6 +134,16 @@ class LabelLedger:
     def write(self) -> None:
         """Write all labels as a file that `data.train` reads."""
         write_frames(self.folder / LABELLED, list(self._labels.values()))
+
+    def _given_up(self, place: dict[str, Any]) -> set[str]:
+        """Structures that have failed in a stage, since they were last tried again there."""
+        given_up: set[str] = set()
+        for event in self.journal.find(round=place["round"]):
+            if event["event"] == place["purpose"] == AGAIN:
+                given_up -= set(event["structures"])
+            elif event["event"] == "failed" and event["purpose"] == place["purpose"]:
+                given_up.add(event["structure"])
+        return given_up
 
     def _in_order(self, frames: Frames) -> Iterator[tuple[int, Outcome]]:
         """Outcomes in the order of the structures, each as soon as those before it are there."""
@@ -165,7 +176,8 @@ class LabelLedger:
         event = {"event": "failed", **place, "structure": key, "formula": formula, "cause": outcome.cause}
         event["attempts"] = [dict(attempt) for attempt in outcome.attempts]
         event |= {name: getattr(outcome, name) for name in TIMES}
-        self.journal.append(event, once=["event", "structure", "cause"])
+        event["killed"] = outcome.killed
+        self.journal.append(event, once=["event", "structure", "cause", "purpose", "round"])
 
     def _none(self, keys: Sequence[str], place: dict[str, Any]) -> ExecutionError:
         events = [e for e in self.journal.find(event="failed", **place) if e["structure"] in keys]

@@ -50,6 +50,7 @@ def begin(
         | {"starts": [Path(name).name for name in config.starts]},
         "training": fitting.pop("training"),
         "uncertainty": fitting.pop("uncertainty"),
+        "attempts": dict(oracle.attempts),
     }
     told = {"name": oracle.name, **oracle.settings}
     labels = told.pop("labels", None)

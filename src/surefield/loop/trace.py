@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from surefield.errors import DataError
 from surefield.execution.progress import duration
+from surefield.loop.failures import AGAIN
 from surefield.loop.journal import Journal
 from surefield.loop.ledger import LABELLED
 from surefield.structures.images import image_key
@@ -85,6 +86,9 @@ def _lines(journal: Journal, folder: Path, key: str) -> Iterator[str]:
         place = event["structures"].index(key)
         if event["event"] == "imported":
             yield f"labelled: before, imported from {event['source']}"
+            continue
+        if event["event"] == AGAIN:
+            yield f"tried again: in round {event['round']}, for {event['why'][place]}"
             continue
         yield from _choice(journal, folder, event, place)
     for event in journal.find(event="failed", structure=key):

@@ -30,8 +30,13 @@ UNDRAWN: Final = "Not drawn"
 #: Structures of the latest picks that are drawn, and rows of failures.
 _DRAWN: Final = 12
 _ROWS: Final = 200
-_ENDS: Final = {"finished": GREEN, "passed the limit": "#E69F00", "broke": VERMILION}
-_PURPOSES: Final = {"initial": "first structures", "audit": "audits", "pick": "picks"}
+_ENDS: Final = {"finished": GREEN, "passed the limit": "#E69F00", "broke": VERMILION, "lost": GREY}
+_PURPOSES: Final = {
+    "initial": "first structures",
+    "audit": "audits",
+    "pick": "picks",
+    "again": "failed ones, again",
+}
 _CHOSEN: Final = {"initial": "First structures", "audit": "Drawn at random for the audit", "pick": "Picks"}
 _STATES: Final = {"labelled": GREEN, "failed": VERMILION, "waiting": GREY}
 
@@ -378,8 +383,13 @@ def _failures(state: LoopState) -> Section | None:
             str(event.get("structure", ""))[:12],
         ]
         rows.append([*row, str(event.get("cause", "")), str(max(len(attempts), 1)), tried or "–"])
-    lead = f"{len(failed)} structures could not be labelled and are left out; they block no others."
-    counts = table(["Cause", "Structures"], sorted(causes.items(), key=lambda pair: -pair[1]))
+    labelled = {event.get("structure") for event in state.of("labelled")}
+    structures = {event.get("structure") for event in failed}
+    lead = f"{len(structures - labelled)} structures could not be labelled and are left out; "
+    lead += "they block no others."
+    if structures & labelled:
+        lead += f" {len(structures & labelled)} that had failed were labelled when they were tried again."
+    counts = table(["Cause", "Failures"], sorted(causes.items(), key=lambda pair: -pair[1]))
     columns = ["Round", "Formula", "Structure", "Cause", "Attempts", "Settings tried"]
     return Section("failures", "Failures", lead, (), table(columns, rows), counts)
 

@@ -152,7 +152,7 @@ class LoopState:
         last = max((k for k, e in enumerate(self.events) if e.get("event") == "end"), default=None)
         if last is None:
             return ""
-        later = {"round", "labelled", "failed", "explored", "picked", "drawn", "changed", "initial"}
+        later = {"round", "labelled", "failed", "explored", "picked", "drawn", "changed", "initial", "again"}
         gone_on = any(e.get("event") in later for e in self.events[last + 1 :])
         return "" if gone_on else str(self.events[last].get("reason") or "all rounds are done")
 
@@ -226,14 +226,17 @@ def loop_of(run: Run) -> LoopState | None:
 
 
 def ends_of(walkers: Sequence[WalkerRecord]) -> dict[str, int]:
-    """How many walkers finished, passed the limit and broke."""
+    """How many walkers finished, passed the limit, broke, and were lost with their workers, if any."""
     ends = {"finished": 0, "passed the limit": 0, "broke": 0}
     for walker in walkers:
-        ends["finished" if walker.ended == FINISHED else _end(walker)] += 1
+        end = "finished" if walker.ended == FINISHED else _end(walker)
+        ends[end] = ends.get(end, 0) + 1
     return ends
 
 
 def _end(walker: WalkerRecord) -> str:
+    if walker.ended.startswith("its worker"):
+        return "lost"
     return "passed the limit" if walker.ended.startswith("sigma limit") else "broke"
 
 

@@ -55,25 +55,25 @@ class CalculatorTask:
             check_geometry(Frames((atoms,), ("this structure",)))
         except DataError as error:
             return Report(None, f"DataError: {error}")
-        begin, failed, cause = time.perf_counter(), [], ""
+        begin, failed, cause, killed = time.perf_counter(), [], "", False
         for changes in self.attempts:
-            results, cause = self._attempt(atoms, changes)
+            results, cause, killed = self._attempt(atoms, changes)
             if results is not None:
                 return Report(results, "", tuple(failed), changes, time.perf_counter() - begin)
             failed.append({"settings": dict(changes), "cause": cause})
-        return Report(None, cause, tuple(failed), {}, time.perf_counter() - begin)
+        return Report(None, cause, tuple(failed), {}, time.perf_counter() - begin, killed)
 
-    def _attempt(self, atoms: Atoms, changes: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        """Results, or the cause of the failure."""
+    def _attempt(self, atoms: Atoms, changes: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str, bool]:
+        """Results, or the cause of the failure, and whether it ended with the process."""
         if self.time_limit is None:
-            return compute(self.make, changes, atoms)
+            return *compute(self.make, changes, atoms), False
         engine: WorkerProcess = _ENGINE.__dict__.setdefault("process", WorkerProcess())
         try:
-            return engine.call(compute, self.make, changes, atoms, time_limit=self.time_limit)
+            return *engine.call(compute, self.make, changes, atoms, time_limit=self.time_limit), False
         except TimeoutError as error:
-            return None, f"TimeoutError: {error}"
+            return None, f"TimeoutError: {error}", False
         except BrokenExecutor as error:
-            return None, f"the process of the engine {error}"
+            return None, f"the process of the engine {error}", True
 
 
 def compute(

@@ -11,16 +11,29 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, final
+from typing import Any, TypedDict, Unpack, final
 
 from surefield.errors import ConfigError, nearest
 from surefield.execution.identity import digest
 from surefield.loop.oracles.attempts import CalculatorTask, MakeCalculator
 from surefield.loop.oracles.oracle import LabelTask, Oracle
 
-__all__ = ["CalculatorOracle", "MakeFromFile", "ase_calculator", "emt"]
+__all__ = ["Attempts", "CalculatorOracle", "MakeFromFile", "ase_calculator", "emt"]
 
-Retries = int | Sequence[Mapping[str, Any]]
+
+class Attempts(TypedDict, total=False):
+    """Options of every engine: how often and how long it is asked for a label; they do not change the label.
+
+    Attributes:
+        retries: further attempts after a failed one: their number (1 by default), or the changed settings of
+            each.
+        time_limit: s of one attempt, after which it is killed with all that it has started; None: none.
+        cores: that one label takes, for its cost; 1 by default.
+    """
+
+    retries: int | Sequence[Mapping[str, Any]]
+    time_limit: float | None
+    cores: int
 
 
 @final
@@ -32,9 +45,10 @@ class CalculatorOracle(Oracle):
             takes the changed settings of `retries` as keywords.
         name: for logs.
         settings: what the labels depend on.
-        retries: further attempts after a failed one: their number, or the changed settings of each.
-        time_limit: s of one attempt, after which it is killed with all that it has started.
-        cores: that one label takes, for its cost.
+        attempts: see `Attempts`.
+
+    Raises:
+        ConfigError: a negative number of retries, or a time limit that is none.
     """
 
     def __init__(
@@ -42,21 +56,27 @@ class CalculatorOracle(Oracle):
         make_calculator: MakeCalculator,
         name: str,
         settings: Mapping[str, Any] | None = None,
-        *,
-        retries: Retries = 1,
-        time_limit: float | None = None,
-        cores: int = 1,
+        **attempts: Unpack[Attempts],
     ) -> None:
+        retries, time_limit = attempts.get("retries", 1), attempts.get("time_limit")
         changes = [{}] * retries if isinstance(retries, int) else [dict(one) for one in retries]
         if isinstance(retries, int) and retries < 0:
             raise ConfigError(f"retries must be 0 or more, got {retries}")
         if time_limit is not None and not time_limit > 0:
             raise ConfigError(f"time_limit must be above 0 s, got {time_limit}")
         self.make_calculator = make_calculator
-        self.cores = cores
+        self.cores = attempts.get("cores", 1)
         self._name = name
         self._settings = dict(settings or {})
         self._task = CalculatorTask(make_calculator, ({}, *changes), time_limit)
+
+    @property
+    def attempts(self) -> dict[str, Any]:
+        """Changed settings of the further attempts, and the time limit of each."""
+        return {
+            "retries": [dict(one) for one in self._task.attempts[1:]],
+            "time_limit": self._task.time_limit,
+        }
 
     @property
     def name(self) -> str:
@@ -78,9 +98,7 @@ def ase_calculator(
     arguments: Mapping[str, Any] | None = None,
     *,
     folder: Path | None = None,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of any calculator of ASE that can be imported, or that a file of the user makes.
 
@@ -88,7 +106,7 @@ def ase_calculator(
         path: "module:Class", such as "ase.calculators.lj:LennardJones", or "file.py:function".
         arguments: of the class or function.
         folder: that paths of files are relative to; the current one by default.
-        retries, time_limit, cores: as of `CalculatorOracle`.
+        attempts: see `Attempts`.
 
     Raises:
         ConfigError: no such module, file or class, or arguments that it does not take.
@@ -110,7 +128,7 @@ def ase_calculator(
         raise ConfigError(
             f"{path} cannot be made with {arguments}", got=f"{type(error).__name__}: {error}"
         ) from error
-    return CalculatorOracle(make, name, settings, retries=retries, time_limit=time_limit, cores=cores)
+    return CalculatorOracle(make, name, settings, **attempts)
 
 
 def emt() -> CalculatorOracle:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import ase.io
 import numpy as np
@@ -15,7 +15,7 @@ from ase import Atoms
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.program import check_program, last_lines, run_program
 from surefield.loop.oracles.attempts import check_same_structure
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 from surefield.loop.oracles.engine import MakeEngine, file_digests
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames
@@ -41,9 +41,7 @@ def command(
     units: Mapping[str, str] | None = None,
     requires: str | None = None,
     folder: Path | None = None,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of a program that reads a file and writes one.
 
@@ -61,7 +59,7 @@ def command(
         units: of them, such as `{"energy": "Hartree", "forces": "Hartree/Bohr", "stress": "kbar"}`.
         requires: regular expression without which the output is no label, such as "SCF converged".
         folder: of template and files; the current one by default.
-        retries, time_limit, cores: as of `CalculatorOracle`.
+        attempts: see `Attempts`.
 
     Raises:
         ConfigError: a file, program or place of the template is not there, or an unusable pattern or unit.
@@ -96,7 +94,7 @@ def command(
     make = MakeEngine(program_results, {**what, **where}, stress="stress" in patterns or not patterns)
     settings = {"kind": "command", **what, "command": command, "files": digests}
     name = Path(shown.split()[0]).name
-    return CalculatorOracle(make, name, settings, retries=retries, time_limit=time_limit, cores=cores)
+    return CalculatorOracle(make, name, settings, **attempts)
 
 
 def program_results(

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from ase import Atoms
 from ase.calculators.espresso import Espresso, EspressoProfile
 
 from surefield.errors import ConfigError, ExecutionError
 from surefield.execution.program import check_program, last_lines
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 from surefield.loop.oracles.engine import MakeEngine, file_digests
 
 __all__ = ["espresso"]
@@ -34,9 +34,7 @@ def espresso(
     koffset: Sequence[int] = (0, 0, 0),
     command: str = "pw.x",
     folder: Path | None = None,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of Quantum ESPRESSO (Giannozzi et al., J. Phys.: Condens. Matter 21 (2009) 395502).
 
@@ -49,7 +47,7 @@ def espresso(
         koffset: 1 for a shift by half a step.
         command: pw.x, with what starts it: "mpirun -np 4 pw.x".
         folder: that `pseudo_dir` is relative to; the current one by default.
-        retries, time_limit, cores: as of `CalculatorOracle`; a further attempt may change `input_data`.
+        attempts: see `Attempts`; a further attempt may change `input_data`.
 
     Raises:
         ConfigError: pw.x or a pseudopotential is not there, or settings that contradict each other.
@@ -72,9 +70,7 @@ def espresso(
         crystal_results, {**calculation, **names, "pseudo_dir": str(place), "command": command}, stress=True
     )
     settings = {"kind": "espresso", **calculation, **names, "files": file_digests(files)}
-    return CalculatorOracle(
-        make, "Quantum ESPRESSO", settings, retries=retries, time_limit=time_limit, cores=cores
-    )
+    return CalculatorOracle(make, "Quantum ESPRESSO", settings, **attempts)
 
 
 def crystal_results(

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Unpack
 
 from ase.calculators.calculator import BaseCalculator
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.foreign.opaque_kim import find_installed
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 
 __all__ = ["kim"]
 
 
-def kim(
-    model: str, *, retries: Retries = 0, time_limit: float | None = None, cores: int = 1
-) -> CalculatorOracle:
+def kim(model: str, **attempts: Unpack[Attempts]) -> CalculatorOracle:
     """Oracle of an installed model of OpenKIM (Tadmor et al., JOM 63 (2011) 17).
 
     Args:
         model: full or short id; the version that is installed enters the labels' settings.
-        retries, time_limit, cores: as of `CalculatorOracle`.
+        attempts: see `Attempts`; without retries by default, as a model says the same again.
 
     Raises:
         ConfigError: kimpy is not installed, or there is no such model.
@@ -31,9 +30,8 @@ def kim(
         raise ConfigError(f"the oracle 'kim': {error}") from error
     settings = {"kind": "kim", "model": model_id}
     make = partial(_make, model_id)
-    return CalculatorOracle(
-        make, f"KIM {model_id}", settings, retries=retries, time_limit=time_limit, cores=cores
-    )
+    attempts.setdefault("retries", 0)
+    return CalculatorOracle(make, f"KIM {model_id}", settings, **attempts)
 
 
 def _make(model_id: str) -> BaseCalculator:

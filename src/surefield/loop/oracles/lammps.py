@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 from ase import Atoms
 from ase.data import atomic_numbers
@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 from surefield.errors import ConfigError
 from surefield.execution.program import run_program
 from surefield.foreign.lammps_run import LammpsSettings, lammps_command
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 from surefield.loop.oracles.engine import MakeEngine, file_digests
 
 __all__ = ["lammps"]
@@ -27,9 +27,7 @@ def lammps(
     setup: Sequence[str] = (),
     command: str = "lmp",
     folder: Path | None = None,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of LAMMPS (Thompson et al., Comput. Phys. Commun. 271 (2022) 108171).
 
@@ -40,7 +38,7 @@ def lammps(
         setup: lines in place of `units` and `atom_style`, such as `kim init`.
         command: the program, with what starts it.
         folder: in which it runs, and that files of `commands` are relative to; the current one by default.
-        retries, time_limit, cores: as of `CalculatorOracle`; a further attempt may change `commands`.
+        attempts: see `Attempts`; a further attempt may change `commands`.
 
     Raises:
         ConfigError: no such program, element or units.
@@ -58,7 +56,7 @@ def lammps(
     make = MakeEngine(lammps_results, {**what, "command": command, "folder": str(place)}, stress=True)
     name = f"LAMMPS {' '.join(commands[0].split()[:2])}" if commands else "LAMMPS"
     settings = {"kind": "lammps", **what, "files": files}
-    return CalculatorOracle(make, name, settings, retries=retries, time_limit=time_limit, cores=cores)
+    return CalculatorOracle(make, name, settings, **attempts)
 
 
 def lammps_results(

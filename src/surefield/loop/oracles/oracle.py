@@ -52,6 +52,7 @@ class Outcome:
         seconds: wall time of all attempts.
         core_seconds: the same times the cores that were in use.
         reused: whether the label was there already, so that nothing was computed.
+        killed: whether the last attempt ended with its process, which says nothing about the structure.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Outcome:
     seconds: float = 0.0
     core_seconds: float = 0.0
     reused: bool = False
+    killed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class Report:
         attempts: failed ones, as in `Outcome`.
         settings: changed settings of the attempt that succeeded.
         seconds: wall time.
+        killed: the last attempt ended with its process: no memory, a node that went down, a crash.
     """
 
     results: Mapping[str, Any] | None
@@ -80,6 +83,7 @@ class Report:
     attempts: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    killed: bool = False
 
 
 #: Labels one structure in a worker; it is sent there, so it is importable and holds plain data.
@@ -108,6 +112,11 @@ class Oracle(ABC):
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """What the labels depend on, as plain values; two oracles with the same settings agree."""
+
+    @property
+    def attempts(self) -> Mapping[str, Any]:
+        """How often and how long a label is tried, as plain values; what it is does not depend on it."""
+        return {}
 
     @abstractmethod
     def task(self) -> LabelTask:
@@ -182,7 +191,7 @@ def report_of(oracle: Oracle, finished: Finished[Any, Any]) -> Any:
     if finished.error is None:
         return finished.value
     if finished.deaths:
-        return Report(None, f"its worker {finished.deaths[-1]}, at every attempt")
+        return Report(None, f"its worker {finished.deaths[-1]}, at every attempt", killed=True)
     if isinstance(finished.error, SurefieldError):
         raise finished.error
     cause = f"{type(finished.error).__name__}: {finished.error}"
@@ -196,7 +205,8 @@ def outcome_of(
     attempts = (*({"settings": {}, "cause": f"its worker {death}"} for death in deaths), *report.attempts)
     labelled = None if report.results is None else labelled_copy(bare, report.results)
     seconds = report.seconds
-    return Outcome(index, labelled, report.cause, attempts, seconds, seconds * oracle.cores)
+    cost = seconds * oracle.cores
+    return Outcome(index, labelled, report.cause, attempts, seconds, cost, killed=report.killed)
 
 
 def labelled_copy(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from ase import Atoms
 
 from surefield.errors import ConfigError, ExecutionError
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 from surefield.loop.oracles.engine import MakeEngine
 from surefield.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
@@ -27,9 +27,7 @@ def pyscf(
     max_iterations: int = 50,
     convergence: float = 1e-9,
     level_shift: float = 0.0,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of molecules by PySCF (Sun et al., J. Chem. Phys. 153 (2020) 024109): energies and forces.
 
@@ -42,7 +40,7 @@ def pyscf(
         max_iterations: of the self-consistent field; one that has not converged by then is a failed label.
         convergence: of its energy, Hartree.
         level_shift: of empty orbitals, Hartree, which helps it to converge.
-        retries, time_limit, cores: as of `CalculatorOracle`; a further attempt may change any of the above.
+        attempts: see `Attempts`; a further attempt may change any of the above.
 
     Raises:
         ConfigError: PySCF is not installed, or an unknown functional.
@@ -65,7 +63,7 @@ def pyscf(
     _pyscf()
     make = MakeEngine(molecule_results, settings)
     name = f"PySCF {method}/{basis}"
-    return CalculatorOracle(make, name, settings, retries=retries, time_limit=time_limit, cores=cores)
+    return CalculatorOracle(make, name, settings, **attempts)
 
 
 def molecule_results(

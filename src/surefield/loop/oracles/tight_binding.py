@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
+from typing import Unpack
 
 from surefield.errors import ConfigError
-from surefield.loop.oracles.calculator import CalculatorOracle, Retries
+from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 
 __all__ = ["tblite"]
 
@@ -19,9 +20,7 @@ def tblite(
     accuracy: float = 1.0,
     electronic_temperature: float = 300.0,
     max_iterations: int = 250,
-    retries: Retries = 1,
-    time_limit: float | None = None,
-    cores: int = 1,
+    **attempts: Unpack[Attempts],
 ) -> CalculatorOracle:
     """Oracle of semiempirical tight binding by tblite.
 
@@ -34,7 +33,7 @@ def tblite(
         accuracy: tblite's accuracy; smaller is tighter.
         electronic_temperature: K.
         max_iterations: of the self-consistent field.
-        retries, time_limit, cores: as of `CalculatorOracle`; a further attempt may change any of the above.
+        attempts: see `Attempts`; a further attempt may change any of the above.
 
     Raises:
         ConfigError: tblite is not installed.
@@ -54,6 +53,4 @@ def tblite(
         "max_iterations": max_iterations,
     }
     make = partial(calculator, **settings, verbosity=0)
-    return CalculatorOracle(
-        make, f"tblite {method}", settings, retries=retries, time_limit=time_limit, cores=cores
-    )
+    return CalculatorOracle(make, f"tblite {method}", settings, **attempts)
