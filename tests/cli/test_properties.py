@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
+from ase.build import bulk
 from tests.conftest import SW
 
 import surefield as sf
 from surefield.cli.config import read_config
 from surefield.cli.jobs import run_verb
-from surefield.errors import ConfigError, ExecutionError
+from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.potentials.parametric import StillingerWeber
 from surefield.properties.table import computed_rows, csv_text
 from surefield.structures.read import write_frames
@@ -108,6 +109,11 @@ def test_bad_input(folder: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             run(folder, properties, dry_run=True)
+    crystal = bulk("Si")
+    crystal.positions[1] = np.nan
+    write_frames(folder / "lost.xyz", [crystal])
+    with pytest.raises(DataError, match=r"atom 1 is not finite in frame 0 of \S*lost\.xyz"):
+        run(folder, [{"kind": "lattice_constant", "structure": "lost.xyz"}], dry_run=True)
     with pytest.raises(ExecutionError, match="no property could be computed"):
         run(folder, SETTINGS[1:])
 

@@ -17,9 +17,11 @@ import surefield as sf
 from surefield.cli.config import RunConfig
 from surefield.cli.jobs import run_verb
 from surefield.config import load
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, DataError, PotentialError
+from surefield.potentials.config import SnapConfig
 from surefield.potentials.parametric import StillingerWeber
 from surefield.potentials.saving import save_potential
+from surefield.potentials.snap import Snap
 from surefield.scores.quests.entropy import delta_entropy, diversity, efficiency
 from surefield.structures.read import read_frames, write_frames
 
@@ -213,6 +215,34 @@ def test_what_is_missing_is_named(files: Path) -> None:
         run(files, {"kind": "quests"})
     with pytest.raises(ConfigError, match=r"unknown key 'score\.nbin', did you mean 'nbins'"):
         run(files, {"kind": "ltau", "nbin": 3})
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_structures_that_cannot_be_computed(files: Path, copper: list[Atoms], dry_run: bool) -> None:
+    near, flat, lost = copper[0].copy(), copper[1].copy(), copper[2].copy()
+    near.positions[1] = near.positions[0] + 0.1
+    flat.set_cell(np.zeros((3, 3)))
+    lost.positions[0, 0] = np.nan
+    (files / "runs" / "si-train").mkdir(parents=True)
+    save_potential(
+        files / "runs" / "si-train" / "potential.npz",
+        Snap.from_settings(SnapConfig(cutoff=3.6, twojmax=2), ["Cu"]),
+    )
+    novel = {"kind": "quests_delta_entropy", "reference_set": "bad.xyz", "structures": "good.xyz"}
+    write_frames(files / "good.xyz", copper[3:5])
+    for bad, words in ((near, "Å apart"), (flat, "no volume"), (lost, "not finite")):
+        write_frames(files / "bad.xyz", [copper[3], bad])
+        for settings in (
+            {"kind": "quests_efficiency", "structures": "bad.xyz"},
+            {"kind": "quests_diversity", "descriptors": "potential", "structures": "bad.xyz"},
+            {"kind": "fim_training_set", "structures": "bad.xyz"},
+            *([] if dry_run else [novel]),
+        ):
+            with pytest.raises(DataError, match=rf"{words}.* in frame 1 of \S*bad\.xyz"):
+                run(files, settings, dry_run=dry_run)
+    write_frames(files / "other.xyz", [Atoms("Ni")])
+    with pytest.raises(PotentialError, match=r"does not know Ni in frame 0 of \S*other\.xyz"):
+        run(files, {"kind": "fim_training_set", "structures": "other.xyz"}, dry_run=dry_run)
 
 
 def test_every_key_is_in_the_example(project: Path) -> None:

@@ -18,6 +18,7 @@ from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError, check_known
 from surefield.execution.run_folder import RunFolder
 from surefield.files import read_json, write_arrays
+from surefield.potentials.evaluate import check_frames
 from surefield.potentials.saving import load_potential
 from surefield.scores.config import (
     FIMMatchingConfig,
@@ -45,13 +46,15 @@ from surefield.scoring.contract import Score
 from surefield.scoring.results import METADATA, write_labelled, write_value
 from surefield.sensitivity.rows import atom_features
 from surefield.structures.contents import frame_contents
-from surefield.structures.read import Frames, read_frames
+from surefield.structures.geometry import check_geometry
+from surefield.structures.read import Frames, Source, read_frames
 from surefield.training.force_errors import DESCRIPTORS, ERRORS, HISTOGRAM
 from surefield.uncertainty.ltau_score import LTAUForcesUQScore
 
 __all__ = ["rehearse_score", "run_score", "score_contents"]
 
 POTENTIAL: Final = "potential"
+QUESTS: Final = "quests"
 _DESCRIPTORS: Final = "descriptors"
 _VERB: Final = "score"
 
@@ -63,6 +66,7 @@ def run_score(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, A
     frames = _structures(config, settings)
     if frames is not None:
         say(f"structures: {len(frames)}")
+    _check_elements(config, settings, frames)
     work = _KINDS[type(settings)](config, settings, frames)
     score = work.score
     if settings.jobs is None:
@@ -130,9 +134,18 @@ def rehearse_score(config: RunConfig) -> None:
     """Read what the verb reads, and say what it would compute."""
     settings = _settings(config)
     frames = _structures(config, settings)
-    _needed(config, settings)
+    _check_elements(config, settings, frames)
     of = "" if frames is None else f" of {len(frames)} structures, {sum(map(len, frames))} atoms"
     say(f"score: {settings.kind}{of}")
+
+
+def _check_elements(config: RunConfig, settings: StructureScoreConfig, frames: Frames | None) -> None:
+    """Refuse files that are missing, and structures with elements that the potential does not know."""
+    path = _needed(config, settings).get("trained potential", getattr(settings, "potential", None))
+    if isinstance(path, str | Path):
+        potential = load_potential(path)
+        if frames is not None:
+            check_frames(potential, frames)
 
 
 def score_contents(config: RunConfig) -> dict[str, Any]:
@@ -165,7 +178,16 @@ def _settings(config: RunConfig) -> ScoreConfig:
 def _structures(config: RunConfig, settings: StructureScoreConfig) -> Frames | None:
     if isinstance(settings, FIMPropertyConfig):
         return None
-    return read_frames(settings.structures or need(config.data.pool, "pool", _VERB))
+    return _computable(settings, settings.structures or need(config.data.pool, "pool", _VERB))
+
+
+def _computable(settings: StructureScoreConfig, source: Source) -> Frames:
+    """Structures; where anything is computed of their geometry, it must be one that can be."""
+    frames = read_frames(source)
+    computed = getattr(settings, "descriptors", None) in (POTENTIAL, QUESTS)
+    if computed or isinstance(settings, FIMTrainingSetConfig):
+        check_geometry(frames)
+    return frames
 
 
 def _needed(config: RunConfig, settings: StructureScoreConfig) -> dict[str, Path]:
@@ -231,7 +253,7 @@ def _described(
     if name == POTENTIAL:
         potential = load_potential(_needed(config, settings)["trained potential"])
         return with_site_features(potential, list(frames), _DESCRIPTORS), _DESCRIPTORS
-    if name == "quests":
+    if name == QUESTS:
         arguments: dict[str, Any] = dict(getattr(settings, "descriptor_args", {}))
         if "num_nearest_neighbors" in arguments:
             arguments["num_nearest_neighbors"] = int(arguments["num_nearest_neighbors"])
@@ -252,7 +274,7 @@ def _quests(config: RunConfig, settings: QUESTSConfig, frames: Sequence[Atoms]) 
     source = settings.reference_set or need(config.data.train, "train", _VERB)
     reference: Any = source
     if not (isinstance(source, str) and source.endswith((".npy", ".txt", ".dat"))):
-        reference = list(_described(config, settings, read_frames(source))[0])
+        reference = list(_described(config, settings, _computable(settings, source))[0])
     score = QUESTSDeltaEntropyScore()
     arguments |= settings.model_dump(include={"approx", "num_nearest_neighbors"})
     arguments |= {"score_quantity": score.quantity, "reference_set": reference}

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.errors import ConfigError, DataError
-from surefield.structures.geometry import vectors_within
+from surefield.structures.geometry import check_numbers, vectors_within
 
 __all__ = ["QUESTSDescriptor"]
 
@@ -78,7 +78,7 @@ class QUESTSDescriptor:
 
         Raises:
             ConfigError: a list instead of one structure.
-            DataError: coincident atoms, or positions that are not finite.
+            DataError: coincident atoms, or a structure that cannot be computed, see `check_geometry`.
         """
         if not isinstance(atoms, ase.Atoms):
             raise ConfigError(
@@ -133,9 +133,8 @@ class QUESTSDescriptor:
     ) -> tuple[Float[np.ndarray, "n_atoms k 3"], Float[np.ndarray, "n_atoms k"]]:
         """Vectors to the k nearest neighbours, ascending; their lengths, infinite where there are fewer."""
         k, n_atoms = self.num_nearest_neighbors, len(atoms)
-        if not np.isfinite(atoms.positions).all():
-            atom = int(np.argmin(np.isfinite(atoms.positions).all(axis=1)))
-            raise DataError("positions are not finite", where=f"structure {index}, atom {atom}")
+        if n_atoms:
+            check_numbers(atoms, f"structure {index}")
         vectors, distances = np.zeros((n_atoms, k, 3)), np.full((n_atoms, k), np.inf)
         if not n_atoms:
             return vectors, distances

@@ -15,6 +15,7 @@ from surefield.properties.relaxation import Tolerances
 from surefield.properties.sigma import has_sigma
 from surefield.properties.simulator import check_simulator
 from surefield.properties.targets import PROPERTIES
+from surefield.structures.geometry import check_geometry
 from surefield.structures.read import read_frames
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -49,12 +50,15 @@ def property_of(config: CrystalPropertyConfig) -> Property:
 
     Raises:
         ConfigError: a crystal or a setting that cannot be, or a LAMMPS that is not there.
-        DataError: a file that cannot be read.
+        DataError: a file that cannot be read, or whose crystal cannot be computed, see `check_geometry`.
     """
     common = {"kind", "structure", "max_force", "max_stress", "max_steps"}
     settings = config.model_dump(exclude=common)
     tolerances = Tolerances(config.max_force, config.max_stress, config.max_steps)
-    structure = None if config.structure is None else read_frames(config.structure)[0]
+    structure = None
+    if config.structure is not None:
+        check_geometry(first := read_frames(config.structure)[:1])
+        structure = first[0]
     check_simulator(config.simulator_path)
     name = "".join(part.capitalize() for part in str(config.model_dump()["kind"]).split("_"))
     return PROPERTIES[name](**settings, structure=structure, tolerances=tolerances)  # type: ignore[call-arg]

@@ -153,7 +153,20 @@ def test_a_file_of_the_user_makes_calculators_anywhere(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("# a comment\n" + code)
     assert oracles.ase_calculator("mine.py:make", {"epsilon": 2.0}, folder=tmp_path).settings == settings
     (tmp_path / "mine.py").write_text(code.replace("rc=10", "rc=9"))
-    assert oracles.ase_calculator("mine.py:make", {"epsilon": 2.0}, folder=tmp_path).settings != settings
+    other = oracles.ase_calculator("mine.py:make", {"epsilon": 2.0}, folder=tmp_path)
+    assert other.settings != settings
+    # What is computed is what the hash says, also in a process that has seen the file before.
+    dimer.calc = LennardJones(sigma=2.5, epsilon=2.0, rc=9)
+    outcome = one(other, dimer)
+    assert outcome.atoms is not None
+    assert outcome.atoms.get_potential_energy() == dimer.get_potential_energy()
+    (tmp_path / "constants_of_a_user.py").write_text("SIGMA = 2.6\n")
+    third = oracles.ase_calculator("mine.py:make", {"epsilon": 2.0}, folder=tmp_path)
+    assert third.settings != other.settings
+    dimer.calc = LennardJones(sigma=2.6, epsilon=2.0, rc=9)
+    outcome = one(third, dimer)
+    assert outcome.atoms is not None
+    assert outcome.atoms.get_potential_energy() == dimer.get_potential_energy()
     for path, words in (
         ("mine.py:mak", "did you mean 'make'"),
         ("nowhere.py:make", "there is no file"),
@@ -332,6 +345,46 @@ def test_a_command_with_a_file_of_structures(tmp_path: Path, word: str, cause: s
     if outcome.atoms is not None:
         assert outcome.atoms.get_potential_energy() == -1.5
         assert set(outcome.atoms.calc.results) == {"energy", "forces"}
+
+
+def test_labels_depend_on_scripts_modules_and_files_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "physics.py").write_text("SHIFT = 1.0\n")
+    (tmp_path / "run.py").write_text("import physics\nprint(physics.SHIFT)\n")
+    (tmp_path / "run.sh").write_text("echo 1\n")
+    (tmp_path / "input.in").write_text("{{atoms}}")
+    patterns = {"energy": "E (.*)", "forces": "F (.*) (.*) (.*)"}
+
+    def command(text: str) -> Any:
+        return oracles.command(text, template="input.in", patterns=patterns, folder=tmp_path).settings
+
+    for text, file, new in (
+        (f"{sys.executable} {{here}}/run.py", "physics.py", "SHIFT = 2.0\n"),
+        (f"sh -c 'sh {tmp_path}/run.sh > log'", "run.sh", "echo 2\n"),
+    ):
+        before = command(text)
+        assert command(text) == before
+        (tmp_path / file).write_text(new)
+        assert command(text) != before
+    assert "scripts" not in command("sh run.sh")
+
+    (tmp_path / "engine_of_a_user.py").write_text(
+        "from ase.calculators.lj import LennardJones\n"
+        "class Mine(LennardJones):\n"
+        "    def __init__(self, model=None):\n"
+        "        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "model.npz").write_bytes(b"1")
+    path, arguments = "engine_of_a_user:Mine", {"model": "model.npz"}
+    before = oracles.ase_calculator(path, arguments, folder=tmp_path).settings
+    assert before["code"]
+    (tmp_path / "model.npz").write_bytes(b"2")
+    after = oracles.ase_calculator(path, arguments, folder=tmp_path).settings
+    assert {name for name in after if after[name] != before[name]} == {"files"}
+    installed = oracles.ase_calculator("ase.calculators.lj:LennardJones", folder=tmp_path).settings
+    assert set(installed) == {"calculator", "arguments"}
 
 
 def test_a_command_over_its_time_is_killed_with_its_children(tmp_path: Path) -> None:

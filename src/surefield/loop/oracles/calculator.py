@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypedDict, Unpack, final
 
 from surefield.errors import ConfigError, nearest
-from surefield.execution.identity import digest
 from surefield.loop.oracles.attempts import CalculatorTask, MakeCalculator
+from surefield.loop.oracles.engine import file_digests
 from surefield.loop.oracles.oracle import LabelTask, Oracle
+from surefield.loop.oracles.user_code import MakeFromFile, argument_files, code_digest, module_digest
 
-__all__ = ["Attempts", "CalculatorOracle", "MakeFromFile", "ase_calculator", "emt"]
+__all__ = ["Attempts", "CalculatorOracle", "ase_calculator", "emt"]
 
 
 class Attempts(TypedDict, total=False):
@@ -103,7 +99,8 @@ def ase_calculator(
     """Oracle of any calculator of ASE that can be imported, or that a file of the user makes.
 
     Args:
-        path: "module:Class", such as "ase.calculators.lj:LennardJones", or "file.py:function".
+        path: "module:Class", such as "ase.calculators.lj:LennardJones", or "file.py:function"; the
+            code of the user is part of what labels depend on, and so are files that arguments name.
         arguments: of the class or function.
         folder: that paths of files are relative to; the current one by default.
         attempts: see `Attempts`.
@@ -114,14 +111,20 @@ def ase_calculator(
     arguments = dict(arguments or {})
     settings = {"calculator": path, "arguments": arguments}
     source, _, name = path.rpartition(":")
+    place = (folder or Path()).resolve()
     make: MakeCalculator
     if source.endswith(".py"):
-        file = ((folder or Path()) / source).resolve()
-        make = MakeFromFile(str(file), name, arguments)
+        file = (place / source).resolve()
+        code = code_digest(file)
+        make = MakeFromFile(str(file), name, arguments, code)
         make.function()
-        settings["code"] = _code(file)
+        settings["code"] = code
     else:
         make = partial(_import(path), **arguments)
+        if (code := module_digest(source, place)) is not None:
+            settings["code"] = code
+    if digests := file_digests(argument_files(arguments, place)):
+        settings["files"] = digests
     try:
         make()
     except Exception as error:
@@ -134,65 +137,6 @@ def ase_calculator(
 def emt() -> CalculatorOracle:
     """Oracle of ASE's effective medium theory: for trying things out with Al, Cu, Ag, Au, Ni, Pd, Pt."""
     return CalculatorOracle(_import("ase.calculators.emt:EMT"), "EMT", retries=0)
-
-
-@final
-@dataclass(frozen=True)
-class MakeFromFile:
-    """Makes calculators by a function or class in a Python file, in whatever process it is sent to.
-
-    Attributes:
-        file: the file; modules in its folder can be imported by it.
-        name: of the function or class.
-        arguments: of it.
-    """
-
-    file: str
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, **changes: Any) -> Any:
-        """A calculator."""
-        return self.function()(**{**self.arguments, **changes})
-
-    def function(self) -> Callable[..., Any]:
-        """What makes the calculator.
-
-        Raises:
-            ConfigError: no such file, it cannot be imported, or it has no such name.
-        """
-        module = _load(self.file)
-        if not hasattr(module, self.name):
-            known = [name for name in vars(module) if not name.startswith("_")]
-            raise ConfigError(f"no {self.name!r} in {self.file}; {nearest(self.name, known)}")
-        return getattr(module, self.name)
-
-
-@cache
-def _load(file: str) -> ModuleType:
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path} to take the calculator from")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    # By this name its classes can be sent between processes that have loaded the file.
-    name = f"surefield_engine_{digest(file)[:8]}"
-    spec = spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _code(file: Path) -> str:
-    """Hash of a program that does not change with comments and layout."""
-    return digest(ast.dump(ast.parse(file.read_text(encoding="utf-8"))))
 
 
 def _import(path: str) -> MakeCalculator:

@@ -17,6 +17,7 @@ from surefield.execution.program import check_program, last_lines, run_program
 from surefield.loop.oracles.attempts import check_same_structure
 from surefield.loop.oracles.calculator import Attempts, CalculatorOracle
 from surefield.loop.oracles.engine import MakeEngine, file_digests
+from surefield.loop.oracles.user_code import script_digests
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames
 from surefield.units import parse_unit
@@ -47,6 +48,7 @@ def command(
 
     Args:
         command: what to run, in a new folder for each structure; words as in a shell, `{here}` is `folder`.
+            Scripts that it names by `{here}` or an absolute path are part of what labels depend on.
         structure: file to write the structure to, in the format of ASE that its name says.
         template: file, whose `{{n_atoms}}`, `{{atoms}}` (lines of symbol x y z in Å), `{{cell}}` (three
             lines), `{{formula}}` and names of `values` are filled in; written under its name.
@@ -93,6 +95,8 @@ def command(
     where = {"command": shown, "files": list(files), "folder": str(place)}
     make = MakeEngine(program_results, {**what, **where}, stress="stress" in patterns or not patterns)
     settings = {"kind": "command", **what, "command": command, "files": digests}
+    if scripts := script_digests(command, place):
+        settings["scripts"] = scripts
     name = Path(shown.split()[0]).name
     return CalculatorOracle(make, name, settings, **attempts)
 
