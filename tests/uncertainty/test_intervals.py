@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import surefield as sf
 from surefield.errors import ConfigError, DataError
 from surefield.uncertainty import ConformalIntervals, ConstantUncertainty
+from surefield.uncertainty.intervals import Widening
 
 COVERAGE = 0.8
 
@@ -86,3 +89,47 @@ def test_refusals(constant, ethanol):
     other.info["config_type"] = "new"
     with pytest.raises(DataError, match="group 'new' was not calibrated"):
         intervals.predict([other])
+
+
+def test_intervals_widen_where_few_structures_are_as_uncertain():
+    """Errors of whole structures vary: q of the most uncertain one stands on itself alone."""
+    rng = np.random.default_rng(0)
+    structures = np.repeat(np.arange(400), 30)
+    levels = rng.permutation(np.linspace(1.0, 2.0, 400))
+    scale = np.exp(0.2 * rng.standard_normal(400))
+    sigma = levels[structures]
+    residuals = sigma * scale[structures] * rng.standard_normal(len(sigma))
+    widening = Widening.of(residuals, sigma, structures)
+    assert widening is not None
+    # The spread of the structures, and what 30 values of each leave unknown.
+    assert widening.spread == pytest.approx(np.hypot(0.2, 1 / np.sqrt(60)), rel=0.1)
+    asked = np.array([1.0, 1.0, 1.75, 5.0])
+    factors = widening.factors(asked, np.array([0, 0, 1, 2]))
+    errors = 1 / np.sqrt([400, 400, 100, 1]) - 1 / 20
+    np.testing.assert_allclose(factors, np.exp(widening.spread * errors), rtol=2e-3)
+    # A value that symmetry fixes does not count for the level of its structure.
+    np.testing.assert_allclose(widening.factors(np.array([5.0, 0.0]), np.zeros(2, int))[0], factors[3])
+
+
+def test_intervals_of_atoms_alone_are_widened(constant, ethanol):
+    """One value a structure has the guarantee as it is; and equal sigmas leave nothing to widen by."""
+    fitted = ConformalIntervals.fit(constant, ethanol[90:230], coverage=COVERAGE)
+    assert set(fitted.widenings) == {"forces"}
+    few = Widening(np.log(2.0), np.r_[np.zeros(99), 1e9])
+    intervals = replace(fitted, widenings={"forces": few})
+    (prediction,), (bounds,) = constant.predict(ethanol[:1], forces=True), intervals.predict(ethanol[:1])
+    (usual,) = fitted.predict(ethanol[:1])
+    q = {name: dict(intervals.maps[name].quantiles)[""] for name in ("energy", "forces")}
+    assert bounds["energy"].high - prediction.energy == pytest.approx(
+        q["energy"] * prediction.energy_uncertainty
+    )
+    half = (usual["forces"].high - prediction.forces) / prediction.forces_uncertainty
+    np.testing.assert_allclose(half, q["forces"])
+    wide = (bounds["forces"].high - prediction.forces) / prediction.forces_uncertainty
+    np.testing.assert_allclose(wide, q["forces"] * 2**0.9)
+    shares = [i.covered(ethanol[230:260])["forces"]["all"].share for i in (fitted, intervals)]
+    assert shares[1] > shares[0] + 0.05
+
+
+def test_one_calibration_structure_tells_no_spread():
+    assert Widening.of(np.ones(3), np.ones(3), np.zeros(3, int)) is None

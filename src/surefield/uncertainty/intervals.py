@@ -23,11 +23,51 @@ from surefield.training.loss import mean_and_half_width
 from surefield.uncertainty.evaluation import Comparison, evaluate_uncertainty, sigmas_of
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["ConformalIntervals", "Covered", "Interval"]
+__all__ = ["ConformalIntervals", "Covered", "Interval", "Widening"]
 
 By = Literal["group", "element"]
 #: Group of values of whole structures where groups are elements.
 WHOLE = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Widening:
+    """How much more uncertain q is for structures with few of the calibration set beyond them, as a factor.
+
+    Values of one structure err together, so q is known as well as its structures are many: its standard error
+    in logarithms is spread/sqrt(n). What counts are structures at least as uncertain as one's own: beyond the
+    most uncertain one it is that of a single one. The least uncertain structure has the factor 1.
+
+    Attributes:
+        spread: standard deviation, over the structures, of the logarithm of their root mean square error in
+            units of sigma.
+        levels: root mean square sigma of each structure, ascending.
+    """
+
+    spread: float
+    levels: Float[np.ndarray, " n_structures"]
+
+    @classmethod
+    def of(cls, residuals: np.ndarray, sigma: np.ndarray, structures: np.ndarray) -> Self | None:
+        """From values and the numbers of their structures; None where there are too few to tell."""
+        _, place, counts = np.unique(structures, return_inverse=True, return_counts=True)
+        levels = np.sqrt(np.bincount(place, sigma**2) / counts)
+        scores = np.bincount(place, (residuals / sigma) ** 2) / counts
+        scores = scores[scores > 0]
+        if len(scores) < 2:
+            return None
+        return cls(float(np.std(0.5 * np.log(scores), ddof=1)), np.sort(levels))
+
+    def factors(
+        self, sigma: Float[np.ndarray, " n"], structures: Shaped[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """exp[spread (1/sqrt(n) - 1/sqrt(N))] of each value, with n of N at least as uncertain as its own."""
+        _, place = np.unique(structures, return_inverse=True)
+        counts = np.maximum(np.bincount(place, sigma > 0), 1)
+        level = np.sqrt(np.bincount(place, sigma**2) / counts)
+        beyond = len(self.levels) - np.searchsorted(self.levels, level * (1 - 1e-9))
+        error = 1 / np.sqrt(np.maximum(beyond, 1)) - 1 / np.sqrt(len(self.levels))
+        return np.exp(self.spread * error)[place]
 
 
 class Interval(NamedTuple):
@@ -59,8 +99,9 @@ class ConformalIntervals:
     q is the quantile of |error|/sigma over a calibration set (split conformal prediction; Lei et al., JASA
     113, 1094 (2018)), for each group of its own where there are groups: then each group has the coverage, not
     only all of them together. It holds, in the mean over calibration sets, for data that are exchangeable
-    with the calibration set: not for other kinds of structures. Values of one structure are not independent,
-    so few large structures make an uncertain q.
+    with the calibration set. Values of one structure are not independent, which that guarantee does not know
+    of: intervals of values of atoms are wider, by up to a standard error of q, for structures that are more
+    uncertain than most of the calibration set, see `Widening`.
 
     Attributes:
         uncertainty: whose predictions and sigmas are meant.
@@ -68,12 +109,14 @@ class ConformalIntervals:
         by: None: one q for all; 'group': one per `config_type`; 'element': one per element for values of
             atoms, such as forces, and one for values of structures.
         maps: of each quantity.
+        widenings: of the quantities of atoms.
     """
 
     uncertainty: Uncertainty
     coverage: float
     by: By | None
     maps: Mapping[str, ConformalMap]
+    widenings: Mapping[str, Widening]
 
     @classmethod
     def fit(
@@ -107,7 +150,7 @@ class ConformalIntervals:
         data = as_labelled(calibration, uncertainty.potential, labels, require=())
         names = tuple(uncertainty.maps) if quantities is None else tuple(quantities)
         comparison = evaluate_uncertainty(uncertainty, data, names)
-        maps = {}
+        maps, widenings = {}, {}
         for name in comparison.quantities:
             if f"{name}{UNCERTAINTY}" not in comparison.arrays or not comparison.scored(name).any():
                 continue
@@ -117,9 +160,13 @@ class ConformalIntervals:
             )
             assert isinstance(fitted, ConformalMap)
             maps[name] = fitted
+            if quantity(name).per == "atom":
+                numbers = comparison.structures(name)[comparison.scored(name)]
+                widening = Widening.of(*comparison.residuals(name), numbers)
+                widenings |= {} if widening is None else {name: widening}
         if not maps:
             raise DataError("no structure for the intervals has a label", expected=", ".join(names))
-        return cls(uncertainty, coverage, by, maps)
+        return cls(uncertainty, coverage, by, maps, widenings)
 
     def predict(self, frames: Sequence[Atoms], *, batch_size: int = 16) -> list[dict[str, Interval]]:
         """Intervals of each structure by the names of quantities, as far as it has them.
@@ -137,6 +184,7 @@ class ConformalIntervals:
                 sigma = prediction.get(f"{name}{UNCERTAINTY}")
                 if sigma is not None:
                     half = fitted.half_width(sigma, self._groups(name, atoms, np.ndim(sigma)))
+                    half = half * self._factors(name, sigma, np.zeros(np.size(sigma), int))
                     own[name] = Interval(prediction[name] - half, prediction[name] + half)
             intervals.append(own)
         return intervals
@@ -159,12 +207,19 @@ class ConformalIntervals:
             residuals, sigma = comparison.residuals(name)
             structures = comparison.structures(name)[scored]
             groups = None if self.by is None else _groups_of(comparison, name, self.by)[scored]
-            inside = (np.abs(residuals) <= fitted.half_width(sigma, groups)).astype(float)
+            half = fitted.half_width(sigma, groups) * self._factors(name, sigma, structures)
+            inside = (np.abs(residuals) <= half).astype(float)
             found[name] = {WHOLE: _covered(inside, structures)}
             for group in np.unique(groups) if groups is not None else ():
                 own = groups == group
                 found[name][str(group)] = _covered(inside[own], structures[own])
         return found
+
+    def _factors(self, name: str, sigma: Any, structures: np.ndarray) -> Float[np.ndarray, "*shape"]:
+        """How much wider the intervals of values are, given the structure of each."""
+        if name not in self.widenings:
+            return np.ones(np.shape(sigma))
+        return self.widenings[name].factors(np.ravel(sigma), structures).reshape(np.shape(sigma))
 
     def _groups(self, name: str, atoms: Atoms, n_axes: int) -> Shaped[np.ndarray, " n"] | None:
         """Group of each row of a quantity of one structure."""
