@@ -89,7 +89,7 @@ _TABLE: dict[str, Quantity] = {
             per="atom",
             components=(3,),
             source="gradient",
-            aliases=("dft_forces", "force", "forces_dft"),
+            aliases=("dft_forces", "dft_force", "force", "forces_dft", "force_dft"),
             calibration_map="structure_floor",
             symmetric_zeros=True,
         ),

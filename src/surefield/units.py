@@ -81,6 +81,7 @@ _NAMES: Final = {
     **{name: Unit(factor, length=1) for name, factor in LENGTH.items()},
     **{name: Unit(factor, 1, -3) for name, factor in STRESS.items() if "/" not in name},
     "kcal": Unit(_ase.kcal, energy=1),
+    "cal": Unit(1e-3 * _ase.kcal, energy=1),
     "kJ": Unit(_ase.kJ, energy=1),
     "mol": Unit(_ase.mol),
     "Ha": Unit(EV_PER_HARTREE, energy=1),

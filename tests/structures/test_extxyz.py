@@ -260,6 +260,9 @@ def test_entries_that_only_look_like_a_cell_stay_entries(tmp_path: Path):
         ('virials="1 6 5 6 2 4 5 4 3"', [-1, -2, -3, -4, -5, -6]),
         ('REF_virial="1 2 3 4 5 6"', [-1, -2, -3, -4, -5, -6]),
         ('REF_stress="_JSON [[1, 6, 5], [6, 2, 4], [5, 4, 3]]"', [1, 2, 3, 4, 5, 6]),
+        ("stress=[[1,6,5],[6,2,4],[5,4,3]]", [1, 2, 3, 4, 5, 6]),
+        ("virial=[[1, 6, 5], [6, 2, 4], [5, 4, 3]]", [-1, -2, -3, -4, -5, -6]),
+        ('REF_stress="1 6 5; 6 2 4; 5 4 3"', [1, 2, 3, 4, 5, 6]),
         ('DFT_Stress="_JSON [[1, 2, 3, 4, 5, 6]]"', [1, 2, 3, 4, 5, 6]),
         ("stress=None", None),
         ("REF_stress=None", None),
@@ -273,6 +276,15 @@ def test_stress_and_virial_of_six_or_nine_numbers(tmp_path: Path, entry: str, st
     (labels,), _ = resolve_labels(frames)
     assert (labels.stress is None) if stress is None else np.allclose(labels.stress, stress, rtol=1e-14)
     assert resolve_labels(frames, {"stress": None})[0][0].stress is None
+
+
+def test_a_stress_that_is_not_symmetric_is_refused(tmp_path: Path):
+    head = "Lattice=[[1,0,0],[0,1,0],[0,0,1]] energy=-7.5"
+    frames = [one(tmp_path / "a.xyz", f'{head} stress="1 6 5 7 2 4 5 4 3"', "H 0 0 0\n")]
+    assert frames[0].cell.array.tolist() == np.eye(3).tolist()
+    with pytest.raises(DataError, match=r"stress .* not symmetric in frame 0"):
+        resolve_labels(frames, require=())
+    assert resolve_labels(frames, {"stress": None}, require=())[0][0].energy == -7.5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from surefield import units
 from surefield.errors import DataError
 from surefield.structures.convert import convert_labels
+from surefield.structures.geometry import check_geometry
 from surefield.structures.label_sources import without_labels
 from surefield.structures.labels import resolve_labels
 from surefield.structures.read import read_frames, write_frames
@@ -49,6 +50,13 @@ def test_calculator_results_come_before_aliases():
     assert report.kinds["energy"].keys == (("calculator.energy", 1),)
     assert np.array_equal(labels.forces, FORCES)
     assert np.array_equal(labels.stress, STRESS)
+
+
+@pytest.mark.parametrize("key", ["dft_force", "dft_forces", "force", "force_dft"])
+def test_forces_under_their_usual_names(key: str):
+    atoms = dimer()
+    atoms.info["dft_energy"], atoms.arrays[key] = -1.0, FORCES
+    assert np.array_equal(resolve_labels([atoms])[0][0].forces, FORCES)
 
 
 def test_aliases_are_found():
@@ -238,6 +246,39 @@ def test_virial_becomes_stress():
     atoms.cell[:] = 0
     with pytest.raises(DataError, match=r"a virial .* needs a cell with a volume in frame 0"):
         resolve_labels([atoms], require=())
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "words"),
+    [
+        ("energy_unit", "hartree", "energy .*'hartree'.*energy_unit='Hartree'"),
+        ("energy_units", "eV/atom", "energy .*'eV/atom'"),
+        ("units", "Hartree", "energy .*'Hartree'"),
+        ("units", "a.u.", "energy .*'a.u.'"),
+        ("Units_Forces", "kcal/mol/Ang", "forces .*'kcal/mol/Ang'.*energy_unit='kcal/mol'"),
+        ("units", {"energy": "eV", "force": "Ha/Bohr"}, "forces .*'Ha/Bohr'"),
+        ("length_unit", "bohr", "positions are in 'bohr'"),
+        ("energy_unit", "eV", ""),
+        ("units", "metal", ""),
+        ("units", "of the box", ""),
+        ("forces_unit", "eV/Å", ""),
+        ("dipole_unit", "e*Bohr", ""),
+        ("unit_cell", "Bohr", ""),
+    ],
+)
+def test_units_that_a_structure_states_are_not_passed_over(entry: str, text: object, words: str):
+    atoms = dimer(energy=-1.0, forces=FORCES)
+    atoms.info[entry] = text
+    if not words:
+        assert resolve_labels([atoms])[0][0].energy == -1.0
+        return
+    with pytest.raises(DataError, match=f"{words}.*"):
+        resolve_labels([atoms])
+    if "positions" in words:
+        with pytest.raises(DataError, match=words):
+            check_geometry([atoms])
+    else:  # the user says what it is
+        assert resolve_labels([atoms], units={"energy": "Hartree"})[0][0].energy == -27.211386024367243
 
 
 def test_units_sign_and_order_of_stress():

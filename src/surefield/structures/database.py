@@ -16,7 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import DataError
 from surefield.keys import CONVERTED
-from surefield.quantities import labelled, quantity
+from surefield.quantities import labelled
 from surefield.structures.extxyz import is_per_atom
 from surefield.structures.extxyz_comment import (
     ARRAYS,
@@ -28,6 +28,7 @@ from surefield.structures.extxyz_comment import (
     same,
 )
 from surefield.structures.label_sources import candidate_keys, results_of
+from surefield.structures.stated_units import dimension
 from surefield.units import parse_unit
 
 __all__ = ["read_database", "restore_arrays", "write_database", "write_trajectory"]
@@ -75,7 +76,7 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
     described = metadata.get("key_descriptions") or {}
     units = {name: texts[-1] for name, texts in described.items() if len(texts) == 3}
     units |= metadata.get("_property_unit_dict") or {}
-    expected = {key.lower(): _dimension(key, kind) for kind in labelled() for key in candidate_keys(kind)}
+    expected = {key.lower(): dimension(key, kind) for kind in labelled() for key in candidate_keys(kind)}
     factors, unknown = {}, []
     for name, text in units.items():
         wanted = expected.get(name.lower())
@@ -100,13 +101,6 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
     stated = [f"{name} {units[name]}" for name in factors]
     stated += [f"lengths {distance}"] if "_distance_unit" in metadata else []
     return factors, length.factor, ", ".join(stated)
-
-
-def _dimension(key: str, kind: str) -> tuple[int, int]:
-    """Powers of energy and length in the unit of a label."""
-    return {"energy": (1, 0), "gradient": (1, -1), "strain": (1, 0 if "virial" in key else -3)}.get(
-        quantity(kind).source, (0, 0)
-    )
 
 
 def _convert(atoms: Atoms, factors: Mapping[str, float], length: float) -> None:

@@ -202,7 +202,7 @@ def frame_of(piece: Piece) -> Atoms:
     results = {name: arrays.pop(name) for name in per_atom_properties if is_numeric(arrays.get(name, ""))}
     for name in per_config_properties:
         value = atoms.info.get(name, "")
-        if is_numeric(value) and (name != "stress" or np.size(value) in (6, 9)):
+        if is_numeric(value) and (name != "stress" or np.size(value) == 6 or _is_symmetric(value)):
             results[name] = atoms.info.pop(name)
     if np.shape(results.get("stress", ())) == (3, 3):
         results["stress"] = to_voigt(results["stress"])
@@ -213,6 +213,16 @@ def frame_of(piece: Piece) -> Atoms:
     for name, value in atoms.info.pop(INFO, {}).items():
         atoms.info.setdefault(name, value)
     return atoms
+
+
+def _is_symmetric(value: Any) -> bool:
+    """Whether nine numbers are a stress; others stay where labels are refused."""
+    if np.size(value) != 9:
+        return False
+    tensor = np.reshape(value, (3, 3))
+    with np.errstate(invalid="ignore"):
+        asymmetry = np.nanmax(np.abs(tensor - tensor.T), initial=0.0)
+    return bool(asymmetry <= 1e-3 * np.nanmax(np.abs(tensor), initial=0.0) + 1e-6)
 
 
 def _parsed(words: list[list[str]], kind: str) -> np.ndarray:

@@ -34,7 +34,7 @@ _STRUCTURAL: Final = ("lattice", "properties", "pbc")
 _JSON: Final = "_JSON "
 _QUOTES: Final = {'"': '"', "'": "'", "{": "}", "[": "]"}
 _PIECE: Final = "|".join(
-    [r"\\.?"]
+    [r"\\.?", r"\[\s*+(?:\[[^][\\]*+\][\s,]*+){2,}\]"]  # rows in brackets, with blanks between them
     + [
         rf"{re.escape(start)}(?:\\.|[^{re.escape(end)}\\])*+(?:{re.escape(end)}|\\?$)"
         for start, end in _QUOTES.items()
@@ -49,6 +49,9 @@ _ENTRY: Final = re.compile(
 _PARTS: Final = re.compile(rf"{_PIECE}|.")
 _TRUE: Final = ("T", "true", "True", "TRUE")
 _BOOLEANS: Final = {word: word in _TRUE for word in (*_TRUE, "F", "false", "False", "FALSE")}
+
+#: Keys of cells and of symmetric tensors.
+_TENSOR: Final = re.compile("lattice|stress|virial", re.IGNORECASE)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
@@ -184,7 +187,8 @@ def _value(key: str, text: str) -> Any:
     if text.startswith(_JSON):
         text = text.removeprefix(_JSON)
         return from_beside_text(text) if key in (ARRAYS, INFO) else _from_json(json.loads(text))
-    parts = re.findall(r"[^\s,]+", text)
+    # Tensors as rows in brackets, or with semicolons between them, are the same nine numbers.
+    parts = re.findall(r"[^\s,;\[\]]+" if _TENSOR.search(key) else r"[^\s,]+", text)
     numbers = _numbers(parts)
     if numbers is not None:
         if key in SPECIAL_3_3_KEYS and numbers.shape == (9,):

@@ -12,6 +12,7 @@ from vesin import NeighborList
 
 from surefield.errors import DataError
 from surefield.structures.read import Frames, read_frames
+from surefield.structures.stated_units import check_stated_lengths
 
 __all__ = [
     "MIN_DISTANCE",
@@ -78,11 +79,13 @@ def check_geometry(frames: Frames | Sequence[Atoms], *, min_distance: float = MI
         min_distance: nearer atoms (Å), periodic images included, are an error.
 
     Raises:
-        DataError: no atoms, positions or cell not finite, positions beyond 1e9 Å, a cell without volume under
-            periodic boundaries, atoms too close; names the structure, the atoms and the distance.
+        DataError: no atoms, positions or cell not finite, positions beyond 1e9 Å or stated not to be in Å, a
+            cell without volume under periodic boundaries, atoms too close; names the structure, the atoms and
+            the distance.
     """
     frames = read_frames(frames)
     for i, atoms in enumerate(frames):
+        check_stated_lengths(atoms, frames.origin(i))
         check_numbers(atoms, frames.origin(i))
         check_contact(atoms, frames.origin(i), min_distance)
 

@@ -26,6 +26,7 @@ from surefield.structures.label_sources import (
     spellings,
 )
 from surefield.structures.read import Frames, read_frames
+from surefield.structures.stated_units import check_stated_units
 from surefield.structures.tensors import VOIGT, to_voigt, volume
 
 __all__ = ["DIAGONAL_STRESS", "KindReport", "LabelReport", "Labels", "resolve_labels"]
@@ -143,7 +144,7 @@ def resolve_labels(
 
     Raises:
         DataError: a required label is missing or not finite, two candidates disagree, a shape or unit of a
-            label is wrong that is mapped or named REF_*.
+            label is wrong that is mapped or named REF_*, or a structure states other units than eV and Å.
     """
     frames = read_frames(frames)
     chosen_keys = _checked_mapping(mapping)
@@ -162,6 +163,7 @@ def resolve_labels(
     shaped = partial(_shaped, frames, order=order, sign=stress_sign)
     values: dict[str, list[Any]] = {}
     reports: dict[str, KindReport] = {}
+    used: list[dict[str, str]] = [{} for _ in frames]
     for kind in dict.fromkeys([*labelled(), *labelled(supplies or ()), *chosen_keys]):
         explicit = kind in chosen_keys
         candidates = chosen_keys[kind] if explicit else candidate_keys(kind)
@@ -173,6 +175,8 @@ def resolve_labels(
             picks, differing = [next(iter(entry), None) for entry in present], ()
         else:
             picks, differing = _pick(frames, kind, candidates, present)
+        for keys_of, key in zip(used, picks, strict=True):
+            keys_of |= {} if key is None else {kind: key}
         factor = factors.get(quantity(kind).source, 1.0)
         values[kind] = [None if key is None else present[i][key] * factor for i, key in enumerate(picks)]
         counts = Counter(key for key in picks if key is not None)
@@ -180,6 +184,9 @@ def resolve_labels(
         lost = 0 if allow_nan else _drop_not_finite(frames, kind, values[kind], picks, kind in require)
         missing = sum(value is None for value in values[kind])
         reports[kind] = KindReport(tuple(counts.most_common()), missing, others, differing, lost)
+    if all(factor == 1.0 for factor in factors.values()):  # else it is the user who knows the units
+        for i, atoms in enumerate(frames):
+            check_stated_units(atoms, frames.origin(i), used[i])
     for atoms, stress in zip(frames, values["stress"], strict=True):
         if stress is not None and atoms.info.get(DIAGONAL_STRESS):
             stress[VOIGT.index("yz") :] = np.nan
