@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +33,7 @@ from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.structures.images import image_key
 from surefield.structures.label_sources import without_labels
 from surefield.training import TrainConfig
+from surefield.uncertainty.config import DeepEnsembleConfig
 
 SETTINGS: dict[str, Any] = {"n_initial": 4, "n_per_round": 2, "n_rounds": 2, "n_audit": 1, "validation": 0.34}
 
@@ -70,7 +75,9 @@ POOL = [without_labels(atoms) for atoms in copper(14, 0, rattle=0.15)]
 def loop(folder: Path, *, candidates: Any = None, potential: Any = None, **settings: Any) -> Loop:
     folder.mkdir(exist_ok=True)
     given = {
-        name: settings.pop(name) for name in ("test", "imported", "oracle", "executor") if name in settings
+        name: settings.pop(name)
+        for name in ("test", "imported", "oracle", "executor", "uncertainty")
+        if name in settings
     }
     config = LoopConfig(**{**SETTINGS, **settings})
     labeller = given.pop("oracle", None) or oracle()
@@ -176,11 +183,109 @@ def test_killed_after_any_event_it_ends_the_same(
     assert len(Counted.computed) == len(set(Counted.computed)) == 11
 
 
+@pytest.mark.parametrize("write", [2, 9, 17, 26])
+def test_a_full_disk_is_said_and_nothing_is_lost(
+    write: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever of its writes: labels, potentials, picks, journal."""
+    rename, n = os.replace, 0
+
+    def full(source: Any, target: Any) -> None:
+        nonlocal n
+        n += 1
+        if n >= write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(ExecutionError, match="disk"):
+            loop(tmp_path).run(progress=False)
+    assert n >= write
+    loop(tmp_path).run(progress=False)
+    assert content(tmp_path) == content(finished)
+
+
+def test_damaged_files_are_made_again_or_named(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run"
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    explored_last = max(i for i, line in enumerate(lines) if '"event": "explored"' in line)
+    (folder / "journal.jsonl").write_text("".join(lines[: explored_last + 1]))
+    used = folder / "rounds" / "002" / "potential.npz"
+    used.write_bytes(used.read_bytes()[:-200])
+    (folder / "potential.npz").write_bytes(b"no potential")
+    loop(folder).run(progress=False)
+    assert content(folder) == content(finished)
+    assert "002/potential.npz is damaged or gone: fitted again" in caplog.text
+    assert sf.load(folder / "potential.npz").statistics["rows"]["energy"] == 11
+    (folder / "journal.jsonl").write_text("".join(["{]\n", *lines[1:]]))
+    with pytest.raises(DataError, match=r"journal\.jsonl"):
+        loop(folder)
+    (folder / "journal.jsonl").write_text("".join(lines))
+    (folder / "initial.xyz").write_text("3\nno structure\nCu 0 0\n")
+    with pytest.raises(DataError, match=r"initial\.xyz"):
+        loop(folder).run(progress=False)
+
+
+def test_picks_none_of_which_can_be_labelled_end_the_run_and_can_be_tried_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    Counted.bad = set(events(finished, event="picked", round=1)[0]["structures"])
+    with pytest.raises(ExecutionError, match=r"not label any of 2 structures of round 1.*no convergence"):
+        loop(tmp_path).run(progress=False)
+    Counted.bad = set()
+    loop(tmp_path).run(progress=False)
+    assert [event for event in content(tmp_path) if event["event"] != "failed"] == content(finished)
+
+
 def test_the_same_picks_wherever_labels_are_computed(finished: Path, tmp_path: Path) -> None:
     """Labels that are done in another order are told in the order in which they were asked for."""
     with ThreadPoolExecutor(3) as executor:
         loop(tmp_path, executor=executor).run(progress=False)
     assert content(tmp_path) == content(finished)
+
+
+class Recording(Executor):
+    """Runs calls here and remembers what they were."""
+
+    in_flight = 4
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.names.append(getattr(fn, "__name__", type(fn).__name__))
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_walkers_members_features_and_labels_are_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surefield.loop.candidate_features._SHARD", 2)
+    settings: dict[str, Any] = {
+        "n_rounds": 1,
+        "n_audit": 0,
+        "uncertainty": DeepEnsembleConfig(M=3, bootstrap=True),
+        "features": "full_grad_rp",
+        "score": "forces_variance",
+    }
+    plain, executor = tmp_path / "plain", Recording()
+    loop(plain, candidates=explored(), **settings).run(progress=False)
+    tasks = explored(executor=executor)
+    loop(tmp_path / "tasks", candidates=tasks, executor=executor, **settings).run(progress=False)
+    assert content(tmp_path / "tasks") == content(plain)
+    (explored_by,) = events(plain, event="explored")
+    counts = Counter(executor.names)
+    # Two rounds and two fits in the end, each with three members; a walker and one chunk of displacements.
+    assert counts["_train_member"] == 4 * 3
+    assert counts["_run"] == 2
+    assert counts["_KeptTask"] == 4 + 2
+    assert counts["_features_of"] == -(-explored_by["n_candidates"] // 2)
 
 
 def test_it_goes_on_with_other_settings_and_says_so(finished: Path, tmp_path: Path) -> None:
@@ -415,10 +520,10 @@ def test_labels_of_other_atoms_are_failures(tmp_path: Path) -> None:
         loop(tmp_path, oracle=strange).run(progress=False)
 
 
-def explored(**settings: Any) -> ExploredCandidates:
+def explored(*, executor: Executor | None = None, **settings: Any) -> ExploredCandidates:
     walks = {"temperatures": (300.0,), "n_walkers": 1, "steps": 20, "check_every": 10, **settings}
     return ExploredCandidates(
-        [bulk("Cu", cubic=True)], [DynamicsConfig(**walks), RattleConfig(n_structures=6)]
+        [bulk("Cu", cubic=True)], [DynamicsConfig(**walks), RattleConfig(n_structures=6)], executor=executor
     )
 
 

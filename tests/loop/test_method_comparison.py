@@ -71,7 +71,9 @@ def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
         assert min(reason["distance"], *reason["sigma"].values()) > 0
     with np.load(tmp_path / "map.npz") as arrays:
         assert (len(arrays["train"]), len(arrays["pool"])) == (6, 14)
-        assert arrays["picks"].tolist() == event["picks"]
+        assert arrays["picks"].tolist() == arrays["picks_max_dist"].tolist() == event["picks"]
+        (other,) = (e for e in events if e["event"] == "round" and e["method"] == "random" and e["picks"])
+        assert arrays["picks_random"].tolist() == other["picks"]
     journal = (tmp_path / "journal.jsonl").read_bytes()
     loop(tmp_path).run(progress=False)
     assert (tmp_path / "journal.jsonl").read_bytes() == journal

@@ -56,6 +56,23 @@ def test_error_against_sigma_has_quantile_lines_and_the_bins_of_the_metrics() ->
     assert len(trace(figure, "errors").x) == 499
 
 
+def test_the_map_of_a_comparison_has_the_picks_of_every_method() -> None:
+    pool = np.random.default_rng(0).normal(size=(20, 2))
+    arrays = {"train": pool[:3], "pool": pool, "shares": np.array([0.6, 0.2]), "picks": np.array([4, 5])}
+    alone = drawn.feature_map(arrays)
+    assert alone is not None
+    np.testing.assert_array_equal(trace(alone, "picks").x, pool[[4, 5], 0])
+    several = {"picks_lcmd": [4, 5], "picks_max_dist": [5, 6], "picks_random": [7]}
+    figure = drawn.feature_map({**arrays, **{name: np.array(places) for name, places in several.items()}})
+    assert figure is not None
+    colors = drawn.method_colors(["lcmd", "max_dist", "random"])
+    for name, places in several.items():
+        entry = trace(figure, name.removeprefix("picks_"))
+        np.testing.assert_array_equal(entry.y, pool[places, 1])
+        assert entry.marker.color == colors[name.removeprefix("picks_")]
+    assert len(set(colors.values())) == 3
+
+
 def test_the_gain_line_is_parted_between_rounds() -> None:
     picks = [Pick("lcmd", 0, r, k, 7, 10 * r, 1.0 / (k + r), "") for r in (1, 2) for k in range(2)]
     picks.append(Pick("random", 0, 1, 0, 3, 10, math.nan, ""))

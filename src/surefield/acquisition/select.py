@@ -121,6 +121,7 @@ def select(
     seed: int = 0,
     store: FeatureStore | str | Path | None = None,
     executor: Executor | str | None = None,
+    pool_rows: Float[np.ndarray, "n_pool n_features"] | None = None,
 ) -> Selection:
     """Choose which structures of a pool to label next.
 
@@ -150,6 +151,7 @@ def select(
             never held as a whole.
         executor: where the features of a store are computed, see `get_executor`: `processes`, or any executor
             to which potential and structures can be sent.
+        pool_rows: what `feature_rows` gives for the pool, where that is there already.
 
     Returns:
         Indices into `pool_frames` in pick order, with gains and reasons.
@@ -174,8 +176,13 @@ def select(
     constraints = with_costs(constraints or Constraints(), candidates)
     copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
     train = feature_rows(potential, known, features, seed=seed) if len(known) else None
-    if store is None:
-        pool: Any = feature_rows(potential, candidates, features, seed=seed)
+    if pool_rows is not None:
+        if len(pool_rows) != len(candidates) or store is not None:
+            what = "pool_rows are one row of each structure, without a store of rows"
+            raise ConfigError(what, got=f"{len(pool_rows)} rows of {len(candidates)} structures")
+        pool: Any = pool_rows
+    elif store is None:
+        pool = feature_rows(potential, candidates, features, seed=seed)
     else:
         pool = _stored_rows(_PoolRows(potential, candidates, features, seed), store, executor)
     sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, candidates)]

@@ -17,12 +17,13 @@ import numpy as np
 from ase import Atoms
 
 from surefield.acquisition.explanation import feature_map, reasons_of
-from surefield.acquisition.select import score_frames, select
+from surefield.acquisition.select import select
 from surefield.acquisition.transform_config import make_transforms
-from surefield.errors import ConfigError, ExecutionError
+from surefield.errors import ConfigError, ExecutionError, PotentialError
 from surefield.execution.progress import Track, track
 from surefield.files import write_arrays
 from surefield.loop.audit import audit
+from surefield.loop.candidate_features import candidate_features
 from surefield.loop.candidates import CandidateSource, PoolCandidates
 from surefield.loop.config import LoopConfig
 from surefield.loop.ending import affordable, end_before_picks, end_for_lack_of_gain, node_hours
@@ -83,7 +84,8 @@ class Loop:
         isolated_atoms: energies of free atoms, eV; with them element offsets do not depend on the labels.
         uncertainty: which one each round fits.
         imported: labels that are there already, of the same oracle.
-        executor: where labels are computed; None: in this process.
+        executor: where labels, members of ensembles and features of many candidates are computed; None: in
+            this process.
         watch: is called after everything that a page shows.
 
     Raises:
@@ -113,7 +115,7 @@ class Loop:
             raise ConfigError(what, got=f"methods {', '.join(config.methods)}; seeds {config.seeds}")
         self.folder, self.config = Path(folder), config
         self.method, self.seed = config.methods[0], config.seeds[0]
-        options: Any = {"features": config.features, "isolated_atoms": isolated_atoms}
+        options: Any = {"features": config.features, "isolated_atoms": isolated_atoms, "executor": executor}
         self.plan = FitPlan.of(potential, training, uncertainty, config.validation, **options)
         if not isinstance(candidates, CandidateSource):
             candidates = PoolCandidates(candidates)
@@ -125,6 +127,7 @@ class Loop:
         self.n_audit = config.audits(test is not None)
         self.watch = watch or (lambda: None)
         self.journal = Journal(self.folder / "journal.jsonl")
+        self.executor = executor
         self.ledger = LabelLedger(self.folder, self.journal, oracle, executor, self.watch)
         self._current: tuple[int, Uncertainty] | None = None
 
@@ -246,9 +249,24 @@ class Loop:
         self.watch()
 
     def _potential(self, number: int) -> Uncertainty:
-        """Potential of a round, from its file: a loop that was killed has it from there, too."""
+        """Potential of a round, from its file: a loop that was killed has it from there, too.
+
+        A file that is damaged or gone is made again, from the labels that it was fitted to.
+
+        Raises:
+            ExecutionError: what was fitted again is another potential than that of the journal.
+        """
+        path = round_folder(self.folder, number) / POTENTIAL
         if self._current is None or self._current[0] != number:
-            self._current = number, load_uncertainty(round_folder(self.folder, number) / POTENTIAL)
+            fit = self.journal.last(event="round", round=number)
+            if fit is not None and _hash_of(path) != fit["potential"]:
+                _log.warning("%s is damaged or gone: fitted again", path)
+                self.plan.fit(self.ledger.frames[: fit["n_labels"]], self.seed)[0].save(path)
+                if _hash_of(path) != fit["potential"]:
+                    what = f"{path} was damaged, and a new fit does not give the potential of the journal"
+                    fix = "restore the file, or start another loop with labelled: [labelled.xyz] of this one"
+                    raise ExecutionError(what, got=_hash_of(path), expected=fit["potential"], fix=fix)
+            self._current = number, load_uncertainty(path)
         return self._current[1]
 
     def _candidates(self, number: int) -> Frames:
@@ -304,6 +322,18 @@ class Loop:
             return "exhausted: all candidates are labelled, or cannot be"
         n = affordable(config.n_per_round, self.ledger, config)
         score = config.score if METHODS[self.method].uses_features else None
+        (fit,) = self.journal.find(event="round", round=number)
+        seed = 1000 * self.seed + number
+        features = candidate_features(
+            round_folder(self.folder, number) / POTENTIAL,
+            fit["potential"],
+            uncertainty,
+            candidates,
+            config.features,
+            score,
+            seed=seed,
+            executor=self.executor,
+        )
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # `stopped` says it
             batch = select(
                 uncertainty,
@@ -313,15 +343,15 @@ class Loop:
                 min(n, len(candidates)),
                 features=config.features,
                 transforms=make_transforms(config.transforms),
-                scores=None if score is None else {score: score_frames(uncertainty, candidates, score)},
+                scores=None if features.scores is None else {str(score): features.scores},
                 constraints=config.constraints.of(candidates),
                 sigma=config.sigma,
-                seed=1000 * self.seed + number,
+                seed=seed,
+                pool_rows=features.rows,
             )
         if reason := end_for_lack_of_gain(self.journal, config, batch):
             return reason
         write_frames(path, [candidates[i] for i in batch])
-        (fit,) = self.journal.find(event="round", round=number)
         entries = {
             "method": self.method,
             "seed": self.seed,
@@ -364,7 +394,7 @@ class Loop:
         self.ledger.write()
         path, n_labels = self.folder / POTENTIAL, len(self.ledger)
         known = self.journal.last(event="final")
-        if known is None or known["n_labels"] != n_labels or not path.exists():
+        if known is None or known["n_labels"] != n_labels or known["potential"] != _hash_of(path):
             uncertainty, fitted = self.plan.fit_all(self.ledger.frames, self.seed)
             uncertainty.save(path)
             uncertainty = load_uncertainty(path)
@@ -413,6 +443,14 @@ def _verdict(summary: Mapping[str, Any], audits: Sequence[Mapping[str, Any]]) ->
         )
         text += f"; the force error on {where} is {1e3 * errors['forces_mae']:.3g} meV/Å"
     return f"{text}. It ended by {summary['reason']}."
+
+
+def _hash_of(path: Path) -> str | None:
+    """Content of the file of a potential; None if there is none that can be read."""
+    try:
+        return content_hash(path)
+    except PotentialError:
+        return None
 
 
 def _places(frames: Frames, chosen: Sequence[int]) -> list[int]:

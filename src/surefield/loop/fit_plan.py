@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +48,7 @@ class FitPlan:
         validation: share of the labels for early stop and calibration.
         isolated_atoms: energies of free atoms, eV; with them element offsets do not depend on the labels.
         start: trained potential that each fit begins with, if any.
+        executor: where members of an ensemble are trained at the same time; None: as the uncertainty says.
     """
 
     potential: Potential
@@ -55,6 +57,7 @@ class FitPlan:
     validation: float
     isolated_atoms: Mapping[str | int, float] = field(default_factory=dict)
     start: Potential | None = None
+    executor: Executor | None = None
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class FitPlan:
         *,
         features: str,
         isolated_atoms: Mapping[str | int, float] | None = None,
+        executor: Executor | None = None,
     ) -> FitPlan:
         """Plan with the potential that `training.start_from` names, if it names any, for the same elements.
 
@@ -79,7 +83,7 @@ class FitPlan:
         if training.start_from is not None:
             start = starting_potential(training.start_from)
             plain = with_species(start, plain.species)
-        return cls(plain, training, uncertainty, validation, isolated_atoms or {}, start)
+        return cls(plain, training, uncertainty, validation, isolated_atoms or {}, start, executor)
 
     def fit(self, labelled: Sequence[Atoms], seed: int) -> tuple[Uncertainty, Sequence[str]]:
         """Train on labels, a share of them held out; the quantities that counted in the loss beside it.
@@ -149,5 +153,6 @@ class FitPlan:
                 record=TrainingRecord(self.training, self.isolated_atoms, log),
                 shared_alpha=SHARED_ALPHA,
                 progress=False,
+                executor=self.executor,
             )
         return uncertainty, tuple(fit.weights)

@@ -64,7 +64,7 @@ class MethodComparison:
 
     Args:
         folder: holds journal.jsonl, labels/ and, in the end, potential.npz, labelled.xyz, map.npz
-            (`feature_map`, of the first arm), predictions.npz.
+            (`feature_map`, with the picks of each method with the first seed), predictions.npz.
         config: rounds, methods, seeds.
         potential: untrained; with `training.start_from` its elements count alone.
         training: how each round trains, and from which trained potential each starts, if from any.
@@ -292,10 +292,14 @@ class MethodComparison:
         uncertainty.save(self.folder / "potential.npz")
         (initial,) = self.journal.find(event="initial", method=method, seed=seed)
         first = [index for index in first_arm if index in initial["picks"]]
-        later = [index for index in first_arm if index not in initial["picks"]]
         # By features of the final potential: those of the rounds cannot be compared with one another.
         rows = feature_rows(uncertainty, self.pool, self.config.features)
-        drawn = feature_map(rows[first], rows) | {"picks": np.array(later, np.int64)}
+        drawn = feature_map(rows[first], rows)
+        for name in self.methods:
+            picked = [event["index"] for event in self.journal.find(event="labelled", method=name, seed=seed)]
+            later = np.array([index for index in picked if index not in initial["picks"]], np.int64)
+            drawn |= {"picks": later} if name == method else {}
+            drawn[f"picks_{name}"] = later
         write_arrays(self.folder / "map.npz", drawn)
         evaluate_uncertainty(uncertainty, self.test, fitted).save(self.folder / "predictions.npz")
 
@@ -350,7 +354,7 @@ def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
     if main in methods:
         summary["labels_to_match_random"] = methods[main]
         summary["per_method"] = methods
-        summary["verdict"] = verdict(main, methods[main])
+        summary["verdict"] = " ".join(verdict(name, shares) for name, shares in methods.items())
     return summary
 
 

@@ -192,7 +192,10 @@ def residuals(reference: Values, errors: Values, name: str, unit: str) -> go.Fig
 
 
 def feature_map(arrays: Mapping[str, np.ndarray]) -> go.Figure | None:
-    """Training set, pool (n, 2) and picks (indices of the pool) in the plane of their features."""
+    """Training set, pool (n, 2) and picks (indices of the pool) in the plane of their features.
+
+    Where several methods are compared, the picks of each (`picks_METHOD`) have its colour.
+    """
     train, pool, picks, shares = (arrays.get(key) for key in ("train", "pool", "picks", "shares"))
     if train is None or pool is None or picks is None or shares is None or not len(pool):
         return None
@@ -206,15 +209,22 @@ def feature_map(arrays: Mapping[str, np.ndarray]) -> go.Figure | None:
         marker = {"size": size, "color": color, "opacity": 0.6}
         figure.add_scatter(x=points[shown, 0], y=points[shown, 1], mode="markers", name=name, marker=marker)
     edge = {"color": "white", "width": 1.5}
-    figure.add_scatter(
-        x=pool[picks, 0],
-        y=pool[picks, 1],
-        mode="markers+text",
-        name="picks",
-        text=[str(k + 1) for k in range(len(picks))],
-        textposition="top center",
-        marker={"size": 11, "symbol": "diamond", "color": VERMILION, "line": edge},
-    )
+    methods = {key.removeprefix("picks_"): own for key, own in arrays.items() if key.startswith("picks_")}
+    colors = {"picks": VERMILION}
+    if len(methods) > 1:
+        colors = {name: color for name, color in method_colors(methods).items() if name in methods}
+    # What several methods picked shows all of them: the later ones are smaller.
+    for place, (name, color) in enumerate(sorted(colors.items(), key=lambda pair: pair[0] != "random")):
+        own = methods[name] if len(methods) > 1 else picks
+        figure.add_scatter(
+            x=pool[own, 0],
+            y=pool[own, 1],
+            mode="markers" if len(methods) > 1 else "markers+text",
+            name=name,
+            text=[str(k + 1) for k in range(len(own))],
+            textposition="top center",
+            marker={"size": max(13 - 2 * place, 7), "symbol": "diamond", "color": color, "line": edge},
+        )
     return figure
 
 

@@ -53,16 +53,25 @@ def _uq(run: Run) -> str:
 def _loop(run: Run) -> str:
     if not run.curves:
         return "The loop has not finished its first round."
-    methods = sorted({curve.method for curve in run.curves} - {"random"})
-    fraction = value_of(run.summary.get("labels_to_match_random"), "fraction")
-    if fraction is not None and methods:
-        return (
-            f"{' and '.join(methods)} needed {100 * fraction:.0f} % of the labels "
-            "that random selection needed for the same force error."
+    shares = _fractions(run)
+    if any(share is not None for share in shares.values()):
+        told = ", ".join(
+            f"{method} {'never reached it' if share is None else f'{100 * share:.0f} %'}"
+            for method, share in shares.items()
         )
+        return f"Labels needed for the final force error of random selection, of its labels: {told}."
     state = "finished" if all(curve.finished for curve in run.curves) else "is under way"
     most = max(int(curve.n_labels.max()) for curve in run.curves)
     return f"The loop {state} with up to {most} labels. {_errors(run)}".strip()
+
+
+def _fractions(run: Run) -> dict[str, float | None]:
+    """Share of random selection's labels that each method needed for its force error; None: never."""
+    methods = sorted({curve.method for curve in run.curves} - {"random"})
+    per_method = mapping(run.summary.get("per_method"))
+    if not per_method and len(methods) == 1:  # loops of version 0.1 had one
+        per_method = {methods[0]: run.summary.get("labels_to_match_random")}
+    return {name: value_of(per_method[name], "fraction") for name in methods if name in per_method}
 
 
 def _select(run: Run) -> str:
@@ -107,15 +116,19 @@ def _evaluated(run: Run) -> str:
 
 
 def _loop_cards(run: Run) -> list[Card]:
-    match = mapping(run.summary.get("labels_to_match_random"))
-    fraction = value_of(match, "fraction")
+    shares = _fractions(run)
     cards = []
-    if fraction is not None:
-        seeds = match.get("per_seed") or []
+    for method, fraction in shares.items():
+        if fraction is None:
+            continue
+        match = mapping(mapping(run.summary.get("per_method")).get(method))
+        seeds = (match or mapping(run.summary.get("labels_to_match_random"))).get("per_seed") or []
         per_seed = [100 * value for value in seeds if isinstance(value, int | float)]
         missed = f", {len(seeds) - len(per_seed)} never" if len(per_seed) < len(seeds) else ""
         spread = f"seeds: {min(per_seed):.0f} to {max(per_seed):.0f} %{missed}" if len(per_seed) > 1 else ""
-        cards.append(Card("Labels needed, random = 100", f"{100 * fraction:.0f}", "%", spread))
+        label = "Labels needed, random = 100"
+        label += f": {method}" if len(shares) > 1 else ""
+        cards.append(Card(label, f"{100 * fraction:.0f}", "%", spread))
     if run.curves:
         most = max(int(curve.n_labels.max()) for curve in run.curves)
         pool = run.start.get("n_pool")

@@ -38,8 +38,8 @@ def picks_section(run: Run) -> Section | None:
     )
     if run.curves:
         caption += (
-            " Of the first method and seed, by features of its final potential; the training set is what it "
-            "began with."
+            " Of the first seed, by features of the final potential; each method has its colour, and the "
+            "training set is what all began with."
         )
     panels += panel("Training set, pool and picks", figures.feature_map(run.map), caption)
     order = sorted(run.picks, key=lambda pick: (pick.method == "random", pick.method, pick.seed or 0))

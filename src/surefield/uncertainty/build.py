@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +70,7 @@ def fit_uncertainty(
     shared_alpha: float = 0.0,
     folder: str | Path | None = None,
     progress: bool | None = None,
+    executor: Executor | None = None,
 ) -> Uncertainty:
     """The uncertainty of a configuration around a trained potential.
 
@@ -81,6 +83,7 @@ def fit_uncertainty(
         shared_alpha: see `LLPR.fit`; other estimators have no use for it.
         folder: keeps what is done of a long fit, which goes on from it.
         progress: show a progress bar.
+        executor: where members of a deep ensemble are trained, in place of `processes` of its configuration.
 
     Raises:
         ConfigError: the estimator needs a log of force errors, and there is none.
@@ -96,7 +99,10 @@ def fit_uncertainty(
         return FeatureDistance.fit(potential, train, calibration, **settings)
     if isinstance(config, DeepEnsembleConfig):
         workers = settings.pop("processes")
-        settings |= {"executor": "processes", "max_workers": workers} if workers > 1 else {}
+        if executor is not None:
+            settings["executor"] = executor
+        elif workers > 1:
+            settings |= {"executor": "processes", "max_workers": workers}
         return DeepEnsemble.fit(
             potential,
             train,

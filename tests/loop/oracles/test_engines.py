@@ -274,12 +274,43 @@ def test_lammps_agrees_in_any_cell_and_without_one(tmp_path: Path) -> None:
     assert "nowhere.sw" in one(broken, crystal).cause
 
 
-@pytest.mark.slow
-def test_espresso_that_does_not_converge_is_no_label(tmp_path: Path) -> None:
+def silicon_pseudopotential(folder: Path) -> None:
     files = list(Path("/usr/share/doc/quantum-espresso").rglob("Si.pz-vbc.UPF.gz"))
     if shutil.which("pw.x") is None or not files:
         pytest.skip("needs Quantum ESPRESSO: apt install quantum-espresso quantum-espresso-data")
-    (tmp_path / "Si.UPF").write_bytes(gzip.decompress(files[0].read_bytes()))
+    (folder / "Si.UPF").write_bytes(gzip.decompress(files[0].read_bytes()))
+
+
+@pytest.mark.slow
+def test_stress_of_espresso_is_the_derivative_of_its_energy(tmp_path: Path) -> None:
+    """The basis of one cutoff changes with the volume, which the diagonal feels and a shear does not."""
+    silicon_pseudopotential(tmp_path)
+    data = {"system": {"ecutwfc": 44}, "electrons": {"conv_thr": 1e-9}}
+    oracle = oracles.espresso({"Si": "Si.UPF"}, data, kpts=(2, 2, 2), folder=tmp_path, retries=0)
+    silicon = bulk("Si", a=5.6)
+    silicon.rattle(0.08, seed=2)
+
+    def label(strain: np.ndarray) -> Atoms:
+        strained = silicon.copy()
+        strained.set_cell(silicon.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        labelled = one(oracle, strained).atoms
+        assert labelled is not None
+        return labelled
+
+    stress, step = label(np.zeros((3, 3))).get_stress(voigt=False), 4e-3
+    for row, column, tolerance in ((0, 0, 1e-3), (1, 2, 5e-5)):
+        strain = np.zeros((3, 3))
+        strain[row, column] += step / 2
+        strain[column, row] += step / 2
+        ends = [label(sign * strain).get_potential_energy() for sign in (-1, 1)]
+        derivative = (ends[1] - ends[0]) / (2 * step) / silicon.get_volume()
+        assert stress[row, column] == pytest.approx(derivative, abs=tolerance)
+        assert abs(derivative) > 5 * tolerance
+
+
+@pytest.mark.slow
+def test_espresso_that_does_not_converge_is_no_label(tmp_path: Path) -> None:
+    silicon_pseudopotential(tmp_path)
     electrons = {"electron_maxstep": 2}
     data = {"system": {"ecutwfc": 18}, "electrons": electrons}
     again = {"input_data": {"electrons": {"electron_maxstep": 50}}}
