@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
@@ -13,8 +14,9 @@ from tests.copper import copper
 
 from surefield.cli import main
 from surefield.cli.jobs import run_verb
-from surefield.errors import ConfigError, ExecutionError, SurefieldError
+from surefield.errors import ConfigError, DataError, ExecutionError, SurefieldError
 from surefield.files import read_json
+from surefield.loop import oracles
 from surefield.loop.journal import Journal
 from surefield.storage import PotentialRegistry
 from surefield.structures.label_sources import without_labels
@@ -155,3 +157,31 @@ def test_labels_of_another_loop_are_taken_over(tmp_path: Path) -> None:
     second = run(config, "name=y", taken)
     assert second["n_labels"] == first["n_labels"] + 1 + 2 + 1
     assert second["n_paid"] == 1 + 2 + 1
+
+
+def test_a_loop_that_has_ended_sees_new_labels_and_another_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "engine.py"
+    engine.write_text("from ase.calculators.emt import EMT\n")
+    (known,) = oracles.emt().label(copper(1, 77, rattle=0.15))
+    write_frames(tmp_path / "known.xyz", [known])
+    loop = {"n_per_round": 1, "n_audit": 0, "labelled": ["known.xyz"]}
+    config = configured(tmp_path, oracle={"kind": "ase", "calculator": "engine.py:EMT"}, **loop)
+    assert run(config)["n_labels"] == 5
+    assert run(config)["n_labels"] == 5
+    assert "nothing has changed" in capsys.readouterr().out
+    (another,) = oracles.emt().label(copper(1, 78, rattle=0.15))
+    write_frames(tmp_path / "known.xyz", [known, another])
+    assert run(config)["n_labels"] == 6
+    engine.write_text("from ase.calculators.emt import EMT as _EMT\nclass EMT(_EMT):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"another settings oracle\.code"):
+        run(config)
+
+
+def test_starts_that_cannot_be_computed_are_named_with_file_and_frame(tmp_path: Path) -> None:
+    frames = copper(2, 0, rattle=0.15)
+    frames[1].positions[0, 0] = np.nan
+    write_frames(tmp_path / "begin.xyz", frames)
+    with pytest.raises(DataError, match=r"atom 0 is not finite in frame 1 of \S*begin\.xyz"):
+        run(configured(tmp_path, starts=["begin.xyz"]))

@@ -37,7 +37,7 @@ from surefield.cli.inputs import (
     uncertainty_file,
 )
 from surefield.cli.loop_job import as_first_begun, going_on, relative_settings, run_loop
-from surefield.cli.made_from import made_from
+from surefield.cli.made_from import made_from, may_change
 from surefield.cli.properties import run_properties
 from surefield.cli.rehearsal import rehearse
 from surefield.cli.scores import run_score
@@ -112,13 +112,14 @@ def run_verb(
             if verb == "loop":
                 folder.go_on_with(text, _with_defaults)
         with worded(_KEYS):
-            summary = folder.finished(made_from(verb, config))
+            varying = may_change(config, path.parent) if verb == "loop" else {}
+            summary = folder.finished(made_from(verb, config), varying)
             if summary is None:
                 summary = VERBS[verb](config, folder, path.parent)
             else:
                 say("nothing has changed since this run ended: nothing is done again")
         seconds = time.perf_counter() - begin
-        folder.finish({"verb": verb, "seconds": seconds, **summary})
+        folder.finish({"verb": verb, "seconds": seconds, **summary}, varying)
         report = write_report(folder.folder)
         write_index(Path(config.root), config.name)
         answer(load_run(folder.folder), config, path, overrides, seconds, compiling_seconds())

@@ -33,7 +33,7 @@ from surefield.loop.registration import register
 from surefield.potentials.potential import Potential
 from surefield.report.live import write_loop_page
 from surefield.structures.labels import resolve_labels
-from surefield.structures.read import read_frames
+from surefield.structures.read import Frames, read_frames
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.uncertainty.evaluation import Comparison
 
@@ -172,7 +172,7 @@ def read_campaign(
     if loop.explores:
         if replayed:
             raise ConfigError("loop.oracle 'replay' labels no explored structures", fix="name a live oracle")
-        starts = [atoms for name in loop.starts for atoms in _starts(name)]
+        starts = sum((_starts(name) for name in loop.starts), Frames((), ()))
         candidates: CandidateSource = ExploredCandidates(
             starts,
             loop.explorations,
@@ -207,9 +207,11 @@ def read_campaign(
     return CampaignInputs(candidates, oracle, potential, test, imported, isolated, first)
 
 
-def _starts(name: str) -> Sequence[Atoms]:
+def _starts(name: str) -> Frames:
     """All structures of a file, or a molecule of ASE."""
-    return read_frames(name) if Path(name.partition("@")[0]).is_file() else [start_structure(name)]
+    if Path(name.partition("@")[0]).is_file():
+        return read_frames(name)
+    return Frames((start_structure(name),), (f"start {name}",))
 
 
 def _imported(config: RunConfig) -> tuple[list[Atoms], dict[str | int, float]]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from surefield.cli.config import RunConfig
 from surefield.cli.properties import property_contents
 from surefield.cli.scores import score_contents
-from surefield.execution.identity import check_table
+from surefield.errors import ConfigError
+from surefield.execution.identity import check_table, digest
 from surefield.execution.run_folder import INPUTS
-from surefield.files import read_json
+from surefield.exploration.config import PoolFilesConfig
+from surefield.files import json_text, read_json
 from surefield.loop.config import MolecularDynamicsPoolConfig
-from surefield.loop.oracles.config import ReplayOracleConfig
+from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
 from surefield.potentials.saving import content_hash
 from surefield.structures.contents import frame_contents
 from surefield.structures.read import read_frames
 
-__all__ = ["made_from"]
+__all__ = ["made_from", "may_change"]
 
 _SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "doctor": ("train", "test"),
@@ -66,6 +69,28 @@ def made_from(verb: str, config: RunConfig) -> dict[str, Any]:
     fitted = Path(config.root) / f"{config.name}-train" / "train.xyz"
     if verb == "select" and fitted.exists():
         table["fitted structures"] = frame_contents(read_frames(fitted))
+    return table
+
+
+def may_change(config: RunConfig, beside: Path) -> dict[str, Any]:
+    """Table of what enters a loop beside `made_from`, and of which the loop itself says what may change.
+
+    Args:
+        config: of the run.
+        beside: folder of the configuration.
+    """
+    loop = config.loop
+    files = {"labels that are there": loop.labelled}
+    files |= {f"start {name}": (name,) for name in loop.starts if Path(name.partition("@")[0]).is_file()}
+    explored = [entry.files for entry in loop.exploration if isinstance(entry, PoolFilesConfig)]
+    files |= {f"candidates {i}": names for i, names in enumerate(explored)}
+    table: dict[str, Any] = {
+        name: frame_contents(read_frames(list(paths))) for name, paths in files.items() if paths
+    }
+    if not isinstance(loop.oracle, ReplayOracleConfig):
+        with suppress(ConfigError):  # nothing is labelled then
+            oracle = make_oracle(loop.oracle, folder=beside)
+            table["oracle"] = digest(json_text({"name": oracle.name, **oracle.settings}))
     return table
 
 

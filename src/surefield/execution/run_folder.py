@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import shutil
@@ -15,7 +16,7 @@ from typing import Any, Final, Self, final
 import yaml
 
 from surefield.errors import ConfigError
-from surefield.execution.identity import Table, check_inputs
+from surefield.execution.identity import Table, changes, check_inputs
 from surefield.files import drop_torn_line, json_text, read_json, write_atomic
 
 __all__ = ["RunFolder"]
@@ -128,11 +129,12 @@ class RunFolder:
         """Write a JSON file, whole or not at all (`files.json_text`)."""
         write_atomic(self.path(name), json_text(data, indent=2) + "\n")
 
-    def finished(self, table: Table) -> dict[str, Any] | None:
+    def finished(self, table: Table, varying: Table | None = None) -> dict[str, Any] | None:
         """Compare what enters the run with what entered it before; the summary of a run that has ended.
 
         Args:
             table: all that enters besides the configuration, see `execution.identity`.
+            varying: what enters, too, but may change: then there is work to be done.
 
         Returns:
             The summary of the run, if it ended, in this version, and its files are all there: then nothing is
@@ -147,17 +149,21 @@ class RunFolder:
         if not (known and self.path(OUTPUTS).exists()):
             return None
         outputs = read_json(self.path(OUTPUTS))
+        if changes(outputs.get("varying", {}), json.loads(json_text(varying or {}))):
+            return None
         there = all(self.path(name).exists() for name in outputs["files"])
         same = outputs["version"] == _versions()["surefield"]
         return read_json(self.path(SUMMARY)) if there and same else None
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, and that the run has ended."""
+    def finish(self, summary: Mapping[str, Any], varying: Table | None = None) -> None:
+        """Write the summary, and that the run has ended, with what had entered it (`finished`)."""
         self.write_json(SUMMARY, summary)
         # Without folders: checkpoints and labels are for the way there.
         names = sorted(entry.name for entry in self.folder.iterdir() if entry.is_file())
         files = [name for name in names if name not in (LOG, OUTPUTS) and not name.startswith(".")]
-        self.write_json(OUTPUTS, {"version": _versions()["surefield"], "files": files})
+        self.write_json(
+            OUTPUTS, {"version": _versions()["surefield"], "files": files, "varying": varying or {}}
+        )
 
     def failed(self, exception: BaseException) -> None:
         """Write the traceback to `error.log` and one line of cause to the log."""

@@ -119,7 +119,7 @@ class ExploredCandidates(CandidateSource):
             fix = "name molecules of ASE or files: loop.starts: [CH3CH2OH]"
             raise ConfigError("the exploration of the loop has no start structure", fix=fix)
         self.starts = Frames(tuple(starts), tuple(f"start {i}" for i in range(len(starts))))
-        check_geometry(self.starts)
+        check_geometry(starts if isinstance(starts, Frames) else self.starts)
         self.config, self.displacements = tuple(config), tuple(displacements)
         self.seed, self.n_frames, self.executor = seed, n_frames, executor
 
