@@ -122,7 +122,14 @@ def fitted(potential, frames):
     return with_coefficients(potential, solve(rows.reduced(), "ridge").x)
 
 
-@pytest.fixture(scope="module", params=POTENTIALS)
+#: Each is a fit with rows of its own: the quick tests have one of the kinds that share most of their code.
+SLOW = ("snap + zbl", "quadratic snap", "lennard-jones", "morse", "tersoff", "eam")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in POTENTIALS],
+)
 def case(request, tantalum):
     """A potential, the calibrated sigma around it, and the frames of neither."""
     potential = POTENTIALS[request.param]()

@@ -32,7 +32,13 @@ COMING_FROM = [f"docs/coming-from/{name}.md" for name in ("amp", "apax", "orches
 PAGES = ["README.md", "docs/loop.md", "docs/properties.md", "docs/selection.md", *COMING_FROM]
 
 
-@pytest.mark.parametrize("page", PAGES)
+#: Scripts of other packages, word for word: longer than they need to be for what they show.
+SLOW = COMING_FROM
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES]
+)
 def test_pages_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     blocks = python_blocks((project / page).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)

@@ -76,24 +76,24 @@ def config(data: Path, tmp_path: Path) -> Path:
 
 
 def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run("train", config, *SMALL)
+    folder = run("train", config, *SNAP)
     assert {"potential.npz", "llpr.npz", "metrics.csv", "summary.json", "config.yaml"} <= {
         p.name for p in folder.iterdir()
     }
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 < summary["test"]["forces_mae"] < 0.5
     assert "energy from calculator.energy" in capsys.readouterr().out
-    uq = run("uq", config, *SMALL)
+    uq = run("uq", config, *SNAP)
     found = ase.io.read(uq / "predictions.xyz", ":")
     assert found[0].arrays["surefield_forces_uncertainty"].shape == (4, 3)
     assert "energy" in found[0].calc.results  # the label stays the label
-    run("eval", config, *SMALL)
-    picks = json.loads((run("select", config, *SMALL, "selection.n=2") / "selection.json").read_text())[
+    run("eval", config, *SNAP)
+    picks = json.loads((run("select", config, *SNAP, "selection.n=2") / "selection.json").read_text())[
         "picks"
     ]
     assert len(set(picks)) == 2
     limits = f"selection.constraints={{cost: n_atoms, budget: 9, exclude: [{picks[0]}]}}"
-    report = run_verb("select", config, [*SMALL, "selection.n=null", limits], dry_run=False, overwrite=True)
+    report = run_verb("select", config, [*SNAP, "selection.n=null", limits], dry_run=False, overwrite=True)
     assert report is not None
     others = json.loads((report.parent / "selection.json").read_text())["picks"]
     assert len(others) == 2  # of four atoms each
@@ -166,14 +166,25 @@ def test_snap(config: Path) -> None:
 
 
 def test_second_train_reuses_the_first(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = (run("train", config, *SMALL) / "potential.npz").read_bytes()
-    assert (run("train", config, *SMALL) / "potential.npz").read_bytes() == first
+    first = (run("train", config, *SNAP) / "potential.npz").read_bytes()
+    assert (run("train", config, *SNAP) / "potential.npz").read_bytes() == first
     assert "continuing" in capsys.readouterr().out
 
 
+EXAMPLES = ("minimal", "everything", "realistic", "replay")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_configurations_are_read(name: str, project: Path, tmp_path: Path) -> None:
+    """Every key, and all files that they name."""
+    verb = "loop" if name in ("realistic", "replay") else "train"
+    path = project / "examples" / "configs" / f"{name}.yaml"
+    run_verb(verb, path, [f"root={tmp_path / 'runs'}"], dry_run=True, overwrite=False)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["minimal", "everything", *(pytest.param(x, marks=pytest.mark.slow) for x in ("realistic", "replay"))],
+    "name", ["minimal", *(pytest.param(x, marks=pytest.mark.slow) for x in EXAMPLES[1:])]
 )
 def test_example_configurations(name: str, project: Path, tmp_path: Path) -> None:
     path = project / "examples" / "configs" / f"{name}.yaml"

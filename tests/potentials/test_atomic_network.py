@@ -55,13 +55,20 @@ def alloy_network(hidden, seed=3, **settings):
     return eqx.tree_at(lambda p: (p.offsets, p.slopes, p.bias), network, values)
 
 
-@pytest.mark.parametrize("hidden", [[(4, 3), (5,)], [(), ()]])
-@pytest.mark.parametrize("output_activation", ["linear", "activation"])
+@pytest.mark.parametrize(
+    ("hidden", "output_activation"),
+    [
+        ([(4, 3), (5,)], "activation"),
+        ([(), ()], "linear"),
+        pytest.param([(4, 3), (5,)], "linear", marks=pytest.mark.slow),
+        pytest.param([(), ()], "activation", marks=pytest.mark.slow),
+    ],
+)
 def test_contract(alloy, hidden, output_activation):
     check_potential(alloy_network(hidden, output_activation=output_activation), alloy)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "linear"])
+@pytest.mark.parametrize("activation", ["sigmoid", pytest.param("linear", marks=pytest.mark.slow)])
 def test_other_activations(alloy, activation):
     check_potential(alloy_network([(4,), (4,)], activation=activation), alloy[:1])
 

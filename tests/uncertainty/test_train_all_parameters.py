@@ -118,6 +118,7 @@ def test_best_by_the_product_of_errors(copper_network, copper):
     assert told["epoch"] == best["epoch"]
 
 
+@pytest.mark.slow
 def test_sampled_sigmas(refitted, copper):
     """Within their stated error of the exact ones, from a seed, whatever the batch."""
     frames, options = copper[4:7], {"forces": True, "stress": True, "per_atom": True}

@@ -212,37 +212,75 @@ def _check_derivatives(potential: Potential, frames: list[Atoms], rng: np.random
     precise = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf, potential
     )
-    moved: list[Atoms] = []
-    expected: list[tuple[str, float, float]] = []
-    for index, (atoms, prediction) in enumerate(zip(frames, precise.predict(frames), strict=True)):
-        assert prediction.forces is not None
-        size = max(float(np.sqrt(np.mean(prediction.forces**2))), _floor("forces"))
-        for direction in rng.normal(size=(_DIRECTIONS, len(atoms), 3)):
-            direction /= np.linalg.norm(direction)
-            moved += [_displaced(atoms, k * _STEP * direction) for k, _ in _STENCIL]
-            along = -float(np.sum(direction * prediction.forces))
-            expected.append((f"forces of frame {index}", along, size))
-        if prediction.stress is not None:
-            volume = atoms.get_volume()
-            size = max(float(np.abs(prediction.stress).max()), _floor("stress"))
-            for component, value in enumerate(prediction.stress.tolist()):
-                moved += [strained(atoms, component, k * _STEP) for k, _ in _STENCIL]
-                what = f"stress {VOIGT[component]} of frame {index}"
-                expected.append((what, value * volume, size * volume))
-        if prediction.excess_electrons is not None and potential.conjugate_charges:
-            assert prediction.electrode_potential is not None
-            electrons, size = prediction.excess_electrons, _floor("excess_electrons")
-            moved += [_charged(atoms, prediction.electrode_potential + k * _STEP) for k, _ in _STENCIL]
-            expected.append((f"excess electrons of frame {index}", electrons, max(abs(electrons), size)))
-    energies = np.array([p.energy for p in precise.predict(moved)]).reshape(len(expected), len(_STENCIL))
-    slopes = energies @ np.array([weight for _, weight in _STENCIL]) / _STEP
-    for (what, value, size), slope in zip(expected, slopes.tolist(), strict=True):
-        relative = abs(slope - value) / size
-        _require(
-            relative <= DERIVATIVE_TOLERANCE,
-            f"finite differences: {what}: slope of the energy {slope:.9g} eV, predicted {value:.9g}; off by "
-            f"{relative:.3e} relative, allowed {DERIVATIVE_TOLERANCE:.1e}",
+    predictions = precise.predict(frames)
+    # Name, derivative and size of each frame where it has one, and the frames moved by a length.
+    checks: list[tuple[str, list[tuple[float, float] | None], Callable[[float], list[Atoms]]]] = []
+    directions = [rng.normal(size=(_DIRECTIONS, len(atoms), 3)) for atoms in frames]
+    for number in range(_DIRECTIONS):
+        along = [all_of[number] / np.linalg.norm(all_of[number]) for all_of in directions]
+        checks.append(
+            (
+                "forces",
+                [_force_along(p, d) for p, d in zip(predictions, along, strict=True)],
+                lambda h, along=along: [_displaced(a, h * d) for a, d in zip(frames, along, strict=True)],
+            )
         )
+    for component, name in enumerate(VOIGT):
+        checks.append(
+            (
+                f"stress {name}",
+                [_work_of_strain(a, p, component) for a, p in zip(frames, predictions, strict=True)],
+                lambda h, component=component: [strained(a, component, h) for a in frames],
+            )
+        )
+    if potential.conjugate_charges:
+        checks.append(
+            (
+                "excess electrons",
+                [_electrons(p) for p in predictions],
+                lambda h: [_charged(a, p, h) for a, p in zip(frames, predictions, strict=True)],
+            )
+        )
+    for what, expected, moved in checks:
+        if not any(expected):
+            continue
+        # All frames at once, as they were predicted before: batches of other shapes would be compiled anew.
+        energies = [[p.energy for p in precise.predict(moved(k * _STEP))] for k, _ in _STENCIL]
+        slopes = np.array([weight for _, weight in _STENCIL]) @ np.array(energies) / _STEP
+        for index, (derivative, slope) in enumerate(zip(expected, slopes.tolist(), strict=True)):
+            if derivative is None:
+                continue
+            value, size = derivative
+            relative = abs(slope - value) / size
+            _require(
+                relative <= DERIVATIVE_TOLERANCE,
+                f"finite differences: {what} of frame {index}: slope of the energy {slope:.9g} eV, predicted "
+                f"{value:.9g}; off by {relative:.3e} relative, allowed {DERIVATIVE_TOLERANCE:.1e}",
+            )
+
+
+def _force_along(prediction: Prediction, direction: np.ndarray) -> tuple[float, float]:
+    """Slope of the energy along a direction that the forces say, and the size of forces."""
+    assert prediction.forces is not None
+    size = max(float(np.sqrt(np.mean(prediction.forces**2))), _floor("forces"))
+    return -float(np.sum(direction * prediction.forces)), size
+
+
+def _work_of_strain(atoms: Atoms, prediction: Prediction, component: int) -> tuple[float, float] | None:
+    """Slope of the energy by a strain that the stress says, and the size of stresses times the volume."""
+    if prediction.stress is None:
+        return None
+    volume = atoms.get_volume()
+    size = max(float(np.abs(prediction.stress).max()), _floor("stress"))
+    return float(prediction.stress[component]) * volume, size * volume
+
+
+def _electrons(prediction: Prediction) -> tuple[float, float] | None:
+    """Slope of the energy by the electrode potential that the excess electrons say, and their size."""
+    if prediction.excess_electrons is None:
+        return None
+    electrons = prediction.excess_electrons
+    return electrons, max(abs(electrons), _floor("excess_electrons"))
 
 
 def _displaced(atoms: Atoms, shift: np.ndarray) -> Atoms:
@@ -251,10 +289,12 @@ def _displaced(atoms: Atoms, shift: np.ndarray) -> Atoms:
     return moved
 
 
-def _charged(atoms: Atoms, phi: float) -> Atoms:
-    """Copy at another electrode potential."""
+def _charged(atoms: Atoms, prediction: Prediction, shift: float) -> Atoms:
+    """Copy at another electrode potential, where it was predicted at one."""
     moved = atoms.copy()
-    moved.info |= dict.fromkeys(POTENTIAL_ALIASES) | {POTENTIAL_ALIASES[0]: phi}
+    if prediction.electrode_potential is not None:
+        phi = prediction.electrode_potential + shift
+        moved.info |= dict.fromkeys(POTENTIAL_ALIASES) | {POTENTIAL_ALIASES[0]: phi}
     return moved
 
 

@@ -181,6 +181,7 @@ def test_contract(network, made_up):
     check_potential(network, made_up[:2])
 
 
+@pytest.mark.slow
 def test_contract_in_single_precision(made_up):
     single = ready(charge_network(dtype="float32"), made_up)
     wider = (single.charge_low - 0.1, single.charge_high + 0.1)  # rounding is no extrapolation
@@ -197,7 +198,7 @@ def test_the_contract_notices_charges_that_are_no_derivatives(made_up, monkeypat
         check_potential(network, made_up[:1])
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS[1:])
+@pytest.mark.parametrize("convention", ["fixed-interface", pytest.param("amp-1.1", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:force_convention")
 def test_other_force_conventions_fail_the_contract(made_up, convention):
     network = ready(charge_network(force_convention=convention), made_up)
