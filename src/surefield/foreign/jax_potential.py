@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from surefield.errors import PotentialError, nearest
 from surefield.foreign.known import known_model
+from surefield.potentials.abilities import Saved
 from surefield.potentials.potential import LastLayerPotential, species_numbers
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import neighborhood
@@ -50,7 +51,7 @@ class EdgeList(NamedTuple):
 EnergyOfAtoms = Callable[[EdgeList, Any], Float[Array, " n_atoms"]]
 
 
-class JaxPotential(LastLayerPotential):
+class JaxPotential(LastLayerPotential, Saved):
     """A model of another package, written in JAX: E = sum of `energy(inputs, parameters)` over the atoms.
 
     The energy must be linear in one array of the parameters, the weights of the last layer; features are its
@@ -70,7 +71,11 @@ class JaxPotential(LastLayerPotential):
         PotentialError: no such parameter, or the energy is not linear in it.
     """
 
+    KIND: ClassVar[str] = "jax_potential"
     pretrained: ClassVar[bool] = True
+    #: Everything but the last layer.
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "parameters")
+    one_block: ClassVar[bool] = True
 
     energy: EnergyOfAtoms = eqx.field(static=True)
     path: str = eqx.field(static=True)
@@ -131,34 +136,22 @@ class JaxPotential(LastLayerPotential):
                 fix="name the weights of the last linear layer, after which nothing is bent",
             )
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Name of the model and its settings; the arrays of the file are its parameters."""
         if self.name is None:
             raise PotentialError(
                 "a function without a name cannot be saved",
                 fix="give it one, JaxPotential(..., name='mine'), and register_model('mine', make)",
             )
-        return {"kind": "jax_potential", "model": self.name, "settings": dict(self.settings)}
+        return {"model": self.name, "settings": dict(self.settings)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def of_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """The model by its name, whose parameters are replaced afterwards."""
-        potential = known_model(config["model"], config["settings"])
+        potential = known_model(arguments["model"], arguments["settings"])
         if not isinstance(potential, cls):
             raise PotentialError(f"the model {config['model']!r} is a {type(potential).__name__} here")
         return potential
-
-    def constants(self) -> tuple[object, ...]:
-        """Everything but the last layer."""
-        return (self.offsets, self.parameters)
-
-    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """All atoms share the one row of weights."""
-        return jnp.zeros(graph.numbers.shape, jnp.int32)
-
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
-        """The one bias is added to every atom."""
-        return np.array([float(len(numbers))])
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without the offsets that training found."""

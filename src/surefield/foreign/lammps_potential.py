@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import equinox as eqx
 import jax
@@ -35,15 +35,13 @@ class LammpsPotential(Potential):
         process: number of the process.
     """
 
+    #: Energies of atoms are not asked for.
+    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "forces", "stress"})
+
     process: Int[Array, ""]
     offsets: Float[Array, " n_species"]
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        """Energies of atoms are not asked for."""
-        return frozenset({"energy", "forces", "stress"})
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """The energy of each structure in equal parts on its atoms, eV."""

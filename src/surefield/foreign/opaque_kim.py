@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.callback import call_outside
 from surefield.foreign.computed_batch import computed_batch, geometry_of
+from surefield.potentials.abilities import Restricted
 from surefield.potentials.parametric.kim_ids import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
 from surefield.structures.graph import Graph
@@ -97,7 +98,7 @@ def _calculator(model_id: str) -> Any:
     return KIM(model_id)
 
 
-class OpaqueKIM(ParametricPotential):
+class OpaqueKIM(ParametricPotential, Restricted):
     """A portable model that KIM computes through ASE; slow, and without derivatives of its own.
 
     Forces come from KIM. Derivatives by parameters are finite differences of KIM's results, so that
@@ -112,19 +113,11 @@ class OpaqueKIM(ParametricPotential):
     """
 
     KIND: ClassVar[str] = "opaque_kim"
-    FORMS: ClassVar[Mapping[str, ParameterForm]] = {}
+    #: KIM models need not tell energies of atoms, and give no derivatives by parameters.
+    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "forces", "stress"})
+    numerical: ClassVar[bool] = True
 
     model_id: str = eqx.field(static=True)
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        """KIM models need not tell energies of atoms."""
-        return frozenset({"energy", "forces", "stress"})
-
-    @property
-    def numerical(self) -> bool:
-        """KIM gives no derivatives by parameters."""
-        return True
 
     def __init__(
         self,
@@ -194,7 +187,7 @@ class OpaqueKIM(ParametricPotential):
         calculator = _set(self.model_id, {k: np.asarray(v) for k, v in self.values.items()})
         return jnp.asarray([calculator._kim_model.get_influence_distance()])
 
-    def check_frame(self, atoms: Atoms, where: object) -> None:
+    def check_served(self, atoms: Atoms, where: object) -> None:
         """Refuse structures that are periodic in one or two directions."""
         if atoms.pbc.any() and not atoms.pbc.all():
             raise DataError(

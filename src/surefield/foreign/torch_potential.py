@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from surefield.errors import DataError, PotentialError
 from surefield.execution.callback import call_outside
 from surefield.foreign.known import known_model
 from surefield.foreign.torch_last_layer import TorchEnergy, TorchModel, weights_hash
-from surefield.potentials.potential import ClosedRows, LastLayerPotential, species_numbers
+from surefield.potentials.abilities import ClosedForm, ClosedRows, Restricted, Saved
+from surefield.potentials.potential import LastLayerPotential, species_numbers
 from surefield.structures.bond_slopes import bond_slopes
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
@@ -26,7 +27,7 @@ from surefield.structures.tensors import row_slices
 __all__ = ["TorchPotential"]
 
 
-class TorchPotential(LastLayerPotential):
+class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm):
     """A torch model of another package: E = E_model + sum_i f_i · (w - w0), its own energy where w = w0.
 
     f_i are features of the atoms, see `TorchModel`, w the weights of the last layer, w0 those that the model
@@ -48,7 +49,11 @@ class TorchPotential(LastLayerPotential):
         PotentialError: torch is missing, no such layer, or the energy is not linear in it.
     """
 
+    KIND: ClassVar[str] = "torch_potential"
     pretrained: ClassVar[bool] = True
+    #: Everything but the last layer.
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "reference")
+    one_block: ClassVar[bool] = True
 
     engine: TorchModel = eqx.field(static=True)
     species: tuple[int, ...] = eqx.field(static=True)
@@ -89,7 +94,7 @@ class TorchPotential(LastLayerPotential):
         self.readout = self.reference[None]
         self.bias = jnp.zeros(1, jnp.float64)
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Name, settings and hash of the model, which is not in the file."""
         if self.name is None:
             raise PotentialError(
@@ -97,30 +102,25 @@ class TorchPotential(LastLayerPotential):
                 fix="give it one, TorchPotential(..., name='mine'), and register_model('mine', make)",
             )
         digest = weights_hash(self.engine.model)
-        return {
-            "kind": "torch_potential",
-            "model": self.name,
-            "settings": dict(self.settings),
-            "hash": digest,
-        }
+        return {"model": self.name, "settings": dict(self.settings), "hash": digest}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def of_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """The model by its name, if its weights are those of the file."""
-        potential = known_model(config["model"], config["settings"])
+        potential = known_model(arguments["model"], arguments["settings"])
         if not isinstance(potential, cls):
             raise PotentialError(f"the model {config['model']!r} is a {type(potential).__name__} here")
         digest = weights_hash(potential.engine.model)
-        if digest != config["hash"]:
+        if digest != arguments["hash"]:
             raise PotentialError(
                 f"the weights of {config['model']!r} are not those that the file was made with",
                 got=f"hash {digest}",
-                expected=config["hash"],
+                expected=arguments["hash"],
                 fix="install the version of its package that it was made with",
             )
         return potential
 
-    def check_frame(self, atoms: Atoms, where: object) -> None:
+    def check_served(self, atoms: Atoms, where: object) -> None:
         """Refuse structures that the model cannot serve: of one or two periodic directions, or of none."""
         if atoms.pbc.all() or (self.molecules and not atoms.pbc.any()):
             return
@@ -131,18 +131,6 @@ class TorchPotential(LastLayerPotential):
             got=f"pbc {atoms.pbc.tolist()}",
             fix="make the cell periodic, with vacuum",
         )
-
-    def constants(self) -> tuple[object, ...]:
-        """Everything but the last layer."""
-        return (self.offsets, self.reference)
-
-    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """All atoms share the one row of weights."""
-        return jnp.zeros(graph.numbers.shape, jnp.int32)
-
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
-        """The one bias is added to every atom."""
-        return np.array([float(len(numbers))])
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV; what the last layer does not give is shared by all in equal parts."""
@@ -156,7 +144,7 @@ class TorchPotential(LastLayerPotential):
         """Features of each atom."""
         return self._passed(graph)[1]
 
-    def closed_rows(
+    def rows_of(
         self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
     ) -> Iterator[ClosedRows]:
         """Rows of each structure, computed by torch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,6 +14,15 @@ from jaxtyping import Array, Float, Int
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.cutoffs import Cosine
 from surefield.descriptors.symmetry_functions import SymmetryFunctions, make_default_symmetry_functions
+from surefield.potentials.abilities import (
+    HasBiasRow,
+    HasRanges,
+    Prepared,
+    SavedByArguments,
+    SiteInput,
+    Solvable,
+    TrainingData,
+)
 from surefield.potentials.config import AtomicNetworkConfig
 from surefield.potentials.element_networks import (
     ElementNetworks,
@@ -28,19 +37,16 @@ from surefield.potentials.element_networks import (
     unit_ranges,
 )
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import (
-    DescriptorPotential,
-    SiteInput,
-    TrainingData,
-    species_numbers,
-)
+from surefield.potentials.potential import DescriptorPotential, species_numbers
 from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph
 
 __all__ = ["AtomicNetwork", "AtomicNetworkConfig"]
 
 
-class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
+class AtomicNetwork(  # type: ignore[misc]
+    DescriptorPotential, VectorPotential, SavedByArguments, Prepared, Solvable, HasBiasRow, HasRanges
+):
     """One network per element on the features G of an atom: E = sum_a slope o(x_a) + intercept.
 
     x = -1 + 2 (G - low)/(high - low); o_l = act([o_(l-1), 1] W_l); the output node is linear, or carries
@@ -58,6 +64,9 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         dtype: of the parameters and the arithmetic; intercepts are float64 either way.
         keep: what `prepared` leaves as it is: any of "offsets", "slopes", "ranges".
     """
+
+    KIND: ClassVar[str] = "atomic_network"
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "low", "high")
 
     descriptor: AtomicDescriptor = eqx.field(static=True)
     activation: str = eqx.field(static=True)
@@ -106,10 +115,9 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         """Whether the output node carries the activation."""
         return self.output_activation == "activation"
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "atomic_network",
             "descriptor": self.descriptor.config(),
             "hidden": hidden_widths(self.layers),
             "activation": self.activation,
@@ -118,24 +126,19 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
             "keep": list(self.keep),
         }
 
-    def constants(self) -> tuple[object, ...]:
-        """Offsets and feature ranges come from the data."""
-        return (self.offsets, self.low, self.high)
-
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """All last-layer inputs, unless the output node is not linear."""
         return 0 if self.bounded else self.readout.shape[1]
 
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_species"]:
+    def slopes_of_biases(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_species"]:
         """Derivative of the energy with respect to the biases: slope times atoms of each element."""
-        return np.asarray(self.slopes, np.float64) * super().bias_row(numbers)
+        return np.asarray(self.slopes, np.float64) * self.atoms_of_blocks(numbers)
 
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Offsets as intercepts, one slope from the spread of the energies, ranges from the features."""
         result, dtype = self, self.dtype
         if "offsets" not in self.keep:
-            result = super().prepared(data)
+            result = self.with_offsets(data.offsets)
         if "slopes" not in self.keep:
             own = dict(zip(self.species, np.asarray(result.offsets).tolist(), strict=True))
             slopes = jnp.full_like(self.slopes, energy_slope(data.structures, data.energies, own))
@@ -179,11 +182,11 @@ class AtomicNetwork(DescriptorPotential, VectorPotential):  # type: ignore[misc]
         values = descriptor.features(graph)
         return NetworkInputs(values, self.low, self.high, descriptor.n_features, descriptor.width)
 
-    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width"]:
+    def excess(self, graph: Graph) -> Float[Array, "n_atoms width"]:
         """How far each feature lies outside the range of training, in units of that range."""
         return self._inputs(graph).excess(species_index(self, graph), graph.atom_mask)
 
-    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+    def described_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the features of an atom."""
         place = self.species.index(int(graph.numbers[atom]))
         name = self.descriptor.names(self.descriptor.symbols[place])[column]

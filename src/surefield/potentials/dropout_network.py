@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import equinox as eqx
 import jax
@@ -18,10 +18,11 @@ from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.descriptors.behler import behler_functions
 from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError
+from surefield.potentials.abilities import Prepared, SavedByArguments, Solvable, TrainingData
 from surefield.potentials.config import DropoutNetworkConfig
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.network_parameters import CONSTANT
-from surefield.potentials.potential import DescriptorPotential, TrainingData, species_numbers
+from surefield.potentials.potential import DescriptorPotential, species_numbers
 from surefield.structures.graph import Graph, edge_forces, edge_virials
 
 __all__ = [
@@ -49,7 +50,7 @@ class Layer(eqx.Module):
     bias: Float[Array, "n_species n_out"]
 
 
-class DropoutNetwork(DescriptorPotential):
+class DropoutNetwork(DescriptorPotential, SavedByArguments, Prepared, Solvable):
     """Tanh layers on standardised features, a linear output per atom, and dropout of hidden units.
 
     The input of every layer but the first is x m/(1 - p), with a 0/1 mask m that holds for all atoms: a mask
@@ -78,6 +79,9 @@ class DropoutNetwork(DescriptorPotential):
     Raises:
         ConfigError: a rate outside [0, 1), dropout without hidden layers, a width that is not positive.
     """
+
+    KIND: ClassVar[str] = "dropout_network"
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "mean", "scale")
 
     descriptor: AtomicDescriptor = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
@@ -140,10 +144,9 @@ class DropoutNetwork(DescriptorPotential):
         """Probability that a unit is kept."""
         return 1.0 - self.dropout
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "dropout_network",
             "descriptor": self.descriptor.config(),
             "neurons": list(self.neurons),
             "dropout": self.dropout,
@@ -151,12 +154,7 @@ class DropoutNetwork(DescriptorPotential):
             "n_members": self.n_members,
         }
 
-    def constants(self) -> tuple[object, ...]:
-        """Offsets and standardisation come from the data."""
-        return (self.offsets, self.mean, self.scale)
-
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """All last-layer inputs."""
         return self.readout.shape[1]
 
@@ -194,14 +192,14 @@ class DropoutNetwork(DescriptorPotential):
         network = eqx.tree_at(places, network, places(self))
         return eqx.tree_at(lambda p: p.masks, network, arrays)
 
-    def prepared(self, data: TrainingData) -> DropoutNetwork:
+    def prepared_from(self, data: TrainingData) -> DropoutNetwork:
         """Copy with element offsets and, if `norm`, mean and scale of the features over all atoms.
 
         A network that is fitted already stays as it is: its weights belong to its own standardisation.
         """
         if self.fitted:
             return self
-        plain = eqx.tree_at(lambda p: p.fitted, super().prepared(data), jnp.ones((), bool))
+        plain = eqx.tree_at(lambda p: p.fitted, self.with_offsets(data.offsets), jnp.ones((), bool))
         if not self.norm:
             return plain
         features = np.concatenate(atomic_features(self.descriptor, data.structures))

@@ -48,11 +48,10 @@ class EnergyFunction(Protocol):
     def cutoff(self) -> float: ...  # noqa: D102
 
     min_distance: ClassVar[float]
+    supplies: ClassVar[frozenset[str]]
 
     @property
     def offsets(self) -> Float[Array, " n_species"]: ...  # noqa: D102
-    @property
-    def supplies(self) -> frozenset[str]: ...  # noqa: D102
     @property
     def dtype(self) -> np.dtype: ...  # noqa: D102
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]: ...  # noqa: D102

@@ -11,9 +11,19 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Array, Float, Int
 
+from surefield.potentials.abilities import (
+    HasBiasRow,
+    HasConstant,
+    HasRanges,
+    Prepared,
+    Restricted,
+    Saved,
+    SiteInput,
+    Solvable,
+    TrainingData,
+)
 from surefield.potentials.element_networks import ElementNetworks, hidden_widths, random_networks
 from surefield.potentials.layers import excess
-from surefield.potentials.potential import SiteInput, TrainingData
 from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph
 from surefield.structures.system import check_system, periodic_cell
@@ -21,7 +31,9 @@ from surefield.structures.system import check_system, periodic_cell
 __all__ = ["ImageNetwork"]
 
 
-class ImageNetwork(VectorPotential):
+class ImageNetwork(
+    VectorPotential, Saved, Restricted, Prepared, Solvable, HasBiasRow, HasConstant, HasRanges
+):
     """Total energy from all coordinates, E = slope o(x) + intercept, for one system of fixed size.
 
     The inputs are the 3N coordinates in the order of the file, scaled like features of atoms. With
@@ -39,7 +51,14 @@ class ImageNetwork(VectorPotential):
         keep: what `prepared` leaves as it is: any of "offsets" (the intercept), "slopes", "ranges".
     """
 
+    KIND: ClassVar[str] = "image_network"
     invariances: ClassVar[tuple[str, ...]] = ()
+    #: One energy for the whole structure, and no strain.
+    supplies: ClassVar[frozenset[str]] = frozenset({"energy", "forces"})
+    reads_positions: ClassVar[bool] = True
+    one_block: ClassVar[bool] = True
+    #: The reference image, and what comes from the data.
+    FIXED: ClassVar[tuple[str, ...]] = (*("reference", "cell", "periodic_cell", "intercept", "low", "high"),)
 
     numbers: tuple[int, ...] = eqx.field(static=True)
     pbc: tuple[bool, bool, bool] = eqx.field(static=True)
@@ -56,16 +75,6 @@ class ImageNetwork(VectorPotential):
     layers: list[Float[Array, "n_in_plus_1 n_out"]]
     readout: Float[Array, "1 n_site_features"]
     bias: Float[Array, " 1"]
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        """One energy for the whole structure, and no strain."""
-        return frozenset({"energy", "forces"})
-
-    @property
-    def reads_positions(self) -> bool:
-        """Its inputs are positions."""
-        return True
 
     def __init__(
         self,
@@ -116,10 +125,9 @@ class ImageNetwork(VectorPotential):
         """The reference image."""
         return Atoms(self.numbers, np.asarray(self.reference), cell=np.asarray(self.cell), pbc=self.pbc)
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, and the elements and boundaries of the reference image."""
         return {
-            "kind": "image_network",
             "numbers": list(self.numbers),
             "pbc": list(self.pbc),
             "hidden": hidden_widths([self.layers])[0],
@@ -130,33 +138,28 @@ class ImageNetwork(VectorPotential):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build from `config()`; coordinates and cell are among the arrays of a file."""
-        settings = {k: v for k, v in config.items() if k not in ("kind", "numbers", "pbc")}
-        return cls(Atoms(config["numbers"], pbc=config["pbc"]), **settings)
+    def of_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Untrained potential; coordinates and cell are among the arrays of a file."""
+        settings = {k: v for k, v in arguments.items() if k not in ("numbers", "pbc")}
+        return cls(Atoms(arguments["numbers"], pbc=arguments["pbc"]), **settings)
 
-    def constants(self) -> tuple[object, ...]:
-        """The reference image and what comes from the data."""
-        return (self.reference, self.cell, self.periodic_cell, self.intercept, self.low, self.high)
-
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """All last-layer inputs, unless the output node is not linear."""
         return 0 if self.bounded else self.readout.shape[1]
 
-    def check_frame(self, atoms: Atoms, where: object) -> None:
+    def check_served(self, atoms: Atoms, where: object) -> None:
         """Raise `DataError` unless a structure is of the one system this potential was made for."""
         check_system(atoms, self.system, where)
 
-    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> float:
+    def energy_without_weights(self, numbers: Int[np.ndarray, " n_atoms"]) -> float:
         """The intercept, eV."""
         return float(self.intercept)
 
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
+    def slopes_of_biases(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
         """Derivative of the energy with respect to the bias: the slope."""
         return np.array([float(self.slope)])
 
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Mean and spread of the total energies, ranges of the coordinates."""
         known = np.array([energy for energy in data.energies if energy is not None])
         images = self.unwrapped(jnp.asarray([s.positions for s in data.structures]))
@@ -213,11 +216,7 @@ class ImageNetwork(VectorPotential):
         hidden, _, slope = self._outputs(graph)
         return (slope[:, None] * hidden)[graph.structure] / len(self.numbers)
 
-    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """There is one network."""
-        return jnp.zeros(graph.numbers.shape, jnp.int32)
-
-    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms 3"]:
+    def excess(self, graph: Graph) -> Float[Array, "n_atoms 3"]:
         """How far each coordinate lies outside the range of training, in units of that range."""
         x = self.coordinates(graph)
         distances = excess(x, self.low[None], self.high[None], jnp.ones(x.shape, bool))
@@ -226,7 +225,7 @@ class ImageNetwork(VectorPotential):
         place = jnp.clip(jnp.arange(graph.numbers.shape[0]) - start[graph.structure], 0, n - 1)
         return distances.reshape(-1, n, 3)[graph.structure, place]
 
-    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+    def described_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the coordinates of an atom of the first structure."""
         place = 3 * atom + column
         value, low, high = (float(x[place]) for x in (self.coordinates(graph)[0], self.low, self.high))

@@ -8,14 +8,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase import Atoms
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, PotentialError
-from surefield.potentials.potential import MECHANICAL, LastLayerPotential, Potential, TrainingData
+from surefield.potentials.abilities import (
+    HasBiasRow,
+    HasConstant,
+    HasOutputs,
+    Prepared,
+    SavedByArguments,
+    Tangent,
+    TrainingData,
+    Wrapper,
+)
+from surefield.potentials.potential import MECHANICAL, LastLayerPotential, Potential
 from surefield.structures.graph import Graph
-from surefield.structures.neighbors import Neighborhood
 
 __all__ = ["Linearized"]
 
@@ -25,7 +33,9 @@ LARGEST: Final = 5000
 _AT_ONCE: Final = 8
 
 
-class Linearized(LastLayerPotential):
+class Linearized(
+    LastLayerPotential, SavedByArguments, Wrapper, Prepared, HasConstant, HasBiasRow, HasOutputs, Tangent
+):
     """e_i(theta0) + f_i . (w - w0), f_i = scale d e_i/d theta at theta0, w0 = theta0/scale.
 
     The weights start at w0, where this is the potential it was made from, so that every method for last
@@ -42,6 +52,10 @@ class Linearized(LastLayerPotential):
         ConfigError: a scale of the wrong length or not positive.
     """
 
+    KIND: ClassVar[str] = "linearized"
+    #: Everything but the weights.
+    FIXED: ClassVar[tuple[str, ...]] = ("base", "reference", "scale", "bias")
+    one_block: ClassVar[bool] = True
     #: Potentials that others compute know derivatives by parameters as differences only.
     forward_only: ClassVar[bool] = True
 
@@ -72,9 +86,18 @@ class Linearized(LastLayerPotential):
         self.scale = jnp.asarray(units)
         self.bias = jnp.zeros(1)
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Configuration of the potential it was made from."""
-        return {"kind": "linearized", "base": self.base.config()}
+        return {"base": self.base.config()}
+
+    @property
+    def inner(self) -> Potential:
+        """The potential it was made from."""
+        return self.base
+
+    def around(self, change: Callable[[Potential], Potential]) -> Self:
+        """Copy around the changed potential."""
+        return eqx.tree_at(lambda p: p.base, self, change(self.base))
 
     @property
     def species(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -92,42 +115,35 @@ class Linearized(LastLayerPotential):
         return self.base.offsets
 
     @property
-    def supplies(self) -> frozenset[str]:
+    def supplies(self) -> frozenset[str]:  # type: ignore[override]
         """Results of the potential, charges left out."""
         return self.base.supplies & MECHANICAL
 
     @property
-    def reads_positions(self) -> bool:
+    def reads_positions(self) -> bool:  # type: ignore[override]
         """Whether the potential does."""
         return self.base.reads_positions
 
-    def neighborhood(self, atoms: Atoms) -> Neighborhood:
-        """What the potential reads of a structure."""
-        return self.base.neighborhood(atoms)
+    @property
+    def numerical(self) -> bool:  # type: ignore[override]
+        """Whether derivatives by the parameters of the potential are finite differences only."""
+        return self.base.numerical
 
-    def check_frame(self, atoms: Atoms, where: object) -> None:
-        """Raise an error unless the potential can serve a structure."""
-        self.base.check_frame(atoms, where)
-
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Copy around the prepared potential."""
-        return eqx.tree_at(lambda p: p.base, self, self.base.prepared(data))
+        return self.around(lambda base: base.prepared(data))
 
-    def constants(self) -> tuple[object, ...]:
-        """Everything but the weights."""
-        return (self.base, self.reference, self.scale, self.bias)
+    def outputs_of(self, graph: Graph) -> dict[str, Array]:
+        """None: the weights give energies alone."""
+        return {}
 
-    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> NoReturn:
+    def energy_without_weights(self, numbers: Int[np.ndarray, " n_atoms"]) -> NoReturn:
         """Not known from the elements alone: no weight is solvable."""
         raise PotentialError("the weights of a linearized potential are not solved for: train the potential")
 
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
+    def slopes_of_biases(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
         """The one bias moves nothing."""
         return np.zeros(1)
-
-    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """All atoms share the one row of weights."""
-        return jnp.zeros(graph.numbers.shape, jnp.int32)
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets."""
@@ -140,7 +156,7 @@ class Linearized(LastLayerPotential):
         columns = jax.lax.map(lambda d: self._along(graph, d)[1], directions, batch_size=_AT_ONCE)
         return columns.T
 
-    def with_readout(self, readout: Float[Array, "1 n_parameters"]) -> Potential:
+    def touched(self, readout: Float[Array, "1 n_parameters"]) -> Potential:
         """The potential it was made from, to which it is tangent."""
         start = self.base.vector
         moved = (self.reference + readout[0] - jax.lax.stop_gradient(self.readout[0])) * self.scale

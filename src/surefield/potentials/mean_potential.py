@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -13,16 +13,14 @@ from ase import Atoms
 from jaxtyping import Array, Float
 
 from surefield.errors import PotentialError
-from surefield.potentials.potential import LastLayerPotential, Potential, SiteInput
+from surefield.potentials.abilities import HasLastLayer, HasOutputs, Restricted, SavedByArguments, Wrapper
+from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.structures.graph import Graph
-from surefield.structures.labels import Labels
-from surefield.structures.neighbors import Neighborhood
-from surefield.structures.read import Frames
 
 __all__ = ["MeanPotential"]
 
 
-class MeanPotential(Potential):
+class MeanPotential(Potential, SavedByArguments, Wrapper, Restricted, HasOutputs, HasLastLayer):
     """Mean energy of several potentials of the same elements; its forces are the gradient of that.
 
     Args:
@@ -31,6 +29,9 @@ class MeanPotential(Potential):
     Raises:
         PotentialError: none, or they do not agree.
     """
+
+    KIND: ClassVar[str] = "mean"
+    FIXED: ClassVar[tuple[str, ...]] = ("constants_of_members",)
 
     members: tuple[Potential, ...]
     species: tuple[int, ...] = eqx.field(static=True)
@@ -50,70 +51,55 @@ class MeanPotential(Potential):
         self.min_distance = least  # pyright: ignore[reportIncompatibleVariableOverride]
         self.invariances = shared  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Configurations of the members."""
-        return {"kind": "mean", "members": [member.config() for member in self.members]}
+        return {"members": [member.config() for member in self.members]}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Mean of members that are made already."""
-        return cls(config["members"])
+    @property
+    def inner(self) -> Potential:
+        """The first member: what is read and known is the same for all."""
+        return self.members[0]
+
+    def around(self, change: Callable[[Potential], Potential]) -> Self:
+        """Mean of the members, each changed."""
+        return type(self)([change(member) for member in self.members])
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
         """Mean element offsets."""
         return jnp.mean(jnp.stack([jnp.asarray(m.offsets, jnp.float64) for m in self.members]), axis=0)
 
-    def constants(self) -> tuple[object, ...]:
+    @property
+    def constants_of_members(self) -> tuple[object, ...]:
         """Those of all members."""
         return tuple(constant for member in self.members for constant in member.constants())
 
     @property
-    def supplies(self) -> frozenset[str]:
+    def supplies(self) -> frozenset[str]:  # type: ignore[override]
         """Results of the members."""
         return self.members[0].supplies
 
     @property
-    def numerical(self) -> bool:
+    def numerical(self) -> bool:  # type: ignore[override]
         """Whether derivatives by parameters of any member are finite differences only."""
         return any(member.numerical for member in self.members)
 
     @property
-    def reads_positions(self) -> bool:
+    def reads_positions(self) -> bool:  # type: ignore[override]
         """Whether the members do."""
         return any(member.reads_positions for member in self.members)
 
     @property
-    def conjugate_charges(self) -> bool:
+    def conjugate_charges(self) -> bool:  # type: ignore[override]
         """Whether those of all members are."""
         return all(member.conjugate_charges for member in self.members)
 
-    def neighborhood(self, atoms: Atoms) -> Neighborhood:
-        """What the members read of a structure."""
-        return self.members[0].neighborhood(atoms)
-
-    def check_frame(self, atoms: Atoms, where: object) -> None:
+    def check_served(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless all members can serve a structure."""
         for member in self.members:
             member.check_frame(atoms, where)
 
-    def at_potential(self, phi: float | None) -> Self:
-        """Copy with another electrode potential (V) of all members."""
-        return type(self)([member.at_potential(phi) for member in self.members])
-
-    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
-        """As the members mean them."""
-        return self.members[0].understood(frames, labels)
-
-    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
-        """That of the first member."""
-        return self.members[0].extrapolation(graph)
-
-    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
-        """That of the first member."""
-        return self.members[0].site_input(graph, atom, column)
-
-    def last_layer(self) -> LastLayerPotential:
+    def linear_part(self) -> LastLayerPotential:
         """None of its own."""
         fix = "take full_grad_rp features, which see all weights, or one of the members"
         raise PotentialError(f"the mean of {len(self.members)} potentials has no single last layer", fix=fix)
@@ -122,7 +108,7 @@ class MeanPotential(Potential):
         """Mean energy of each atom, eV."""
         return self._mean(lambda member: member.site_energies(graph))
 
-    def outputs(self, graph: Graph) -> dict[str, Array]:
+    def outputs_of(self, graph: Graph) -> dict[str, Array]:
         """Mean quantities that do not follow from the energy."""
         return self._mean(lambda member: member.outputs(graph))
 

@@ -21,9 +21,10 @@ from surefield.descriptors.channel_invariants import (
 )
 from surefield.descriptors.moments import MAX_RANK, N_COMPONENTS, angular_basis, vector_products
 from surefield.descriptors.radial import bessel_basis
+from surefield.potentials.abilities import Prepared, SavedByArguments, TrainingData
 from surefield.potentials.config import MessageNetworkConfig
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import LastLayerPotential, Potential, TrainingData, species_numbers
+from surefield.potentials.potential import LastLayerPotential, Potential, species_numbers
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
 from surefield.structures.neighbor_values import neighbor_values
@@ -134,7 +135,7 @@ class MessageLayer(eqx.Module):
         return new
 
 
-class MessageNetwork(LastLayerPotential):
+class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
     """Moment-tensor potential with learned channels, and with a second layer that hears from the neighbours.
 
     Channels are linear mixtures of moments, so that products of a channel with itself suffice (see
@@ -156,6 +157,10 @@ class MessageNetwork(LastLayerPotential):
         seed: of the initial weights.
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
     """
+
+    KIND: ClassVar[str] = "message_network"
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "energy_scale", "scales")
+    MATRICES: ClassVar[tuple[str, ...]] = ("between",)
 
     training_defaults: ClassVar[Mapping[str, Any]] = MessageNetworkConfig.training_defaults
 
@@ -236,10 +241,9 @@ class MessageNetwork(LastLayerPotential):
         settings = config.model_dump(exclude={"kind", "species"})
         return cls(config.species or species, **settings)
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "message_network",
             "species": [chemical_symbols[z] for z in self.species],
             "cutoff": self.cutoff,
             "n_layers": len(self.layers),
@@ -252,12 +256,12 @@ class MessageNetwork(LastLayerPotential):
             "dtype": str(self.bias.dtype),
         }
 
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Copy with element offsets, and with moments and invariants of the data scaled to one.
 
         Every random mixture then starts with moments of mean square one and invariants of variance one.
         """
-        whole = super().prepared(data)
+        whole = self.with_offsets(data.offsets)
         scale = jnp.asarray(data.force_scale, self.dtype)
         bias = jnp.asarray(_binding_energies(whole, data), self.dtype)
         whole = eqx.tree_at(lambda p: (p.energy_scale, p.bias), whole, (scale, bias))
@@ -286,12 +290,13 @@ class MessageNetwork(LastLayerPotential):
                 whole = eqx.tree_at(lambda p, i=place: p.layers[i].vector_scale, whole, value)
         return whole
 
-    def constants(self) -> tuple[object, ...]:
-        """Offsets and scales come from the data and are not trained."""
-        scales = [array for layer in self.layers for array in (layer.shift, layer.scale, layer.vector_scale)]
-        return (self.offsets, self.energy_scale, *scales)
+    @property
+    def scales(self) -> list[Array | None]:
+        """What scales moments and invariants comes from the data."""
+        return [array for layer in self.layers for array in (layer.shift, layer.scale, layer.vector_scale)]
 
-    def matrices(self) -> list[Array]:
+    @property
+    def between(self) -> list[Array]:
         """Weights between vectors of features, which are trained by orthogonalised steps."""
         between = [
             matrix

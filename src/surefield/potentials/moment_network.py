@@ -16,16 +16,17 @@ from jaxtyping import Array, Float
 from surefield.descriptors.moment_derivatives import invariants_along
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
+from surefield.potentials.abilities import HasCorrection, Prepared, SavedByArguments, TrainingData
 from surefield.potentials.config import MomentNetworkConfig
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import DensityPotential, TrainingData, species_numbers
+from surefield.potentials.potential import DensityPotential, species_numbers
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
 
 
-class MomentNetwork(DensityPotential):
+class MomentNetwork(DensityPotential, SavedByArguments, Prepared, HasCorrection):
     """Moment-tensor potential with a learned radial basis, a linear part and a network as its correction.
 
     A^(l)_c,i = sum_j R_c(r_ij; z_i, z_j) u_ij^(⊗l), l = 0..3 (Shapeev 2016), is contracted to invariants,
@@ -45,7 +46,14 @@ class MomentNetwork(DensityPotential):
         dtype: of the parameters and the arithmetic; energies are summed in float64 either way.
     """
 
+    KIND: ClassVar[str] = "moment_network"
     training_defaults: ClassVar[Mapping[str, Any]] = {"weight_decay": 1.0}
+    #: Offsets and standardisation come from the data.
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "shift", "scale")
+    RADIAL: ClassVar[tuple[str, ...]] = ("radial",)
+    SLOWED: ClassVar[bool] = True
+    #: Shrinking radial functions would spoil the solved weights.
+    DECAYED: ClassVar[tuple[str, ...]] = ("weights", "readout")
 
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
@@ -103,10 +111,9 @@ class MomentNetwork(DensityPotential):
         """Number of invariants per atom."""
         return self.shift.shape[1]
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "moment_network",
             "species": [chemical_symbols[z] for z in self.species],
             "cutoff": self.cutoff,
             "n_basis": self.n_basis,
@@ -117,19 +124,17 @@ class MomentNetwork(DensityPotential):
             "dtype": str(self.radial.dtype),
         }
 
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """The linear part: weights of the invariants themselves."""
         return self.n_invariants
 
-    def solvable(self) -> MomentNetwork:
-        """The linear part alone."""
-        bare = eqx.tree_at(lambda p: (p.weights, p.biases), self, ([], []))
-        return eqx.tree_at(lambda p: p.readout, bare, self.readout[:, : self.n_invariants])
+    def without_correction(self) -> Self:
+        """The linear part, and the last weights of the network."""
+        return eqx.tree_at(lambda p: (p.weights, p.biases), self, ([], []))
 
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Copy with element offsets, and with the invariants standardised over the atoms of each element."""
-        plain = super().prepared(data)
+        plain = self.with_offsets(data.offsets)
         n, width = self.shift.shape
         count, first, second = np.zeros((n, 1)), np.zeros((n, width)), np.zeros((n, width))
         for _, graph in padded_batches(data.structures, 16, self.dtype):
@@ -148,23 +153,6 @@ class MomentNetwork(DensityPotential):
         scale[seen] = np.maximum(deviation, 1e-3 * np.median(deviation, axis=1, keepdims=True) + 1e-12)
         values = (jnp.asarray(shift, self.dtype), jnp.asarray(scale, self.dtype))
         return eqx.tree_at(lambda p: (p.shift, p.scale), plain, values)
-
-    def constants(self) -> tuple[object, ...]:
-        """Offsets and standardisation come from the data and are not trained."""
-        return (self.offsets, self.shift, self.scale)
-
-    def learning_rate_factors(self, solved: float, radial: float) -> Self:
-        """Factor on the learning rate of every array: `solved` for what ridge regression has set."""
-        ones = super().learning_rate_factors(solved, radial)
-        width = jnp.arange(self.readout.shape[1]) < self.n_invariants
-        readout = jnp.where(width, solved, 1.0).astype(self.dtype)
-        return eqx.tree_at(lambda p: (p.radial, p.readout), ones, (jnp.asarray(radial, self.dtype), readout))
-
-    def weight_decay_factors(self) -> Self:
-        """The network alone: shrinking radial functions would spoil the solved weights."""
-        ones = super().weight_decay_factors()
-        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else leaf, ones)
-        return eqx.tree_at(lambda p: (p.weights, p.readout), zeros, (ones.weights, ones.readout))
 
     def _edge_functions(self, graph: Graph) -> tuple[Array, Array]:
         """Radial (n_atoms, n_species n_basis, n_neighbors), angular (n_atoms, 20, n_neighbors)."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,8 +19,28 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
-from surefield.descriptors.build import descriptor_from_config
 from surefield.errors import ConfigError, PotentialError
+from surefield.potentials.abilities import (
+    ClosedForm,
+    ClosedRows,
+    HasBiasRow,
+    HasConstant,
+    HasCorrection,
+    HasLastLayer,
+    HasOutputs,
+    HasRanges,
+    HasVector,
+    Prepared,
+    ReadsElectrode,
+    Restricted,
+    Saved,
+    SavedByArguments,
+    SiteInput,
+    Solvable,
+    Tangent,
+    TrainingData,
+    Wrapper,
+)
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.evaluate import predict, species_index
 from surefield.potentials.prediction import Prediction
@@ -44,29 +64,17 @@ __all__ = [
 ]
 
 P = TypeVar("P", bound="Potential")
+A = TypeVar("A")
 
 #: What follows from energies of atoms alone.
 MECHANICAL: Final = frozenset({"energy", "energies", "forces", "stress"})
 
 
-class TrainingData(NamedTuple):
-    """What a potential is prepared from.
-
-    Attributes:
-        structures: of the training set.
-        energies: their labels, eV.
-        offsets: energy of each element, eV.
-        force_scale: root mean square of the components of the labelled forces, eV/Å; 1 where there are none.
-    """
-
-    structures: Sequence[Neighborhood]
-    energies: Sequence[float | None]
-    offsets: Mapping[int, float]
-    force_scale: float = 1.0
-
-
 class Potential(eqx.Module):
     """A differentiable function E(parameters, structure), held as an immutable pytree.
+
+    Its public methods are final: what differs between potentials is declared in the attributes, or is one of
+    the abilities (`surefield.potentials.abilities`) that a class has.
 
     Attributes:
         species: atomic numbers the potential knows, ascending.
@@ -76,72 +84,90 @@ class Potential(eqx.Module):
         invariances: changes of a structure that leave its energy as it is.
         min_distance: of two atoms below which nothing is predicted, Å; nothing is trained on below 0.3.
         pretrained: it comes trained, by others: `train` finds element offsets and solves for its last layer.
+        supplies: names of the results it can give.
+        reads_positions: the energy depends on `Graph.positions`, not on vectors alone.
+        conjugate_charges: excess electrons, if any, are the slope of its energy in the electrode potential.
+        numerical: derivatives by its parameters can be finite differences only.
+        FIXED: names of arrays that training must leave as they are.
+        MATRICES: names of arrays that map features, all axes but the last, to others; see `matrices`.
+        RADIAL: names of arrays that make radial functions.
+        SLOWED: last weights that were solved exactly before have a learning rate of their own.
+        DECAYED: names of arrays that weight decay shrinks; None: all.
     """
 
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     pretrained: ClassVar[bool] = False
     invariances: ClassVar[tuple[str, ...]] = ("permutation", "rotation", "translation")
     min_distance: ClassVar[float] = MIN_DISTANCE
+    supplies: ClassVar[frozenset[str]] = MECHANICAL
+    reads_positions: ClassVar[bool] = False
+    conjugate_charges: ClassVar[bool] = True
+    numerical: ClassVar[bool] = False
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets",)
+    MATRICES: ClassVar[tuple[str, ...]] = ()
+    RADIAL: ClassVar[tuple[str, ...]] = ()
+    SLOWED: ClassVar[bool] = False
+    DECAYED: ClassVar[tuple[str, ...] | None] = None
 
     species: eqx.AbstractVar[tuple[int, ...]]
     cutoff: eqx.AbstractVar[float]
     offsets: eqx.AbstractVar[Float[Array, " n_species"]]
 
+    @abc.abstractmethod
+    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
+        """Energy of each atom in eV, without element offsets; zero for padding atoms."""
+
     def config(self) -> dict[str, Any]:
-        """JSON-able: the kind, and the constructor's arguments of an untrained potential of this shape.
+        """JSON-able: the kind, and what an untrained potential of this shape is made from.
 
         Raises:
             PotentialError: potentials of this class are not saved.
         """
-        raise PotentialError(f"{type(self).__name__} cannot be saved")
+        if not isinstance(self, Saved):
+            raise PotentialError(f"{type(self).__name__} cannot be saved")
+        return {"kind": self.KIND, **self.arguments()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Untrained potential of what `config()` gave; potentials that are parts of it are made already."""
-        settings = {name: value for name, value in config.items() if name != "kind"}
-        if "descriptor" in settings:
-            settings["descriptor"] = descriptor_from_config(settings["descriptor"])
-        return cls(**settings)
+        if not issubclass(cls, Saved):
+            raise PotentialError(f"{cls.__name__} cannot be made from a file")
+        return cls.of_arguments({name: value for name, value in config.items() if name != "kind"})
 
     @property
     def potential(self) -> Potential:
         """This potential itself, so that it goes wherever a handle or an uncertainty around one goes."""
         return self
 
-    @property
-    def supplies(self) -> frozenset[str]:
-        """Names of the results it can give."""
-        return MECHANICAL
-
-    @property
-    def reads_positions(self) -> bool:
-        """Whether the energy depends on `Graph.positions`, not on vectors alone."""
-        return False
-
-    @property
-    def conjugate_charges(self) -> bool:
-        """Whether excess electrons, where it gives them, are the slope of its energy in the potential."""
-        return True
-
-    @property
-    def numerical(self) -> bool:
-        """Whether derivatives by its parameters can be finite differences only."""
-        return False
-
-    @abc.abstractmethod
-    def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
-        """Energy of each atom in eV, without element offsets; zero for padding atoms."""
+    def _able(self, ability: type[A]) -> A | None:
+        """This potential, if it has an ability, or the one that it stands around."""
+        part: Potential = self
+        while not isinstance(part, ability):
+            if not isinstance(part, Wrapper):
+                return None
+            part = part.inner
+        return part
 
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """Neighbours of a structure, and whatever else of it this potential reads."""
-        return neighborhood(atoms, self.cutoff)
+        plain, reader = neighborhood(atoms, self.cutoff), self._able(ReadsElectrode)
+        return plain if reader is None else replace(plain, inputs=reader.inputs_of(atoms))
 
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless a structure of known elements is one this potential can serve."""
+        restricted = self._able(Restricted)
+        if restricted is not None:
+            restricted.check_served(atoms, where)
 
     def prepared(self, data: TrainingData) -> Self:
-        """Copy with all that is taken from the training set and not trained; here the element offsets."""
-        values = jnp.asarray([data.offsets.get(z, 0.0) for z in self.species], jnp.float64)
+        """Copy with all that is taken from the training set and not trained; mostly the element offsets."""
+        if isinstance(self, Prepared):
+            return self.prepared_from(data)
+        return self.with_offsets(data.offsets)
+
+    def with_offsets(self, offsets: Mapping[int, float]) -> Self:
+        """Copy with other energies of elements, eV; zero for those that are not named."""
+        values = jnp.asarray([offsets.get(z, 0.0) for z in self.species], jnp.float64)
         return eqx.tree_at(lambda p: p.offsets, self, values)
 
     def at_potential(self, phi: float | None) -> Self:
@@ -150,31 +176,41 @@ class Potential(eqx.Module):
         Raises:
             PotentialError: the potential knows no electrode potential.
         """
+        if isinstance(self, ReadsElectrode):
+            return self.with_default_phi(phi)
+        if isinstance(self, Wrapper) and self._able(ReadsElectrode) is not None:
+            return self.around(lambda part: part.at_potential(phi))
         raise PotentialError(f"{type(self).__name__} knows no electrode potential to set")
 
     def outputs(self, graph: Graph) -> dict[str, Array]:
-        """Quantities that do not follow from the energy, by name (traceable); here none.
+        """Quantities that do not follow from the energy, by name (traceable); mostly none.
 
         Those of structures have n_structures first, those of atoms n_atoms, with zeros for padding. What is
         here is trained on, predicted, and has rows and uncertainties; `supplies` names it too.
         """
-        return {}
+        part = self._able(HasOutputs)
+        return {} if part is None else part.outputs_of(graph)
 
     def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
-        """Labels as this potential means them, and a line that says how they were understood; here as is.
+        """Labels as this potential means them, and a line that says how they were understood.
 
         Raises:
             DataError: labels that cannot be what the potential predicts.
         """
-        return labels, ""
+        reader = self._able(ReadsElectrode)
+        return (labels, "") if reader is None else reader.understood_labels(frames, labels)
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
         """How far each input of each atom lies outside the range of training, in units of that range."""
-        return None
+        part = self._able(HasRanges)
+        return None if part is None else part.excess(graph)
 
     def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the inputs that `extrapolation` has numbers of."""
-        raise PotentialError(f"{type(self).__name__} knows no ranges of its inputs")
+        part = self._able(HasRanges)
+        if part is None:
+            raise PotentialError(f"{type(self).__name__} knows no ranges of its inputs")
+        return part.described_input(graph, atom, column)
 
     def describe_extrapolation(self, atoms: Atoms) -> str:
         """One line on the input that lies farthest outside the range of training."""
@@ -190,10 +226,18 @@ class Potential(eqx.Module):
     @property
     def vector(self) -> Float[Array, " n_parameters"]:
         """All that training may change in one flat vector (traceable)."""
+        if isinstance(self, HasVector):
+            return self.parameter_vector()
         return ravel_pytree(eqx.filter(self, trainable(self)))[0]
 
     def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
-        """Copy with the parameters of a vector (traceable)."""
+        """Copy with the parameters of a vector (traceable).
+
+        Raises:
+            ConfigError: a vector of another length, where the parameters have an order of their own.
+        """
+        if isinstance(self, HasVector):
+            return self.of_parameter_vector(vector)
         moving, fixed = eqx.partition(self, trainable(self))
         return eqx.combine(ravel_pytree(moving)[1](vector), fixed)
 
@@ -212,67 +256,67 @@ class Potential(eqx.Module):
         return SurefieldCalculator(self, **options)
 
     def last_layer(self) -> LastLayerPotential:
-        """The part whose last layer carries uncertainty, features and selection."""
-        raise PotentialError(f"{type(self).__name__} has no linear last layer to take features from")
+        """The part whose last layer carries uncertainty, features and selection.
+
+        Raises:
+            PotentialError: there is none.
+        """
+        part = self._able(HasLastLayer)
+        if part is None:
+            raise PotentialError(f"{type(self).__name__} has no linear last layer to take features from")
+        return part.linear_part()
 
     def __add__(self, other: Potential) -> Potential:
         """Sum of this potential and a fixed baseline, such as short-range repulsion."""
-        from surefield.potentials.potential import SumPotential
-
         return SumPotential(self, other)
 
     def constants(self) -> tuple[object, ...]:
         """Arrays of this potential that training must leave as they are."""
-        return (self.offsets,)
+        return tuple(getattr(self, name) for name in self.FIXED)
 
     def matrices(self) -> Sequence[Array]:
         """Arrays that map features, all axes but the last, to others; steps of these are orthogonalised.
 
-        Muon (Jordan et al., 2024); none here: then every array is trained by Adam.
+        Muon (Jordan et al., 2024); where there are none every array is trained by Adam.
         """
-        return ()
+        return [array for name in self.MATRICES for array in jax.tree.leaves(getattr(self, name))]
 
     def learning_rate_factors(self, solved: float, radial: float) -> Self:
-        """Factor on the learning rate of every array, in the structure of the potential; here ones.
+        """Factor on the learning rate of every array, in the structure of the potential; mostly ones.
 
         Args:
             solved: for weights that were solved exactly before.
             radial: for radial functions.
         """
-        return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, self)
+        ones = _ones(self)
+        factors = {name: jnp.asarray(radial, self.dtype) for name in self.RADIAL}
+        if self.SLOWED and isinstance(self, LastLayerPotential):
+            columns = jnp.arange(self.readout.shape[1]) < self.n_solvable
+            factors["readout"] = jnp.where(columns, solved, 1.0).astype(self.dtype)
+        return _with_named(ones, factors)
 
     def weight_decay_factors(self) -> Self:
-        """Factor on the weight decay of every array, in the structure of the potential; here ones."""
-        return self.learning_rate_factors(1.0, 1.0)
+        """Factor on the weight decay of every array, in the structure of the potential; mostly ones."""
+        ones = _ones(self)
+        if self.DECAYED is None:
+            return ones
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else leaf, ones)
+        return _with_named(zeros, {name: getattr(ones, name) for name in self.DECAYED})
 
 
-class SiteInput(NamedTuple):
-    """Name and value of an input of an atom, its range over the training set, and " Å" or the like."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    unit: str = ""
+def _ones(potential: P) -> P:
+    """A one for every array, in the structure of a potential."""
+    return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype) if eqx.is_array(leaf) else leaf, potential)
 
 
-class ClosedRows(NamedTuple):
-    """Derivatives of one structure's results with respect to all last-layer weights, float64.
-
-    Attributes:
-        energy: (n_features,) of the total energy.
-        forces: (3 n_atoms, n_features) of the forces, order atom, xyz; None if not asked for.
-        virial: (3, 3, n_features) of dE/d(strain); None if not asked for.
-        energies: (n_atoms, n_features) of the energies of the atoms: their features; None: not known.
-    """
-
-    energy: Float[np.ndarray, " n_features"]
-    forces: Float[np.ndarray, "n_components n_features"] | None
-    virial: Float[np.ndarray, "3 3 n_features"] | None
-    energies: Float[np.ndarray, "n_atoms n_features"] | None = None
+def _with_named(potential: P, values: Mapping[str, Any]) -> P:
+    """Copy with other values of some attributes."""
+    if not values:
+        return potential
+    return eqx.tree_at(lambda p: [getattr(p, name) for name in values], potential, list(values.values()))
 
 
-class LastLayerPotential(Potential):
+class LastLayerPotential(Potential, HasLastLayer):
     """A potential whose energy is linear in its last weights: E = sum_i f_i · w[block of i] + constants.
 
     Attributes:
@@ -281,53 +325,70 @@ class LastLayerPotential(Potential):
         local_features: f_i depends, of `Graph.vectors`, on the row of atom i alone, which makes rows cheap;
             where nothing is known it may depend on everything.
         forward_only: no derivatives are taken back from the energy to the weights: they may be differences.
+        one_block: one row of `readout` serves all atoms; else each element has one.
     """
 
     local_features: ClassVar[bool] = False
     forward_only: ClassVar[bool] = False
+    one_block: ClassVar[bool] = False
 
     readout: eqx.AbstractVar[Float[Array, "n_blocks n_site_features"]]
     bias: eqx.AbstractVar[Float[Array, " n_blocks"]]
-
-    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> float:
-        """Energy of a structure when all last weights and biases are zero, eV; here the element offsets."""
-        table = dict(zip(self.species, np.asarray(self.offsets, np.float64).tolist(), strict=True))
-        return sum(table[z] for z in numbers.tolist())
-
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
-        """Derivative of the energy with respect to the biases; here the atoms of each element."""
-        return np.sum(np.equal.outer(numbers, self.species), axis=0).astype(np.float64)
-
-    @property
-    def n_solvable(self) -> int:
-        """Leading columns of `readout`, and all of `bias`, that an exact solution may replace."""
-        return 0
-
-    def solvable(self) -> LastLayerPotential:
-        """Copy whose last layer has the solvable columns only."""
-        return eqx.tree_at(lambda p: p.readout, self, self.readout[:, : self.n_solvable])
-
-    def last_layer(self) -> LastLayerPotential:
-        """This potential itself."""
-        return self
 
     @abc.abstractmethod
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Inputs f_i of the last layer of each atom."""
 
+    def linear_part(self) -> LastLayerPotential:
+        """This potential itself."""
+        return self
+
+    def constant_energy(self, numbers: Int[np.ndarray, " n_atoms"]) -> float:
+        """Energy of a structure when all last weights and biases are zero, eV; mostly the element offsets."""
+        if isinstance(self, HasConstant):
+            return self.energy_without_weights(numbers)
+        table = dict(zip(self.species, np.asarray(self.offsets, np.float64).tolist(), strict=True))
+        return sum(table[z] for z in numbers.tolist())
+
+    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
+        """Derivative of the energy with respect to the biases; mostly the atoms of each block."""
+        return (
+            self.slopes_of_biases(numbers) if isinstance(self, HasBiasRow) else self.atoms_of_blocks(numbers)
+        )
+
+    def atoms_of_blocks(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " n_blocks"]:
+        """How many atoms of a structure each row of `readout` serves."""
+        if self.one_block:
+            return np.array([float(len(numbers))])
+        return np.sum(np.equal.outer(numbers, self.species), axis=0).astype(np.float64)
+
+    @property
+    def n_solvable(self) -> int:
+        """Leading columns of `readout`, and all of `bias`, that an exact solution may replace."""
+        return self.n_linear() if isinstance(self, Solvable) else 0
+
+    def solvable(self) -> LastLayerPotential:
+        """Copy whose last layer has the solvable columns only."""
+        bare = self.without_correction() if isinstance(self, HasCorrection) else self
+        return eqx.tree_at(lambda p: p.readout, bare, self.readout[:, : self.n_solvable])
+
     def closed_rows(
         self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
     ) -> Iterator[ClosedRows] | None:
         """Rows of each structure by a way of the potential's own; None: they follow by differentiation."""
-        return None
+        if not isinstance(self, ClosedForm):
+            return None
+        return self.rows_of(structures, forces=forces, strain=strain)
 
     def with_readout(self, readout: Float[Array, "n_blocks n_site_features"]) -> Potential:
         """Potential with other last weights, of which the first derivatives at the present ones are asked."""
+        if isinstance(self, Tangent):
+            return self.touched(readout)
         return eqx.tree_at(lambda p: p.readout, self, readout)
 
     def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """Row of `readout` that serves an atom; by default its element."""
-        return species_index(self, graph)
+        """Row of `readout` that serves an atom."""
+        return jnp.zeros(graph.numbers.shape, jnp.int32) if self.one_block else species_index(self, graph)
 
     @property
     def n_features(self) -> int:
@@ -463,11 +524,14 @@ def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-class SumPotential(Potential):
+class SumPotential(Potential, SavedByArguments, Wrapper):
     """E = E_learned + E_baseline; training changes the learned part only.
 
     The neighbour list reaches to the larger cutoff; both parts fade to zero at their own.
     """
+
+    KIND: ClassVar[str] = "sum"
+    FIXED: ClassVar[tuple[str, ...]] = ("learned_constants", "baseline")
 
     learned: Potential
     baseline: Potential
@@ -487,66 +551,48 @@ class SumPotential(Potential):
         # A repulsion of nuclei outweighs whatever was learned farther out.
         self.min_distance = baseline.min_distance  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Configurations of both parts."""
-        return {"kind": "sum", "learned": self.learned.config(), "baseline": self.baseline.config()}
+        return {"learned": self.learned.config(), "baseline": self.baseline.config()}
 
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
         """Element offsets of the learned part; a baseline has none."""
         return self.learned.offsets
 
-    def constants(self) -> tuple[object, ...]:
-        """Those of the learned part, and the whole baseline."""
-        return (*self.learned.constants(), self.baseline)
+    @property
+    def learned_constants(self) -> tuple[object, ...]:
+        """Those of the learned part."""
+        return self.learned.constants()
 
     @property
-    def supplies(self) -> frozenset[str]:
+    def inner(self) -> Potential:
+        """The learned part: what it reads, gives besides the energy and knows is that of the sum."""
+        return self.learned
+
+    def around(self, change: Callable[[Potential], Potential]) -> Self:
+        """Copy with the learned part changed."""
+        return eqx.tree_at(lambda p: p.learned, self, change(self.learned))
+
+    @property
+    def supplies(self) -> frozenset[str]:  # type: ignore[override]
         """Results of the learned part."""
         return self.learned.supplies
 
     @property
-    def reads_positions(self) -> bool:
+    def reads_positions(self) -> bool:  # type: ignore[override]
         """Whether the learned part does."""
         return self.learned.reads_positions
 
     @property
-    def numerical(self) -> bool:
+    def conjugate_charges(self) -> bool:  # type: ignore[override]
+        """Whether those of the learned part are."""
+        return self.learned.conjugate_charges
+
+    @property
+    def numerical(self) -> bool:  # type: ignore[override]
         """Whether derivatives by the learned part's parameters are."""
         return self.learned.numerical
-
-    def neighborhood(self, atoms: Atoms) -> Neighborhood:
-        """What the learned part reads of a structure, with neighbours up to the larger cutoff."""
-        around, learned = neighborhood(atoms, self.cutoff), self.learned.neighborhood(atoms)
-        return replace(around, inputs=learned.inputs)
-
-    def check_frame(self, atoms: Atoms, where: object) -> None:
-        """Raise an error unless the learned part can serve a structure."""
-        self.learned.check_frame(atoms, where)
-
-    def at_potential(self, phi: float | None) -> Self:
-        """Copy with another electrode potential (V) of the learned part."""
-        return eqx.tree_at(lambda p: p.learned, self, self.learned.at_potential(phi))
-
-    def outputs(self, graph: Graph) -> dict[str, Array]:
-        """Those of the learned part; a baseline has none."""
-        return self.learned.outputs(graph)
-
-    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
-        """As the learned part means them."""
-        return self.learned.understood(frames, labels)
-
-    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
-        """That of the learned part."""
-        return self.learned.extrapolation(graph)
-
-    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
-        """That of the learned part."""
-        return self.learned.site_input(graph, atom, column)
-
-    def last_layer(self) -> LastLayerPotential:
-        """That of the learned part."""
-        return self.learned.last_layer()
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Sum of both parts, eV."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surefield.errors import ConfigError
+from surefield.potentials.abilities import HasVector
 from surefield.potentials.element_networks import ElementNetworks
 from surefield.potentials.potential import LastLayerPotential
 
@@ -21,7 +22,7 @@ __all__ = ["VectorPotential"]
 _MOST_RUNS: Final = 32
 
 
-class VectorPotential(LastLayerPotential):
+class VectorPotential(LastLayerPotential, HasVector):
     """A last-layer potential of small networks, whose parameters have a documented order in one flat vector.
 
     Full-batch optimisers work on that vector; it holds the energy offsets too.
@@ -36,20 +37,19 @@ class VectorPotential(LastLayerPotential):
     def ordered(self) -> list[Array]:
         """All parameters in their documented order, as parts that are cut out of arrays of this potential.
 
-        Parts are only cut, reshaped and transposed: `with_vector` finds the places of parameters by cutting
-        them out of numbers of places.
+        Parts are only cut, reshaped and transposed: `of_parameter_vector` finds the places of parameters by
+        cutting them out of numbers of places.
         """
 
     def first_layers(self) -> list[Float[Array, "n_in n_out"]]:
         """Weights of the first layer of every network, without their biases."""
         return [weights for networks in self.networks for weights in networks.first_layers()]
 
-    @property
-    def vector(self) -> Float[Array, " n_parameters"]:
+    def parameter_vector(self) -> Float[Array, " n_parameters"]:
         """All parameters in the order of `ordered`, float64 (traceable)."""
         return jnp.concatenate([part.ravel().astype(jnp.float64) for part in self.ordered()])
 
-    def with_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
+    def of_parameter_vector(self, vector: Float[Array, " n_parameters"]) -> Self:
         """Copy with the parameters of a vector in that order (traceable).
 
         Raises:

@@ -15,6 +15,7 @@ from ase.units import Bohr, Hartree
 from jaxtyping import Array, Float
 
 from surefield.errors import ConfigError, nearest
+from surefield.potentials.abilities import SavedByArguments
 from surefield.potentials.evaluate import species_index
 from surefield.potentials.potential import Potential, species_numbers
 from surefield.structures.graph import Graph
@@ -35,7 +36,7 @@ _REACH: Final = 3.5
 _COULOMB = {"smooth": Hartree * Bohr, "lammps": 14.399645}
 
 
-class ZBL(Potential):
+class ZBL(Potential, SavedByArguments):
     """Screened nuclear repulsion, switched off between two distances.
 
     E = 1/2 sum_ij v(r_ij), v = (Z_i Z_j e^2 / 4 pi eps0 r) phi(r/a), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23) for
@@ -51,6 +52,7 @@ class ZBL(Potential):
             'lammps' adds the polynomial of LAMMPS' pair style zbl, which is not zero below `inner` either.
     """
 
+    KIND: ClassVar[str] = "zbl"
     #: Collisions of cascades come far below the distances of bonds; here energies are some MeV.
     min_distance: ClassVar[float] = 0.01
 
@@ -84,10 +86,10 @@ class ZBL(Potential):
             )
         )
 
-    def config(self) -> dict[str, Any]:
-        """JSON-able configuration from which `from_config` makes the same potential."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor."""
         symbols = [chemical_symbols[z] for z in self.species]
-        entries = {"kind": "zbl", "species": symbols, "inner": self.inner, "outer": self.outer}
+        entries = {"species": symbols, "inner": self.inner, "outer": self.outer}
         if self.pairs:
             names = [f"{chemical_symbols[a]}-{chemical_symbols[b]}" for a, b, _, _ in self.pairs]
             entries["pairs"] = dict(zip(names, ([low, high] for *_, low, high in self.pairs), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.chimes.clusters import HalfEdges, clusters, type_of_number
 from surefield.descriptors.chimes.settings import ChimesSettings
+from surefield.potentials.abilities import ClosedForm, ClosedRows, HasBiasRow, Saved, Solvable
 from surefield.potentials.chimes.design import cluster_rows, grouped
 from surefield.potentials.chimes.energy import (
     TypedNeighbors,
@@ -20,7 +21,7 @@ from surefield.potentials.chimes.energy import (
     cluster_features,
     coefficient_table,
 )
-from surefield.potentials.potential import ClosedRows, LastLayerPotential
+from surefield.potentials.potential import LastLayerPotential
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.tensors import row_slices
@@ -31,7 +32,7 @@ __all__ = ["Chimes"]
 _NO_REACH = 0.1
 
 
-class Chimes(LastLayerPotential):
+class Chimes(LastLayerPotential, Saved, Solvable, HasBiasRow, ClosedForm):
     """Chebyshev interaction model for efficient simulation: a sum over pairs, triplets and quadruplets.
 
     E = sum_i E_type + sum over distinct clusters of (product of cutoff functions over the pairs) times
@@ -47,6 +48,11 @@ class Chimes(LastLayerPotential):
         settings: hyperparameters.
         coefficients: (n_columns,) eV; zeros if not given.
     """
+
+    KIND: ClassVar[str] = "chimes"
+    #: The bias does nothing.
+    FIXED: ClassVar[tuple[str, ...]] = ("offsets", "bias")
+    one_block: ClassVar[bool] = True
 
     settings: ChimesSettings = eqx.field(static=True)
     readout: Float[Array, "1 n_columns"]
@@ -72,8 +78,7 @@ class Chimes(LastLayerPotential):
         """Largest outer cutoff, Å."""
         return max(self.settings.reach, _NO_REACH)
 
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """All columns."""
         return self.settings.n_columns
 
@@ -86,26 +91,18 @@ class Chimes(LastLayerPotential):
         """Copy with other coefficients and energy offsets, eV."""
         return eqx.tree_at(lambda p: p.readout, self, jnp.asarray(values, jnp.float64).reshape(1, -1))
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
-        return {"kind": "chimes", "settings": self.settings.config()}
+    def arguments(self) -> dict[str, Any]:
+        """Hyperparameters."""
+        return {"settings": self.settings.config()}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build from `config()`, with coefficients zero."""
-        return cls(ChimesSettings.from_config(config["settings"]))
+    def of_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Potential with coefficients zero."""
+        return cls(ChimesSettings.from_config(arguments["settings"]))
 
-    def bias_row(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
+    def slopes_of_biases(self, numbers: Int[np.ndarray, " n_atoms"]) -> Float[np.ndarray, " 1"]:
         """There is no bias: offsets are columns."""
         return np.zeros(1)
-
-    def constants(self) -> tuple[object, ...]:
-        """The offsets of the elements, and the bias that does nothing."""
-        return (self.offsets, self.bias)
-
-    def feature_block(self, graph: Graph) -> Int[Array, " n_atoms"]:
-        """There is one block."""
-        return jnp.zeros(graph.numbers.shape, jnp.int32)
 
     def _edges(self, graph: Graph) -> TypedNeighbors:
         types = jnp.asarray(type_of_number(self.settings))[graph.numbers]
@@ -132,7 +129,7 @@ class Chimes(LastLayerPotential):
         features = features.at[:, self.settings.n_coefficients :].add(self._type_columns(edges.types))
         return jnp.where(graph.atom_mask[:, None], features, 0.0)
 
-    def closed_rows(
+    def rows_of(
         self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
     ) -> Iterator[ClosedRows]:
         """Rows of each structure from its clusters, several structures at a time."""

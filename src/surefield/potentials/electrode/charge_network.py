@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
 from surefield.errors import ConfigError, nearest
-from surefield.potentials.electrode.charged_potential import ChargedPotential, Sites, default_phi
+from surefield.potentials.abilities import Prepared, SavedByArguments, TrainingData
+from surefield.potentials.electrode.charged_potential import ChargedPotential, HasCharges, Sites, default_phi
 from surefield.potentials.electrode.interface import Interface, decay_ranges
 from surefield.potentials.element_networks import (
     ElementNetworks,
@@ -25,7 +26,6 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
-from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 
@@ -45,7 +45,7 @@ class _Latent(NamedTuple):
     q_slopes: Float[Array, "n_atoms n_q"]
 
 
-class ChargeNetwork(ChargedPotential):
+class ChargeNetwork(ChargedPotential, SavedByArguments, Prepared, HasCharges):
     """Omega = sum_i Ei + chi_i q_i + Jii q_i^2/2 -+ Phi q_i; chi_i = NN(G_i), q_i = NN([G_i, Phi g_eta]).
 
     Scheme 'consistent' (minus): smooth in R, q_i is a latent, charges of atoms are -d(omega_i)/dPhi and
@@ -69,6 +69,11 @@ class ChargeNetwork(ChargedPotential):
     Raises:
         ConfigError: an unknown scheme or convention, or a value out of range.
     """
+
+    KIND: ClassVar[str] = "charge_network"
+    FIXED: ClassVar[tuple[str, ...]] = (
+        *("default_phi", "offsets", "low", "high", "charge_low", "charge_high"),
+    )
 
     descriptor: AtomicDescriptor = eqx.field(static=True)
     interface: Interface = eqx.field(static=True)
@@ -129,7 +134,7 @@ class ChargeNetwork(ChargedPotential):
         self.bias = jnp.concatenate([bias, charge_bias], axis=1)
 
     @property
-    def conjugate_charges(self) -> bool:
+    def conjugate_charges(self) -> bool:  # type: ignore[override]
         """Whether N_e is the derivative of the energy with respect to the electrode potential."""
         return self.scheme == "consistent"
 
@@ -144,10 +149,9 @@ class ChargeNetwork(ChargedPotential):
         pairs = zip(self.descriptor.n_features, self.layers, strict=True)
         return max(layers[-1].shape[1] if layers else n for n, layers in pairs)
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "charge_network",
             "descriptor": self.descriptor.config(),
             "hidden": hidden_widths(self.layers),
             "charge_hidden": hidden_widths(self.charge_layers),
@@ -159,11 +163,7 @@ class ChargeNetwork(ChargedPotential):
             "dtype": str(self.readout.dtype),
         }
 
-    def constants(self) -> tuple[object, ...]:
-        """Offsets, ranges of the inputs and the default potential are not trained."""
-        return (self.default_phi, self.offsets, self.low, self.high, self.charge_low, self.charge_high)
-
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Offsets as Ei, the mean electrode potential as intercept of chi, ranges of the inputs."""
         low, high = feature_ranges(self.descriptor, data.structures)
         edges = decay_ranges(self.interface, self.species, data.structures, times_phi=True)
@@ -174,7 +174,7 @@ class ChargeNetwork(ChargedPotential):
             jnp.full_like(self.intercepts, phi),
             *(jnp.asarray(x, self.low.dtype) for x in ranges),
         )
-        plain = super().prepared(data)
+        plain = self.with_offsets(data.offsets)
         return eqx.tree_at(
             lambda p: (p.intercepts, p.low, p.high, p.charge_low, p.charge_high), plain, values
         )
@@ -228,9 +228,9 @@ class ChargeNetwork(ChargedPotential):
         chi, q, *_ = self._latent(sites)
         return (chi + self._sign * sites.phi.astype(q.dtype)) * q + 0.5 * self.hardness[sites.place] * q**2
 
-    def site_charges(self, sites: Sites) -> Float[Array, " n_atoms"]:
+    def charges_of_sites(self, sites: Sites) -> Float[Array, " n_atoms"]:
         """Charge of each atom, e: q_i in scheme 'amp', else -d(omega_i)/dPhi."""
-        return self._latent(sites).q if self.scheme == "amp" else super().site_charges(sites)
+        return self._latent(sites).q if self.scheme == "amp" else self.conjugate_site_charges(sites)
 
     def last_layer_features(
         self, features: Float[Array, "n_atoms width"], graph: Graph

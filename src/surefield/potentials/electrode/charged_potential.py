@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -16,10 +15,11 @@ from ase import Atoms
 from jaxtyping import Array, Float, Int
 
 from surefield.errors import DataError
+from surefield.potentials.abilities import HasOutputs, HasRanges, ReadsElectrode, Restricted, SiteInput
 from surefield.potentials.electrode.interface import Interface
 from surefield.potentials.element_networks import NetworkInputs
 from surefield.potentials.evaluate import predict, species_index
-from surefield.potentials.potential import MECHANICAL, DescriptorPotential, SiteInput
+from surefield.potentials.potential import MECHANICAL, DescriptorPotential
 from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.electrode import (
     INTERFACE,
@@ -31,10 +31,9 @@ from surefield.structures.electrode import (
 )
 from surefield.structures.graph import Graph, collate, sum_atoms
 from surefield.structures.labels import Labels
-from surefield.structures.neighbors import Neighborhood, neighborhood
 from surefield.structures.read import Frames
 
-__all__ = ["ChargedPotential", "Sites", "warn_of_negative_capacitance"]
+__all__ = ["ChargedPotential", "HasCharges", "Sites", "warn_of_negative_capacitance"]
 
 
 class Sites(NamedTuple):
@@ -53,7 +52,17 @@ class Sites(NamedTuple):
     place: Int[Array, " n_atoms"]
 
 
-class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[misc]
+class HasCharges(abc.ABC):
+    """It has charges of atoms that need not be the slope of its energy."""
+
+    @abc.abstractmethod
+    def charges_of_sites(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """Charge of each atom, e."""
+
+
+class ChargedPotential(  # type: ignore[misc]
+    DescriptorPotential, VectorPotential, ReadsElectrode, Restricted, HasOutputs, HasRanges
+):
     """A potential whose energy is Omega(R, Phi), the grand-canonical energy at an electrode potential.
 
     Forces are -dOmega/dR at constant Phi, the number of excess electrons is N_e = dOmega/dPhi at fixed R, and
@@ -67,19 +76,14 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
     """
 
     invariances: ClassVar[tuple[str, ...]] = ("permutation", "translation")
+    #: Heights above the metal surface are positions.
+    reads_positions: ClassVar[bool] = True
+    supplies: ClassVar[frozenset[str]] = MECHANICAL | {
+        *("charges", "excess_electrons", "electrode_potential", "capacitance")
+    }
 
     interface: eqx.AbstractVar[Interface]
     default_phi: eqx.AbstractVar[Float[Array, ""]]
-
-    @property
-    def reads_positions(self) -> bool:
-        """Heights above the metal surface are positions."""
-        return True
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        """Those of energies, and what follows from the electrode potential."""
-        return MECHANICAL | {"charges", "excess_electrons", "electrode_potential", "capacitance"}
 
     @abc.abstractmethod
     def site_omega(self, sites: Sites) -> Float[Array, " n_atoms"]:
@@ -109,22 +113,21 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         """Potential of structures that state none, V."""
         return float(self.default_phi) or None
 
-    def at_potential(self, phi: float | None) -> Self:
+    def with_default_phi(self, phi: float | None) -> Self:
         """Copy with another electrode potential (V) for structures that state none."""
         return eqx.tree_at(lambda p: p.default_phi, self, default_phi(phi))
 
-    def neighborhood(self, atoms: Atoms) -> Neighborhood:
-        """Neighbours of a structure, its electrode potential and the interface it states."""
+    def inputs_of(self, atoms: Atoms) -> dict[str, float]:
+        """The electrode potential of a structure and the interface it states."""
         phi = electrode_potential(atoms, "the structure")
         phi = float(self.default_phi) if np.isnan(phi) else phi
-        plain = neighborhood(atoms, self.cutoff)
-        return replace(plain, inputs={PHI: phi, INTERFACE: stated_interface(atoms, "the structure")})
+        return {PHI: phi, INTERFACE: stated_interface(atoms, "the structure")}
 
-    def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
+    def understood_labels(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
         """Labels with the grand-canonical energy, and with the excess electrons that structures state."""
         return grand_canonical_labels(frames, labels, self.electrode_potential)
 
-    def check_frame(self, atoms: Atoms, where: object) -> None:
+    def check_served(self, atoms: Atoms, where: object) -> None:
         """Raise `DataError` unless a structure has an electrode potential (V) and a metal surface."""
         if np.isnan(electrode_potential(atoms, where)) and not self.default_phi:
             raise DataError(
@@ -154,7 +157,13 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         return jnp.where(graph.atom_mask, omega, 0.0)
 
     def site_charges(self, sites: Sites) -> Float[Array, " n_atoms"]:
-        """Charge of each atom, -d(omega_i)/dPhi at fixed positions, e."""
+        """Charge of each atom, e."""
+        if isinstance(self, HasCharges):
+            return self.charges_of_sites(sites)
+        return self.conjugate_site_charges(sites)
+
+    def conjugate_site_charges(self, sites: Sites) -> Float[Array, " n_atoms"]:
+        """-d(omega_i)/dPhi of each atom at fixed positions, e."""
         ones = jnp.ones_like(sites.phi)
         _, slopes = jax.jvp(lambda phi: self.site_omega(sites._replace(phi=phi)), (sites.phi,), (ones,))
         return -slopes
@@ -170,7 +179,7 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         """Charge of each atom, e; their sum is -N_e."""
         return self.feature_charges(self.descriptor.features(graph), graph)
 
-    def outputs(self, graph: Graph) -> dict[str, Array]:
+    def outputs_of(self, graph: Graph) -> dict[str, Array]:
         """Charges of atoms, e, the number of excess electrons N_e = -sum of charges, and -dN_e/dPhi, e/V."""
 
         def charges_at(phi: Array) -> Array:
@@ -194,11 +203,11 @@ class ChargedPotential(DescriptorPotential, VectorPotential):  # type: ignore[mi
         values = jnp.concatenate([descriptor.features(graph), self.edge_inputs(graph)], axis=1)
         return NetworkInputs(values, *self.input_ranges(), descriptor.n_features, descriptor.width)
 
-    def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms width_plus_etas"]:
+    def excess(self, graph: Graph) -> Float[Array, "n_atoms width_plus_etas"]:
         """How far features, then functions of the height, lie outside the range of training, in its units."""
         return self._inputs(graph).excess(species_index(self, graph), graph.atom_mask)
 
-    def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
+    def described_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the features of an atom, or function of its height."""
         descriptor = self.descriptor
         place = self.species.index(int(graph.numbers[atom]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surefield.descriptors.atomic_descriptor import AtomicDescriptor
+from surefield.potentials.abilities import Prepared, SavedByArguments, TrainingData
 from surefield.potentials.electrode.charged_potential import ChargedPotential, Sites, default_phi
 from surefield.potentials.electrode.interface import Interface, decay_ranges
 from surefield.potentials.element_networks import (
@@ -25,7 +26,6 @@ from surefield.potentials.element_networks import (
     unit_ranges,
     with_more,
 )
-from surefield.potentials.potential import TrainingData
 from surefield.structures.electrode import PHI
 from surefield.structures.graph import Graph
 
@@ -46,7 +46,7 @@ class _Response(NamedTuple):
     c_slope: Float[Array, " n_atoms"]
 
 
-class QuadraticChargeNetwork(ChargedPotential):
+class QuadraticChargeNetwork(ChargedPotential, SavedByArguments, Prepared):
     """Omega = sum_i Ei + a_i + n_i (Phi - Phi0) - c_i (Phi - Phi0)^2/2; a, n, c = NN([G_i, g_eta]), c > 0.
 
     So N_e = sum_i n_i - c_i (Phi - Phi0) is linear in the potential, and the capacitance sum_i c_i positive.
@@ -65,6 +65,9 @@ class QuadraticChargeNetwork(ChargedPotential):
     Raises:
         ConfigError: a value out of range.
     """
+
+    KIND: ClassVar[str] = "quadratic_charge_network"
+    FIXED: ClassVar[tuple[str, ...]] = ("default_phi", "reference_phi", "offsets", "low", "high")
 
     descriptor: AtomicDescriptor = eqx.field(static=True)
     interface: Interface = eqx.field(static=True)
@@ -102,10 +105,9 @@ class QuadraticChargeNetwork(ChargedPotential):
         self.layers, readout, bias = random_networks(rng, order, self._counts, hidden, dtype, _OUTPUTS)
         self.readout, self.bias = readout.reshape(n, -1), bias
 
-    def config(self) -> dict[str, Any]:
-        """Configuration that builds a potential of this shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
         return {
-            "kind": "quadratic_charge_network",
             "descriptor": self.descriptor.config(),
             "hidden": hidden_widths(self.layers),
             "activation": self.activation,
@@ -113,11 +115,7 @@ class QuadraticChargeNetwork(ChargedPotential):
             "dtype": str(self.readout.dtype),
         }
 
-    def constants(self) -> tuple[object, ...]:
-        """Potentials, offsets and ranges come from the data."""
-        return (self.default_phi, self.reference_phi, self.offsets, self.low, self.high)
-
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """Offsets as Ei, the slope of a from the spread of the energies, Phi0, ranges of the inputs."""
         features = feature_ranges(self.descriptor, data.structures)
         edges = decay_ranges(self.interface, self.species, data.structures)
@@ -130,7 +128,7 @@ class QuadraticChargeNetwork(ChargedPotential):
             self.slopes.at[:, 0].set(energy_slope(data.structures, data.energies, data.offsets)),
             *(low, high),
         )
-        plain = super().prepared(data)
+        plain = self.with_offsets(data.offsets)
         return eqx.tree_at(lambda p: (p.reference_phi, p.slopes, p.low, p.high), plain, values)
 
     @property

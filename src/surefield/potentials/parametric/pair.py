@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import Entry
+from surefield.potentials.parametric.parameters import Entry, FormulaPotential
 
 __all__ = ["PairPotential"]
 
 
-class PairPotential(BondPotential):
+class PairPotential(BondPotential, FormulaPotential):
     """E = sum_(i<j) epsilon u(r_ij), zero from the cutoff on; `cutoff` and `epsilon` are parameters.
 
     Args:
@@ -42,6 +42,10 @@ class PairPotential(BondPotential):
     @abc.abstractmethod
     def form(self, of: Mapping[str, Array], r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """u(r) of bonds with the parameters `of`, in units of epsilon."""
+
+    def ranges(self) -> Float[Array, " n_ranges"]:
+        """Cutoffs of all pairs, Å (traceable)."""
+        return self.values["cutoff"]
 
     def options(self) -> dict[str, Any]:
         """Whether the energy at the cutoff is subtracted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -14,9 +15,10 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, PotentialError, nearest
-from surefield.potentials.potential import LastLayerPotential, Potential, TrainingData
+from surefield.potentials.abilities import HasLastLayer, HasVector, Prepared, Saved, TrainingData
+from surefield.potentials.potential import LastLayerPotential, Potential
 
-__all__ = ["Entry", "ParameterForm", "ParametricPotential"]
+__all__ = ["Entry", "FormulaPotential", "ParameterForm", "ParametricPotential"]
 
 #: Which combinations of species a parameter has a value for.
 Per = Literal["model", "species", "pair", "ordered pair", "triplet"]
@@ -53,7 +55,7 @@ class Entry(NamedTuple):
     place: int
 
 
-class ParametricPotential(Potential):
+class ParametricPotential(Potential, Saved, Prepared, HasVector, HasLastLayer):
     """A physics model: a closed formula with named parameters, float64.
 
     Parameters are float64 arrays of one number per combination of species. Those in `free` are what
@@ -65,7 +67,6 @@ class ParametricPotential(Potential):
         free: numbers that may change; None: all but ranges and integers.
 
     Attributes:
-        FORMS: what each parameter is, in the order of the model.
         symbols: species in the order of the parameters; `species` are their atomic numbers, ascending.
 
     Raises:
@@ -73,8 +74,7 @@ class ParametricPotential(Potential):
         PotentialError: a species that is no chemical symbol, or twice the same.
     """
 
-    FORMS: ClassVar[Mapping[str, ParameterForm]]
-    KIND: ClassVar[str]
+    FIXED: ClassVar[tuple[str, ...]] = ("values_without_free",)
 
     values: dict[str, Float[Array, "*shape"]]
     symbols: tuple[str, ...] = eqx.field(static=True)
@@ -93,61 +93,66 @@ class ParametricPotential(Potential):
         self.free = self.usually_free() if free is None else self._checked_free(free)
 
     @property
+    @abc.abstractmethod
     def forms(self) -> Mapping[str, ParameterForm]:
-        """What each parameter is, in the order of the model; here those of the class."""
-        return self.FORMS
+        """What each parameter is, in the order of the model."""
+
+    @abc.abstractmethod
+    def checked_values(
+        self, values: Mapping[str, ArrayLike], n_species: int
+    ) -> dict[str, Float[Array, "*shape"]]:
+        """Float64 arrays of all parameters.
+
+        Raises:
+            ConfigError: see the class.
+        """
+
+    @abc.abstractmethod
+    def ranges(self) -> Float[Array, " n_ranges"]:
+        """Ranges of the interactions, Å (traceable)."""
+
+    @abc.abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Further constructor arguments, JSON-able."""
 
     @property
     def cutoff(self) -> float:  # type: ignore[override]
         """Largest range of all interactions, Å; not traceable."""
         return float(np.max(np.asarray(self.ranges())))
 
-    def ranges(self) -> Float[Array, " n_ranges"]:
-        """Ranges of the interactions, Å (traceable)."""
-        return self.values["cutoff"]
-
     @property
     def offsets(self) -> Float[Array, " n_species"]:  # type: ignore[override]
         """No element offsets: a physics model knows its own zero of energy."""
         return jnp.zeros(len(self.species))
 
-    def prepared(self, data: TrainingData) -> Self:
+    def prepared_from(self, data: TrainingData) -> Self:
         """This potential itself: it takes no offsets from the training set."""
         return self
 
-    def constants(self) -> tuple[object, ...]:
+    @property
+    def values_without_free(self) -> tuple[object, ...]:
         """Parameters without a free number."""
         free = {entry.name for entry in self.free}
         return tuple(value for name, value in self.values.items() if name not in free)
 
-    def last_layer(self) -> LastLayerPotential:
+    def linear_part(self) -> LastLayerPotential:
         """The linear model around the present parameters."""
         from surefield.potentials.linearized import Linearized
 
         return Linearized(self)
 
-    def options(self) -> dict[str, Any]:
-        """Further constructor arguments, JSON-able."""
-        return {}
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able configuration from which `from_config` makes a potential of the same shape."""
+    def arguments(self) -> dict[str, Any]:
+        """Species, shapes of the parameters, which are free, and the options."""
         shapes = {name: list(np.shape(value)) for name, value in self.values.items()}
         free = [list(entry) for entry in self.free]
-        return {
-            "kind": self.KIND,
-            "species": list(self.symbols),
-            "shapes": shapes,
-            "free": free,
-            **self.options(),
-        }
+        return {"species": list(self.symbols), "shapes": shapes, "free": free, **self.options()}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def of_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """Potential of the configuration in a file; its parameters are ones until they are read."""
-        options = {k: v for k, v in config.items() if k not in ("kind", "species", "shapes")}
-        ones = {name: np.ones(shape) for name, shape in config["shapes"].items()}
-        return cls(ones, config["species"], **options)
+        options = {k: v for k, v in arguments.items() if k not in ("species", "shapes")}
+        ones = {name: np.ones(shape) for name, shape in arguments["shapes"].items()}
+        return cls(ones, arguments["species"], **options)
 
     def with_values(self, changes: Mapping[str, ArrayLike]) -> Self:
         """Copy with other values of some parameters, all numbers of each (traceable).
@@ -176,12 +181,11 @@ class ParametricPotential(Potential):
         """
         return type(self)(self.values, self.symbols, free=entries, **self.options())
 
-    @property
-    def vector(self) -> Float[Array, " n_free"]:
+    def parameter_vector(self) -> Float[Array, " n_free"]:
         """The free numbers, in the order of `free` (traceable)."""
         return self._flat()[self._free_places()]
 
-    def with_vector(self, vector: Float[Array, " n_free"]) -> Self:
+    def of_parameter_vector(self, vector: Float[Array, " n_free"]) -> Self:
         """Copy with other free numbers (traceable)."""
         flat = self._flat().at[self._free_places()].set(vector)
         values, start = {}, 0
@@ -203,6 +207,39 @@ class ParametricPotential(Potential):
         """Raise `ConfigError` unless there is a parameter of this name."""
         if name not in self.forms:
             raise ConfigError(f"{type(self).__name__} has no parameter {name!r}, {nearest(name, self.forms)}")
+
+    def usually_free(self) -> tuple[Entry, ...]:
+        """All numbers of the parameters that are free unless told otherwise."""
+        names = [name for name, form in self.forms.items() if form.usually_free and not form.integer]
+        return tuple(Entry(name, place) for name in names for place in range(self.values[name].size))
+
+    def _checked_free(self, entries: Iterable[Entry | tuple[str, int]]) -> tuple[Entry, ...]:
+        chosen = tuple(Entry(*entry) for entry in entries)
+        for name, place in chosen:
+            self.check_name(name)
+            if self.forms[name].integer:
+                raise ConfigError(f"{type(self).__name__}: {name} is an integer and cannot be free")
+            size = self.values[name].size
+            if not 0 <= place < size:
+                raise ConfigError(f"{type(self).__name__}: {name} has {size} values, no number {place}")
+        if len(set(chosen)) != len(chosen):
+            raise ConfigError(f"{type(self).__name__}: a free parameter was given twice")
+        return chosen
+
+
+class FormulaPotential(ParametricPotential):
+    """A physics model whose parameters are the same whatever their values are.
+
+    Attributes:
+        FORMS: what each parameter is, in the order of the model.
+    """
+
+    FORMS: ClassVar[Mapping[str, ParameterForm]]
+
+    @property
+    def forms(self) -> Mapping[str, ParameterForm]:
+        """Those of the class."""
+        return self.FORMS
 
     def checked_values(
         self, values: Mapping[str, ArrayLike], n_species: int
@@ -231,24 +268,6 @@ class ParametricPotential(Potential):
                 raise ConfigError(f"{type(self).__name__}: {name} must be an integer, got {array.tolist()}")
             arrays[name] = jnp.asarray(array)
         return arrays
-
-    def usually_free(self) -> tuple[Entry, ...]:
-        """All numbers of the parameters that are free unless told otherwise."""
-        names = [name for name, form in self.forms.items() if form.usually_free and not form.integer]
-        return tuple(Entry(name, place) for name in names for place in range(self.values[name].size))
-
-    def _checked_free(self, entries: Iterable[Entry | tuple[str, int]]) -> tuple[Entry, ...]:
-        chosen = tuple(Entry(*entry) for entry in entries)
-        for name, place in chosen:
-            self.check_name(name)
-            if self.forms[name].integer:
-                raise ConfigError(f"{type(self).__name__}: {name} is an integer and cannot be free")
-            size = self.values[name].size
-            if not 0 <= place < size:
-                raise ConfigError(f"{type(self).__name__}: {name} has {size} values, no number {place}")
-        if len(set(chosen)) != len(chosen):
-            raise ConfigError(f"{type(self).__name__}: a free parameter was given twice")
-        return chosen
 
 
 def checked_symbols(species: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import ParameterForm
+from surefield.potentials.parametric.parameters import FormulaPotential, ParameterForm
 
 __all__ = ["StillingerWeber"]
 
 
-class StillingerWeber(BondPotential):
+class StillingerWeber(BondPotential, FormulaPotential):
     """E = sum_(i<j) phi2(r_ij) + sum_i sum_(j<k) phi3(r_ij, r_ik, theta_jik), zero from the cutoff on.
 
     phi2 = A (B (r/sigma)^-p - (r/sigma)^-q) exp(sigma/(r - rc)); phi3 = lambda (cos theta - costheta0)^2
@@ -40,6 +40,14 @@ class StillingerWeber(BondPotential):
         "lambda": ParameterForm("eV"),
         "costheta0": ParameterForm(""),
     }
+
+    def ranges(self) -> Float[Array, " n_ranges"]:
+        """Cutoffs of all pairs, Å (traceable)."""
+        return self.values["cutoff"]
+
+    def options(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
     def edge_energies(self, edges: Edges) -> Float[Array, " n_atoms"]:
         """Half of each bond and all angles around an atom, eV."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from surefield.potentials.parametric.edges import BondPotential, Edges
-from surefield.potentials.parametric.parameters import ParameterForm
+from surefield.potentials.parametric.parameters import FormulaPotential, ParameterForm
 
 __all__ = ["Tersoff"]
 
@@ -18,7 +18,7 @@ __all__ = ["Tersoff"]
 _LARGEST = 69.0776
 
 
-class Tersoff(BondPotential):
+class Tersoff(BondPotential, FormulaPotential):
     """E = 1/2 sum_(i != j) fC(r_ij) (A e^(-lambda1 r_ij) - b_ij B e^(-lambda2 r_ij)).
 
     b_ij = (1 + beta^n zeta_ij^n)^(-1/2n); zeta_ij = sum_(k != i, j) fC(r_ik) g(theta_ijk)
@@ -54,6 +54,10 @@ class Tersoff(BondPotential):
     def ranges(self) -> Float[Array, " n_ranges"]:
         """Outer ends of all cutoff functions, Å (traceable)."""
         return self.values["Rc"] + self.values["Dc"]
+
+    def options(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
     def edge_energies(self, edges: Edges) -> Float[Array, " n_atoms"]:
         """Half of each directed bond, eV."""

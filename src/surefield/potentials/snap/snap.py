@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError
+from surefield.potentials.abilities import ClosedForm, ClosedRows, SavedByArguments, Solvable
 from surefield.potentials.config import SnapConfig
 from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import ClosedRows, DescriptorPotential, species_numbers
+from surefield.potentials.potential import DescriptorPotential, species_numbers
 from surefield.potentials.snap.rows import closed_rows
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
@@ -22,7 +23,7 @@ from surefield.structures.neighbors import Neighborhood
 __all__ = ["Snap", "SnapConfig"]
 
 
-class Snap(DescriptorPotential):
+class Snap(DescriptorPotential, SavedByArguments, Solvable, ClosedForm):
     """E = sum_i b_t + sum_k beta_tk B_ik (+ 1/2 sum_kl alpha_tkl B_ik B_il), t the element of atom i.
 
     Thompson et al., J. Comput. Phys. 285, 316 (2015); Wood and Thompson, J. Chem. Phys. 148, 241721 (2018)
@@ -36,6 +37,8 @@ class Snap(DescriptorPotential):
     Raises:
         ConfigError: products together with `chemflag`, which LAMMPS does not have.
     """
+
+    KIND: ClassVar[str] = "snap"
 
     descriptor: Bispectrum = eqx.field(static=True)
     quadratic: bool = eqx.field(static=True)
@@ -68,12 +71,11 @@ class Snap(DescriptorPotential):
         )
         return cls(descriptor, config.quadratic)
 
-    def config(self) -> dict[str, Any]:
-        """JSON-able configuration from which `from_config` makes a potential of this shape."""
-        return {"kind": "snap", "descriptor": self.descriptor.config(), "quadratic": self.quadratic}
+    def arguments(self) -> dict[str, Any]:
+        """Those of the constructor, for a potential of this shape."""
+        return {"descriptor": self.descriptor.config(), "quadratic": self.quadratic}
 
-    @property
-    def n_solvable(self) -> int:
+    def n_linear(self) -> int:
         """All columns: the model is linear."""
         return self.readout.shape[1]
 
@@ -106,7 +108,7 @@ class Snap(DescriptorPotential):
         half = np.where(first == second, 0.5, 1.0)
         return jnp.concatenate([features, features[:, first] * features[:, second] * half], axis=1)
 
-    def closed_rows(
+    def rows_of(
         self, structures: Iterable[Neighborhood], *, forces: bool, strain: bool
     ) -> Iterator[ClosedRows]:
         """Rows of each structure; derivatives of products follow from those of the components."""
