@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import surefield as sf
-from surefield.potentials.parametric.kim_ids import MODELS
+from surefield.formats.kim_models import MODELS
 from surefield.trainers.inputs import gather, make_configurations
 from surefield.trainers.parametric import ParametricModelTrainer
 from surefield.trainers.result import FitResult

@@ -26,8 +26,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cluster import Icosahedron
 
 from surefield import LLPR, MomentNetwork
+from surefield.formats.kim_models import MODELS
 from surefield.potentials.parametric import StillingerWeber
-from surefield.potentials.parametric.kim_ids import MODELS
 from surefield.sensitivity.rows import structure_rows
 from surefield.structures.read import read_frames
 from surefield.training.train import train

@@ -79,6 +79,47 @@ def long_functions(modules: Sources, limit: int) -> dict[str, int]:
     }
 
 
+def classes_of(modules: Sources) -> dict[str, list[ast.ClassDef]]:
+    """Classes anywhere in the modules, by name."""
+    classes = defaultdict(list)
+    for _, tree in modules.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes[node.name].append(node)
+    return classes
+
+
+def methods_of(node: ast.ClassDef) -> dict[str, bool]:
+    """Methods and properties of a class, and whether they are abstract; without `__init__` and the like."""
+    return {
+        entry.name: any("abstractmethod" in ast.unparse(mark) for mark in entry.decorator_list)
+        for entry in node.body
+        if isinstance(entry, ast.FunctionDef | ast.AsyncFunctionDef) and not entry.name.startswith("__")
+    }
+
+
+def ancestors(node: ast.ClassDef, classes: dict[str, list[ast.ClassDef]]) -> Iterator[ast.ClassDef]:
+    """Parents of a class in the house, and theirs, nearest first."""
+    for base in node.bases:
+        name = base.value if isinstance(base, ast.Subscript) else base
+        for parent in classes.get(ast.unparse(name).split(".")[-1], []):
+            yield parent
+            yield from ancestors(parent, classes)
+
+
+def overridden(modules: Sources) -> list[str]:
+    """Methods that have a body in one class of the house and another in a class below it."""
+    classes = classes_of(modules)
+    return sorted(
+        f"{parent.name}.{method} in {node.name}"
+        for nodes in classes.values()
+        for node in nodes
+        for method, abstract in methods_of(node).items()
+        for parent in ancestors(node, classes)
+        if not abstract and methods_of(parent).get(method) is False
+    )
+
+
 @pytest.fixture(scope="module")
 def house(project: Path) -> Sources:
     return sources(project / "src")
@@ -107,6 +148,11 @@ def test_no_function_is_too_long(house: Sources) -> None:
     assert len(functions) <= LONG_FUNCTIONS, functions
 
 
+def test_only_abstract_methods_are_overridden(house: Sources) -> None:
+    """What has a body is final: what differs is declared in attributes, or an abstract method of its own."""
+    assert overridden(house) == []
+
+
 def test_map_follows_the_modules(project: Path) -> None:
     section = written_map((project / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert section == house_map(project), "`make map` writes it anew"
@@ -128,6 +174,13 @@ def test_faults_of_a_small_house_are_seen(tmp_path: Path) -> None:
     assert classes_twice(small) == {"Door": ["h.a", "h.c"]}
     assert package_sizes(small)["h.room"] == 3
     assert long_functions(small, 1) == {"h.a.f": 2}
+
+    twice = "class Low(Door):\n    def open(self):\n        return 2\n"
+    (tmp_path / "h" / "d.py").write_text(f"class Door:\n    def open(self):\n        return 1\n\n\n{twice}")
+    assert overridden(sources(tmp_path)) == ["Door.open in Low"]
+    marked = "class Door:\n    @abc.abstractmethod\n    def open(self): ...\n\n\n"
+    (tmp_path / "h" / "d.py").write_text(marked + twice)
+    assert overridden(sources(tmp_path)) == []
 
     (tmp_path / "h" / "c.py").write_text("import h\n")
     assert circle(sources(tmp_path)) == []

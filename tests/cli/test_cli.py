@@ -128,18 +128,19 @@ def test_repulsion_ends_where_the_data_begin(config: Path, data: Path) -> None:
 
 
 def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Path) -> None:
-    start = run("train", config, *SMALL) / "potential.npz"
+    start = run("train", config, *SNAP) / "potential.npz"
     more = config.parent / "more.yaml"
     settings = yaml.safe_load(config.read_text()) | {"name": "more"}
-    settings["training"] = {"start_from": str(start.relative_to(config.parent)), "epochs": 1}
+    settings["training"] = {"start_from": str(start.relative_to(config.parent))}
+    settings["data"] |= {"train": str(data / "test.xyz"), "validation": 0.4}
     more.write_text(yaml.safe_dump(settings))
     folder = run("train", more)
     first, second = load_potential(start), load_potential(folder / "potential.npz")
     assert second.config() == first.config()
     assert not np.allclose(second.readout, first.readout)
     assert run("train", more) == folder
-    with pytest.raises(ConfigError, match=r"another shape; got potential\.n_basis: 5, there 4"):
-        run("train", more, "potential.n_basis=5", "potential.n_channels=3", "name=wide")
+    with pytest.raises(ConfigError, match=r"another shape; got potential\.twojmax: 4, there 2"):
+        run("train", more, *SNAP[:2], "potential.twojmax=4", "name=wide")
     with pytest.raises(ConfigError, match=r"another shape; got repulsion\.outer: 1\.4, there None"):
         run("train", more, "repulsion={outer: 1.4}", "name=repelled")
     save_potential(start, second)

@@ -15,9 +15,9 @@ from ase.build import bulk
 
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.formats.kim import write_kim_model
+from surefield.formats.kim_models import MODELS, find_model
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import Tersoff
-from surefield.potentials.parametric.kim_ids import MODELS, find_model
 from surefield.scores.fim import FIMTrainingSetScore
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential

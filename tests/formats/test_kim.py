@@ -7,8 +7,8 @@ import pytest
 
 from surefield.errors import PotentialError
 from surefield.formats.kim import driver_of, params_text, read_params, write_kim_model
+from surefield.formats.kim_models import MODELS
 from surefield.potentials.parametric import LennardJones, StillingerWeber
-from surefield.potentials.parametric.kim_ids import MODELS
 
 NAMES = [
     "SW_StillingerWeber_1985_Si",

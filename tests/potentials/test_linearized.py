@@ -10,9 +10,9 @@ from ase.build import bulk
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.foreign import opaque_kim
+from surefield.formats.kim_models import find_model
 from surefield.potentials.evaluate import predict
 from surefield.potentials.linearized import Linearized
-from surefield.potentials.parametric.kim_ids import find_model
 from surefield.potentials.potential import Potential, trainable
 from surefield.sensitivity.rows import structure_rows
 from surefield.testing import check_potential

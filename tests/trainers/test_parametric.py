@@ -13,8 +13,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from surefield.errors import ConfigError, DataError
 from surefield.files import read_json
+from surefield.formats.kim_models import MODELS
 from surefield.potentials.parametric import FreeParameters, StillingerWeber
-from surefield.potentials.parametric.kim_ids import MODELS
 from surefield.structures.labels import Labels
 from surefield.structures.read import read_frames
 from surefield.trainers.parametric import KIMPotential, ParametricModelTrainer

@@ -34,6 +34,7 @@ def clock(monkeypatch):
         clock = Clock(per_look)
         monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=clock))
         monkeypatch.setattr(budget, "compiling_seconds", lambda: clock.compiled)
+        monkeypatch.setattr(budget, "working_seconds", lambda: clock() - clock.compiled)
         return clock
 
     return started

@@ -42,16 +42,27 @@ class CalibrationMap(ABC):
     name: ClassVar[str]
     calibrated: bool = field(default=True, kw_only=True)
 
-    def sigma(self, u: ArrayLike) -> Float64[np.ndarray, "*shape"]:
-        """Standard deviations for u of any shape, in the unit of the calibrated quantity."""
+    def sigma(self, u: ArrayLike, groups: ArrayLike | None = None) -> Float64[np.ndarray, "*shape"]:
+        """Standard deviations for u of any shape, in the unit of the calibrated quantity.
+
+        Args:
+            u: the spread.
+            groups: of a map that was fitted by groups, that of each entry of the leading axis.
+
+        Raises:
+            DataError: groups given or missing against the fit, or a group that was not fitted.
+        """
         spread = np.asarray(u, dtype=np.float64)
+        if isinstance(self, GroupedMap):
+            return self.sigma_of_groups(spread, groups)
+        if groups is not None:
+            raise DataError(f"a map {self.name!r} has no groups", fix="leave groups out, or fit 'conformal'")
         zero = spread == 0
         return np.where(zero, 0.0, self.of_structure(spread)._sigma(np.where(zero, 1.0, spread)))
 
     def of_structure(self, u: ArrayLike) -> CalibrationMap:
         """The map of the values of one structure, whose spreads are u (zeros do not count)."""
-        del u
-        return self
+        return self.with_floor(u) if isinstance(self, FlooredMap) else self
 
     @abstractmethod
     def _sigma(self, u: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
@@ -59,7 +70,8 @@ class CalibrationMap(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything needed to make the map again, as JSON types."""
-        return {"map": self.name, **dataclasses.asdict(self)}
+        entries = self.entries() if isinstance(self, NestedMap) else dataclasses.asdict(self)
+        return {"map": self.name, **entries}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> CalibrationMap:
@@ -80,9 +92,42 @@ class CalibrationMap(ABC):
 
     @classmethod
     def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        if issubclass(cls, NestedMap):
+            return cls.of_entries(entries)
         # JSON has lists where the frozen maps have tuples
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
         return cls(**values)
+
+
+class FlooredMap(ABC):
+    """A map whose σ depends on the other spreads of a structure."""
+
+    @abstractmethod
+    def with_floor(self, u: ArrayLike) -> CalibrationMap:
+        """The map of the values of one structure, whose spreads are u."""
+
+
+class GroupedMap(ABC):
+    """A map that may differ between groups of data."""
+
+    @abstractmethod
+    def sigma_of_groups(
+        self, u: Float64[np.ndarray, "*shape"], groups: ArrayLike | None
+    ) -> Float64[np.ndarray, "*shape"]:
+        """Standard deviations; zeros of u give zeros."""
+
+
+class NestedMap(ABC):
+    """A map whose attributes are no lists of numbers."""
+
+    @abstractmethod
+    def entries(self) -> dict[str, Any]:
+        """Its attributes, as JSON types."""
+
+    @classmethod
+    @abstractmethod
+    def of_entries(cls, entries: Mapping[str, Any]) -> Self:
+        """The map of what `entries` gave."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +166,7 @@ class AlphaSigma0Map(CalibrationMap):
 
 
 @dataclass(frozen=True)
-class StructureFloorMap(CalibrationMap):
+class StructureFloorMap(CalibrationMap, FlooredMap):
     """σ² = α²u² + β²ū² + σ₀², ū² the mean of u² over the values of one structure; u is of one structure.
 
     The floor stands for what the posterior of the last layer does not know of: it grows where whole
@@ -133,7 +178,7 @@ class StructureFloorMap(CalibrationMap):
     beta: float
     sigma0: float
 
-    def of_structure(self, u: ArrayLike) -> AlphaSigma0Map:
+    def with_floor(self, u: ArrayLike) -> AlphaSigma0Map:
         """The map with the floor of this structure."""
         spread = np.asarray(u, dtype=np.float64)
         spread = spread[spread > 0]
@@ -141,7 +186,7 @@ class StructureFloorMap(CalibrationMap):
         return AlphaSigma0Map(self.alpha, float(np.hypot(self.beta * level, self.sigma0)))
 
     def _sigma(self, u: np.ndarray) -> np.ndarray:
-        return self.of_structure(u)._sigma(u)
+        return self.with_floor(u)._sigma(u)
 
 
 @dataclass(frozen=True)
@@ -182,7 +227,7 @@ class LocalMap(CalibrationMap):
 
 
 @dataclass(frozen=True)
-class ConformalMap(CalibrationMap):
+class ConformalMap(CalibrationMap, GroupedMap, NestedMap):
     """Intervals μ ± q̂u that hold at least a share 1 - δ of exchangeable data (split conformal).
 
     σ is the standard deviation of the Gaussian with the same central 1 - δ interval.
@@ -218,22 +263,29 @@ class ConformalMap(CalibrationMap):
         factors = np.array([known[str(label)] for label in labels.ravel()]).reshape(labels.shape)
         return factors.reshape(labels.shape + (1,) * (spread.ndim - labels.ndim)) * spread
 
-    def sigma(self, u: ArrayLike, groups: ArrayLike | None = None) -> Float64[np.ndarray, "*shape"]:
+    def sigma_of_groups(
+        self, u: Float64[np.ndarray, "*shape"], groups: ArrayLike | None
+    ) -> Float64[np.ndarray, "*shape"]:
         """Gaussian standard deviation with the conformal 1 - δ interval; groups as in `half_width`."""
         return self.half_width(u, groups) / float(ndtri(1 - self.delta / 2))
 
     def _sigma(self, u: np.ndarray) -> np.ndarray:
-        return self.sigma(u)
+        return self.sigma_of_groups(u, None)
+
+    def entries(self) -> dict[str, Any]:
+        """Its attributes."""
+        return dataclasses.asdict(self)
 
     @classmethod
-    def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+    def of_entries(cls, entries: Mapping[str, Any]) -> Self:
+        """The map of what `entries` gave."""
         rest = dict(entries)
         quantiles = tuple((str(group), float(q)) for group, q in rest.pop("quantiles", ()))
         return cls(quantiles=quantiles, **rest)
 
 
 @dataclass(frozen=True)
-class PropertyMaps(CalibrationMap):
+class PropertyMaps(CalibrationMap, NestedMap):
     """One map per property; u is (..., n_properties), or (..., 1) for one spread shared by all of them."""
 
     name: ClassVar[str] = "properties"
@@ -247,12 +299,13 @@ class PropertyMaps(CalibrationMap):
         spread = np.broadcast_to(u, (*u.shape[:-1], len(self.maps)))
         return np.stack([m.sigma(spread[..., i]) for i, m in enumerate(self.maps)], axis=-1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything needed to make the maps again, as JSON types."""
-        return {"map": self.name, "maps": [m.to_dict() for m in self.maps], "calibrated": self.calibrated}
+    def entries(self) -> dict[str, Any]:
+        """Each map with its own."""
+        return {"maps": [m.to_dict() for m in self.maps], "calibrated": self.calibrated}
 
     @classmethod
-    def _from_entries(cls, entries: Mapping[str, Any]) -> Self:
+    def of_entries(cls, entries: Mapping[str, Any]) -> Self:
+        """The maps of what `entries` gave."""
         rest = dict(entries)
         return cls(tuple(CalibrationMap.from_dict(m) for m in rest.pop("maps", ())), **rest)
 

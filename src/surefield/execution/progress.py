@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from surefield.execution.stopwatch import compiling_now, compiling_seconds
+from surefield.execution.stopwatch import compiling_now, compiling_seconds, working_seconds
 
 __all__ = ["Track", "duration", "track"]
 
@@ -60,7 +60,7 @@ class _Work:
         self._done = self._before = done
         self._fields = ""
         self._begin = self._logged = time.monotonic()
-        self._compiled = compiling_seconds()
+        self._compiled, self._working = compiling_seconds(), working_seconds()
 
     def advance(self, n: int = 1, **fields: object) -> None:
         self._done += n
@@ -76,7 +76,7 @@ class _Work:
         steps = self._done - self._before
         if self._total is None or steps < min(AVERAGED, self._total - self._before) or not steps:
             return ""
-        worked = time.monotonic() - self._begin - (compiling_seconds() - self._compiled)
+        worked = working_seconds() - self._working
         return f"{duration(max(worked, 0.0) * max(self._total - self._done, 0) / steps)} left"
 
     def line(self) -> str:

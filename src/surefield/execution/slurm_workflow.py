@@ -48,6 +48,7 @@ class SlurmWorkflow(Workflow):
     kind: ClassVar[str] = "SLURM"
     serves: ClassVar[tuple[str, ...]] = ("SLURM",)
     watches_walltime: ClassVar[bool] = False
+    scheduler_waits: ClassVar[bool] = True
     intervals: ClassVar[tuple[float, float]] = (0.5, 15.0)
 
     def __init__(
@@ -76,9 +77,6 @@ class SlurmWorkflow(Workflow):
                 fix = "check queue, account and limits of job_details with `sinfo` and `sbatch --test-only`"
                 raise start_failed("Slurm does not take the job", error, fix) from error
         return {"scheduler_id": job.job_id}
-
-    def _wait_for(self, needed: Sequence[JobRecord]) -> Sequence[JobRecord]:
-        return [record for record in needed if not self._status(record).ended]
 
     def _look(self, record: JobRecord) -> tuple[State, str]:
         number = _number(record)

@@ -7,7 +7,7 @@ from typing import Any, Final, Self, final
 
 import jax
 
-__all__ = ["Stopwatch", "compiling_now", "compiling_seconds"]
+__all__ = ["Stopwatch", "compiling_now", "compiling_seconds", "working_seconds"]
 
 _COMPILING: Final = "/jax/core/compile/"
 #: What JAX reports when it begins to compile a program, or looks for it in the cache, and when it has it.
@@ -60,6 +60,11 @@ def compiling_seconds() -> float:
     return _compiling.seconds
 
 
+def working_seconds() -> float:
+    """Seconds on a clock that stands still while this process compiles."""
+    return time.perf_counter() - compiling_seconds()
+
+
 def compiling_now(longer_than: float = 1.0) -> bool:
     """Whether a program has been compiling for so many seconds (with a compilation cache only)."""
     since = _compiling.since
@@ -71,12 +76,11 @@ class Stopwatch:
     """Adds up the seconds of all `with` blocks it is used for, compiling left out."""
 
     def __init__(self) -> None:
-        _compiling.listen()
         self.seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._begin = time.perf_counter() - _compiling.seconds
+        self._begin = working_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += max(time.perf_counter() - _compiling.seconds - self._begin, 0.0)
+        self.seconds += max(working_seconds() - self._begin, 0.0)

@@ -65,6 +65,8 @@ class Workflow(abc.ABC):
     serves: ClassVar[tuple[str, ...]]
     #: whether the process around a job has to stop it when its walltime is over
     watches_walltime: ClassVar[bool] = True
+    #: whether a job is submitted together with what it has to wait for, instead of after that
+    scheduler_waits: ClassVar[bool] = False
     #: shortest and longest time between two looks at a job, s
     intervals: ClassVar[tuple[float, float]] = (0.05, 1.0)
 
@@ -191,6 +193,8 @@ class Workflow(abc.ABC):
 
     def _wait_for(self, needed: Sequence[JobRecord]) -> Sequence[JobRecord]:
         """Wait for jobs; returns those that the launched job itself has to wait for."""
+        if self.scheduler_waits:
+            return [record for record in needed if not self._status(record).ended]
         self.block_until_completed([record.calc_id for record in needed])
         return ()
 

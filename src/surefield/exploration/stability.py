@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 from surefield.errors import DataError
-from surefield.execution.stopwatch import compiling_seconds
+from surefield.execution.stopwatch import working_seconds
 from surefield.exploration.alloys import random_alloys
 from surefield.exploration.config import StabilityConfig
 from surefield.exploration.sampling import hottest_allowed, langevin, set_velocities, suitable_timestep
@@ -119,7 +118,7 @@ def check_stability(
         config: times, temperatures and numbers of runs.
     """
     config = config or StabilityConfig()
-    begin = _worked()
+    begin = working_seconds()
     limits = limits_of(data)
     hot = config.temperature or _hottest(data)
     starts = [("training", atoms) for atoms in _training_structures(data, config.n_structures)]
@@ -132,7 +131,7 @@ def check_stability(
     planned = [(kind, atoms, t) for t in dict.fromkeys([hot, ROOM]) for kind, atoms in starts]
     trials = []
     for number, (kind, atoms, temperature) in enumerate(planned):
-        spent = _worked() - begin
+        spent = working_seconds() - begin
         share = max(config.seconds - spent, 0.0) / (len(planned) - number)
         trials.append(
             run_trial(
@@ -174,7 +173,7 @@ def run_trial(
         timestep_fs: fs; None: what suits the lightest atom.
         seed: of velocities and thermostat.
     """
-    end = _worked() + seconds
+    end = working_seconds() + seconds
     start = without_labels(atoms)
     start.calc = calculator
     rng = np.random.default_rng(seed)
@@ -187,7 +186,7 @@ def run_trial(
         fault = _fault(start, temperature, limits)
         if fault:
             faults.append(fault)
-        if fault or (dynamics.nsteps and _worked() > end):
+        if fault or (dynamics.nsteps and working_seconds() > end):
             raise _Ended
 
     name = str(atoms.info.get("name") or atoms.get_chemical_formula(empirical=True))
@@ -209,11 +208,6 @@ def limits_of(data: LabelledSet) -> Limits:
     largest = max((float(np.nanmax(np.linalg.norm(f, axis=1))) for f in forces if len(f)), default=0.0)
     distance = NEAREST * shortest if np.isfinite(shortest) else 0.0
     return Limits(distance, max(LARGEST * largest, LEAST_LIMIT))
-
-
-def _worked() -> float:
-    """Seconds on a clock that stands still while programs are compiled."""
-    return time.monotonic() - compiling_seconds()
 
 
 class _Ended(Exception):

@@ -150,7 +150,7 @@ class JaxPotential(LastLayerPotential, Saved):
         """The model by its name, whose parameters are replaced afterwards."""
         potential = known_model(arguments["model"], arguments["settings"])
         if not isinstance(potential, cls):
-            raise PotentialError(f"the model {config['model']!r} is a {type(potential).__name__} here")
+            raise PotentialError(f"the model {arguments['model']!r} is a {type(potential).__name__} here")
         return potential
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:

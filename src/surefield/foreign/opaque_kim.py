@@ -23,7 +23,7 @@ from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.callback import call_outside
 from surefield.foreign.computed_batch import computed_batch, geometry_of
 from surefield.potentials.abilities import Restricted
-from surefield.potentials.parametric.kim_ids import parse_id
+from surefield.potentials.parametric.kim_id import parse_id
 from surefield.potentials.parametric.parameters import Entry, ParameterForm, ParametricPotential
 from surefield.structures.graph import Graph
 

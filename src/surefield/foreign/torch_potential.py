@@ -109,11 +109,11 @@ class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm):
         """The model by its name, if its weights are those of the file."""
         potential = known_model(arguments["model"], arguments["settings"])
         if not isinstance(potential, cls):
-            raise PotentialError(f"the model {config['model']!r} is a {type(potential).__name__} here")
+            raise PotentialError(f"the model {arguments['model']!r} is a {type(potential).__name__} here")
         digest = weights_hash(potential.engine.model)
         if digest != arguments["hash"]:
             raise PotentialError(
-                f"the weights of {config['model']!r} are not those that the file was made with",
+                f"the weights of {arguments['model']!r} are not those that the file was made with",
                 got=f"hash {digest}",
                 expected=arguments["hash"],
                 fix="install the version of its package that it was made with",

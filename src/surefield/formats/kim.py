@@ -10,9 +10,9 @@ import numpy as np
 
 from surefield.errors import PotentialError
 from surefield.files import write_atomic
+from surefield.formats.kim_models import DRIVERS, Driver
 from surefield.formats.triplet_file import TERSOFF, read_entries, tersoff_text, tersoff_values
 from surefield.potentials.parametric.edges import BondPotential
-from surefield.potentials.parametric.kim_ids import DRIVERS, Driver
 from surefield.potentials.parametric.lennard_jones import LennardJones
 from surefield.potentials.parametric.morse import Morse
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
@@ -300,12 +301,9 @@ class ChargeNeuralNetwork(Model):
             self.set_up(hash_images(frames), self._descriptor or Gaussian())
         return self._charged
 
-    def fit(self, trainingimages: Any, *args: Any, **options: Any) -> bool | None:
-        """Set the model up and minimise the loss; see `Model.fit`. Warns of negative capacitances."""
-        converged = super().fit(trainingimages, *args, **options)
-        if converged is not None:
-            warn_of_negative_capacitance(self._charged, hash_images(trainingimages).frames)
-        return converged
+    def warn_of_result(self, frames: Sequence[Atoms]) -> None:
+        """Warn of negative capacitances."""
+        warn_of_negative_capacitance(self._charged, frames)
 
     # Energies, charges and their derivatives from fingerprints.
 

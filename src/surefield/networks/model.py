@@ -234,7 +234,12 @@ class Model(abc.ABC):
             return None
         converged = self.regressor.regress(self, log)
         self.status = self.lossfunction.status
+        self.warn_of_result(images.frames)
         return bool(converged)
+
+    @abc.abstractmethod
+    def warn_of_result(self, frames: Sequence[Atoms]) -> None:
+        """Warn of what is unphysical in a fit, with the structures it was made on."""
 
     def checkpoint_files(self) -> Checkpoints | None:
         """Where checkpoints of this fit go; None without a label."""

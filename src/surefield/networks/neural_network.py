@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -176,6 +177,9 @@ class NeuralNetwork(Model):
             raise ConfigError(f"without images the model needs {', '.join(missing or ['elements'])}")
         self._settings["mode"] = self._mode(descriptor)
         self._potential = self._atomic(descriptor.for_elements(elements), HashedImages({}, {}, {}, ()))
+
+    def warn_of_result(self, frames: Sequence[Atoms]) -> None:
+        """Of nothing."""
 
     def potential_for(self, frames: Frames) -> AtomicNetwork | ImageNetwork:
         """Untrained potential for these structures; what was given (weights, scalings, fprange) is kept."""

@@ -104,9 +104,11 @@ class Property(abc.ABC):
 
     Attributes:
         calibrated_as: quantity whose calibration the sigma has: what the values are made of.
+        simulator: the LAMMPS that computes energies and forces; None: none, they are computed here.
     """
 
     calibrated_as: ClassVar[Literal["energy", "forces", "stress"]]
+    simulator: ClassVar[str | None] = None
 
     @property
     @abc.abstractmethod
@@ -117,11 +119,6 @@ class Property(abc.ABC):
     @abc.abstractmethod
     def units(self) -> tuple[str, ...]:
         """Of the values."""
-
-    @property
-    def simulator(self) -> str | None:
-        """The LAMMPS that computes energies and forces; None: none, they are computed here."""
-        return None
 
     @abc.abstractmethod
     def states(self, potential: Potential) -> Any:
@@ -283,7 +280,7 @@ class CrystalProperty(Property):
         self.crystal  # noqa: B018
 
     @property
-    def simulator(self) -> str | None:
+    def simulator(self) -> str | None:  # type: ignore[override]
         """`simulator_path`."""
         return self.simulator_path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from surefield.scoring.results import JSON_FILE, check_finite_rows
 from surefield.storage import Storage
 from surefield.storage.dataset import package_version
 
-__all__ = ["Record", "Score"]
+__all__ = ["DescribesItself", "Record", "Score"]
 
 R = TypeVar("R")
 WorkflowLike = Workflow | Mapping[str, Any] | Executor | None
@@ -47,6 +47,14 @@ class Record:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class DescribesItself(abc.ABC):
+    """A score whose metadata say more, or other, than what it can be made from again."""
+
+    @abc.abstractmethod
+    def settings_in_words(self) -> dict[str, Any]:
+        """What metadata says of the constructor arguments."""
+
+
 class Score(abc.ABC):
     """A number or matrix about atoms, a configuration, a data set or a potential.
 
@@ -65,6 +73,7 @@ class Score(abc.ABC):
         one_job: whether all configurations are needed for each result.
         result_file: that `save_results` writes.
         may_be_nan: whether a NaN says something.
+        argument_forms: of arguments that are objects, what makes them such a form as `as_data` gives.
     """
 
     key: ClassVar[str]
@@ -73,6 +82,7 @@ class Score(abc.ABC):
     per_configuration: ClassVar[tuple[str, ...]] = ()
     one_job: ClassVar[bool] = False
     may_be_nan: ClassVar[bool] = False
+    argument_forms: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     result_file: ClassVar[str]
 
     @abc.abstractmethod
@@ -92,6 +102,8 @@ class Score(abc.ABC):
 
     def described_settings(self) -> dict[str, Any]:
         """What metadata says of the constructor arguments."""
+        if isinstance(self, DescribesItself):
+            return self.settings_in_words()
         return described(self.settings(), self.array_arguments)
 
     def as_data(self, name: str, value: Any) -> Any:
@@ -99,8 +111,8 @@ class Score(abc.ABC):
 
         Numbers, texts, arrays, structures, potentials, and lists and dictionaries of them are such forms.
         """
-        del name
-        return value
+        change = self.argument_forms.get(name)
+        return value if change is None or value is None else change(value)
 
     @abc.abstractmethod
     def save_results(

@@ -52,7 +52,7 @@ FeatureOfStructure = Callable[[Any], Array]
 
 
 class FeatureTransformation(Config):
-    """A change of a feature function; subclasses declare what they are set by, and override `apply`.
+    """A change of a feature function; subclasses declare what they are set by, and `apply`.
 
     Raises:
         ConfigError: a setting that is unknown, missing or out of range.
@@ -67,9 +67,21 @@ class FeatureTransformation(Config):
         except ValidationError as error:
             raise ConfigError(f"{type(self).__name__}: {faults(type(self), error)}") from None
 
+    @abc.abstractmethod
     def apply(self, fn: FeatureOfStructure) -> FeatureOfStructure:
-        """The changed function of one structure; here the same."""
-        return fn
+        """The changed function of one structure."""
+
+
+class RowsOfAtoms(abc.ABC):
+    """A map whose features need not be one row for each structure."""
+
+    @abc.abstractmethod
+    def stand_side_by_side(self) -> bool:
+        """Whether rows of atoms do, so that all structures must have the same number of atoms."""
+
+    @abc.abstractmethod
+    def fault(self) -> str:
+        """Why structures cannot be selected by these features; else ""."""
 
 
 class FeatureMap(FeatureTransformation, abc.ABC):
@@ -102,11 +114,11 @@ class FeatureMap(FeatureTransformation, abc.ABC):
 
     def equal_sizes(self) -> bool:
         """Whether all structures must have the same number of atoms."""
-        return False
+        return isinstance(self, RowsOfAtoms) and self.stand_side_by_side()
 
     def refused(self) -> str:
         """Why structures cannot be selected by these features; else ""."""
-        return ""
+        return self.fault() if isinstance(self, RowsOfAtoms) else ""
 
 
 class LastLayerGradientFeatures(FeatureMap):
@@ -129,7 +141,7 @@ class LastLayerGradientFeatures(FeatureMap):
         return _LayerGradient(layer), note
 
 
-class LastLayerForceFeatures(FeatureMap):
+class LastLayerForceFeatures(FeatureMap, RowsOfAtoms):
     """Derivatives J of the forces by the weights of a layer, (n_atoms, 3, d).
 
     Attributes:
@@ -157,11 +169,11 @@ class LastLayerForceFeatures(FeatureMap):
             )
         return _LayerForces(layer, self.strategy), note
 
-    def equal_sizes(self) -> bool:
-        """Rows of atoms stand side by side."""
+    def stand_side_by_side(self) -> bool:
+        """Whether rows of atoms do."""
         return self.strategy in ("raw", "flatten")
 
-    def refused(self) -> str:
+    def fault(self) -> str:
         """What is no feature of a structure, or always 0."""
         reasons = {
             "raw": "strategy 'raw' gives one row per force component, not one per structure",

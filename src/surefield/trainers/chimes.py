@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -249,6 +249,15 @@ class ChIMESTrainer(Trainer):
         unweighted = replace(solution, rss=plain.sse(solution.x))
         notes = {"unweighted_rmse": unweighted.rmse, "unweighted_bic": unweighted.bic, "zero_columns": empty}
         return self._result(model, coefficients, solution, notes)
+
+    def weighted(
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
+        """As they are."""
+        return list(configurations)
+
+    def own_split(self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int) -> None:
+        """None: the call rules the split."""
 
     def minimised_rows(
         self, model: Potential, configurations: Sequence[Sample], weights: Weights

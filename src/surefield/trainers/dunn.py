@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +22,9 @@ from surefield.structures.offsets import energy_offsets
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult
 from surefield.trainers.trainer import Trainer
+from surefield.training.dataset import Sample
 from surefield.training.gradient_steps import OPTIMIZERS, DropoutStep, FitSettings, fit_steps
-from surefield.training.problem import Problem
+from surefield.training.problem import Problem, Weights
 
 __all__ = ["DUNNTrainer", "KliffBPPotential"]
 
@@ -231,6 +232,22 @@ class DUNNTrainer(Trainer):
     def settings(self) -> dict[str, Any]:
         """Constructor arguments."""
         return arguments_of(self)
+
+    def refusal(self, handle: PotentialHandle, *, per_atom_weights: bool) -> str | None:
+        """None: it fits all potentials of its classes."""
+        return None
+
+    def weighted(
+        self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
+    ) -> list[Sample]:
+        """As they are."""
+        return list(configurations)
+
+    def minimised_rows(self, model: Potential, configurations: Sequence[Sample], weights: Weights) -> None:
+        """None: it minimises errors of labels times weights."""
+
+    def own_split(self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int) -> None:
+        """None: the call rules the split."""
 
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Train the network; a checkpoint in the folder of the run is continued.

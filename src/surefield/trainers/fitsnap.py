@@ -139,6 +139,13 @@ class FitSnapTrainer(Trainer):
         """None."""
         return {}
 
+    def refusal(self, handle: PotentialHandle, *, per_atom_weights: bool) -> str | None:
+        """None: it fits all potentials of its classes."""
+        return None
+
+    def minimised_rows(self, model: Potential, configurations: Sequence[Sample], weights: Weights) -> None:
+        """None: it minimises errors of labels times weights."""
+
     def weighted(
         self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Sample]:

@@ -111,9 +111,9 @@ class PotentialHandle(abc.ABC):
             PotentialError: nothing there, damaged, or of another kind.
         """
 
+    @abc.abstractmethod
     def export_files(self, folder: Path) -> list[Path]:
-        """Write the files that this class of potentials has for other programs; here none."""
-        return []
+        """Write the files that this class of potentials has for other programs."""
 
     def build_potential(self) -> Potential:
         """Make the potential, if that was not done before."""
@@ -181,3 +181,7 @@ class BareHandle(PotentialHandle):
     def read(self, path: Path) -> Potential:
         """A saved potential of the same class."""
         return saved_model(path, type(self.model), f"not a {type(self.model).__name__} as before")
+
+    def export_files(self, folder: Path) -> list[Path]:
+        """None."""
+        return []

@@ -10,14 +10,8 @@ import numpy as np
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.kim import driver_of, read_params, write_kim_model
-from surefield.potentials.parametric.kim_ids import (
-    Driver,
-    KnownModel,
-    find_driver,
-    find_model,
-    parse_id,
-    suggestion,
-)
+from surefield.formats.kim_models import Driver, KnownModel, find_driver, find_model, suggestion
+from surefield.potentials.parametric.kim_id import parse_id
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle, arguments_of, saved_model

@@ -19,9 +19,9 @@ from surefield.errors import ConfigError, PotentialError
 from surefield.execution.identity import digest
 from surefield.files import json_text, write_atomic
 from surefield.formats.kim import driver_of, write_kim_model
+from surefield.formats.kim_models import find_driver, find_model
 from surefield.potentials.parametric.edges import BondPotential
 from surefield.potentials.parametric.free_parameters import FreeParameters
-from surefield.potentials.parametric.kim_ids import find_driver, find_model
 from surefield.potentials.parametric.parameters import ParametricPotential
 from surefield.potentials.potential import Potential
 from surefield.trainers.handle import PotentialHandle, arguments_of
@@ -132,6 +132,9 @@ class ParametricModelTrainer(Trainer):
         if self.manifest.factors:
             samples = [_scaled(c, self.manifest.factors) for c in samples]
         return samples
+
+    def minimised_rows(self, model: Potential, configurations: Sequence[Sample], weights: Weights) -> None:
+        """None: it minimises errors of labels times weights."""
 
     def own_split(
         self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int

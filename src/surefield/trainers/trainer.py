@@ -61,22 +61,23 @@ class Trainer(abc.ABC):
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Minimise the loss over the training configurations, starting from a potential."""
 
+    @abc.abstractmethod
     def refusal(self, handle: PotentialHandle, *, per_atom_weights: bool) -> str | None:
         """Why this trainer cannot fit this potential with these arguments; None: it can."""
-        return None
 
+    @abc.abstractmethod
     def weighted(
         self, configurations: Sequence[Sample], handle: PotentialHandle, fitted: Collection[str]
     ) -> list[Sample]:
-        """Copies with the factors of groups or weights files; here as they are.
+        """Copies with the factors of groups or weights files.
 
         Args:
             configurations: all of a call.
             handle: of the potential.
             fitted: ids of those that are fitted.
         """
-        return list(configurations)
 
+    @abc.abstractmethod
     def minimised_rows(
         self, model: Potential, configurations: Sequence[Sample], weights: Weights
     ) -> Iterable[Pairs] | None:
@@ -87,13 +88,12 @@ class Trainer(abc.ABC):
             configurations: with their weights.
             weights: of the residuals.
         """
-        return None
 
+    @abc.abstractmethod
     def own_split(
         self, configurations: Sequence[Sample], handle: PotentialHandle, seed: int
     ) -> tuple[list[int], list[int]] | None:
         """Training and validation indices where settings of the potential rule them; None: they do not."""
-        return None
 
     @final
     def train(

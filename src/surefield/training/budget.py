@@ -6,7 +6,7 @@ import math
 import time
 from typing import Final, final
 
-from surefield.execution.stopwatch import compiling_seconds
+from surefield.execution.stopwatch import compiling_seconds, working_seconds
 
 __all__ = ["Budget"]
 
@@ -31,7 +31,7 @@ class Budget:
         self._begin = time.monotonic()
         self._compiled = compiling_seconds() if self.limited else 0.0
         self._reserve = self._worked = 0.0
-        self._since: tuple[float, float] | None = None
+        self._since: float | None = None
         self._ended = False
 
     @property
@@ -54,15 +54,14 @@ class Budget:
         """Seconds of all steps and of what comes between them, without compiling; 0 without a limit."""
         if self._since is None:
             return self._worked
-        begin, compiled = self._since
-        return self._worked + max(time.monotonic() - begin - (compiling_seconds() - compiled), 0.0)
+        return self._worked + max(working_seconds() - self._since, 0.0)
 
     def begin_steps(self, spent: float = 0.0, worked: float = 0.0) -> None:
         """Steps begin now; of a training that goes on, with what it had spent and worked before."""
         self._worked = worked
         self._begin -= spent
         if self.limited:
-            self._since = (time.monotonic(), compiling_seconds())
+            self._since = working_seconds()
 
     def reserve(self, seconds: float) -> None:
         """Keep time for the errors in the end."""

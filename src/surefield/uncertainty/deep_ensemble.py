@@ -33,6 +33,7 @@ from surefield.training.config import TrainConfig
 from surefield.training.dataset import LabelledSet, as_labelled
 from surefield.training.recipe import settled_for
 from surefield.training.train import fit_samples
+from surefield.uncertainty.abilities import HasMembers
 from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members, value_of
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -44,7 +45,7 @@ _DONE: Final = "member.npz"
 
 @final
 @dataclass(frozen=True, eq=False, init=False)
-class DeepEnsemble(Uncertainty):
+class DeepEnsemble(Uncertainty, HasMembers):
     """Mean and spread (ddof = 1) of independently trained potentials.
 
     The prediction is the mean energy, and forces and stresses are its derivatives.
@@ -162,8 +163,7 @@ class DeepEnsemble(Uncertainty):
         assert isinstance(self.potential, MeanPotential)
         return self.potential.members
 
-    @property
-    def n_members(self) -> int:
+    def count_members(self) -> int:
         """Number of members."""
         return len(self.members)
 

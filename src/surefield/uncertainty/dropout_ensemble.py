@@ -26,6 +26,7 @@ from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.structures.tensors import row_slices, to_voigt, volume
 from surefield.training.dataset import LabelledSet
+from surefield.uncertainty.abilities import HasMembers
 from surefield.uncertainty.spread import Spread, check_n_members, spread_of_members
 from surefield.uncertainty.uncertainty import Uncertainty
 
@@ -39,7 +40,7 @@ _BATCH_BYTES: Final = 2**28
 
 @final
 @dataclass(frozen=True, eq=False, init=False)
-class DropoutEnsemble(Uncertainty):
+class DropoutEnsemble(Uncertainty, HasMembers):
     """Predictions of a dropout network with the spread over its members as uncertainty.
 
     Every member is one fixed set of masks, the same for all atoms and all structures, so it is a smooth
@@ -108,8 +109,7 @@ class DropoutEnsemble(Uncertainty):
         """Draw members and calibrate their spread; arguments as above and of `calibrated`."""
         return cls(potential, M, rate, seed).calibrated(calibration, **options)
 
-    @property
-    def n_members(self) -> int:
+    def count_members(self) -> int:
         """Number of members."""
         return _network(self.potential).n_members
 

@@ -43,6 +43,7 @@ from surefield.training.checkpoint import (
     sample_contents,
 )
 from surefield.training.dataset import LabelledSet, as_labelled
+from surefield.uncertainty.abilities import HasMembers, HasSources
 from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
 from surefield.uncertainty.ensemble_training import train_members
 from surefield.uncertainty.last_layer_ensemble import sample_ensemble
@@ -66,7 +67,7 @@ from surefield.uncertainty.row_sums import (
 from surefield.uncertainty.spread import Spread
 from surefield.uncertainty.spreads_along import spreads_along, target_of
 from surefield.uncertainty.trained_body import trainable_layer
-from surefield.uncertainty.uncertainty import Uncertainty, check_source, times
+from surefield.uncertainty.uncertainty import Uncertainty, times
 
 __all__ = ["LLPR", "check_size", "fit_memory"]
 
@@ -84,7 +85,7 @@ _KINDS: Final = 3
 
 @final
 @dataclass(frozen=True, eq=False)
-class LLPR(Uncertainty):
+class LLPR(Uncertainty, HasMembers, HasSources):
     """Last-layer prediction rigidity around a potential; made by `fit`, and used like a potential.
 
     sigma = map(u), u^2 = g (C + s^2 I)^-1 g, with g the derivative of the quantity with respect to the
@@ -285,11 +286,8 @@ class LLPR(Uncertainty):
         statistics = {**fitted.statistics, **kept}
         return fitted._replaced(displacements=self.displacements, statistics=statistics)
 
-    def answering(
-        self, source: str = "auto", method: str = "exact", n_probes: int = 64, seed: int = 0
-    ) -> LLPR:
+    def with_sigmas(self, source: str, method: str, n_probes: int, seed: int) -> LLPR:
         """Copy whose sigmas have a source and a method, see `predict`."""
-        check_source(source, method)
         if source == "ensemble" and not self.displacements:
             fix = "with_ensemble(n_members), or num_ensemble_members"
             raise ConfigError("LLPR has no members whose spread could be the sigma", fix=fix)
@@ -305,8 +303,7 @@ class LLPR(Uncertainty):
             return self._replaced(probes=self.posterior.color(drawn))
         return self._by_members() if source == "ensemble" else self
 
-    @property
-    def relative_standard_error(self) -> float | None:
+    def sampling_error(self) -> float | None:
         """Of sigmas that are sampled: 1/sqrt(2(M-1)) of M probes; None of others."""
         return None if self.probes is None else float(1 / np.sqrt(2 * (len(self.probes) - 1)))
 
@@ -373,8 +370,7 @@ class LLPR(Uncertainty):
         """How good the sigmas are on labelled structures, beside constant ones; see `quality_report`."""
         return quality_report(self, test, labels=labels)
 
-    @property
-    def n_members(self) -> int:
+    def count_members(self) -> int:
         """Members of the energy, if any were drawn."""
         return len(self.displacements.get("energy", ()))
 

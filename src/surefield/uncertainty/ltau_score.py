@@ -17,6 +17,7 @@ from surefield.errors import ConfigError, DataError, nearest
 from surefield.potentials.potential import HasPotential, Potential
 from surefield.scoring import AtomCenteredScore, ScoreQuantity
 from surefield.scoring.array_files import is_path, load_array, load_arrays
+from surefield.scoring.contract import DescribesItself
 from surefield.scoring.descriptions import described
 from surefield.scoring.descriptor_arrays import descriptors_of
 from surefield.scoring.results import check_finite_rows
@@ -59,7 +60,7 @@ _OUTLIER_KEY: Final = "ltau_forces_uq_outlier"
 
 
 @final
-class LTAUForcesUQScore(AtomCenteredScore):
+class LTAUForcesUQScore(AtomCenteredScore, DescribesItself):
     """Expected error of the force on an atom, eV/Å: what the most similar training atoms had during training.
 
     Vita, Samanta, Zhou, Lordi, arXiv:2407.03462. The number is the mean length of an error, not a standard
@@ -184,7 +185,7 @@ class LTAUForcesUQScore(AtomCenteredScore):
             "compat": self.compat,
         }
 
-    def described_settings(self) -> dict[str, Any]:
+    def settings_in_words(self) -> dict[str, Any]:
         """The arguments as they were given; files are hashed once."""
         return dict(self._described)
 

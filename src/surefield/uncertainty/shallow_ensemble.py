@@ -23,6 +23,7 @@ from surefield.training.config import TrainConfig
 from surefield.training.dataset import AT_ONCE, LabelledSet, as_labelled
 from surefield.training.recipe import recipe
 from surefield.training.train import fit_samples
+from surefield.uncertainty.abilities import HasMembers
 from surefield.uncertainty.architecture import LLPRTraining
 from surefield.uncertainty.config import LossName
 from surefield.uncertainty.deep_ensemble import restarted
@@ -43,7 +44,7 @@ _SOLVED_FACTOR: Final = 0.1
 
 @final
 @dataclass(frozen=True, eq=False)
-class ShallowEnsemble(Uncertainty):
+class ShallowEnsemble(Uncertainty, HasMembers):
     """Mean and spread (ddof = 1) of members that share everything but their last-layer weights.
 
     Body and members are trained together, on energies, forces and stresses, so that the spread is the error
@@ -152,8 +153,7 @@ class ShallowEnsemble(Uncertainty):
         )
         return ensemble.calibrated(held, **options)
 
-    @property
-    def n_members(self) -> int:
+    def count_members(self) -> int:
         """Number of members."""
         return len(self.displacements)
 

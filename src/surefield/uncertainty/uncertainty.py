@@ -35,6 +35,7 @@ from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
+from surefield.uncertainty.abilities import HasMembers, HasSources
 from surefield.uncertainty.guard import (
     CALIBRATION,
     LARGEST_FORCE,
@@ -110,8 +111,8 @@ class Uncertainty(ABC):
 
     @property
     def n_members(self) -> int:
-        """Number of members; 0 for an estimator without members, as here."""
-        return 0
+        """Number of members; 0 for an estimator without members."""
+        return self.count_members() if isinstance(self, HasMembers) else 0
 
     def member(self, member: int) -> Potential:
         """The potential of member k > 0, or the one that predicts (-1).
@@ -126,11 +127,8 @@ class Uncertainty(ABC):
             name = type(self).__name__
             others = f" or {known[0]} to {known[-1]}" if known else f": {name} has no members"
             raise PotentialError("no such member", got=repr(member), expected=f"-1 (prediction){others}")
+        assert isinstance(self, HasMembers)
         return self.member_potential(int(member))
-
-    def member_potential(self, member: int) -> Potential:
-        """The potential of a member that there is; supplied by estimators that have any."""
-        raise NotImplementedError(f"{type(self).__name__} states {self.n_members} members and gives none")
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
@@ -273,14 +271,15 @@ class Uncertainty(ABC):
     def answering(
         self, source: str = "auto", method: str = "exact", n_probes: int = 64, seed: int = 0
     ) -> Self:
-        """The uncertainty whose sigmas have this source and method, see `predict`; here there is one of each.
+        """The uncertainty whose sigmas have this source and method, see `predict`; most have one of each.
 
         Raises:
             ConfigError: a name that is not known, or a source that there is not.
             PotentialError: a source that is no longer that of the potential.
         """
-        del n_probes, seed
         check_source(source, method)
+        if isinstance(self, HasSources):
+            return self.with_sigmas(source, method, n_probes, seed)
         if source == "ensemble" and not self.n_members:
             raise ConfigError(f"{type(self).__name__} has no members whose spread could be the sigma")
         if source == "analytic" or method == "sampled":
@@ -291,7 +290,7 @@ class Uncertainty(ABC):
     @property
     def relative_standard_error(self) -> float | None:
         """Of sigmas that are sampled; None of others."""
-        return None
+        return self.sampling_error() if isinstance(self, HasSources) else None
 
     def predict(
         self,

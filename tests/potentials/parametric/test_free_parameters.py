@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from surefield.errors import ConfigError
+from surefield.formats.kim_models import find_model
 from surefield.potentials.parametric import FreeParameters, LennardJones, StillingerWeber
-from surefield.potentials.parametric.kim_ids import find_model
 
 
 @pytest.fixture(scope="module")

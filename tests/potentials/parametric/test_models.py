@@ -12,9 +12,9 @@ from ase import Atoms
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.formats.kim import params_text
+from surefield.formats.kim_models import find_model
 from surefield.potentials.evaluate import predict
 from surefield.potentials.parametric import EAM, LennardJones, Morse, StillingerWeber
-from surefield.potentials.parametric.kim_ids import find_model
 from surefield.sensitivity import structure_rows
 from surefield.testing import check_potential
 

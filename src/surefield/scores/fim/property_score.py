@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, final
 
 import jax
@@ -42,6 +43,13 @@ _CUT: Final = 1e-12
 _ROUNDING: Final = 1e-8
 
 
+def _targets_as_data(name: str, value: Any) -> Any:
+    """Properties as the dictionaries that stand for them."""
+    if isinstance(value, list | tuple):
+        return [read_target(entry, name).described() for entry in value]
+    return read_target(value, name).described()
+
+
 @final
 class FIMPropertyScore(ModelScore):
     """Fisher information I = J^T Sigma^+ J that parameters must have for target properties to be known.
@@ -58,6 +66,13 @@ class FIMPropertyScore(ModelScore):
     key: ClassVar[str] = "fim_property_score"
     quantity: ClassVar[ScoreQuantity] = ScoreQuantity.SENSITIVITY
     array_arguments: ClassVar[tuple[str, ...]] = ("cov",)
+    argument_forms: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "transform": transform_as_data,
+        **{
+            name: partial(_targets_as_data, name)
+            for name in ("configs", "target_property", "list_of_target_property")
+        },
+    }
 
     def __init__(self) -> None:
         self.fim_index_to_parameter: dict[int, dict[str, str | int]] = {}
@@ -66,14 +81,6 @@ class FIMPropertyScore(ModelScore):
     def settings(self) -> Mapping[str, Any]:
         """None."""
         return {}
-
-    def as_data(self, name: str, value: Any) -> Any:
-        """Properties and transforms as the dictionaries that stand for them."""
-        if name in ("configs", "target_property", "list_of_target_property") and value is not None:
-            if isinstance(value, list | tuple):
-                return [read_target(entry, name).described() for entry in value]
-            return read_target(value, name).described()
-        return transform_as_data(value) if name == "transform" else value
 
     def compute(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from itertools import pairwise
@@ -59,6 +59,7 @@ class FIMTrainingSetScore(ConfigurationScore):
     key: ClassVar[str] = "fim_training_set_score"
     quantity: ClassVar[ScoreQuantity] = ScoreQuantity.SENSITIVITY
     array_arguments: ClassVar[tuple[str, ...]] = ("list_of_mask", "ensemble")
+    argument_forms: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"transform": transform_as_data}
     per_configuration: ClassVar[tuple[str, ...]] = (
         "list_of_mask",
         "evaluate_kwargs.compute_energy",
@@ -73,10 +74,6 @@ class FIMTrainingSetScore(ConfigurationScore):
     def settings(self) -> Mapping[str, Any]:
         """None."""
         return {}
-
-    def as_data(self, name: str, value: Any) -> Any:
-        """Transforms as the dictionaries that stand for them."""
-        return transform_as_data(value) if name == "transform" else value
 
     def compute(
         self,

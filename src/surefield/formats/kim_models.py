@@ -1,36 +1,20 @@
-"""Ids of KIM models and drivers that have a model of this package behind them."""
+"""KIM models and drivers that have a model of this package behind them, by their ids."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.parametric.edges import BondPotential
+from surefield.potentials.parametric.kim_id import parse_id
 from surefield.potentials.parametric.lennard_jones import LennardJones
 from surefield.potentials.parametric.morse import Morse
 from surefield.potentials.parametric.stillinger_weber import StillingerWeber
 from surefield.potentials.parametric.tersoff import Tersoff
 
-__all__ = ["DRIVERS", "MODELS", "Driver", "KimId", "KnownModel", "find_driver", "find_model", "parse_id"]
-
-_ID: Final = re.compile(r"(?:(?P<name>\w+)__)?(?P<kind>MO|MD|SM)_(?P<number>\d{12})(?:_(?P<version>\d{3}))?")
-
-
-class KimId(NamedTuple):
-    """Parts of an id such as NAME__MO_123456789012_003; None where a short id leaves one out.
-
-    Attributes:
-        name: what stands before the two underscores.
-        number: twelve digits behind MO_ (model), MD_ (driver) or SM_ (simulator model).
-        version: three digits.
-    """
-
-    name: str | None
-    number: str | None
-    version: str | None
+__all__ = ["DRIVERS", "MODELS", "Driver", "KnownModel", "find_driver", "find_model"]
 
 
 @dataclass(frozen=True)
@@ -242,14 +226,6 @@ MODELS: Final = {
         _silicon_carbide(),
     )
 }
-
-
-def parse_id(text: str) -> KimId:
-    """Parts of a full or short id; a text without number is a name."""
-    match = _ID.fullmatch(text)
-    if match is None:
-        return KimId(text, None, None)
-    return KimId(match["name"], f"{match['kind']}_{match['number']}", match["version"])
 
 
 def find_model(kim_id: str) -> KnownModel | None:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from surefield.errors import ConfigError
+from surefield.formats.kim_models import MODELS, find_driver, find_model
 from surefield.potentials.parametric import StillingerWeber, Tersoff
-from surefield.potentials.parametric.kim_ids import MODELS, find_driver, find_model, parse_id
+from surefield.potentials.parametric.kim_id import parse_id
 
 
 @pytest.mark.parametrize(
