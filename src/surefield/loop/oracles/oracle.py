@@ -114,9 +114,9 @@ class Oracle(ABC):
         """What the labels depend on, as plain values; two oracles with the same settings agree."""
 
     @property
+    @abstractmethod
     def attempts(self) -> Mapping[str, Any]:
         """How often and how long a label is tried, as plain values; what it is does not depend on it."""
-        return {}
 
     @abstractmethod
     def task(self) -> LabelTask:

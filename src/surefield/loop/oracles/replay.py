@@ -71,6 +71,11 @@ class ReplayOracle(Oracle):
         return {"kind": "replay", "n_frames": len(self._frames), "labels": labels}
 
     @property
+    def attempts(self) -> Mapping[str, Any]:
+        """None: its labels are there."""
+        return {}
+
+    @property
     def pool(self) -> list[Atoms]:
         """Copies of the structures without labels; `info["pool_index"]` is what labelling goes by."""
         return [atoms.copy() for atoms in self._frames]
