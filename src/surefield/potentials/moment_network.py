@@ -53,7 +53,7 @@ class MomentNetwork(DensityPotential, SavedByArguments, Prepared, HasCorrection)
     RADIAL: ClassVar[tuple[str, ...]] = ("radial",)
     SLOWED: ClassVar[bool] = True
     #: Shrinking radial functions would spoil the solved weights.
-    DECAYED: ClassVar[tuple[str, ...]] = ("weights", "readout")
+    DECAYED: ClassVar[tuple[str, ...] | None] = ("weights", "readout")
 
     species: tuple[int, ...] = eqx.field(static=True)
     cutoff: float = eqx.field(static=True)
