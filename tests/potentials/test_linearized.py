@@ -10,6 +10,7 @@ from ase.build import bulk
 
 from surefield.errors import ConfigError, PotentialError
 from surefield.foreign import opaque_kim
+from surefield.foreign.computed_batch import geometry_of
 from surefield.formats.kim_models import find_model
 from surefield.potentials.evaluate import predict
 from surefield.potentials.linearized import Linearized
@@ -111,9 +112,7 @@ class Springs(Potential):
     values: dict[str, Any]
 
     def site_energies(self, graph):
-        energies = opaque_kim._energies(
-            "springs", dict(self.values), graph.vectors, opaque_kim._geometry(graph)
-        )
+        energies = opaque_kim._energies("springs", dict(self.values), graph.vectors, geometry_of(graph))
         return jnp.where(graph.atom_mask, (energies / graph.n_atoms)[graph.structure], 0.0)
 
 
