@@ -40,6 +40,15 @@ LOADABLE = [file for file in PREDICTIONS if file.endswith(".npz") or file.starts
 SILICON = "SW_StillingerWeber_1985_Si__MO_405512056662_006"
 SNAP = {"BISPECTRUM": {"numTypes": 1, "type": "Si", "twojmax": 2, "rcutfac": 3.8}}
 COPPER = {"Cu": [{"type": "G2", "element": "Cu", "eta": eta} for eta in (0.5, 4.0)]}
+REPEATED = {
+    *("potentials/atomic_network_float32.npz", "potentials/atomic_network_zernike.npz"),
+    *("potentials/charge_network_amp.npz", "potentials/linearized_network.npz"),
+    *("potentials/moment_network_float32.npz", "potentials/snap_quadratic.npz", "potentials/snap_sum.npz"),
+    *("uncertainties/dropout_ensemble_sum.npz", "uncertainties/llpr_charges.npz"),
+    *("uncertainties/llpr_float32.npz", "uncertainties/llpr_sum.npz"),
+    *("training/sum/trained.npz", "training/atomic/trained.npz"),
+    *("models/gaussian", "models/zernike", "models/charges"),
+}
 #: Every step of a training lets differences of rounding grow.
 RESUMED = 1e-8
 
@@ -94,7 +103,12 @@ def test_everything_is_there():
     assert all(any(name.startswith(kind) for name in with_suffix) for kind in kinds)
 
 
-@pytest.mark.parametrize("file", LOADABLE)
+def marked(files):
+    """Files that hold what others hold too, of another precision or around another, are slow."""
+    return [pytest.param(file, marks=pytest.mark.slow) if file in REPEATED else file for file in files]
+
+
+@pytest.mark.parametrize("file", marked(LOADABLE))
 def test_predictions(file, arrays):
     check(file, sf.load(FILES / file), arrays)
 
@@ -104,10 +118,10 @@ def test_load_potential(load, arrays):
     check("potentials/sum.npz", load(FILES / "potentials" / "sum.npz"), arrays)
 
 
-def test_saved_again_it_is_the_same(arrays, tmp_path):
-    for file in (file for file in LOADABLE if file.startswith("potentials/")):
-        sf.save_potential(tmp_path / "again.npz", sf.load_potential(FILES / file))
-        check(file, sf.load_potential(tmp_path / "again.npz"), arrays)
+@pytest.mark.parametrize("file", marked(file for file in LOADABLE if file.startswith("potentials/")))
+def test_saved_again_it_is_the_same(file, arrays, tmp_path):
+    sf.save_potential(tmp_path / "again.npz", sf.load_potential(FILES / file))
+    check(file, sf.load_potential(tmp_path / "again.npz"), arrays)
 
 
 def test_uncertainties_by_their_classes(arrays, tmp_path):

@@ -96,7 +96,7 @@ ESTIMATORS = {
 
 
 #: Each is a training: the quick tests have one of the kinds that share most of their code.
-SLOW = ("constant", "distance", "deep_ensemble", "shallow_ensemble")
+SLOW = ("constant", "distance", "deep_ensemble", "shallow_ensemble", "dropout")
 
 
 @pytest.fixture(
