@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from surefield.descriptors.channel_invariants import N_INVARIANTS, channel_invariants, channel_vectors
-from surefield.descriptors.moments import angular_basis, packed_indices, packed_roots, vector_products
+from surefield.descriptors.moments import angular_basis, packed_indices, packed_roots, symmetric_products
 
 
 def full(packed: np.ndarray, rank: int) -> np.ndarray:
@@ -81,19 +81,17 @@ def test_vectors_are_what_their_names_say(neighbors):
 
 def test_products_with_a_vector(neighbors):
     packed = moments_of(*neighbors)
-    s, v, m, t = (full(packed, rank) for rank in range(4))
+    s, v, m = (full(packed, rank) for rank in range(3))
     x = np.random.default_rng(6).normal(size=3)
-    both = (packed[:, None] * x).reshape(60, 1)
     outer = np.einsum("ij,k->ijk", m, x)
     expected = {
-        0: [v @ x],
-        1: [m @ x, s * x],
-        2: [t @ x, (np.outer(v, x) + np.outer(x, v)) / 2],
-        3: [sum(np.transpose(outer, p) for p in itertools.permutations(range(3))) / 6],
+        1: s * x,
+        2: (np.outer(v, x) + np.outer(x, v)) / 2,
+        3: sum(np.transpose(outer, p) for p in itertools.permutations(range(3))) / 6,
     }
-    got = vector_products(both)
-    assert {rank: len(parts) for rank, parts in got.items()} == {0: 1, 1: 2, 2: 2, 3: 1}
-    for rank, parts in got.items():
-        for part, tensor in zip(parts, expected[rank], strict=True):
-            found = [np.asarray(tensor)[index] for index in packed_indices(rank)]
-            np.testing.assert_allclose(part[:, 0], packed_roots(rank) * found, atol=1e-12)
+    starts = np.cumsum([0, *(len(packed_indices(rank)) for rank in range(4))])
+    for rank, tensor in expected.items():
+        below = packed[starts[rank - 1] : starts[rank]]
+        got = symmetric_products(rank, (below[:, None] * x).reshape(-1, 1))
+        found = [tensor[index] for index in packed_indices(rank)]
+        np.testing.assert_allclose(got[:, 0], packed_roots(rank) * found, atol=1e-12)

@@ -11,7 +11,6 @@ import functools
 import itertools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,7 +25,7 @@ __all__ = [
     "moments",
     "packed_indices",
     "packed_roots",
-    "vector_products",
+    "symmetric_products",
 ]
 
 MAX_RANK = 3
@@ -70,51 +69,26 @@ def angular_basis(unit: Float[Array, "*shape 3 n"]) -> Float[Array, "*shape 20 n
 
 
 @functools.cache
-def _vector_products() -> tuple[np.ndarray, tuple[int, ...]]:
-    """Matrix from (component of ranks 0 to 3, axis) to the products with a vector, and their ranks."""
-    packed = {
-        index: (rank, place) for rank in range(MAX_RANK + 1) for place, index in enumerate(_INDICES[rank])
-    }
-    rows, ranks = [], []
-
-    def entry(row: np.ndarray, index: tuple[int, ...], axis: int, factor: float) -> None:
-        rank, place = packed[tuple(sorted(index))]
-        row[_RANKS[rank].start + place, axis] += factor / _ROOTS[rank][place]
-
-    for rank in range(MAX_RANK + 1):
-        for contracted in (True, False):
-            if (contracted and rank == MAX_RANK) or (not contracted and rank == 0):
-                continue
-            ranks.append(rank)
-            for root, index in zip(_ROOTS[rank], _INDICES[rank], strict=True):
-                row = np.zeros((int(_ENDS[-1]), 3))
-                if contracted:
-                    for axis in range(3):
-                        entry(row, (*index, axis), axis, root)
-                else:
-                    for k, axis in enumerate(index):
-                        entry(row, index[:k] + index[k + 1 :], axis, root / rank)
-                rows.append(row.ravel())
-    return np.array(rows), tuple(ranks)
+def _outer_product(rank: int) -> np.ndarray:
+    """Matrix from (component of rank - 1, axis) to the components of the symmetric part, both packed."""
+    places = {index: place for place, index in enumerate(_INDICES[rank - 1])}
+    matrix = np.zeros((N_COMPONENTS[rank], N_COMPONENTS[rank - 1], 3))
+    for row, (root, index) in enumerate(zip(_ROOTS[rank], _INDICES[rank], strict=True)):
+        for k, axis in enumerate(index):
+            place = places[index[:k] + index[k + 1 :]]
+            matrix[row, place, axis] += root / rank / _ROOTS[rank - 1][place]
+    return matrix.reshape(len(matrix), -1)
 
 
-def vector_products(
-    both: Float[Array, " 60 *shape"],
-) -> dict[int, list[Float[Array, " n_components *shape"]]]:
-    """Products of packed tensors T^(l), l = 0 to 3, with vectors v that are symmetric tensors again, by rank.
-
-    Of rank l - 1 the contraction T^(l)·v, of rank l + 1 the symmetric part of T^(l) ⊗ v; up to rank 3.
+def symmetric_products(rank: int, products: Float[Array, " n_products *shape"]) -> Float[Array, " n *shape"]:
+    """Packed symmetric part of T ⊗ v, of a rank from 1 to 3.
 
     Args:
-        both: T^(l)_i v_a for packed component i of all ranks, and axis a.
+        rank: of the product.
+        products: T_i v_a for packed component i of the tensor T of rank - 1, and axis a, the axis fastest.
     """
-    matrix, ranks = _vector_products()
-    products = jnp.asarray(matrix, both.dtype) @ both.reshape(len(both), -1)
-    sizes = [N_COMPONENTS[rank] for rank in ranks]
-    found: dict[int, list[Array]] = {}
-    for rank, part in zip(ranks, jax.lax.split(products, sizes, 0), strict=True):
-        found.setdefault(rank, []).append(part.reshape(-1, *both.shape[1:]))
-    return found
+    matrix = jnp.asarray(_outer_product(rank), products.dtype)
+    return (matrix @ products.reshape(len(products), -1)).reshape(-1, *products.shape[1:])
 
 
 def moments(

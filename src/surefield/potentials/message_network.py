@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from surefield.descriptors.channel_invariants import (
     channel_invariants,
     channel_vectors,
 )
-from surefield.descriptors.moments import MAX_RANK, N_COMPONENTS, angular_basis, vector_products
+from surefield.descriptors.moments import MAX_RANK, N_COMPONENTS, angular_basis, symmetric_products
 from surefield.descriptors.radial import bessel_basis
 from surefield.potentials.abilities import Prepared, SavedByArguments, TrainingData
 from surefield.potentials.config import MessageNetworkConfig
@@ -33,6 +33,18 @@ __all__ = ["MessageLayer", "MessageNetwork", "MessageNetworkConfig"]
 
 #: Structures that the scales of moments and invariants are taken from.
 _SCALED_ON = 64
+
+
+class Edges(NamedTuple):
+    """Directions of the neighbours, and products of angular and radial functions of every neighbour.
+
+    Attributes:
+        unit: unit vectors.
+        functions: of each rank; the components of the rank, each with all radial functions.
+    """
+
+    unit: Float[Array, "n_atoms 3 n_neighbors"]
+    functions: list[Float[Array, "n_atoms n_functions n_neighbors"]]
 
 
 class MessageLayer(eqx.Module):
@@ -71,7 +83,7 @@ class MessageLayer(eqx.Module):
 
     def moments(
         self,
-        edges: Float[Array, "n_atoms n_functions n_neighbors"],
+        edges: Edges,
         scalars: Float[Array, "n_atoms n_channels"] | None,
         vectors: Float[Array, "3 n_atoms n_vectors"] | None,
         elements: Float[Array, "n_atoms n_species"],
@@ -81,30 +93,28 @@ class MessageLayer(eqx.Module):
         senders = elements @ self.sender_bias
         if self.senders is not None and scalars is not None:
             senders = senders + scalars @ self.senders
-        n_atoms, n_basis = len(edges), edges.shape[1] // sum(N_COMPONENTS)
-        n_senders = senders.shape[1]
-        if vectors is not None:
-            senders = jnp.concatenate(
-                [senders, jnp.transpose(vectors, (1, 0, 2)).reshape(n_atoms, -1)], axis=1
-            )
-        summed = edges @ neighbor_values(senders, graph)
-        # One matrix product per rank needs its components, then the atoms, first.
-        summed = summed.reshape(n_atoms, n_basis, sum(N_COMPONENTS), -1)
-        scalar, vector = jax.lax.split(summed, [n_senders, summed.shape[3] - n_senders], 3)
-        ranks = [[part] for part in jax.lax.split(jnp.transpose(scalar, (2, 0, 1, 3)), N_COMPONENTS, 0)]
-        if vectors is not None:
-            vector = jnp.transpose(
-                vector.reshape(n_atoms, n_basis, sum(N_COMPONENTS), 3, -1), (2, 3, 0, 1, 4)
-            )
-            products = vector_products(vector.reshape(-1, *vector.shape[2:]))
-            for rank, parts in products.items():
-                ranks[rank] += parts
-        n_channels = self.mixing[0].shape[2]
+        if vectors is None:
+            heard, along = neighbor_values(senders, graph), None
+        else:
+            heard, along = _heard(senders, vectors, edges, graph)
         mixed = []
-        for parts, weights in zip(ranks, self.mixing, strict=True):
-            heard = jnp.concatenate(parts, axis=3) if len(parts) > 1 else parts[0]
-            flat = weights.reshape(-1, n_channels)
-            mixed.append((heard.reshape(-1, len(flat)) @ flat).reshape(-1, n_atoms, n_channels))
+        for rank, (functions, mixing) in enumerate(zip(edges.functions, self.mixing, strict=True)):
+            n_atoms, n_rows, _ = functions.shape
+            # u^(⊗l+1)·v is u^(⊗l) (u·v): one more sender of its rank, up to the last that is not made.
+            nearby = heard if rank < MAX_RANK else heard[..., : senders.shape[1]]
+            width, n_basis = nearby.shape[2], len(mixing)
+            # Components before radial functions: the sums are rows of the next product as they stand.
+            summed = (functions @ nearby).reshape(-1, n_basis * width)
+            now = summed @ mixing[:, :width].reshape(-1, mixing.shape[2])
+            now = jnp.swapaxes(now.reshape(n_atoms, n_rows // n_basis, -1), 0, 1)
+            if along is not None and rank > 0:
+                below = (edges.functions[rank - 1] @ along).reshape(
+                    n_atoms, -1, n_basis, 3, along.shape[2] // 3
+                )
+                outer = jnp.transpose(below, (1, 3, 0, 2, 4)).reshape(-1, n_atoms, n_basis * below.shape[4])
+                outer = symmetric_products(rank, outer)
+                now = now + outer @ mixing[:, width:].reshape(-1, mixing.shape[2])
+            mixed.append(now)
         return jnp.concatenate(mixed)
 
     def sent_vectors(
@@ -114,9 +124,7 @@ class MessageLayer(eqx.Module):
         if self.vector_scale is None or self.vector_products is None or self.vector_output is None:
             return None
         each = channel_vectors(tensors) * self.vector_scale
-        n_species, _, n_channels = self.vector_products.shape
-        products = (elements @ self.vector_products.reshape(n_species, -1)).reshape(-1, N_VECTORS, n_channels)
-        return jnp.sum(each * jnp.swapaxes(products, 0, 1), axis=1) @ self.vector_output
+        return jnp.sum(each * _by_element(self.vector_products, elements), axis=1) @ self.vector_output
 
     def update(
         self,
@@ -126,12 +134,10 @@ class MessageLayer(eqx.Module):
     ) -> Float[Array, "n_atoms n_channels"]:
         """Scalars of the atom after this layer."""
         invariants = (channel_invariants(tensors) - self.shift) * self.scale
-        n_species, _, n_channels = self.products.shape
-        products = (elements @ self.products.reshape(n_species, -1)).reshape(-1, N_INVARIANTS, n_channels)
-        new = jnp.sum(invariants * jnp.swapaxes(products, 0, 1), axis=0) @ self.output
+        new = jnp.sum(invariants * _by_element(self.products, elements), axis=0) @ self.output
         if self.skip is not None and scalars is not None:
             both = elements[:, :, None] * scalars[:, None]
-            new = new + both.reshape(len(both), -1) @ self.skip.reshape(-1, n_channels)
+            new = new + both.reshape(len(both), -1) @ self.skip.reshape(-1, self.skip.shape[2])
         return new
 
 
@@ -306,13 +312,15 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         ]
         return [*between, *self.weights]
 
-    def _edge_functions(self, graph: Graph) -> Float[Array, "n_atoms n_functions n_neighbors"]:
-        """Products of radial and angular functions of every neighbour; they serve all layers."""
+    def _edges(self, graph: Graph) -> Edges:
+        """Functions of every neighbour; they serve all layers."""
         vectors = jnp.swapaxes(graph.vectors.astype(self.bias.dtype), 1, 2)
         r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
         radial = bessel_basis(r, self.cutoff, self.n_basis)
-        angular = angular_basis(vectors / r[:, None])
-        return (radial[:, :, None] * angular[:, None]).reshape(len(r), -1, r.shape[1])
+        unit = vectors / r[:, None]
+        angular = jax.lax.split(angular_basis(unit), N_COMPONENTS, 1)
+        functions = [(part[:, :, None] * radial[:, None]).reshape(len(r), -1, r.shape[1]) for part in angular]
+        return Edges(unit, functions)
 
     def _elements(self, graph: Graph) -> Float[Array, "n_atoms n_species"]:
         """One-hot elements; look-ups by them would be scatters in the derivatives."""
@@ -322,7 +330,7 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         self, graph: Graph, n_layers: int | None = None
     ) -> tuple[list[Array], list[Float[Array, "20 n_atoms n_channels"]]]:
         """Scalars (n_atoms, n_channels) and moments after each layer."""
-        edges, elements = self._edge_functions(graph), self._elements(graph)
+        edges, elements = self._edges(graph), self._elements(graph)
         scalars: list[Array] = []
         tensors: list[Array] = []
         vectors: Array | None = None
@@ -347,6 +355,29 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         elements = self._elements(graph)
         energies = jnp.sum(self.site_features(graph) * (elements @ self.readout), axis=-1)
         return jnp.where(graph.atom_mask, energies + elements @ self.bias, 0.0)
+
+
+def _by_element(
+    products: Float[Array, "n_species n n_channels"], elements: Float[Array, "n_atoms n_species"]
+) -> Float[Array, "n n_atoms n_channels"]:
+    """Weights of the element of every atom."""
+    # Small weights are transposed, where one product of matrices would need its result transposed.
+    return elements @ jnp.swapaxes(products, 0, 1)
+
+
+def _heard(
+    senders: Float[Array, "n_atoms n_senders"],
+    vectors: Float[Array, "3 n_atoms n_vectors"],
+    edges: Edges,
+    graph: Graph,
+) -> tuple[Float[Array, "n_atoms n_neighbors n_heard"], Float[Array, "n_atoms n_neighbors n_components"]]:
+    """Scalars of every neighbour and u·v of its vectors; and the components of these, axis by axis."""
+    n_vectors = vectors.shape[2]
+    values = neighbor_values(jnp.concatenate([senders, *vectors], axis=1), graph)
+    scalar, *axes = jax.lax.split(values, [senders.shape[1], *3 * [n_vectors]], 2)
+    dots = [edges.unit[:, axis, :, None] * part for axis, part in enumerate(axes)]
+    along = jnp.concatenate(axes, axis=2)
+    return jnp.concatenate([scalar, dots[0] + dots[1] + dots[2]], axis=2), along
 
 
 def _collected(potential: MessageNetwork, structures: Sequence[Any], place: int) -> tuple[Any, ...]:
