@@ -5,11 +5,21 @@ import jax
 import numpy as np
 import pytest
 
+from surefield.config import parse
+from surefield.errors import ConfigError
 from surefield.potentials.potential import Potential, trainable
 from surefield.structures.batching import plan_shapes
 from surefield.training import TrainConfig, gradient
 from surefield.training.dataset import make_batch, prepare
-from surefield.training.gradient import fit_gradient, initial_state, step_settings, train_step
+from surefield.training.gradient import (
+    energy_factor,
+    fit_gradient,
+    initial_state,
+    reweighted,
+    step_settings,
+    train_step,
+)
+from surefield.training.loss import LossWeights, errors, loss, residuals
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +111,35 @@ def test_weight_decay_that_is_not_set_is_that_of_the_potential(copper_network):
     assert step_settings(TrainConfig(), copper_network).weight_decay == 1.0
     assert step_settings(TrainConfig(), Other()).weight_decay == 0.0
     assert step_settings(TrainConfig(weight_decay=0.3), Other()).weight_decay == 0.3
+
+
+def test_energies_count_more_as_the_steps_go_on(copper_network, samples):
+    assert [energy_factor((0.1, 10.0), step, 100) for step in (0, 50)] == [0.1, 0.1]
+    np.testing.assert_allclose([energy_factor((0.1, 10.0), step, 100) for step in (75, 100)], [1.0, 10.0])
+    assert energy_factor((1.0, 1.0), 3, 0) == 1.0
+
+    ((shape, _),) = plan_shapes([s.structure for s in samples[:3]], 3)
+    batch = make_batch(samples[:3], shape, copper_network.dtype)
+    nothing = {"energy": 0.0, "forces": 0.0, "stress": 0.0}
+    energies, forces = (LossWeights(**nothing | {name: 1.0}) for name in ("energy", "forces"))
+    more = reweighted(batch, 4.0)
+    np.testing.assert_allclose(
+        loss(copper_network, more, energies), 4 * loss(copper_network, batch, energies)
+    )
+    np.testing.assert_array_equal(loss(copper_network, more, forces), loss(copper_network, batch, forces))
+    assert reweighted(batch, 1.0) is batch
+
+
+def test_a_ramp_changes_what_is_learned(copper_network, samples):
+    def energy_error(ramp):
+        config = TrainConfig(epochs=30, energy_ramp=ramp, forces_weight=1.0, patience=100)
+        potential, *_ = fit_gradient(copper_network, samples[:8], (), config)
+        return errors(residuals(potential, samples[:8])).energy_rmse
+
+    assert energy_error((0.1, 1000.0)) < energy_error((0.1, 0.1))
+
+
+@pytest.mark.parametrize("ramp", [(0.0, 1.0), (1.0, -1.0), (1.0, np.inf)])
+def test_ramps_are_positive(ramp):
+    with pytest.raises(ConfigError, match="both factors must be positive"):
+        parse(TrainConfig, {"energy_ramp": ramp}, where="training")

@@ -54,6 +54,7 @@ class MessageNetworkConfig(Config):
         "radial_factor": 1.0,
         "ema": 0.999,
         "patience": 150,
+        "energy_ramp": (0.1, 10.0),
     }
 
     kind: Literal["message_network"] = "message_network"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ _USUAL: Final[Mapping[str, Any]] = {
     "radial_factor": 0.1,
     "ema": 0.99,
     "patience": 20,
+    "energy_ramp": (1.0, 1.0),
 }
 
 
@@ -93,6 +95,12 @@ class TrainConfig(Config):
     energy_weight: float = Field(
         default=_weight("energy"), ge=0, description="of mean squared energy errors, (eV/atom)^-2"
     )
+    energy_ramp: tuple[float, float] | None = Field(
+        default=None,
+        description="factors of energy_weight: of the first half of the steps, and of the end, to which it "
+        "grows; where energies count little at first, forces and in the end energies of other structures are "
+        "better; null: message network 0.1 and 10, others 1 and 1",
+    )
     forces_weight: float = Field(
         default=_weight("forces"), ge=0, description="of mean squared force errors, (eV/Å)^-2"
     )
@@ -114,6 +122,13 @@ class TrainConfig(Config):
     )
     checkpoint_every: int = Field(default=200, ge=1, description="steps between checkpoints")
     seed: int = Field(default=0, ge=0, description="of splits and batch order")
+
+    @field_validator("energy_ramp")
+    @classmethod
+    def _positive(cls, ramp: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ramp is not None and not all(0 < factor < math.inf for factor in ramp):
+            raise ValueError(f"both factors must be positive numbers, got {list(ramp)}")
+        return ramp
 
     @field_validator("weights")
     @classmethod

@@ -27,7 +27,15 @@ from surefield.training.loss import LossWeights, errors, loss, residuals
 from surefield.training.orthogonal import adam_and_orthogonal
 from surefield.training.recipe import recipe
 
-__all__ = ["StepSettings", "fit_gradient", "initial_state", "step_settings", "train_step"]
+__all__ = [
+    "StepSettings",
+    "energy_factor",
+    "fit_gradient",
+    "initial_state",
+    "reweighted",
+    "step_settings",
+    "train_step",
+]
 
 #: Decay of an average that has forgotten its start before it matters.
 _SHORT_MEMORY = 0.99
@@ -71,12 +79,28 @@ def learning_rate(highest: float, step: int, n_steps: int) -> float:
     return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def energy_factor(ramp: tuple[float, float], step: int, n_steps: int) -> float:
+    """Factor of the weight of energies at a step: the first to half of the steps, then up to the second."""
+    first, last = ramp
+    return first * (last / first) ** max(2 * step / max(n_steps, 1) - 1, 0.0)
+
+
 def _kept(ema: float, step: int) -> float:
     """Decay of the average of the weights at a step.
 
     A memory of more than some hundred steps would hold on to the random start for epochs: it grows with them.
     """
     return ema if ema <= _SHORT_MEMORY else min(ema, (1 + step) / (10 + step))
+
+
+def reweighted(batch: Batch, factor: float) -> Batch:
+    """Batch whose energies count `factor` times as much."""
+    if factor == 1.0 or "energy" not in batch.weights:
+        return batch
+    weights = batch.weights["energy"]
+    # They multiply residuals, which are squared; not part of the compiled step, which knows them by shape.
+    changed = (weights * math.sqrt(factor)).astype(weights.dtype)
+    return eqx.tree_at(lambda b: b.weights["energy"], batch, changed)
 
 
 @eqx.filter_jit
@@ -189,6 +213,7 @@ def fit_gradient(
     def step(state: State, batch: Batch) -> tuple[State, float]:
         rate = jnp.asarray(learning_rate(chosen.learning_rate, state.step, n_steps(state.step)))
         kept = jnp.asarray(_kept(chosen.ema, state.step))
+        batch = reweighted(batch, energy_factor(chosen.energy_ramp, state.step, n_steps(state.step)))
         *moving, value = train_step(
             batch, state.parameters, state.optimizer, state.average, static, rate, kept, settings
         )

@@ -23,6 +23,7 @@ class EpochSettings(NamedTuple):
     weight_decay: float
     ema: float
     patience: int
+    energy_ramp: tuple[float, float]
 
     def n_epochs(self, per_epoch: int) -> int:
         """Epochs of so many steps that there will be: all, or those that `max_steps` leaves, at least one."""
