@@ -147,7 +147,7 @@ def molecules(shared):
 @pytest.mark.slow
 def test_it_learns_a_molecule_and_goes_on_after_a_stop(molecules, tmp_path):
     """Forty frames of 3BPA: half of the forces after few steps; two runs end as one does."""
-    settings = {"batch_size": 4, "progress": False, "validation": 0.2, "epochs": 8}
+    settings = {"batch_size": 4, "progress": False, "validation": 0.2, "epochs": 12}
     network = MessageNetwork(["H", "C", "N", "O"], n_channels=16, n_senders=8, hidden=(16,), cutoff=4.0)
     whole = sf.train(network, molecules, **settings)
     size = np.sqrt(np.mean(np.concatenate([a.get_forces() for a in molecules]) ** 2))

@@ -44,6 +44,7 @@ __all__ = [
     "UncertaintyConfig",
     "as_begun",
     "read_config",
+    "settled",
 ]
 
 #: Kinds of a section that names none: that which knows most of its keys, the first of several.
@@ -249,7 +250,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         changes["score"] = config.score.placed(folder)
     if isinstance(config.potential, ForeignConfig):
         changes["potential"] = config.potential.model_copy(update={"file": place(config.potential.file)})
-    return _settled(config.model_copy(update=changes))
+    return settled(config.model_copy(update=changes))
 
 
 def _placed(loop: LoopConfig, folder: Path, place: Callable[[Any], Any]) -> dict[str, Any]:
@@ -270,10 +271,10 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     """A configuration that leaves the kind of potential open, with that of a run which it goes on with."""
     if config.potential.kind != "auto" or begun.potential.kind == "auto":
         return config
-    return _settled(config.model_copy(update={"potential": begun.potential}))
+    return settled(config.model_copy(update={"potential": begun.potential}))
 
 
-def _settled(config: RunConfig) -> RunConfig:
+def settled(config: RunConfig) -> RunConfig:
     """Copy in which settings that follow the kind of the potential are settled, where that is known."""
     # The kind of a potential to start from decides, or the elements of the data.
     if config.training.start_from is not None or config.potential.kind == "auto":

@@ -20,7 +20,7 @@ from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select
 from surefield.acquisition.transform_config import make_transforms
 from surefield.cli.answer import answer, say
-from surefield.cli.config import RunConfig, as_begun, read_config
+from surefield.cli.config import RunConfig, as_begun, read_config, settled
 from surefield.cli.inputs import (
     FORCE_ERRORS,
     TrainingInputs,
@@ -151,7 +151,7 @@ def _with_defaults(text: str) -> str:
 
 def _saved_config(text: str) -> RunConfig | None:
     try:
-        return parse(RunConfig, yaml.safe_load(text))
+        return settled(parse(RunConfig, yaml.safe_load(text)))
     except ConfigError:
         return None
 

@@ -35,7 +35,7 @@ __all__ = ["MessageLayer", "MessageNetwork", "MessageNetworkConfig"]
 _SCALED_ON = 64
 
 
-class Edges(NamedTuple):
+class NeighborFunctions(NamedTuple):
     """Directions of the neighbours, and products of angular and radial functions of every neighbour.
 
     Attributes:
@@ -83,7 +83,7 @@ class MessageLayer(eqx.Module):
 
     def moments(
         self,
-        edges: Edges,
+        edges: NeighborFunctions,
         scalars: Float[Array, "n_atoms n_channels"] | None,
         vectors: Float[Array, "3 n_atoms n_vectors"] | None,
         elements: Float[Array, "n_atoms n_species"],
@@ -312,7 +312,7 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         ]
         return [*between, *self.weights]
 
-    def _edges(self, graph: Graph) -> Edges:
+    def _edges(self, graph: Graph) -> NeighborFunctions:
         """Functions of every neighbour; they serve all layers."""
         vectors = jnp.swapaxes(graph.vectors.astype(self.bias.dtype), 1, 2)
         r = jnp.sqrt(jnp.sum(vectors * vectors, axis=1))
@@ -320,7 +320,7 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         unit = vectors / r[:, None]
         angular = jax.lax.split(angular_basis(unit), N_COMPONENTS, 1)
         functions = [(part[:, :, None] * radial[:, None]).reshape(len(r), -1, r.shape[1]) for part in angular]
-        return Edges(unit, functions)
+        return NeighborFunctions(unit, functions)
 
     def _elements(self, graph: Graph) -> Float[Array, "n_atoms n_species"]:
         """One-hot elements; look-ups by them would be scatters in the derivatives."""
@@ -368,7 +368,7 @@ def _by_element(
 def _heard(
     senders: Float[Array, "n_atoms n_senders"],
     vectors: Float[Array, "3 n_atoms n_vectors"],
-    edges: Edges,
+    edges: NeighborFunctions,
     graph: Graph,
 ) -> tuple[Float[Array, "n_atoms n_neighbors n_heard"], Float[Array, "n_atoms n_neighbors n_components"]]:
     """Scalars of every neighbour and u·v of its vectors; and the components of these, axis by axis."""
