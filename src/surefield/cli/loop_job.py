@@ -177,6 +177,7 @@ def read_campaign(
             starts,
             loop.explorations,
             displacements=loop.initial_displacements,
+            temperatures=loop.initial_temperatures,
             seed=loop.seeds[0],
             n_frames=loop.n_candidates,
             executor=executor,

@@ -161,6 +161,11 @@ class RattleConfig(Config):
         min_length=1,
         description="Å; standard deviations of a coordinate, which take turns",
     )
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(),
+        description="K, which take turns: molecules are displaced as by springs between their atoms, in "
+        "place of displacements",
+    )
     contact: float = Field(
         default=0.7, ge=0, lt=1, description="no atoms nearer than this part of the sum of covalent radii"
     )

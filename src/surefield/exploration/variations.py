@@ -16,6 +16,7 @@ from surefield.errors import ConfigError, DataError
 from surefield.exploration.breaking import nearest_contact
 from surefield.exploration.config import PoolFilesConfig, RattleConfig, StrainConfig, SurfacesConfig
 from surefield.exploration.sampling import snapshot
+from surefield.exploration.springs import thermal_displacements
 from surefield.structures.fingerprint import duplicate_groups, fingerprints
 
 __all__ = ["alternate", "from_files", "rattled", "slabs", "strained", "turns"]
@@ -41,6 +42,8 @@ def alternate(number: int, n_first: int, n_second: int) -> int:
 def rattled(starts: Sequence[Atoms], config: RattleConfig, seed: Sequence[int]) -> list[Atoms]:
     """Starts with normal random displacements of every coordinate; starts and sizes take turns.
 
+    Molecules are displaced as by `springs` where the configuration names temperatures.
+
     Args:
         starts: structures; not changed.
         config: sizes, least distance, number.
@@ -53,7 +56,13 @@ def rattled(starts: Sequence[Atoms], config: RattleConfig, seed: Sequence[int]) 
     places, sizes = turns(len(starts), config.n_structures, seed), config.displacements
 
     def draw(number: int, rng: np.random.Generator) -> Atoms:
-        place, size = int(places[number]), sizes[alternate(number, len(starts), len(sizes))]
+        place = int(places[number])
+        if config.temperatures and not starts[place].pbc.any():
+            kelvin = config.temperatures[alternate(number, len(starts), len(config.temperatures))]
+            frame = snapshot(starts[place], f"springs_{kelvin:g}K", start=place)
+            frame.positions += thermal_displacements(starts[place], kelvin, rng)
+            return frame
+        size = sizes[alternate(number, len(starts), len(sizes))]
         frame = snapshot(starts[place], f"rattle_{size:g}A", start=place)
         frame.positions += size * rng.standard_normal(frame.positions.shape)
         return frame

@@ -96,6 +96,7 @@ class ExploredCandidates(CandidateSource):
         starts: what is explored from.
         config: how.
         displacements: Å, of the starts, for the structures of the beginning.
+        temperatures: K, of molecules in place of displacements, see `RattleConfig`.
         seed: of all that is random.
         n_frames: candidates of a round, at most; None: all.
         executor: where walkers run.
@@ -111,6 +112,7 @@ class ExploredCandidates(CandidateSource):
         config: Sequence[ExplorationConfig],
         *,
         displacements: Sequence[float] = (0.05, 0.1, 0.2),
+        temperatures: Sequence[float] = (300.0, 500.0, 700.0),
         seed: int = 0,
         n_frames: int | None = None,
         executor: Executor | None = None,
@@ -121,11 +123,14 @@ class ExploredCandidates(CandidateSource):
         self.starts = Frames(tuple(starts), tuple(f"start {i}" for i in range(len(starts))))
         check_geometry(starts if isinstance(starts, Frames) else self.starts)
         self.config, self.displacements = tuple(config), tuple(displacements)
+        self.temperatures = tuple(temperatures)
         self.seed, self.n_frames, self.executor = seed, n_frames, executor
 
     def initial(self, n: int, seed: int) -> Frames:
         """Starts with random displacements."""
-        settings = RattleConfig(displacements=self.displacements, n_structures=n)
+        settings = RattleConfig(
+            displacements=self.displacements, temperatures=self.temperatures, n_structures=n
+        )
         return _numbered(rattled(self.starts, settings, (seed,)), "initial structure")
 
     def of_round(self, number: int, uncertainty: Uncertainty, folder: Path) -> tuple[Frames, dict[str, Any]]:

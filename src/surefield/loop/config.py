@@ -109,7 +109,11 @@ class LoopConfig(Config):
     initial_displacements: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.05, 0.1, 0.2),
         min_length=1,
-        description="Å; of the starts, for the first labels of a loop that explores; they take turns",
+        description="Å; of periodic starts, for the first labels of a loop that explores; they take turns",
+    )
+    initial_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(300.0, 500.0, 700.0),
+        description="K; of molecules, in place of displacements: as by springs between their atoms; []: none",
     )
     labelled: tuple[str, ...] = Field(
         default=(), description="files of labels that are there already, by the same oracle; all are fitted"
