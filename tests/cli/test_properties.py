@@ -17,7 +17,7 @@ from tests.conftest import SW
 import surefield as sf
 from surefield.cli.config import read_config
 from surefield.cli.jobs import run_verb
-from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.potentials.parametric import StillingerWeber
 from surefield.properties.table import computed_rows, csv_text
 from surefield.structures.read import write_frames
@@ -114,6 +114,15 @@ def test_bad_input(folder: Path) -> None:
     write_frames(folder / "lost.xyz", [crystal])
     with pytest.raises(DataError, match=r"atom 1 is not finite in frame 0 of \S*lost\.xyz"):
         run(folder, [{"kind": "lattice_constant", "structure": "lost.xyz"}], dry_run=True)
+    copper = {"lattice_param": 3.6, "lattice_type": "fcc", "elements": ["Cu"]}
+    other = {"kind": "lattice_constant", **copper}
+    here = {"kind": "lattice_constant", **CRYSTAL, "simulator_path": "/PATH/TO/lmp"}
+    # Told before anything is computed, in a rehearsal too.
+    for dry_run in (True, False):
+        with pytest.raises(PotentialError, match=r"Cu.*properties\[1\]"):
+            run(folder, [*SETTINGS[:1], other], dry_run=dry_run)
+        with pytest.raises(ConfigError, match="simulator_path needs the program"):
+            run(folder, [here], dry_run=dry_run)
     with pytest.raises(ExecutionError, match="no property could be computed"):
         run(folder, SETTINGS[1:])
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from surefield.cli.answer import say
 from surefield.cli.config import RepulsionConfig, RunConfig
+from surefield.cli.needed import FORCE_ERRORS, need, trained
 from surefield.errors import ConfigError, DataError
 from surefield.foreign.published import configured
 from surefield.loop.pools import Pool, file_pool
@@ -38,23 +39,17 @@ from surefield.uncertainty.llpr import check_size
 from surefield.uncertainty.loss_trajectories import logged_structures
 
 __all__ = [
-    "FORCE_ERRORS",
     "TrainingInputs",
     "logs_force_errors",
     "make_potential",
-    "need",
     "read_fitted",
     "read_labelled",
     "read_pool",
     "read_test",
     "read_training",
-    "trained",
     "training_record",
-    "uncertainty_file",
 ]
 
-#: Folder of the log of force errors in the run folder of `train`.
-FORCE_ERRORS: Final = "force_errors"
 #: Class of each `potential.kind`.
 _POTENTIALS: Final[Mapping[str, Any]] = {
     "message_network": MessageNetwork,
@@ -77,13 +72,6 @@ class TrainingInputs:
     train: LabelledSet
     validation: float | LabelledSet
     test: LabelledSet | None
-
-
-def need(value: str | tuple[str, ...] | None, key: str, verb: str) -> str | tuple[str, ...]:
-    """A setting without which a verb has nothing to do."""
-    if not value:
-        raise ConfigError(f"'{verb}' needs the key data.{key}")
-    return value
 
 
 def make_potential(config: RunConfig, *sources: Sequence[Any], share: float = 1.0) -> Potential:
@@ -247,27 +235,3 @@ def read_fitted(config: RunConfig, verb: str) -> Frames:
         return frames
     ids = tuple(dict.fromkeys(logged_structures(log)))
     return Frames(tuple(frames), ids) if len(ids) == len(frames) else frames
-
-
-def uncertainty_file(config: RunConfig) -> str:
-    """Name in the run folder of `train`."""
-    return "llpr.npz" if isinstance(config.uncertainty, LLPRConfig) else "uncertainty.npz"
-
-
-def trained(config: RunConfig, name: str, verb: str) -> Path:
-    """A file that `train` wrote.
-
-    Raises:
-        ConfigError: it did not, or not yet.
-    """
-    folder = Path(config.root) / f"{config.name}-train"
-    path = folder / name
-    if path.exists():
-        return path
-    again = f"run 'surefield train' with this configuration {'again' if folder.exists() else 'first'}"
-    if name == uncertainty_file(config) and config.data.validation == 0 and folder.exists():
-        raise ConfigError(
-            f"'{verb}' needs an uncertainty: without validation none was fitted; train again with "
-            f"data.validation (a share such as 0.1, or a file) and --overwrite, or under another name",
-        )
-    raise ConfigError(f"'{verb}' needs the trained {path}: {again}")

@@ -22,22 +22,19 @@ from surefield.acquisition.transform_config import make_transforms
 from surefield.cli.answer import answer, say
 from surefield.cli.config import RunConfig, as_begun, read_config, settled
 from surefield.cli.inputs import (
-    FORCE_ERRORS,
     TrainingInputs,
     logs_force_errors,
     make_potential,
-    need,
     read_fitted,
     read_labelled,
     read_pool,
     read_test,
     read_training,
-    trained,
     training_record,
-    uncertainty_file,
 )
 from surefield.cli.loop_job import as_first_begun, going_on, relative_settings, run_loop
 from surefield.cli.made_from import made_from, may_change
+from surefield.cli.needed import FORCE_ERRORS, need, trained, uncertainty_file
 from surefield.cli.properties import run_properties
 from surefield.cli.rehearsal import rehearse
 from surefield.cli.scores import run_score

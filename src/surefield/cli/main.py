@@ -53,7 +53,10 @@ def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, ov
 
         if verb == "uq" and str(config) == "compare" and overrides:
             verb, config, overrides = "uq-compare", Path(overrides[0]), overrides[1:]
-        read_config(config, overrides or [])  # faults are told before the rest is imported
+        from surefield.cli.needed import check_needed
+
+        # Faults are told before the rest is imported.
+        check_needed(verb, read_config(config, overrides or []))
         from surefield.cli.jobs import run_verb
 
         run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)

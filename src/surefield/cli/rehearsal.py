@@ -15,16 +15,14 @@ from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.cli.inputs import (
     make_potential,
-    need,
     read_labelled,
     read_loop,
     read_pool,
     read_test,
     read_training,
-    trained,
-    uncertainty_file,
 )
 from surefield.cli.loop_job import read_campaign
+from surefield.cli.needed import need, trained, uncertainty_file
 from surefield.cli.properties import rehearse_properties
 from surefield.cli.scores import rehearse_score
 from surefield.errors import ConfigError, ExecutionError

@@ -13,7 +13,7 @@ from ase import Atoms
 
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
-from surefield.cli.inputs import FORCE_ERRORS, need, trained
+from surefield.cli.needed import FORCE_ERRORS, need, score_settings, trained, uses_trained_potential
 from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError, check_known
 from surefield.execution.run_folder import RunFolder
@@ -30,7 +30,6 @@ from surefield.scores.config import (
     QUESTSDeltaEntropyConfig,
     QUESTSDiversityConfig,
     QUESTSEfficiencyConfig,
-    ScoreConfig,
     ScoreJobsConfig,
     StructureScoreConfig,
 )
@@ -62,7 +61,7 @@ _VERB: Final = "score"
 def run_score(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     """Compute the score of a configuration, and write results, numbers for the report, and a verdict."""
     del beside
-    settings = _settings(config)
+    settings = score_settings(config)
     frames = _structures(config, settings)
     if frames is not None:
         say(f"structures: {len(frames)}")
@@ -132,7 +131,7 @@ def _metadata(path: Path, key: str) -> Mapping[str, Any]:
 
 def rehearse_score(config: RunConfig) -> None:
     """Read what the verb reads, and say what it would compute."""
-    settings = _settings(config)
+    settings = score_settings(config)
     frames = _structures(config, settings)
     _check_elements(config, settings, frames)
     of = "" if frames is None else f" of {len(frames)} structures, {sum(map(len, frames))} atoms"
@@ -150,7 +149,7 @@ def _check_elements(config: RunConfig, settings: StructureScoreConfig, frames: F
 
 def score_contents(config: RunConfig) -> dict[str, Any]:
     """Table of all that enters the score, as far as it is there."""
-    settings = _settings(config)
+    settings = score_settings(config)
     files = {**settings.files(), **{k: str(v) for k, v in _needed(config, settings).items()}}
     if log := files.get("force errors"):
         files |= {f"force errors {name}": str(Path(log).with_name(name)) for name in (ERRORS, HISTOGRAM)}
@@ -166,13 +165,6 @@ def score_contents(config: RunConfig) -> dict[str, Any]:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _settings(config: RunConfig) -> ScoreConfig:
-    if config.score is None:
-        fix = "add a section such as score: {kind: ltau}; see 'surefield schema'"
-        raise ConfigError("'score' needs the section score", fix=fix)
-    return config.score
 
 
 def _structures(config: RunConfig, settings: StructureScoreConfig) -> Frames | None:
@@ -198,8 +190,7 @@ def _needed(config: RunConfig, settings: StructureScoreConfig) -> dict[str, Path
     if isinstance(settings, QUESTSDeltaEntropyConfig) and settings.reference_set is None:
         for number, path in enumerate(np.atleast_1d(need(config.data.train, "train", _VERB))):
             files[f"reference {number}"] = Path(str(path))
-    learned = getattr(settings, "descriptors", None) == POTENTIAL
-    if learned or (isinstance(settings, PotentialScoreConfig) and settings.potential is None):
+    if uses_trained_potential(settings):
         files["trained potential"] = trained(config, "potential.npz", _VERB)
     return files
 

@@ -13,7 +13,7 @@ from surefield.foreign.lammps_run import lammps_command
 from surefield.formats.lammps_form import write_lammps_form
 from surefield.potentials.potential import Potential
 
-__all__ = ["check_simulator", "simulated"]
+__all__ = ["check_form", "check_simulator", "simulated"]
 
 _INSTALL: Final = "pip install 'surefield[lammps]', or leave simulator_path out: surefield needs no LAMMPS"
 
@@ -26,6 +26,17 @@ def check_simulator(simulator_path: str | None) -> None:
     """
     if simulator_path is not None:
         lammps_command(simulator_path, "simulator_path", _INSTALL)
+
+
+def check_form(potential: Potential, simulator_path: str | None) -> None:
+    """Refuse a potential that LAMMPS has no form of, where one is named.
+
+    Raises:
+        PotentialError: see `write_lammps_form`.
+    """
+    if simulator_path is not None:
+        with TemporaryDirectory(prefix="lammps-potential-") as folder:
+            write_lammps_form(potential, Path(folder))
 
 
 @contextmanager

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from surefield.errors import ConfigError, ExecutionError
-from surefield.potentials.potential import HasPotential
+from surefield.potentials.evaluate import check_species
+from surefield.potentials.potential import HasPotential, as_potential
 from surefield.properties.config import CrystalPropertyConfig
-from surefield.properties.property import Property, PropertyResult
+from surefield.properties.property import CrystalProperty, Property, PropertyResult
 from surefield.properties.relaxation import Tolerances
 from surefield.properties.sigma import has_sigma
-from surefield.properties.simulator import check_simulator
+from surefield.properties.simulator import check_form, check_simulator
 from surefield.properties.targets import PROPERTIES
 from surefield.structures.geometry import check_geometry
 from surefield.structures.read import read_frames
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Row", "computed_rows", "csv_text", "property_of"]
+__all__ = ["Row", "checked_properties", "computed_rows", "csv_text", "property_of"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Row:
     message: str = ""
 
 
-def property_of(config: CrystalPropertyConfig) -> Property:
+def property_of(config: CrystalPropertyConfig) -> CrystalProperty:
     """The property that a configuration describes.
 
     Raises:
@@ -80,13 +81,14 @@ def computed_rows(
 
     Raises:
         ConfigError: nothing to compute.
+        PotentialError: see `checked_properties`.
         ExecutionError: none of the properties could be computed.
     """
     if not configs:
         fix = "such as properties: [{kind: lattice_constant, lattice_param: 5.43, lattice_type: diamond, "
         raise ConfigError("no properties to compute", fix=f"{fix}elements: [Si]}}]")
     rows: list[Row] = []
-    for config, prop in [(config, property_of(config)) for config in configs]:
+    for config, prop in zip(configs, checked_properties(model, configs), strict=True):
         kind = str(config.model_dump()["kind"])
         crystal = _crystal(config)
         said(f"{kind} of {crystal}")
@@ -103,6 +105,23 @@ def computed_rows(
     if all(row.value is None for row in rows):
         raise ExecutionError(f"no property could be computed: {rows[0].message}")
     return rows
+
+
+def checked_properties(
+    model: HasPotential, configs: Sequence[CrystalPropertyConfig]
+) -> list[CrystalProperty]:
+    """Properties by their configurations, all of which the model can have.
+
+    Raises:
+        ConfigError: see `property_of`.
+        PotentialError: elements that the potential does not know; no form of it that LAMMPS has.
+    """
+    potential = as_potential(model)
+    properties = [property_of(config) for config in configs]
+    for place, prop in enumerate(properties):
+        check_species(potential, prop.crystal.atoms.numbers, f"properties[{place}]")
+        check_form(potential, prop.simulator_path)
+    return properties
 
 
 def _result(prop: Property, model: HasPotential) -> PropertyResult:

@@ -16,12 +16,12 @@ from surefield.properties.defects import StackingFaultEnergy, SurfaceEnergy, Vac
 from surefield.properties.elastic import ElasticConstants
 from surefield.properties.energies import CohesiveEnergy, EquationOfState, LatticeConstant
 from surefield.properties.phonons import PhononFrequencies
-from surefield.properties.property import Property
+from surefield.properties.property import CrystalProperty, Property
 
 __all__ = ["PROPERTIES", "Target", "read_target"]
 
 #: Properties by their names.
-PROPERTIES: Final[Mapping[str, type[Property]]] = {
+PROPERTIES: Final[Mapping[str, type[CrystalProperty]]] = {
     kind.__name__: kind
     for kind in (
         CohesiveEnergy,

@@ -131,6 +131,29 @@ def test_cvxopt_comes_next(reference, monkeypatch) -> None:
     np.testing.assert_allclose(stopped.objective, result.objective, rtol=1e-6)
 
 
+def test_programs_of_many_parameters_go_to_cvxopt(monkeypatch) -> None:
+    pytest.importorskip("cvxopt")
+    target, candidates = made_up(90, 40)
+    result = fim_match(target, candidates)
+    assert result.solver == "CVXOPT"
+    check_optimal(result, target, candidates)
+    assert matching._solvers(None, 39)[0] == ("CLARABEL", "CVXOPT")
+    assert matching._solvers({"max_iter": 99}, 40) == (("CLARABEL", "CVXOPT"), {"max_iter": 99})
+    monkeypatch.setattr(convex_program, "_cvxpy", lambda: Cvxpy)
+    assert matching._solvers(None, 40)[0][0] == "CLARABEL"
+
+
+class Cvxpy:
+    """Of an environment without CVXOPT."""
+
+    class settings:
+        SOLVERS = ("CLARABEL", "CVXOPT")
+
+    @staticmethod
+    def installed_solvers() -> list[str]:
+        return ["CLARABEL"]
+
+
 def test_one_candidate_in_closed_form() -> None:
     target, candidates = made_up(1, 3, rank=3)
     expected = np.linalg.eigvals(np.linalg.solve(candidates[0], target)).real.max()

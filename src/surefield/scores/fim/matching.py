@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ _PRICED_IN: Final = 1e-6
 #: Columns to start with, and columns that are added at once, per parameter.
 _FIRST_COLUMNS: Final = 2
 _MORE_COLUMNS: Final = 1
+#: Solver of programs of this many parameters, where it is there: Clarabel takes times that grow with P^6.
+_OF_MANY: Final = "CVXOPT"
+_MANY_PARAMETERS: Final = 40
 CLOSED_FORM: Final = "closed form"
 _TOLERANCES: Final = {"zero_tol": 1e-4, "zero_tol_dual": 1e-4}
 
@@ -104,8 +108,8 @@ def fim_match(
         candidates: I_m, (P, P) each.
         convexopt_init_kwargs: `weight_upper_bound`: None, a number, or one per candidate.
         fim_preconditioning_kwargs: see `candidate_scales`.
-        solver_kwargs: `solver` and what is passed on to it; the default is Clarabel, then CVXOPT, which takes
-            a third of the time from 30 parameters on.
+        solver_kwargs: `solver` and what is passed on to it; the default is Clarabel, then CVXOPT; from 40
+            parameters on CVXOPT, where it is installed, then Clarabel.
         weight_tolerance: a weight is kept if it is above `zero_tol` (1e-4) of the largest and its dual below
             `zero_tol_dual` (1e-4).
         names: of the parameters, for messages.
@@ -120,7 +124,7 @@ def fim_match(
     target = checked_target(fim_property, matrices.shape[1])
     upper = checked_bounds(convexopt_init_kwargs, len(matrices))
     tolerances = _tolerances(weight_tolerance)
-    solvers, options = _solvers(solver_kwargs)
+    solvers, options = _solvers(solver_kwargs, matrices.shape[1])
     if not target.any():
         return _nothing_needed(len(matrices))
     usable = np.flatnonzero((matrices != 0).any(axis=(1, 2)) & (upper > 0))
@@ -174,9 +178,12 @@ def _tolerances(asked: Mapping[str, float] | None) -> dict[str, float]:
     return {name: float(value) for name, value in tolerances.items()}
 
 
-def _solvers(asked: Mapping[str, Any] | None) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Solvers in the order in which they are asked, and options of the first."""
+def _solvers(asked: Mapping[str, Any] | None, p: int) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Solvers in the order in which they are asked for P parameters, and options of the first."""
     options = dict(asked or {})
+    if not options and p >= _MANY_PARAMETERS:
+        with suppress(ConfigError):
+            return (check_solver(_OF_MANY), *(name for name in DEFAULT_SOLVERS if name != _OF_MANY)), {}
     first = check_solver(options.pop("solver", None) or DEFAULT_SOLVERS[0])
     return (first, *(name for name in DEFAULT_SOLVERS if name != first)), options
 

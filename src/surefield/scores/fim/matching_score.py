@@ -77,8 +77,8 @@ class FIMMatchingScore(ConfigurationScore):
             convexopt_init_kwargs: `weight_upper_bound`: None, a number, or one per candidate.
             fim_preconditioning_kwargs: default `{'scale_type': 'max_frobenius'}`; 'frobenius' scales every
                 candidate by its own norm, which changes what is minimised; `{}`: none.
-            solver_kwargs: `solver` and what is passed on to it; default Clarabel, then CVXOPT, which takes a
-                third of the time from 30 parameters on.
+            solver_kwargs: `solver` and what is passed on to it; default Clarabel, then CVXOPT; from 40
+                parameters on CVXOPT, where it is installed, then Clarabel.
             weight_tolerance: `zero_tol` and `zero_tol_dual`, both 1e-4.
 
         Raises:
