@@ -11,7 +11,7 @@ from typing import Final
 from surefield.cli.config import RunConfig
 from surefield.errors import ConfigError
 from surefield.properties.config import CrystalPropertyConfig
-from surefield.scores.config import FIMPropertyConfig, PotentialScoreConfig, ScoreConfig
+from surefield.scores.config import FIMPropertyConfig, PotentialScoreConfig, ScoreConfig, StructureScoreConfig
 from surefield.uncertainty.config import LLPRConfig
 
 __all__ = [
@@ -67,7 +67,7 @@ def score_settings(config: RunConfig) -> ScoreConfig:
     return config.score
 
 
-def uses_trained_potential(settings: ScoreConfig) -> bool:
+def uses_trained_potential(settings: StructureScoreConfig) -> bool:
     """Whether a score is of the potential that `train` wrote, or of its features."""
     learned = getattr(settings, "descriptors", None) == "potential"
     return learned or (isinstance(settings, PotentialScoreConfig) and settings.potential is None)

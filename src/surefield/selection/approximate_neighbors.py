@@ -6,6 +6,9 @@ Malkov and Yashunin, IEEE Trans. Pattern Anal. Mach. Intell. 42, 824 (2020). The
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
@@ -37,6 +40,24 @@ def check_faiss() -> Any:
     return faiss
 
 
+@dataclass(frozen=True, eq=False)
+class _Centred:
+    """Rows about their mean: single precision is what faiss has, and its digits are those of differences."""
+
+    rows: Float[np.ndarray, "n n_features"]
+    origin: Float[np.ndarray, " n_features"]
+
+    @classmethod
+    def of(cls, rows: Float[np.ndarray, "n n_features"]) -> _Centred:
+        """Rows in double precision and their mean."""
+        rows = np.asarray(rows, np.float64)
+        return cls(rows, rows.mean(axis=0))
+
+    def single(self, rows: Float[np.ndarray, "m n_features"]) -> Float[np.ndarray, "m n_features"]:
+        """Any rows as faiss has them."""
+        return np.ascontiguousarray(rows - self.origin, np.float32)
+
+
 @final
 class NeighborGraph:
     """Rows that are searched for the nearest ones, approximately; distances are those of the rows.
@@ -58,27 +79,22 @@ class NeighborGraph:
         at_making: int = AT_MAKING,
         at_search: int = AT_SEARCH,
     ) -> None:
-        faiss = check_faiss()
-        self.rows = np.asarray(rows, np.float64)
-        # Single precision is what faiss has: about the mean, digits are those of differences.
-        self._origin = self.rows.mean(axis=0)
-        self._at_search = at_search
-        try:
-            self._graph = faiss.IndexHNSWFlat(self.rows.shape[1], links)
-            self._graph.hnsw.efConstruction = at_making
-            self._graph.add(self._single(self.rows))
-        except RuntimeError as error:
-            raise _refused(error) from error
+        self._centred, self._at_search = _Centred.of(rows), at_search
+        with _refusals():
+            self._graph = _graph(self.rows.shape[1], links, at_making)
+            self._graph.add(self._centred.single(self.rows))
 
-    def _single(self, rows: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(rows - self._origin, np.float32)
+    @property
+    def rows(self) -> Float[np.ndarray, "n n_features"]:
+        """All rows, float64."""
+        return self._centred.rows
 
     def nearest(
         self, rows: Float[np.ndarray, "m n_features"], k: int
     ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
         """Squared distances to k rows that are nearly always the nearest, ascending, and their indices."""
         self._graph.hnsw.efSearch = max(self._at_search, 2 * k)
-        return _at_exact_distances(self._graph.search(self._single(rows), k)[1], rows, self.rows, k)
+        return _at_exact_distances(self._graph.search(self._centred.single(rows), k)[1], rows, self.rows, k)
 
 
 @final
@@ -109,23 +125,23 @@ class CompressedRows:
         at_making: int = AT_MAKING,
         at_search: int = AT_SEARCH,
     ) -> None:
-        faiss = check_faiss()
-        self.rows = np.asarray(rows, np.float64)
+        self._centred = _Centred.of(rows)
         n, width = self.rows.shape
         cells = cells or max(1, min(int(4 * n**0.5), n // 39))
         parts = parts or max(m for m in range(1, max(2, width // 4 + 1)) if width % m == 0)
-        self._origin = self.rows.mean(axis=0)
-        try:
-            self._coarse = faiss.IndexHNSWFlat(width, links)
-            self._coarse.hnsw.efConstruction = at_making
+        with _refusals():
+            self._coarse = _graph(width, links, at_making)
             self._coarse.hnsw.efSearch = at_search
-            self._index = faiss.IndexIVFPQ(self._coarse, width, cells, parts, bits)
-            single = np.ascontiguousarray(self.rows - self._origin, np.float32)
+            self._index = check_faiss().IndexIVFPQ(self._coarse, width, cells, parts, bits)
+            single = self._centred.single(self.rows)
             self._index.train(single)
             self._index.add(single)
-        except RuntimeError as error:
-            raise _refused(error) from error
         self._index.nprobe = min(cells, at_search)
+
+    @property
+    def rows(self) -> Float[np.ndarray, "n n_features"]:
+        """All rows, float64."""
+        return self._centred.rows
 
     def nearest(
         self, rows: Float[np.ndarray, "m n_features"], k: int
@@ -134,9 +150,10 @@ class CompressedRows:
 
         Codes choose ten times as many, of which the distances decide.
         """
-        single = np.ascontiguousarray(rows - self._origin, np.float32)
         wanted = min(len(self.rows), max(10 * k, 64))
-        return _at_exact_distances(self._index.search(single, wanted)[1], rows, self.rows, k)
+        return _at_exact_distances(
+            self._index.search(self._centred.single(rows), wanted)[1], rows, self.rows, k
+        )
 
 
 def _at_exact_distances(
@@ -159,6 +176,18 @@ def _at_exact_distances(
     return distances, which
 
 
-def _refused(error: RuntimeError) -> ConfigError:
-    cause = str(error).strip().splitlines()[-1]
-    return ConfigError("faiss cannot make this index", got=cause)
+def _graph(width: int, links: int, at_making: int) -> Any:
+    """Empty graph of neighbours."""
+    graph = check_faiss().IndexHNSWFlat(width, links)
+    graph.hnsw.efConstruction = at_making
+    return graph
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What faiss refuses, as an error of this package."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ConfigError("faiss cannot make this index", got=cause) from error

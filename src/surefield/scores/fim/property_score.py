@@ -128,18 +128,29 @@ class FIMPropertyScore(ModelScore):
                 "give exactly one of target_property and list_of_target_property",
                 got="both" if target_property is not None else "neither",
             )
-        several = list_of_target_property is not None
-        return self._computed(
-            list_of_target_property if several else [target_property],
-            "list_of_target_property" if several else "target_property",
-            cov,
-            potential,
-            parameters_optimize,
-            transform,
-            derivative_kwargs,
-            nprocs,
-            return_jacobian,
+        for argument, value in (("cov", cov), ("potential", potential)):
+            if value is None:
+                raise ConfigError(f"FIMPropertyScore needs {argument}")
+        targets = _targets(target_property, list_of_target_property)
+        covariances = _covariances(cov)
+        model = DifferentiatedModel(
+            optimized_parameters(read_potential(potential), parameters_optimize),
+            read_transform(transform),
+            *_method(derivative_kwargs),
         )
+        jacobians, notes = self._jacobians(model, targets, nprocs)
+        weights = _weights(covariances, [len(jacobian) for jacobian in jacobians])
+        jacobian = np.concatenate(jacobians)
+        fim = symmetrised(jacobian.T @ weights @ jacobian)
+        described = {
+            "properties": [_in_metadata(target) for target in targets],
+            "cov": cov,
+            "potential": potential,
+            "parameters_optimize": parameters_optimize,
+            "transform": None if model.transform is None else transform_description(model.transform),
+        }
+        self.recorded(fim, described, notes=notes)
+        return (fim, jacobian) if return_jacobian else fim
 
     def compute_batch(
         self,
@@ -153,72 +164,39 @@ class FIMPropertyScore(ModelScore):
         nprocs: int = 1,
     ) -> Matrix:
         """One (P, P): the sum over several properties; arguments as for `compute`."""
-        self.check_quantity(score_quantity)
-        return self._computed(
-            list_of_target_property,
-            "list_of_target_property",
+        return self.compute(
+            None,
+            score_quantity,
             cov,
             potential,
             parameters_optimize,
             transform,
             derivative_kwargs,
-            nprocs,
-            False,
+            nprocs=nprocs,
+            list_of_target_property=list_of_target_property,
         )
 
-    def _computed(
-        self,
-        properties: Any,
-        name: str,
-        cov: Any,
-        potential: Any,
-        parameters_optimize: Any,
-        transform: Any,
-        derivative_kwargs: Mapping[str, Any] | None,
-        nprocs: int,
-        return_jacobian: bool,
-    ) -> Any:
-        for argument, value in (("cov", cov), ("potential", potential)):
-            if value is None:
-                raise ConfigError(f"FIMPropertyScore needs {argument}")
-        targets = _targets(properties, name)
-        covariances = _covariances(cov)
-        method, step = _method(derivative_kwargs)
-        model = DifferentiatedModel(
-            optimized_parameters(read_potential(potential), parameters_optimize),
-            read_transform(transform),
-            method,
-            step,
-        )
-        phi = model.phi
-        if method == AUTODIFF:
-            jacobians, errors = _exact(model, targets), np.zeros(len(phi))
-            steps = None
+    def _jacobians(
+        self, model: DifferentiatedModel, targets: list[Target], nprocs: int
+    ) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """J of each property, and what the metadata say of the derivatives."""
+        steps = None
+        if model.method == AUTODIFF:
+            jacobians, errors = _exact(model, targets), np.zeros(len(model.phi))
         else:
-            steps = step_sizes(phi, step, _RELATIVE_STEP, name="derivative_kwargs: h")
+            steps = step_sizes(model.phi, model.step, _RELATIVE_STEP, name="derivative_kwargs: h")
             jacobians, errors = _numerical(model, targets, steps, nprocs)
-        weights = _weights(covariances, [len(jacobian) for jacobian in jacobians])
-        jacobian = np.concatenate(jacobians)
-        fim = symmetrised(jacobian.T @ weights @ jacobian)
         self.fim_index_to_parameter = model.parameters.fim_index_to_parameter
         self.derivative_errors = errors
-        described = {
-            "properties": [_in_metadata(target) for target in targets],
-            "cov": cov,
-            "potential": potential,
-            "parameters_optimize": parameters_optimize,
-            "transform": None if model.transform is None else transform_description(model.transform),
+        derivative = {
+            "method": model.method,
+            "steps": None if steps is None else steps.tolist(),
+            "relative_errors": errors.tolist(),
         }
-        notes = {
+        return jacobians, {
             "fim_index_to_parameter": self.fim_index_to_parameter,
-            "derivative": {
-                "method": method,
-                "steps": None if steps is None else steps.tolist(),
-                "relative_errors": errors.tolist(),
-            },
+            "derivative": derivative,
         }
-        self.recorded(fim, described, notes=notes)
-        return (fim, jacobian) if return_jacobian else fim
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,12 +218,13 @@ class _Evaluation:
             raise type(error)(f"at {listed}: {error}") from error
 
 
-def _targets(properties: Any, name: str) -> list[Target]:
-    if isinstance(properties, str | Mapping) or not isinstance(properties, Sequence) or not properties:
-        raise ConfigError(f"{name} must be a list with at least one property", got=repr(properties)[:80])
-    if len(properties) == 1 and name == "target_property":
-        return [read_target(properties[0], name)]
-    return [read_target(entry, f"{name}[{i}]") for i, entry in enumerate(properties)]
+def _targets(single: Any, several: Any) -> list[Target]:
+    if several is None:
+        return [read_target(single, "target_property")]
+    name = "list_of_target_property"
+    if isinstance(several, str | Mapping) or not isinstance(several, Sequence) or not several:
+        raise ConfigError(f"{name} must be a list with at least one property", got=repr(several)[:80])
+    return [read_target(entry, f"{name}[{i}]") for i, entry in enumerate(several)]
 
 
 def _in_metadata(target: Target) -> Any:
