@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from concurrent.futures import wait
 
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -48,6 +49,8 @@ def seconds(uncertainty: LLPR, n: int, steps: int, workers: int, folder: str) ->
     """Of so many walkers, on workers that have compiled."""
     start = [bulk("Cu", cubic=True).repeat(2)]
     with make_executor(LocalExecutorConfig(n_workers=workers)) as executor:
+        # Each has started before the first of them can take all that follows.
+        wait([executor.submit(time.sleep, 10.0) for _ in range(workers)])
         options = {"executor": executor, "folder": folder}
         explore(uncertainty, start, [walks(4 * workers, 20)], seed=1, **options)
         begin = time.perf_counter()
