@@ -22,3 +22,14 @@ def test_other_names_and_modules_of_a_package() -> None:
     assert dataset.__name__ == "surefield.training.dataset"
     with pytest.raises(AttributeError, match=r"module 'surefield\.training' has no attribute 'trian'"):
         surefield.training.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("before", "home", "name"),
+    [
+        ("surefield.potentials.snap_files", "surefield.formats.snap", "read_snap"),
+        ("surefield.potentials.chimes.xyzf", "surefield.formats.chimes", "read_xyzf"),
+    ],
+)
+def test_modules_that_have_moved_keep_their_names(before: str, home: str, name: str) -> None:
+    assert getattr(importlib.import_module(before), name) is getattr(importlib.import_module(home), name)

@@ -288,7 +288,15 @@ def test_a_kill_of_a_worker_costs_nothing(tmp_path: Path) -> None:
     with LocalExecutor(2) as executor:
         pids = [executor.submit(os.getpid) for _ in range(8)]
         numbers = {pid.result() for pid in pids}
-        killer = threading.Timer(0.15, lambda: [os.kill(pid, signal.SIGKILL) for pid in numbers])
+
+        def kill() -> None:
+            until = time.monotonic() + 60
+            while n_calculations(tmp_path) < len(numbers) and time.monotonic() < until:
+                time.sleep(0.005)  # every worker is at a label
+            for pid in numbers:
+                os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
         killer.start()
         outcomes = list(store.obtain(frames, executor=executor))
         killer.join()
