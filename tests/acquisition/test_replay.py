@@ -94,7 +94,17 @@ def test_what_is_clearly_better_is_called_so(crowd):
     assert "better than random" in str(far)
     assert "forces" in result.errors
     table = str(result)
-    assert table.count("\n") == 2 * 5 * 2
+    assert table.count("\n") == 2 * 6 * 2 + 2 * 2  # verdicts, and a headline of each method and quantity
+    share = result.share("max_dist", "energy", "max")
+    assert share.fraction < 1
+    assert len(share.per_seed) == 6
+    headline = result.headlines()["energy, max_dist"]
+    assert headline.startswith("max_dist ")
+    assert "energy MAE" in headline
+    assert headline in table
+    assert headline == result.to_dict()["headlines"]["energy, max_dist"]
+    with pytest.raises(ConfigError, match="'max_dust' was not replayed: did you mean 'max_dist'"):
+        result.share("max_dust")
     assert json.loads(json.dumps(result.to_dict()))["verdicts"][0]["method"] == "max_dist"
     overlap = result.overlap()
     assert set(overlap["methods"]) == {"max_dist, max_diag", "max_dist, random", "max_diag, random"}
@@ -144,8 +154,9 @@ def test_verdicts_follow_the_interval():
 
 
 def test_errors_of_residuals():
-    errors = error_summary(np.arange(-100, 101) / 100)
+    errors = error_summary([np.arange(-100, 0) / 100, [[0.0]], np.arange(1, 101) / 100])
     assert errors["max"] == 1.0
+    assert errors["worst"] == pytest.approx(np.sqrt(np.mean(np.square(np.arange(1, 101)))) / 100)
     assert errors["mae"] == pytest.approx(np.mean(np.abs(np.arange(-100, 101))) / 100)
     assert 0.94 < errors["q95"] < 0.96
     assert 0.98 < errors["q99"] <= 1.0
@@ -166,6 +177,11 @@ def test_groups_are_not_split(crowd):
     assert all(len(test) == 2 for _, test in seen)
     tested = {str(group) for _, test in seen for group in test}
     assert set(result.group_errors["energy"]) == tested
+    for errors in result.group_errors["energy"].values():
+        assert set(errors) == {"mae", "rmse", "q95", "worst"}
+        values = errors["worst"]["random"]
+        assert values.shape == (5,)
+        assert np.all(np.isnan(values) | (values == 1.0))  # NaN in seeds that do not test the group
 
 
 def test_cost_adds_up(crowd):

@@ -23,7 +23,7 @@ from surefield.errors import ConfigError, DataError
 from surefield.loop import LoopConfig, MethodComparison
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.journal import Journal
-from surefield.loop.method_comparison import labels_to_reach, summarise, verdict
+from surefield.loop.method_comparison import summarise
 from surefield.loop.oracles import ReplayOracle
 from surefield.loop.oracles.config import EMTOracleConfig
 from surefield.loop.pools import dynamics_pool
@@ -67,6 +67,10 @@ def test_a_loop_labels_what_it_says(tmp_path: Path) -> None:
     first = {e["method"]: e["test"] for e in events if e["event"] == "round" and e["round"] == 0}
     assert first["max_dist"] == first["random"]
     assert "random" in summary["verdict"]
+    assert {*summary["labels_to_match_random"]["by_error"]} == {"mae", "rmse", "q95", "worst"}
+    tails = summary["tails"]
+    assert tails["forces_worst"] >= summary["test"]["forces_rmse"]
+    assert tails["forces_q95"] > summary["test"]["forces_mae"]
     (event,) = (e for e in events if e["event"] == "round" and e["method"] == "max_dist" and e["picks"])
     initial = {f"pool {e['index']}" for e in events if e["event"] == "labelled" and e["round"] == 0}
     for index, reason in zip(event["picks"], event["reasons"], strict=True):
@@ -151,20 +155,6 @@ def test_too_small_a_pool(tmp_path: Path) -> None:
         )
 
 
-def test_labels_to_reach() -> None:
-    labels, error = np.array([10, 20, 30]), np.array([0.3, 0.1, 0.05])
-    assert labels_to_reach(labels, error, 0.2) == pytest.approx(15)
-    assert labels_to_reach(labels, error, 0.01) == float("inf")
-    assert labels_to_reach(labels, error, 0.4) == 10
-
-
-def test_verdict_is_honest() -> None:
-    assert "50 %" in verdict("lcmd", {"fraction": 0.5, "per_seed": [0.4, 0.6]})
-    assert "no saving" in verdict("lcmd", {"fraction": 1.0, "per_seed": [1.0]})
-    assert "did not reach" in verdict("lcmd", {"fraction": None, "per_seed": [None, 0.5]})
-    assert "1 of 2 alone" in verdict("lcmd", {"fraction": 0.8, "per_seed": [None, 0.5]})
-
-
 def test_labels_are_compared_on_mean_curves(tmp_path: Path) -> None:
     """Random ends at 0.2 with 20 labels; the other method meets that halfway, one of its seeds never."""
     journal = Journal(tmp_path / "journal.jsonl")
@@ -178,7 +168,35 @@ def test_labels_are_compared_on_mean_curves(tmp_path: Path) -> None:
     found = summarise(journal, LoopConfig(methods=("lcmd",), seeds=(0, 1), n_rounds=1))
     mean = np.sqrt(0.1 * 0.4 / 1.5)
     assert found["labels_to_match_random"]["fraction"] == pytest.approx(0.5 + 0.5 * 0.2 / (0.4 - mean))
-    assert found["labels_to_match_random"]["per_seed"] == [pytest.approx(0.5 + 0.5 * 2 / 3), None]
+    assert found["labels_to_match_random"]["per_seed"] == (pytest.approx(0.5 + 0.5 * 2 / 3), None)
+    assert found["labels_to_match_random"]["most"] == "mae"
+
+
+def test_the_headline_names_the_error_in_which_most_was_gained(tmp_path: Path) -> None:
+    """RMSE and worst structure fall sooner than the MAE: the verdict names the first of them and the MAE."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    for seed in range(3):
+        for method, last in {"lcmd": (0.2, 0.1, 0.2, 0.25), "random": (0.2, 0.2, 0.2, 0.2)}.items():
+            for number in range(2):
+                scale = 1.0 + 0.1 * seed
+                values = last if number else (0.4, 0.4, 0.4, 0.4)
+                names = ("forces_mae", "forces_rmse", "forces_q95", "forces_worst")
+                scores = dict(zip(names, scale * np.array(values), strict=True))
+                event = {"event": "round", "method": method, "seed": seed, "round": number}
+                event |= {
+                    "test": {k: scores[k] for k in names[:2]},
+                    "tails": {k: scores[k] for k in names[2:]},
+                }
+                journal.append({**event, "n_labels": 10 + 10 * number, "calibration": {}})
+    found = summarise(journal, LoopConfig(methods=("lcmd",), seeds=(0, 1, 2), n_rounds=1))
+    entry = found["labels_to_match_random"]
+    assert (entry["most"], entry["fraction"]) == ("rmse", pytest.approx(1.0))
+    assert entry["by_error"]["rmse"]["fraction"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert entry["by_error"]["worst"]["fraction"] is None
+    assert found["verdict"] == (
+        "lcmd reaches the final force RMSE of random selection with 83 % of its labels (mean curves of 3 "
+        "repetitions, 95 % interval 83 % to 83 %); for the force MAE it needs 100 %."
+    )
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from surefield.selection.constraints import checked_costs
 from surefield.selection.duplicates import find_duplicates
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS
-from surefield.selection.replay_result import RANDOM, Replay, error_summary
+from surefield.selection.replay_result import HEADLINE, RANDOM, Replay, error_summary
 from surefield.selection.request import generator
 from surefield.selection.select_rows import select_features
 from surefield.selection.transforms import RowTransform, transform_features
@@ -233,7 +233,7 @@ def _result(
     by_group: dict[str, Any] = {quantity: {} for quantity in quantities}
     for quantity in quantities:
         for name in names:
-            summaries = [[_summary(r[quantity]) for r in arm["rounds"]] for arm in arms[name]]
+            summaries = [[error_summary(r[quantity]) for r in arm["rounds"]] for arm in arms[name]]
             for error in summaries[0][0]:
                 values = np.array([[summary[error] for summary in row] for row in summaries])
                 # Logarithms are taken of these.
@@ -241,9 +241,8 @@ def _result(
             if data.groups is None:
                 continue
             for group in dict.fromkeys(data.groups):
-                means = [_group_error(arm, quantity, group, data.groups) for arm in arms[name]]
-                if np.isfinite(means).any():
-                    by_group[quantity].setdefault(str(group), {})[name] = np.array(means)
+                if errors_of := _group_errors(arms, quantity, group, data.groups):
+                    by_group[quantity][str(group)] = errors_of
     short = [name for name in names if any(np.ptp(np.diff(arm["labels"])) for arm in arms[name])]
     notes = (f"batches of {', '.join(short)} were short: only copies were left",) if short else ()
     return Replay(
@@ -259,15 +258,28 @@ def _result(
     )
 
 
-def _summary(residuals: Sequence[ArrayLike]) -> dict[str, float]:
-    return error_summary(np.concatenate([np.ravel(r) for r in residuals]))
+def _group_errors(
+    arms: Mapping[str, list[dict[str, Any]]], quantity: str, group: Hashable, groups: list[Hashable]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Errors of the test structures of a group after the last round, by error and method, of each seed.
 
-
-def _group_error(arm: dict[str, Any], quantity: str, group: Hashable, groups: list[Hashable]) -> float:
-    """Mean absolute error of the test structures of a group after the last round; NaN if there are none."""
-    pairs = zip(arm["test"].tolist(), arm["rounds"][-1][quantity], strict=True)
-    values = [np.abs(np.ravel(residual)) for index, residual in pairs if groups[index] == group]
-    return float(np.concatenate(values).mean()) if values else float("nan")
+    Nothing where no seed has such structures, NaN where one has none.
+    """
+    summaries: dict[str, list[dict[str, float]]] = {}
+    for name, of_seeds in arms.items():
+        for arm in of_seeds:
+            pairs = zip(arm["test"].tolist(), arm["rounds"][-1][quantity], strict=True)
+            members = [residual for index, residual in pairs if groups[index] == group]
+            summaries.setdefault(name, []).append(error_summary(members) if members else {})
+    if not any(summary for of_seeds in summaries.values() for summary in of_seeds):
+        return {}
+    return {
+        error: {
+            name: np.array([one.get(error, np.nan) for one in of_seeds])
+            for name, of_seeds in summaries.items()
+        }
+        for error in HEADLINE
+    }
 
 
 def _split(

@@ -373,8 +373,9 @@ def _select_replay(config: RunConfig, folder: RunFolder, beside: Path) -> dict[s
     )
     say(str(result))
     folder.write_json("replay.json", result.to_dict())
-    sentences = [str(result.verdict(method)) for method in result.methods if method != "random"]
-    return {"verdict": "; ".join(sentences)}
+    quantity = "forces" if "forces" in result.errors else "energy"
+    sentences = [text for name, text in result.headlines().items() if name.startswith(f"{quantity}, ")]
+    return {"verdict": " ".join(sentences)}
 
 
 VERBS: dict[str, Job] = {

@@ -29,7 +29,8 @@ from surefield.loop.oracles.oracle import Oracle
 from surefield.loop.oracles.replay import POOL_INDEX
 from surefield.potentials.potential import Potential
 from surefield.selection.features import Features
-from surefield.selection.replay_result import labels_to_reach
+from surefield.selection.label_share import LabelShare, label_share, most_gained, saving_sentence
+from surefield.selection.replay_result import HEADLINE
 from surefield.selection.select_rows import select_features
 from surefield.selection.transforms import transform_features
 from surefield.structures.contents import frame_contents, frame_digest, geometry_of
@@ -181,11 +182,12 @@ class MethodComparison:
         # All methods of a seed share the first round, and random selection needs no potential.
         uncertainty, fitted = (None, ()) if twin and method == "random" else self._fit(chosen, seed)
         if twin:
-            scores = {key: twin[0][key] for key in ("test", "calibration")}
+            scores = {key: twin[0][key] for key in ("test", "tails", "calibration") if key in twin[0]}
         else:
             assert uncertainty is not None
             evaluation = evaluate_uncertainty(uncertainty, self.test, fitted)
-            scores = {"test": evaluation.test(), "calibration": evaluation.calibration(uncertainty)}
+            scores = {"test": evaluation.test(), "tails": evaluation.tails()}
+            scores["calibration"] = evaluation.calibration(uncertainty)
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
@@ -323,50 +325,57 @@ def check_size(config: LoopConfig, n_pool: int) -> None:
 
 
 def summarise(journal: Journal, config: LoopConfig) -> dict[str, Any]:
-    """Final errors, and how many labels each method needs for the final force error of random selection."""
+    """Final errors, and how many labels each method needs for the final force errors of random selection.
 
-    def curves(method: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and force errors, (n_seeds, n_rounds)."""
-        rounds = [journal.find(event="round", method=method, seed=seed) for seed in config.seeds]
-        labels = [[e["n_labels"] for e in events] for events in rounds]
-        return np.array(labels), np.array([[e["test"]["forces_mae"] for e in events] for events in rounds])
-
-    def share(labels: np.ndarray, error: np.ndarray, target: float, budget: float) -> float | None:
-        needed = labels_to_reach(labels, error, target) / budget
-        return float(needed) if np.isfinite(needed) else None
-
-    random_labels, random_error = curves("random")
-    budget, target = random_labels[:, -1], random_error[:, -1]
-    methods: dict[str, Any] = {}
-    for method in compared_methods(config):
-        if method == "random":
-            continue
-        labels, error = curves(method)
-        # Single curves are noisy enough to miss a single target, or to meet it by luck.
-        averaged = np.exp(np.log(error).mean(axis=0))
-        methods[method] = {
-            "fraction": share(labels.mean(axis=0), averaged, np.exp(np.log(target).mean()), budget.mean()),
-            "per_seed": [share(*row) for row in zip(labels, error, target, budget, strict=True)],
-        }
+    `labels_to_match_random` is that for the force MAE, with `by_error` the shares for the other errors and
+    `most`, the error in which most was gained.
+    """
+    rounds = {
+        method: [journal.find(event="round", method=method, seed=seed) for seed in config.seeds]
+        for method in compared_methods(config)
+    }
+    methods = {
+        method: _described(shares)
+        for method in rounds
+        if method != "random" and (shares := _shares(rounds[method], rounds["random"]))
+    }
     main = compared_methods(config)[0]
     last = journal.find(event="round", method=main, seed=config.seeds[0])[-1]
     summary: dict[str, Any] = {"verb": "loop", "test": last["test"], "calibration": last["calibration"]}
+    if last.get("tails"):
+        summary["tails"] = last["tails"]
     if main in methods:
         summary["labels_to_match_random"] = methods[main]
         summary["per_method"] = methods
-        summary["verdict"] = " ".join(verdict(name, shares) for name, shares in methods.items())
+        summary["verdict"] = " ".join(
+            saving_sentence(method, _shares(rounds[method], rounds["random"])) for method in methods
+        )
     return summary
 
 
-def verdict(method: str, shares: dict[str, Any]) -> str:
-    """One honest sentence about a method against random selection."""
-    n, missed = len(shares["per_seed"]), sum(share is None for share in shares["per_seed"])
-    goal = "the final force error of random selection"
-    curves = f"mean curves of {n} repetitions" if n > 1 else "one repetition"
-    alone = f"; {missed} of {n} alone did not reach it" if missed and n > 1 else ""
-    if shares["fraction"] is None:
-        return f"{method} did not reach {goal} ({curves})."
-    percent = f"{100 * shares['fraction']:.0f} %"
-    if shares["fraction"] < 1:
-        return f"{method} reaches {goal} with {percent} of its labels ({curves}{alone})."
-    return f"{method} shows no saving over random selection: it needs {percent} of the labels ({curves})."
+Rounds = Sequence[Sequence[Mapping[str, Any]]]
+
+
+def _shares(of_method: Rounds, of_random: Rounds) -> dict[str, LabelShare]:
+    """Shares of labels by force error; of those that every round has: journals of 0.1 have no tails."""
+    labels = [np.array([[e["n_labels"] for e in seed] for seed in of]) for of in (of_method, of_random)]
+    shares = {}
+    for error in HEADLINE:
+        curves = [
+            np.array([[_score(event, f"forces_{error}") for event in seed] for seed in of])
+            for of in (of_method, of_random)
+        ]
+        if all(np.all(curve > 0) for curve in curves):
+            shares[error] = label_share(labels[0], curves[0], labels[1], curves[1])
+    return shares
+
+
+def _score(event: Mapping[str, Any], name: str) -> float:
+    value = {**event["test"], **(event.get("tails") or {})}.get(name)
+    return np.nan if value is None else float(value)
+
+
+def _described(shares: Mapping[str, LabelShare]) -> dict[str, Any]:
+    entry = {key: value for key, value in shares["mae"].to_dict().items() if key != "interval"}
+    by_error = {name: share.to_dict() for name, share in shares.items()}
+    return {**entry, "by_error": by_error, "most": most_gained(shares)}

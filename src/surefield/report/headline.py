@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from surefield.report.run import Run
 from surefield.report.scores import ONE_SIGMA, SETS, mapping, noun, trust, value_of
 from surefield.report.tables import number, percent
+from surefield.selection.label_share import ERROR_NAMES
 
 __all__ = ["Card", "cards", "verdict"]
 
@@ -116,24 +119,36 @@ def _evaluated(run: Run) -> str:
 
 
 def _loop_cards(run: Run) -> list[Card]:
-    shares = _fractions(run)
+    matches = mapping(run.summary.get("per_method")) or {
+        "": mapping(run.summary.get("labels_to_match_random"))
+    }
     cards = []
-    for method, fraction in shares.items():
-        if fraction is None:
-            continue
-        match = mapping(mapping(run.summary.get("per_method")).get(method))
-        seeds = (match or mapping(run.summary.get("labels_to_match_random"))).get("per_seed") or []
-        per_seed = [100 * value for value in seeds if isinstance(value, int | float)]
-        missed = f", {len(seeds) - len(per_seed)} never" if len(per_seed) < len(seeds) else ""
-        spread = f"seeds: {min(per_seed):.0f} to {max(per_seed):.0f} %{missed}" if len(per_seed) > 1 else ""
-        label = "Labels needed, random = 100"
-        label += f": {method}" if len(shares) > 1 else ""
-        cards.append(Card(label, f"{100 * fraction:.0f}", "%", spread))
+    for method, match in matches.items():
+        by_error = mapping(mapping(match).get("by_error")) or {"mae": match}
+        for error in dict.fromkeys((str(mapping(match).get("most", "mae")), "mae")):
+            shares = mapping(by_error.get(error))
+            fraction = value_of(shares, "fraction")
+            if fraction is not None:
+                label = f"Labels for random's force {ERROR_NAMES[error]}"
+                label += f": {method}" if len(matches) > 1 else ""
+                cards.append(Card(label, f"{100 * fraction:.0f}", "%", _spread(shares)))
     if run.curves:
         most = max(int(curve.n_labels.max()) for curve in run.curves)
         pool = run.start.get("n_pool")
         cards.append(Card("Labels used", str(most), aside=f"of a pool of {pool}" if pool else ""))
     return cards
+
+
+def _spread(shares: Mapping[str, Any]) -> str:
+    """How sure a share of labels is: its interval, or else the seeds alone."""
+    interval = shares.get("interval")
+    if interval:
+        low, high = ("never" if end is None else f"{100 * end:.0f}" for end in interval)
+        return f"95 % interval: {low} to {high}" + ("" if high == "never" else " %")
+    seeds = shares.get("per_seed") or []
+    reached = [100 * value for value in seeds if isinstance(value, int | float)]
+    missed = f", {len(seeds) - len(reached)} never" if len(reached) < len(seeds) else ""
+    return f"seeds: {min(reached):.0f} to {max(reached):.0f} %{missed}" if len(reached) > 1 else ""
 
 
 def _error_cards(run: Run) -> list[Card]:

@@ -11,18 +11,12 @@ from surefield.report import figures
 from surefield.report.panels import KINDS, Panel, Section, panel
 from surefield.report.run import Run
 from surefield.report.tables import number, table, titled
+from surefield.selection.label_share import ERROR_NAMES
 
 __all__ = ["replay_section"]
 
-_ERRORS: Final = {
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "q95": "95 % quantile",
-    "q99": "99 % quantile",
-    "max": "largest error",
-}
 #: Errors that are drawn.
-_DRAWN: Final = ("rmse", "max")
+_DRAWN: Final = ("mae", "rmse", "q95", "worst")
 
 
 def replay_section(run: Run) -> Section | None:
@@ -35,20 +29,37 @@ def replay_section(run: Run) -> Section | None:
     labels = {method: np.array(rows) for method, rows in run.replay["labels"].items()}
     for kind in errors:
         name, unit = KINDS.get(kind, (kind, ""))
-        for error in _DRAWN:
+        for error in (name for name in _DRAWN if name in errors[kind]):
             curves = {method: np.array(rows) for method, rows in errors[kind][error].items()}
             caption = "Lower and further left is better; all methods of a seed have the same test structures."
-            title = f"{_ERRORS[error]} of the {name}"
+            title = f"{ERROR_NAMES[error]} of the {name}"
             figure = figures.replay_curve(labels, curves, f"{title} ({unit})" if unit else title)
             panels += panel(title, figure, caption)
         own = [entry for entry in run.replay["verdicts"] if entry["quantity"] == kind]
         html += titled(f"{name} ({unit})" if unit else name, _table(own))
+        html += _by_group(kind, f"{name}, by group" + (f" ({unit})" if unit else ""), run)
+    said = run.replay.get("headlines") or {}
+    html = "".join(f"<p>{escape(str(sentence))}</p>" for sentence in said.values()) + html
     lead = (
         "What selection would have saved on structures that are labelled already. A method is better than "
         "random selection where the 95 % interval of the difference, from draws of the seeds, lies below 0."
     )
     notes = "".join(f'<p class="lead">{escape(str(note))}</p>' for note in run.replay.get("notes") or ())
     return Section("replay", "Replay", lead, tuple(panels), html + notes)
+
+
+def _by_group(kind: str, title: str, run: Run) -> str:
+    """Errors of each group after the last round, averaged over the seeds that test it."""
+    rows = []
+    errors: list[str] = []
+    for group, by_error in ((run.replay.get("group_errors") or {}).get(kind) or {}).items():
+        errors = list(by_error)
+        for method in run.replay["methods"]:
+            seeds = [np.array(by_error[error][method], dtype=float) for error in errors]
+            means = [float(np.nanmean(values)) if np.isfinite(values).any() else None for values in seeds]
+            rows.append([group, method, *(number(mean) for mean in means)])
+    columns = ["Group", "Method", *(ERROR_NAMES.get(error, error) for error in errors)]
+    return titled(title, table(columns, rows)) if rows else ""
 
 
 def _table(verdicts: list[dict[str, Any]]) -> str:
@@ -61,7 +72,7 @@ def _table(verdicts: list[dict[str, Any]]) -> str:
         rows.append(
             [
                 entry["method"],
-                _ERRORS.get(entry["error"], entry["error"]),
+                ERROR_NAMES.get(entry["error"], entry["error"]),
                 number(entry["final"]),
                 f"{change[0]:+.1f}",
                 f"{change[1]:+.1f} to {change[2]:+.1f}",

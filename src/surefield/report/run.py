@@ -40,6 +40,8 @@ PIECES: Final = (
     "error.log",
 )
 TEST_SCORES: Final = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")
+#: What averages hide; journals of version 0.1 do not have them.
+TAILS: Final = ("forces_q95", "forces_worst")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,8 @@ class Curve:
             NaN where unknown.
         calibration: per kind (`energy`, `forces`, `stress`) the scores of the journal, each (n_rounds,).
         finished: whether the loop of this method and seed came to its end.
+        tails: names of `TAILS` (eV/Å), each (n_rounds,), NaN where unknown.
+        groups: of the last round, errors of the forces by group and name, eV/Å.
     """
 
     method: str
@@ -64,6 +68,8 @@ class Curve:
     test: Mapping[str, Values]
     calibration: Mapping[str, Mapping[str, Values]]
     finished: bool
+    tails: Mapping[str, Values] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,7 @@ def _curves(events: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
 def _curve(method: str, seed: int, rounds: list[Mapping[str, Any]], finished: bool) -> Curve:
     calibrations = [event.get("calibration") or {} for event in rounds]
     kinds = dict.fromkeys(kind for entry in calibrations for kind in entry)
+    tails = [event.get("tails") or {} for event in rounds]
     return Curve(
         method=method,
         seed=seed,
@@ -325,6 +332,8 @@ def _curve(method: str, seed: int, rounds: list[Mapping[str, Any]], finished: bo
         test=_columns([event.get("test") or {} for event in rounds], TEST_SCORES),
         calibration={kind: _columns([entry.get(kind) or {} for entry in calibrations]) for kind in kinds},
         finished=finished,
+        tails=_columns([{k: v for k, v in one.items() if k in TAILS} for one in tails], TAILS),
+        groups=(tails[-1].get("groups") or {}) if tails else {},
     )
 
 

@@ -20,11 +20,13 @@ from surefield.report.panels import KINDS, Panel, Section, kinds, panel, per_ato
 from surefield.report.picks import picks_section
 from surefield.report.properties import properties_section
 from surefield.report.replay import replay_section
-from surefield.report.run import Run
+from surefield.report.run import TAILS, Run
 from surefield.report.score_figures import score_section
 from surefield.report.scores import ONE_SIGMA, coverage_sentence, mapping, trust
 from surefield.report.stability import stability_section
-from surefield.report.tables import entries, number, percent, records, table
+from surefield.report.tables import entries, number, percent, records, table, titled
+from surefield.selection.label_share import ERROR_NAMES
+from surefield.selection.replay_result import HEADLINE
 
 __all__ = ["Panel", "Section", "sections"]
 
@@ -88,13 +90,23 @@ def _learning(run: Run) -> Section | None:
 
 
 def _final_errors(run: Run) -> str:
-    rows = []
+    rows, by_group = [], []
     for curve in sorted(run.curves, key=lambda curve: (curve.method == "random", curve.method, curve.seed)):
-        last = [1e3 * float(curve.test[name][-1]) for name in LEARNING]
+        last = [1e3 * float(curve.test[name][-1]) for name in ("forces_mae", "forces_rmse")]
+        last += [1e3 * float(curve.tails[name][-1]) if name in curve.tails else np.nan for name in TAILS]
+        last += [1e3 * float(curve.test[name][-1]) for name in ("energy_mae", "energy_rmse")]
         state = "finished" if curve.finished else "unfinished"
         rows.append([curve.method, str(curve.seed), int(curve.n_labels[-1]), *last, state])
-    columns = ["Method", "Seed", "Labels", "Force MAE (meV/Å)", "Force RMSE (meV/Å)"]
-    return table([*columns, "Energy MAE (meV/atom)", "Energy RMSE (meV/atom)", "State"], rows)
+        for group, errors in curve.groups.items():
+            values = [1e3 * float(errors.get(f"forces_{name}", np.nan)) for name in HEADLINE]
+            by_group.append([group or "(none)", curve.method, str(curve.seed), *values])
+    forces = [f"Force {ERROR_NAMES[name]} (meV/Å)" for name in HEADLINE]
+    energies = ["Energy MAE (meV/atom)", "Energy RMSE (meV/atom)"]
+    html = table(["Method", "Seed", "Labels", *forces, *energies, "State"], rows)
+    if by_group:
+        by_group.sort(key=lambda row: (row[0], row[1] == "random"))
+        html += titled("By group (config_type)", table(["Group", "Method", "Seed", *forces], by_group))
+    return html
 
 
 def _uncertainty(run: Run) -> Section | None:

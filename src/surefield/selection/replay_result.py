@@ -7,22 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from surefield.errors import ConfigError, nearest
+from surefield.selection.label_share import LabelShare, label_share, labels_to_reach, saving_sentence
 from surefield.selection.request import generator
 
-__all__ = ["ERRORS", "RANDOM", "Replay", "Verdict", "error_summary", "labels_to_reach"]
+__all__ = ["ERRORS", "HEADLINE", "RANDOM", "Replay", "Verdict", "error_summary"]
 
-#: Errors on the test structures, by name, as functions of absolute residuals.
-ERRORS: Final = ("mae", "rmse", "q95", "q99", "max")
+#: Errors on the test structures, by name.
+ERRORS: Final = ("mae", "rmse", "q95", "q99", "max", "worst")
+#: Those among which a headline names the one in which most was gained.
+HEADLINE: Final = ("mae", "rmse", "q95", "worst")
 RANDOM: Final = "random"
 _RESAMPLES: Final = 10_000
 
 
-def error_summary(residuals: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Mean and root mean square of absolute residuals, their 95 % and 99 % quantiles, and the largest."""
-    size = np.abs(residuals)
+def error_summary(residuals: Sequence[ArrayLike]) -> dict[str, float]:
+    """Errors of structures, of each an array of residuals.
+
+    Mean and root mean square of all, the 95 % and 99 % quantiles of their sizes, the largest, and `worst`,
+    the largest root mean square of a structure.
+    """
+    each = [np.abs(np.ravel(residual)) for residual in residuals]
+    size = np.concatenate(each)
     q95, q99 = np.quantile(size, [0.95, 0.99])
     return {
         "mae": float(size.mean()),
@@ -30,19 +38,8 @@ def error_summary(residuals: Float[np.ndarray, " n"]) -> dict[str, float]:
         "q95": float(q95),
         "q99": float(q99),
         "max": float(size.max()),
+        "worst": max(float(np.sqrt(np.mean(one**2))) for one in each if one.size),
     }
-
-
-def labels_to_reach(labels: np.ndarray, error: np.ndarray, target: float) -> float:
-    """Labels at which an error curve first meets a target, by linear interpolation; infinity if never."""
-    below = np.flatnonzero(error <= target)
-    if not len(below):
-        return float("inf")
-    i = int(below[0])
-    if i == 0:
-        return float(labels[0])
-    share = (error[i - 1] - target) / (error[i - 1] - error[i])
-    return float(labels[i - 1] + share * (labels[i] - labels[i - 1]))
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ class Replay:
         labels: by method, (n_seeds, n_rounds + 1) labels in the training set.
         costs: by method, the same of the cost of all labels.
         errors: by quantity, error and method, (n_seeds, n_rounds + 1).
-        group_errors: by quantity, group and method, (n_seeds,) mean absolute errors after the last round.
+        group_errors: by quantity, group, error (`HEADLINE`) and method, (n_seeds,) after the last round; NaN
+            where a seed has no test structure of the group.
         picks: by method, per seed, indices of the structures in the order in which they were picked.
         notes: what a reader should know.
         config: how it was done.
@@ -101,7 +99,7 @@ class Replay:
     labels: Mapping[str, np.ndarray]
     costs: Mapping[str, np.ndarray]
     errors: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
-    group_errors: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
+    group_errors: Mapping[str, Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]]
     picks: Mapping[str, Sequence[Sequence[int]]]
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -142,6 +140,31 @@ class Replay:
             words,
         )
 
+    def share(self, method: str, quantity: str = "energy", error: str = "rmse") -> LabelShare:
+        """Labels that a method needs for random's final error, as a share of those of random.
+
+        Raises:
+            ConfigError: unknown method, quantity or error.
+        """
+        curves = self._curves(quantity, error)
+        if method not in curves:
+            raise ConfigError(f"{method!r} was not replayed: {nearest(method, curves)}")
+        return label_share(self.labels[method], curves[method], self.labels[RANDOM], curves[RANDOM])
+
+    def headlines(self) -> dict[str, str]:
+        """By quantity and method, as `forces, lcmd`: the error in which most was gained, and the MAE."""
+        words = {"forces": "force"}
+        return {
+            f"{quantity}, {method}": saving_sentence(
+                method,
+                {error: self.share(method, quantity, error) for error in HEADLINE if error in by_error},
+                words.get(quantity, quantity),
+            )
+            for quantity, by_error in self.errors.items()
+            for method in self.methods
+            if method != RANDOM
+        }
+
     def verdicts(self) -> list[Verdict]:
         """All methods but random, all quantities, all errors."""
         return [
@@ -179,13 +202,14 @@ class Replay:
             **{name: _plain(values) for name, values in numbers.items()},
             "picks": {method: [list(chosen) for chosen in each] for method, each in self.picks.items()},
             "verdicts": [_plain(vars(verdict)) for verdict in self.verdicts()],
+            "headlines": self.headlines(),
             "overlap": self.overlap(),
             "notes": list(self.notes),
             "config": dict(self.config),
         }
 
     def __str__(self) -> str:
-        """A table of all verdicts."""
+        """A table of all verdicts, and for every method what was gained most, beside the MAE."""
         head = [
             "quantity",
             "error",
@@ -208,7 +232,7 @@ class Replay:
             rows.append(row)
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join(line.rstrip() for line in [*lines, *self.notes])
+        return "\n".join(line.rstrip() for line in [*lines, *self.headlines().values(), *self.notes])
 
     def _curves(self, quantity: str, error: str) -> Mapping[str, np.ndarray]:
         if quantity not in self.errors:

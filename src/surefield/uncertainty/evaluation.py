@@ -20,6 +20,9 @@ from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["Comparison", "compare", "evaluate_uncertainty", "sigmas_of"]
 
+#: Errors that `test` does not have.
+_TAILS = ("q95", "worst")
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -62,6 +65,28 @@ class Comparison:
             scores[f"{name}_mae"] = float(np.abs(known).mean())
             scores[f"{name}_rmse"] = float(np.sqrt((known**2).mean()))
         return scores
+
+    def tails(self) -> dict[str, Any]:
+        """What averages over a set hide, of forces: `q95`, `worst`, and all errors by group.
+
+        Returns:
+            `forces_q95` (95 % quantile of the sizes of errors, eV/Å), `forces_worst` (largest root mean
+            square of a structure), and `groups`: by `config_type`, where the set states any, these two with
+            `forces_mae` and `forces_rmse`. Nothing without force labels.
+        """
+        if "forces" not in self.quantities or not np.isfinite(self.errors("forces")).any():
+            return {}
+        errors, owners = self.errors("forces"), self.structures("forces")
+        tails: dict[str, Any] = {k: v for k, v in _force_errors(errors, owners).items() if k[7:] in _TAILS}
+        groups = self.arrays.get("group")
+        if groups is not None:
+            parts = {str(group): (groups == group)[owners] for group in np.unique(groups)}
+            tails["groups"] = {
+                group: _force_errors(errors[part], owners[part])
+                for group, part in parts.items()
+                if np.isfinite(errors[part]).any()
+            }
+        return tails
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of the errors of `test`: 95 % intervals, with the structures as independent (`error_intervals`)."""
@@ -132,6 +157,18 @@ class Comparison:
         """Write all arrays as one .npz file."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **self.arrays)  # pyright: ignore[reportArgumentType]
+
+
+def _force_errors(errors: np.ndarray, owners: np.ndarray) -> dict[str, float]:
+    known = np.isfinite(errors)
+    size, of = np.abs(errors[known]), owners[known]
+    counts = np.maximum(np.bincount(of), 1)
+    return {
+        "forces_mae": float(size.mean()),
+        "forces_rmse": float(np.sqrt(np.mean(size**2))),
+        "forces_q95": float(np.quantile(size, 0.95)),
+        "forces_worst": float(np.sqrt(np.max(np.bincount(of, weights=size**2) / counts))),
+    }
 
 
 def compare(predictions: Sequence[Prediction], data: LabelledSet, names: Iterable[str]) -> Comparison:
