@@ -84,7 +84,7 @@ def test_select_ranks_and_weighs_by_any_score(copper_network: Any, copper: list[
     assert list(picks) == np.argsort(largest)[::-1][:3].tolist()
     for pick, reason in zip(picks, picks.reasons, strict=True):
         assert (reason.score, reason.score_value) == (NAME, pytest.approx(largest[pick]))
-        assert f"{NAME} {largest[pick]:.4g}" in str(reason)
+        assert f"largest {NAME} of {largest[pick]:.4g}" in str(reason)
     one = np.zeros(5)
     one[3] = 1.0
     weighed = sf.select(

@@ -14,6 +14,7 @@ import surefield.selection
 from surefield.acquisition.select import _PoolRows, feature_rows, select
 from surefield.errors import ConfigError, DataError
 from surefield.selection import Constraints, FeatureStore, PerAtom, select_rows
+from surefield.selection.information import unpacked
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.structures.read import read_frames
 from surefield.uncertainty.llpr import LLPR
@@ -66,7 +67,7 @@ def test_constraints_know_the_structures(chains):
         assert 0 not in list(picks)
         assert sorted(i % 2 for i in picks) == [0, 0, 1, 1]
     with pytest.raises(DataError, match=r"unusable cost in row 0; got -1\.0"):
-        select(None, train, pool, constraints=Constraints(cost=lambda atoms: -1.0))
+        select(None, train, pool, "lcmd", constraints=Constraints(cost=lambda atoms: -1.0))
 
 
 def test_copies_of_structures_are_dropped(chains):
@@ -177,7 +178,7 @@ def test_modes_and_names(chains):
     picks = select(None, train, pool, "max_dist", 3, mode="p")
     assert list(picks) == list(select_rows("max_dist", sized[10:], None, 3))
     with pytest.raises(ConfigError, match="unknown mode 'pt'"):
-        select(None, train, pool, mode="pt")
+        select(None, train, pool, "lcmd", mode="pt")
     with pytest.raises(ConfigError, match=r"unknown selection method 'lmcd'.*lcmd"):
         select(None, train, pool, "lmcd")
     with pytest.raises(DataError, match="the pool is empty"):
@@ -190,3 +191,33 @@ def test_names_of_the_layer_above():
     """Where the page of apax is looked for, `select` and `replay` are, too."""
     assert surefield.selection.select is sf.select
     assert surefield.selection.replay is sf.replay
+
+
+def test_the_default_looks_at_forces_where_their_rows_are_cheap(network, crystals, tmp_path):
+    """Else, and where features are kept or transformed, it is what works with every potential."""
+    train, pool = crystals
+    picks = select(network, train, pool, n=3)
+    assert (picks.config["method"], picks.config["features"]) == ("bait_f", "ll_force")
+    named = select(network, train, pool, "bait_f", 3, features="ll_force")
+    assert list(picks) == list(named)
+    assert select(network, train, pool, features="ll_force", n=2).config["method"] == "bait_f"
+    assert select(network, train, pool, "lcmd", n=2).config["features"] == "full_grad_rp"
+    for options in ({"store": tmp_path}, {"transforms": [PerAtom()]}, {"features": "ll_grad"}):
+        assert select(network, train, pool, n=2, **options).config["method"] == "lcmd"
+    with pytest.raises(ConfigError, match="'ll_force' follow from all structures and are not stored"):
+        select(network, train, pool, features="ll_force", store=tmp_path)
+    with pytest.raises(ConfigError, match="information matrices have no transforms"):
+        select(network, train, pool, features="ll_force", transforms=[PerAtom()])
+
+
+def test_information_of_labels_does_not_depend_on_order_and_orientation(network, crystals):
+    train, pool = crystals
+    rows = feature_rows(network, [*train, *pool], "ll_force")
+    turned = [atoms.copy() for atoms in (*train, *pool)]
+    for k, atoms in enumerate(turned):
+        atoms.rotate(40.0 + k, (1, 2, 3), rotate_cell=True)
+    shuffled = [atoms[[2, 0, 1]] for atoms in turned]
+    np.testing.assert_allclose(feature_rows(network, shuffled, "ll_force"), rows, rtol=1e-7, atol=1e-9)
+    matrices = unpacked(rows)
+    assert np.linalg.eigvalsh(matrices).min() > -1e-9
+    assert np.mean(np.trace(matrices, axis1=1, axis2=2)) == pytest.approx(matrices.shape[1])

@@ -373,13 +373,16 @@ def test_replay_of_selections(config: Path, data: Path, capsys: pytest.CaptureFi
     folder = config.parent / "runs" / "copper-select-replay"
     assert done.output.count("energy    rmse   ") == 2
     summary = json.loads((folder / "summary.json").read_text())
-    assert "lcmd, energy rmse: " in summary["verdict"]
+    for method in ("lcmd", "max_dist"):
+        assert re.search(rf"{method} (reaches|shows no|did not).*energy MAE", summary["verdict"])
     entries = json.loads((folder / "replay.json").read_text())
     assert entries["methods"] == ["lcmd", "max_dist", "random"]
     assert np.array(entries["labels"]["lcmd"]).tolist() == [[4, 7, 10]] * 3
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "RMSE of the energy per atom" in page
     assert page.count("<td>largest error</td>") == 2
+    assert page.count("<td>RMSE of the worst structure</td>") == 2
+    assert summary["verdict"].split(" (")[0] in page
     with pytest.raises(SurefieldError, match="the replay wants 18 labels"):
         run_verb(
             "select-replay",

@@ -140,6 +140,12 @@ def test_impossible_selections(arguments, message):
 def test_a_reason_reads_as_words_and_comes_back_from_its_dictionary():
     plain, scored = Reason("random", None), Reason("lcmd", 0.25, "sigma", 1.5)
 
-    assert (str(plain), str(scored)) == ("random", "lcmd 0.25, sigma 1.5")
+    assert str(plain) == "drawn at random"
+    assert str(scored) == (
+        "farthest member of the largest cluster around a structure that is labelled or picked before, "
+        "weighted by its sigma of 1.5 (lcmd 0.25)"
+    )
+    ranked = Reason("max_diag", 2.0, "forces_variance", 2.0)
+    assert str(ranked) == "largest expected squared force error of 2 (eV/Å)² (max_diag 2)"
     assert plain.to_dict() == {"rule": "random", "value": None}
     assert all(Reason(**reason.to_dict()) == reason for reason in (plain, scored))

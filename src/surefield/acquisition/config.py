@@ -14,7 +14,7 @@ from surefield.selection.methods import METHODS
 
 __all__ = ["FeatureMap", "LabelNoise", "ReplayConfig", "Score", "SelectionConfig", "Transforms"]
 
-FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior"]
+FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior", "ll_force"]
 Score = Literal["forces_variance", "energy_variance"]
 Transforms = Annotated[
     tuple[TransformConfig, ...],

@@ -53,6 +53,7 @@ class _Data:
     composition: Float[np.ndarray, "n_structures n_elements"]
     cost: Float[np.ndarray, " n_structures"]
     groups: list[Hashable] | None
+    information: bool
 
     def residuals(self, learner: str | Learner, known: np.ndarray, test: np.ndarray, seed: int) -> Residuals:
         if callable(learner):
@@ -142,6 +143,9 @@ def replay(
     if potential is None and (learner == "train" or isinstance(features, str)):
         species = sorted({symbol for atoms in labelled for symbol in atoms.get_chemical_symbols()})
         potential = MomentNetwork(species=species, cutoff=_CUTOFF)
+    if learner == "ridge" and isinstance(features, str) and features == "ll_force":
+        fix = "features='ll_grad', or learner='train'"
+        raise ConfigError("ridge regression of energies needs rows of energies, not 'll_force'", fix=fix)
     data = _gathered(labelled, features, potential, groups, cost, labels)
     if learner == "train":
         assert potential is not None
@@ -212,7 +216,8 @@ def _arm(
     labels, costs, rounds = [len(chosen)], [float(data.cost[chosen].sum())], [residuals]
     for number in range(n_rounds):
         left = np.setdiff1d(pool, chosen)
-        features = Features(data.rows[chosen], data.rows[left], data.sizes[chosen], data.sizes[left])
+        rows = (data.rows[chosen], data.rows[left], data.sizes[chosen], data.sizes[left])
+        features = Features(*rows, information=data.information)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a batch that is short is in the labels
             picks = select_features(
@@ -363,7 +368,8 @@ def _gathered(
     if groups is not None and len(groups) != len(frames):
         raise DataError("groups must have one label per structure", got=len(groups), expected=len(frames))
     listed = None if groups is None else list(groups)
-    return _Data(frames, rows, energies, sizes, counts / sizes[:, None], costs, listed)
+    information = isinstance(features, str) and features == "ll_force"
+    return _Data(frames, rows, energies, sizes, counts / sizes[:, None], costs, listed, information)
 
 
 def _rows(frames: Frames, features: Any, potential: Any) -> Any:

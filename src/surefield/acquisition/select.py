@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike
 
 from surefield.acquisition.config import FeatureMap, Score
 from surefield.acquisition.score_values import PerStructure, structure_scores
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.files import json_text
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
+from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.constraints import Constraints
 from surefield.selection.duplicates import find_duplicates
 from surefield.selection.feature_function import potential_identity, structure_content
@@ -29,13 +30,22 @@ from surefield.selection.methods import METHODS
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
+from surefield.sensitivity.force_information import force_information
 from surefield.sensitivity.gradients import gradient_features
 from surefield.sensitivity.rows import energy_features
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.uncertainty.llpr import LLPR
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["FeatureMap", "Score", "feature_rows", "score_frames", "select"]
+__all__ = [
+    "FeatureMap",
+    "Score",
+    "default_selection",
+    "feature_rows",
+    "features_of",
+    "score_frames",
+    "select",
+]
 
 
 def feature_rows(
@@ -52,7 +62,8 @@ def feature_rows(
         frames: structures, or files of them.
         kind: `ll_grad`: dE/d(last-layer weights); `full_grad_rp`: dE/d(all parameters), sketched to 512
             numbers; `ll_posterior`: `ll_grad` times the root of the posterior covariance, so that squared
-            distances are the posterior variances of energy differences.
+            distances are the posterior variances of energy differences; `ll_force`: what the forces say about
+            the last-layer weights, see `force_information`, in directions that follow from these frames.
         seed: of the sketch.
 
     Raises:
@@ -69,6 +80,8 @@ def feature_rows(
     structures = neighborhoods_of(plain, read_frames(frames))
     if kind == "full_grad_rp":
         return gradient_features(plain, structures, seed=seed)
+    if kind == "ll_force":
+        return force_information(plain.last_layer(), structures)
     rows = energy_features(plain.last_layer(), structures)
     if kind == "ll_grad":
         return rows
@@ -104,14 +117,68 @@ def score_frames(
     return np.square(sigma)
 
 
+def features_of(
+    potential: Potential | HasPotential,
+    train: Frames,
+    pool: Frames,
+    kind: FeatureMap = "full_grad_rp",
+    *,
+    seed: int = 0,
+    pool_rows: np.ndarray | None = None,
+) -> Features:
+    """`feature_rows` of labelled structures and candidates, as the selectors take them.
+
+    `pool_rows` are those of the candidates where they are known; those of `ll_force` follow from both sets.
+    """
+    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (train, pool)]
+    if kind == "ll_force":
+        if pool_rows is not None:
+            raise ConfigError("rows of 'll_force' follow from all structures", fix="leave pool_rows out")
+        both = Frames((*train.atoms, *pool.atoms), (*train.origins, *pool.origins))
+        rows = feature_rows(potential, both, kind, seed=seed)
+        return Features(rows[: len(train)], rows[len(train) :], *sizes, spec=kind, information=True)
+    known = feature_rows(potential, train, kind, seed=seed) if len(train) else None
+    rows = feature_rows(potential, pool, kind, seed=seed) if pool_rows is None else pool_rows
+    return Features(known, rows, *sizes, spec=kind)
+
+
+def default_selection(
+    potential: Potential,
+    pool: Frames,
+    method: str | None = None,
+    features: FeatureMap | None = None,
+    *,
+    plainly: bool = False,
+) -> tuple[str, FeatureMap]:
+    """Method and features where one or both are left open.
+
+    `bait_f` on `ll_force` lowers the errors of forces most (`benchmarks/replay_sets.py`), where the potential
+    has rows of its forces at little cost. Others, and features that are kept or transformed (`plainly`), take
+    `lcmd` on `full_grad_rp`.
+    """
+    if features is None:
+        cheap = method is None and not plainly and _cheap_rows(potential, pool)
+        features = "ll_force" if cheap else "full_grad_rp"
+    return method or ("bait_f" if features == "ll_force" else "lcmd"), features
+
+
+def _cheap_rows(potential: Potential, pool: Frames) -> bool:
+    try:
+        layer = potential.last_layer()
+        structures = neighborhoods_of(potential, pool[:1])
+        return layer.closed_rows(structures, forces=True, strain=False) is not None or layer.local_features
+    except PotentialError:
+        return False
+
+
 def select(
     potential: Potential | HasPotential,
     train_frames: Source,
     pool_frames: Source,
-    method: str = "lcmd",
+    method: str | None = None,
     n: int | None = 10,
     *,
-    features: FeatureMap = "full_grad_rp",
+    features: FeatureMap | None = None,
     transforms: Sequence[RowTransform] = (),
     scores: Mapping[str, ArrayLike | Sequence[ArrayLike]] | str | None = None,
     per_structure: PerStructure = "max",
@@ -130,9 +197,10 @@ def select(
         train_frames: labelled structures, or files of them; picks keep away from them.
         pool_frames: candidates, or files of them.
         method: `lcmd`, `max_dist`, `kmeanspp`, `max_det`, `bait_f`, `bait_fb`, `frank_wolfe`, `max_diag` or
-            `random`; see `surefield.selection.select_rows`.
+            `random`; see `surefield.selection.select_rows`. None: `bait_f` on what forces and energies say of
+            the last layer where that is cheap, see `default_selection`; else `lcmd`.
         n: picks wanted; None: as many as the budget of the constraints allows.
-        features: see `feature_rows`.
+        features: see `feature_rows`. None: those that go with the method.
         transforms: of the features, in order: `PerAtom()`, `Posterior(sigma)` and others of
             `surefield.selection`.
         scores: one named score of the candidates, by which they are ranked (`max_diag`) or weighed: values,
@@ -162,7 +230,7 @@ def select(
             do not fit the pool.
         PotentialError: unknown element.
     """
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ConfigError(f"unknown selection method {method!r}: {nearest(str(method), METHODS)}")
     if executor is not None and store is None:
         raise ConfigError("executor is where the features of a store are computed", fix="store='features'")
@@ -173,20 +241,18 @@ def select(
     values = structure_scores(scores, candidates, per_structure)
     for frames in (candidates, known):
         check_frames(plain, frames)
+    if method is None or features is None:
+        plainly = store is not None or bool(transforms)
+        method, features = default_selection(plain, candidates, method, features, plainly=plainly)
     constraints = with_costs(constraints or Constraints(), candidates)
     copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
-    train = feature_rows(potential, known, features, seed=seed) if len(known) else None
-    if pool_rows is not None:
-        if len(pool_rows) != len(candidates) or store is not None:
-            what = "pool_rows are one row of each structure, without a store of rows"
-            raise ConfigError(what, got=f"{len(pool_rows)} rows of {len(candidates)} structures")
-        pool: Any = pool_rows
-    elif store is None:
-        pool = feature_rows(potential, candidates, features, seed=seed)
+    if pool_rows is not None and (len(pool_rows) != len(candidates) or store is not None):
+        what = "pool_rows are one row of each structure, without a store of rows"
+        raise ConfigError(what, got=f"{len(pool_rows)} rows of {len(candidates)} structures")
+    if store is None:
+        rows: Any = features_of(potential, known, candidates, features, seed=seed, pool_rows=pool_rows)
     else:
-        pool = _stored_rows(_PoolRows(potential, candidates, features, seed), store, executor)
-    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, candidates)]
-    rows = stored_features(train, pool, sizes, features, in_memory=bool(transforms))
+        rows = _from_store(potential, known, candidates, features, seed, store, executor, bool(transforms))
     if isinstance(rows, Features):
         rows = transform_features(rows, transforms)
     return select_features(
@@ -200,6 +266,25 @@ def select(
         constraints=constraints,
         dropped=copies,
     )
+
+
+def _from_store(
+    potential: Potential | HasPotential,
+    known: Frames,
+    pool: Frames,
+    kind: FeatureMap,
+    seed: int,
+    store: FeatureStore | str | Path,
+    executor: Executor | str | None,
+    in_memory: bool,
+) -> Features | ChunkedFeatures:
+    if kind == "ll_force":
+        fix = "features='ll_grad' or 'full_grad_rp', or no store"
+        raise ConfigError("rows of 'll_force' follow from all structures and are not stored", fix=fix)
+    train = feature_rows(potential, known, kind, seed=seed) if len(known) else None
+    rows = _stored_rows(_PoolRows(potential, pool, kind, seed), store, executor)
+    sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, pool)]
+    return stored_features(train, rows, sizes, kind, in_memory=in_memory)
 
 
 @dataclass(frozen=True)

@@ -344,10 +344,10 @@ class Loop:
                 features=config.features,
                 transforms=make_transforms(config.transforms),
                 scores=None if features.scores is None else {str(score): features.scores},
-                constraints=config.constraints.of(candidates),
+                constraints=config.constraints.of(candidates, self.ledger.timed()),
                 sigma=config.sigma,
                 seed=seed,
-                pool_rows=features.rows,
+                pool_rows=features.rows if features.rows.shape[1] else None,
             )
         if reason := end_for_lack_of_gain(self.journal, config, batch):
             return reason

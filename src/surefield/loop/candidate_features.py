@@ -32,7 +32,7 @@ class CandidateFeatures(NamedTuple):
     """What a selection needs to know of candidates.
 
     Attributes:
-        rows: (n, n_features) of `feature_rows`.
+        rows: (n, n_features) of `feature_rows`; (n, 0) of `ll_force`, which follow from the labels, too.
         scores: (n,) of `score_frames`; None: no score was asked for.
     """
 
@@ -92,7 +92,9 @@ class _Shard:
 
 def _features_of(shard: _Shard) -> CandidateFeatures:
     model = _loaded(*shard.model) if isinstance(shard.model, tuple) else shard.model
-    rows = feature_rows(model, shard.frames, shard.features, seed=shard.seed)
+    rows = np.zeros((len(shard.frames), 0))
+    if shard.features != "ll_force":
+        rows = feature_rows(model, shard.frames, shard.features, seed=shard.seed)
     return CandidateFeatures(
         rows, None if shard.score is None else score_frames(model, shard.frames, shard.score)
     )

@@ -78,6 +78,15 @@ class LabelLedger:
         events = [*self.journal.find(event="labelled"), *self.journal.find(event="failed")]
         return float(sum(event.get("core_seconds") or 0.0 for event in events))
 
+    def timed(self) -> tuple[list[Atoms], list[float]]:
+        """Labelled structures and the core seconds of each label, of those that the oracle computed."""
+        pairs = [
+            (self._labels[event["structure"]], float(event.get("core_seconds") or 0.0))
+            for event in self.journal.find(event="labelled")
+            if event["structure"] in self._labels
+        ]
+        return [atoms for atoms, _ in pairs], [seconds for _, seconds in pairs]
+
     def take(self, labelled: Sequence[Atoms], source: str) -> int:
         """Labels that were computed elsewhere with the same settings; those that are new are journalled.
 

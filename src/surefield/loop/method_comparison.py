@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from surefield.acquisition.explanation import feature_map, reasons_of
-from surefield.acquisition.select import feature_rows, score_frames
+from surefield.acquisition.select import feature_rows, features_of, score_frames
 from surefield.acquisition.transform_config import make_transforms
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.identity import check_table, digest
@@ -193,18 +193,13 @@ class MethodComparison:
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
         kind, variances = self.config.features, None
         if uncertainty is None or method == "random":
-            pool, train = np.arange(len(left), dtype=float)[:, None], None
+            features = Features(None, np.arange(len(left), dtype=float)[:, None])
         else:
-            pool = feature_rows(uncertainty, self.pool[left], kind)
-            train = feature_rows(uncertainty, self.pool[chosen], kind)
+            features = features_of(uncertainty, self.pool[chosen], self.pool[left], kind)
+            features = transform_features(features, make_transforms(self.config.transforms))
             if self.config.score is not None:
                 score = self.config.score
                 variances = {score: score_frames(uncertainty, self.pool[left], score)}
-        features = Features(train, pool)
-        if train is not None:
-            known, others = ([len(self.pool[int(i)]) for i in part] for part in (chosen, left))
-            transforms = make_transforms(self.config.transforms)
-            features = transform_features(Features(train, pool, known, others), transforms)
         picked = select_features(
             method,
             features,
@@ -213,7 +208,7 @@ class MethodComparison:
             seed=1000 * seed + number,
             scores=variances,
         )
-        if train is None or uncertainty is None:
+        if not features.n_train or uncertainty is None:
             reasons = [reason.to_dict() for reason in picked.reasons]
         else:
             reasons = reasons_of(picked, self.pool[chosen], self.pool[left], uncertainty)

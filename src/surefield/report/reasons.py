@@ -8,26 +8,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from surefield.report.tables import number
+from surefield.selection.reason_words import in_words
 
 __all__ = ["GAINS", "plain_number", "sentence"]
 
-_RULES: Final[Mapping[str, str]] = {
-    "max_dist": "farthest from all that is labelled or picked before",
-    "lcmd": "farthest member of the largest cluster around a structure that is labelled or picked before",
-    "kmeanspp": "drawn by its squared distance from all that is labelled or picked before",
-    "max_det": "largest variance given all that is labelled or picked before",
-    "bait_f": "lowers the variance of all structures most",
-    "bait_fb": "lowers the variance of all structures most, and was kept among more picks",
-    "frank_wolfe": "nearest to the direction that the mean of the features lacks",
-    "max_diag": "largest norm of the features",
-    "random": "drawn at random",
-}
-_SCORES: Final[Mapping[str, str]] = {
-    "forces_variance": "expected squared force error of {} (eV/Å)²",
-    "energy_variance": "expected squared energy error of {} (eV/atom)²",
-}
 _DISTANCE: Final = "squared distance of features from what is labelled or picked before"
-_DROP: Final = "by how much the summed variance of all structures drops"
+_DROP: Final = (
+    "by how much the summed variance of all structures drops; with ll_force features, by how much ln σ of all "
+    "labels drops on average"
+)
 #: What the gain of a method is.
 GAINS: Final[Mapping[str, str]] = {
     "max_dist": _DISTANCE,
@@ -56,12 +45,8 @@ def sentence(entry: Any) -> str:
         entry = {name: text or plain_number(plain) for name, text, plain in pairs if plain != "None"}
     if not isinstance(entry, Mapping):
         return str(entry)
-    rule, score = str(entry.get("rule", "")), entry.get("score")
-    words = _RULES.get(rule, rule)
-    if score is not None:
-        value = number(plain_number(entry.get("score_value")))
-        name = _SCORES.get(str(score), f"{score} of {{}}").format(value)
-        words = f"largest {name}" if rule == "max_diag" else f"{words}, weighted by its {name}"
+    value = number(plain_number(entry.get("score_value")))
+    words = in_words(str(entry.get("rule", "")), entry.get("score"), value)
     return "; ".join([words, *_details(entry)])
 
 

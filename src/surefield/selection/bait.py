@@ -7,9 +7,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from surefield.errors import ConfigError
 from surefield.selection.batch import GrowingBatch
 from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.features import Features
+from surefield.selection.information import bait_of_information
 from surefield.selection.request import Picks, Request
 from surefield.selection.weight_posterior import WeightPosterior
 
@@ -24,8 +26,12 @@ def bait_f(request: Request) -> Picks:
 
     C is the sum of φφᵀ over pool and train, M the posterior covariance of the weights. The gain is the drop.
 
+    Rows that are information matrices: see `bait_of_information`.
+
     Ash, Goel, Krishnamurthy, Kakade, NeurIPS 34 (2021); Holzmüller et al., JMLR 24 (2023) 164, section 4.2.
     """
+    if getattr(request.features, "information", False):
+        return bait_of_information(request)
     batch = GrowingBatch(request)
     _forward(batch)
     return batch.picks("zero_scores")
@@ -36,7 +42,12 @@ def bait_fb(request: Request) -> Picks:
 
     The picks keep their order and the gains that they were made for. Quotas and budget may be exceeded as
     much as the size of the batch on the way; of labels with a cost the least loss per cost is taken back.
+
+    Raises:
+        ConfigError: rows that are information matrices.
     """
+    if getattr(request.features, "information", False):
+        raise ConfigError("bait_fb takes rows, not information matrices", fix="method 'bait_f'")
     batch = GrowingBatch(request, round(request.overselect * request.batch_size), scale=request.overselect)
     posterior = _forward(batch)
     total, weights = _sum_of_squares(request.features), request.weights()

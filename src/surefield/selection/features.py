@@ -31,6 +31,7 @@ class Features:
         n_atoms_train: (n_train,) atoms per structure, if known.
         n_atoms_pool: (n_pool,) the same for the pool.
         spec: how the features were made, in words; kept with the selection.
+        information: whether rows are packed information matrices, see `surefield.selection.information`.
         train_norms: (n_train,) squared norms of the rows, set here.
         pool_norms: (n_pool,) the same for the pool.
 
@@ -44,6 +45,7 @@ class Features:
     n_atoms_train: Float[np.ndarray, " n_train"] | None
     n_atoms_pool: Float[np.ndarray, " n_pool"] | None
     spec: str
+    information: bool
     train_norms: Float[np.ndarray, " n_train"] = field(repr=False)
     pool_norms: Float[np.ndarray, " n_pool"] = field(repr=False)
 
@@ -54,6 +56,8 @@ class Features:
         n_atoms_train: ArrayLike | None = None,
         n_atoms_pool: ArrayLike | None = None,
         spec: str = "array",
+        *,
+        information: bool = False,
     ) -> None:
         pool_rows, pool_norms = checked_rows(pool, "pool features")
         if not len(pool_rows):
@@ -74,6 +78,7 @@ class Features:
             "n_atoms_train": _counts(n_atoms_train, len(train_rows), "n_atoms_train"),
             "n_atoms_pool": _counts(n_atoms_pool, len(pool_rows), "n_atoms_pool"),
             "spec": str(spec),
+            "information": information,
             "train_norms": train_norms,
             "pool_norms": pool_norms,
         }
@@ -98,7 +103,8 @@ class Features:
     def of(self, kept: Int[np.ndarray, " n_kept"]) -> Features:
         """The same of some rows of the pool, in their order."""
         sizes = None if self.n_atoms_pool is None else self.n_atoms_pool[kept]
-        return Features(self.train, self.pool[kept], self.n_atoms_train, sizes, self.spec)
+        options = {"spec": self.spec, "information": self.information}
+        return Features(self.train, self.pool[kept], self.n_atoms_train, sizes, **options)
 
     def carry_information(self) -> bool:
         """Whether some row is not zero and, if there are two or more, some row differs from the others."""
@@ -112,7 +118,15 @@ class Features:
         return any(not np.array_equal(row, self.pool[0]) for rows in (self.pool, self.train) for row in rows)
 
     def root_mean_square(self) -> float:
-        """Root of the mean ‖φ‖² of the training rows, of the pool without any; 0 if all are 0."""
+        """Root of the mean ‖φ‖² of the training rows, of the pool without any; 0 if all are 0.
+
+        Of information matrices that of their diagonals, which is 1 as `ll_force` scales them.
+        """
+        if self.information:
+            rows = self.train if self.n_train else self.pool
+            size = round((np.sqrt(8 * self.n_features + 1) - 1) / 2)
+            on_diagonal = np.equal(*np.triu_indices(size))
+            return float(np.sqrt(max(rows[:, on_diagonal].mean(), 0.0)))
         return float(np.sqrt((self.train_norms if self.n_train else self.pool_norms).mean()))
 
     def first_copies(self) -> Int[np.ndarray, " n_pool"]:

@@ -25,17 +25,19 @@ ERROR_NAMES: Final = MappingProxyType(
     }
 )
 _RESAMPLES: Final = 1000
+#: Equal labels in another order have errors that differ by this much.
+_ROUNDING: Final = 1e-9
 
 
 def labels_to_reach(labels: np.ndarray, error: np.ndarray, target: float) -> float:
     """Labels at which an error curve first meets a target, by linear interpolation; infinity if never."""
-    below = np.flatnonzero(error <= target)
+    below = np.flatnonzero(error <= target * (1 + _ROUNDING))
     if not len(below):
         return float("inf")
     i = int(below[0])
     if i == 0:
         return float(labels[0])
-    share = (error[i - 1] - target) / (error[i - 1] - error[i])
+    share = min((error[i - 1] - target) / (error[i - 1] - error[i]), 1.0)
     return float(labels[i - 1] + share * (labels[i] - labels[i - 1]))
 
 

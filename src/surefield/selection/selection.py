@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from surefield.errors import ConfigError, DataError
 from surefield.files import read_arrays, write_arrays
+from surefield.selection.reason_words import in_words
 
 __all__ = ["Dropped", "Reason", "Selection"]
 
@@ -42,9 +43,10 @@ class Reason:
         return {name: value for name, value in asdict(self).items() if value is not None or name == "value"}
 
     def __str__(self) -> str:
-        value = "" if self.value is None else f" {self.value:.4g}"
-        score = "" if self.score is None else f", {self.score} {self.score_value:.4g}"
-        return f"{self.rule}{value}{score}"
+        """A sentence, with the value of the rule."""
+        score = "" if self.score_value is None else f"{self.score_value:.4g}"
+        words = in_words(self.rule, self.score, score)
+        return words if self.value is None else f"{words} ({self.rule} {self.value:.3g})"
 
 
 @dataclass(frozen=True)

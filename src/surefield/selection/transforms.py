@@ -89,6 +89,9 @@ def transform_features(features: Features, transforms: Sequence[RowTransform]) -
                 got=type(transform).__name__,
                 expected="PerAtom(), Center(), Posterior(sigma), ... of surefield.selection",
             )
+    if transforms and features.information:
+        fix = "leave transforms out, or take features='ll_grad' or 'full_grad_rp'"
+        raise ConfigError("information matrices have no transforms", got=features.spec, fix=fix)
     for transform in _joined(transforms):
         fitted = copy.copy(transform)
         if features.n_train:
