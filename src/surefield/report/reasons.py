@@ -14,8 +14,8 @@ __all__ = ["GAINS", "plain_number", "sentence"]
 
 _DISTANCE: Final = "squared distance of features from what is labelled or picked before"
 _DROP: Final = (
-    "by how much the summed variance of all structures drops; with ll_force features, by how much ln σ of all "
-    "labels drops on average"
+    "by how much the summed variance of all structures drops; with ll_force features, by how much ln σ of "
+    "all labels drops on average"
 )
 #: What the gain of a method is.
 GAINS: Final[Mapping[str, str]] = {
