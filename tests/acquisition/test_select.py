@@ -14,7 +14,7 @@ import surefield.selection
 from surefield.acquisition.select import _PoolRows, feature_rows, select
 from surefield.errors import ConfigError, DataError
 from surefield.selection import Constraints, FeatureStore, PerAtom, select_rows
-from surefield.selection.information import unpacked
+from surefield.sensitivity.packed_matrices import unpacked
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.structures.read import read_frames
 from surefield.uncertainty.llpr import LLPR

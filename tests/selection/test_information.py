@@ -5,7 +5,7 @@ import pytest
 
 from surefield.errors import ConfigError, DataError
 from surefield.selection import Constraints, Features, PerAtom, select_features, transform_features
-from surefield.selection.information import packed, unpacked
+from surefield.sensitivity.packed_matrices import packed, unpacked
 
 
 @pytest.fixture(scope="module")

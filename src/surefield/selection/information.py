@@ -12,36 +12,15 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from surefield.errors import DataError
 from surefield.selection.batch import GrowingBatch
 from surefield.selection.features import Features
 from surefield.selection.request import Picks, Request
+from surefield.sensitivity.packed_matrices import packed, unpacked
 
-__all__ = ["bait_of_information", "packed", "unpacked"]
+__all__ = ["bait_of_information"]
 
 #: Matrices that are unpacked at once.
 _AT_ONCE: Final = 512
-
-
-def packed(matrices: Float[np.ndarray, "*n k k"]) -> Float[np.ndarray, "*n n_packed"]:
-    """Upper triangles of symmetric matrices, off the diagonal times √2: products are traces of products."""
-    upper = np.triu_indices(matrices.shape[-1])
-    return matrices[..., upper[0], upper[1]] * np.where(upper[0] == upper[1], 1.0, np.sqrt(2.0))
-
-
-def unpacked(rows: Float[np.ndarray, "n n_packed"]) -> Float[np.ndarray, "n k k"]:
-    """Symmetric matrices from what `packed` gives.
-
-    Raises:
-        DataError: the width is that of no triangle.
-    """
-    size = round((np.sqrt(8 * rows.shape[1] + 1) - 1) / 2)
-    if size * (size + 1) // 2 != rows.shape[1]:
-        raise DataError("rows are no packed matrices", got=f"{rows.shape[1]} columns", expected="k(k + 1)/2")
-    i, j = np.triu_indices(size)
-    matrices = np.empty((len(rows), size, size))
-    matrices[:, i, j] = matrices[:, j, i] = rows / np.where(i == j, 1.0, np.sqrt(2.0))
-    return matrices
 
 
 def bait_of_information(request: Request) -> Picks:

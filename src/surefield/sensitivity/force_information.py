@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from surefield.errors import DataError
 from surefield.potentials.potential import LastLayerPotential
-from surefield.selection.information import packed, unpacked
+from surefield.sensitivity.packed_matrices import packed, unpacked
 from surefield.sensitivity.rows import structure_rows
 from surefield.structures.neighbors import Neighborhood
 
