@@ -67,8 +67,8 @@ def fit_label_cost(frames: Sequence[Atoms], seconds: ArrayLike) -> LabelCost:
         raise DataError("one time per label is needed", got=f"shape {times.shape}", expected=(len(frames),))
     if not np.all(times >= 0):
         raise DataError("times of labels must not be negative", got=times[~(times >= 0)][0])
-    known = np.flatnonzero((times > 0) & np.isfinite(times))
-    if not len(known):
+    known = np.flatnonzero((times > 0) & np.isfinite(times)).tolist()
+    if not known:
         return LabelCost(1.0, CUBIC, 0, False)
     x = np.log([_electrons(frames[i]) for i in known])
     y = np.log(times[known])
