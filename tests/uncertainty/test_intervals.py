@@ -101,8 +101,13 @@ def test_intervals_widen_where_few_structures_are_as_uncertain():
     residuals = sigma * scale[structures] * rng.standard_normal(len(sigma))
     widening = Widening.of(residuals, sigma, structures)
     assert widening is not None
-    # The spread of the structures, and what 30 values of each leave unknown.
-    assert widening.spread == pytest.approx(np.hypot(0.2, 1 / np.sqrt(60)), rel=0.1)
+    # Half the relative spread of mean squares: lognormal ones, and what 30 values of each leave unknown.
+    assert widening.spread == pytest.approx(0.5 * np.sqrt(np.exp(0.16) * (1 + 2 / 30) - 1), rel=0.1)
+    # Structures whose errors are next to nothing do not add to it.
+    tiny = np.where(structures < 40, 1e-6, 1.0) * residuals
+    more = Widening.of(tiny, sigma, structures)
+    assert more is not None
+    assert more.spread < 1.5 * widening.spread
     asked = np.array([1.0, 1.0, 1.75, 5.0])
     factors = widening.factors(asked, np.array([0, 0, 1, 2]))
     errors = 1 / np.sqrt([400, 400, 100, 1]) - 1 / 20

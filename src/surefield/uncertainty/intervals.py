@@ -39,8 +39,8 @@ class Widening:
     most uncertain one it is that of a single one. The least uncertain structure has the factor 1.
 
     Attributes:
-        spread: standard deviation, over the structures, of the logarithm of their root mean square error in
-            units of sigma.
+        spread: how much the root mean square error in units of sigma differs between structures, relative to
+            that of all: by it a single structure tells q.
         levels: root mean square sigma of each structure, ascending.
     """
 
@@ -52,11 +52,12 @@ class Widening:
         """From values and the numbers of their structures; None where there are too few to tell."""
         _, place, counts = np.unique(structures, return_inverse=True, return_counts=True)
         levels = np.sqrt(np.bincount(place, sigma**2) / counts)
-        scores = np.bincount(place, (residuals / sigma) ** 2) / counts
-        scores = scores[scores > 0]
-        if len(scores) < 2:
+        if len(counts) < 2:
             return None
-        return cls(float(np.std(0.5 * np.log(scores), ddof=1)), np.sort(levels))
+        # Each structure counts as its values do; small errors of few structures must not count as a spread.
+        squares = np.bincount(place, (residuals / sigma) ** 2)
+        shares = (squares - counts * squares.sum() / counts.sum()) / squares.mean()
+        return cls(float(0.5 * np.sqrt(np.sum(shares**2) / (len(counts) - 1))), np.sort(levels))
 
     def factors(
         self, sigma: Float[np.ndarray, " n"], structures: Shaped[np.ndarray, " n"]
