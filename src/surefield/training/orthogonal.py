@@ -3,21 +3,63 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from surefield.potentials.potential import Potential
 
-__all__ = ["adam_and_orthogonal"]
+__all__ = ["adam_and_orthogonal", "clip_outliers"]
 
 _NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)
 #: Root mean square of the entries of a step with a rate of one: near Adam's, so that one rate serves both.
 _SIZE: Final = 0.2
+
+
+class UsualNorm(NamedTuple):
+    """What gradients have been like.
+
+    Attributes:
+        log_norm: mean logarithm of their global norm.
+        n_seen: gradients so far.
+    """
+
+    log_norm: Float[Array, ""]
+    n_seen: Int[Array, ""]
+
+
+def clip_outliers(largest: float = 2.0, memory: int = 100) -> optax.GradientTransformation:
+    """Clip gradients to a multiple of their usual global norm, the geometric mean of the last ones.
+
+    Orthogonalised momentum has one size whatever the gradients: a single large one would set the direction of
+    some twenty steps. Wide networks left their minimum that way, with every step as long as before.
+
+    Args:
+        largest: times the usual norm.
+        memory: steps that the mean goes back, about; so many pass before anything is clipped.
+    """
+
+    def begin(params: Any) -> UsualNorm:
+        del params
+        return UsualNorm(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+
+    def clip(updates: Any, state: Any, params: Any = None) -> tuple[Any, UsualNorm]:
+        del params
+        square = sum(jnp.sum(update.astype(jnp.float32) ** 2) for update in jax.tree.leaves(updates))
+        norm = jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
+        limit = jnp.where(state.n_seen < memory, jnp.inf, largest * jnp.exp(state.log_norm))
+        kept = jnp.minimum(norm, limit)
+        n_seen = state.n_seen + 1
+        change = (jnp.log(kept) - state.log_norm) / jnp.minimum(n_seen, memory)
+        clipped = jax.tree.map(lambda update: update * (kept / norm).astype(update.dtype), updates)
+        return clipped, UsualNorm(state.log_norm + change, n_seen)
+
+    return optax.GradientTransformation(begin, clip)
 
 
 def adam_and_orthogonal(potential: Potential, moving: Any) -> optax.GradientTransformation:
@@ -50,7 +92,7 @@ def adam_and_orthogonal(potential: Potential, moving: Any) -> optax.GradientTran
         ),
         optax.stateless(lambda updates, _: jax.tree.map(_sized, updates)),
     )
-    return optax.partition({"matrix": orthogonal, "other": adam}, labels)
+    return optax.chain(clip_outliers(), optax.partition({"matrix": orthogonal, "other": adam}, labels))
 
 
 def _sized(step: jax.Array) -> jax.Array:
