@@ -139,8 +139,8 @@ def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Pa
     assert second.config() == first.config()
     assert not np.allclose(second.readout, first.readout)
     assert run("train", more) == folder
-    with pytest.raises(ConfigError, match=r"another shape; got potential\.twojmax: 4, there 2"):
-        run("train", more, *SNAP[:2], "potential.twojmax=4", "name=wide")
+    with pytest.raises(ConfigError, match=r"another shape; got potential\.kind: moment_network, there snap"):
+        run("train", more, "potential.kind=moment_network", "name=wide")
     with pytest.raises(ConfigError, match=r"another shape; got repulsion\.outer: 1\.4, there None"):
         run("train", more, "repulsion={outer: 1.4}", "name=repelled")
     save_potential(start, second)
