@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -13,13 +10,12 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from ase.build import bulk, molecule
+from ase.build import molecule
 from tests.foreign.test_jax_potential import toy
 
 import surefield as sf
 from surefield.cli.jobs import run_verb
 from surefield.files import read_json
-from surefield.foreign import nequix
 from surefield.loop.journal import Journal
 from surefield.structures.read import read_frames, write_frames
 
@@ -94,18 +90,3 @@ def test_rounds_solve_the_last_layer_of_a_foundation_model(
     start = molecule("H2O")
     start.rattle(0.02, seed=0)
     check(foundation_loop(tmp_path, tmp_path / "weights.nqx", start), toy(seed=1))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("nequix") is None, reason="Nequix is not installed")
-def test_rounds_begin_with_nequix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
-    weights = shared / "data" / "models" / "nequix-mp-1.nqx"
-    monkeypatch.setenv("OEQ_NOTORCH", "1")
-    for name in ("wandb", "wandb_osh", "wandb_osh.hooks", "ase_db_backends"):  # of its training alone
-        module = ModuleType(name)
-        vars(module)["TriggerWandbSyncHook"] = object
-        monkeypatch.setitem(sys.modules, name, module)
-    start = bulk("Cu")
-    start.rattle(0.05, seed=0)
-    folder = foundation_loop(tmp_path, weights, start)
-    check(folder, nequix(weights))
