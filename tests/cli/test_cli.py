@@ -141,6 +141,12 @@ def test_a_trained_potential_is_continued(config: Path, tmp_path: Path, data: Pa
     assert run("train", more) == folder
     with pytest.raises(ConfigError, match=r"another shape; got potential\.kind: moment_network, there snap"):
         run("train", more, "potential.kind=moment_network", "name=wide")
+    for stated, there in {"twojmax=4": 2, "cutoff=5.5": 3.6}.items():
+        setting, value = stated.split("=")
+        with pytest.raises(
+            ConfigError, match=rf"another shape; got potential\.{setting}: {value}, there {there}"
+        ):
+            run("train", more, "potential.kind=snap", f"potential.{stated}", "name=wide")
     with pytest.raises(ConfigError, match=r"another shape; got repulsion\.outer: 1\.4, there None"):
         run("train", more, "repulsion={outer: 1.4}", "name=repelled")
     save_potential(start, second)

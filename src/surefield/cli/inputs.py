@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _check_shape(config: RunConfig, start: Potential) -> None:
         "repulsion": {} if config.repulsion is None else config.repulsion.model_dump(exclude_none=True),
     }
     saved = {
-        "potential": learned.config(),
+        "potential": _flat(learned.config()) | {"cutoff": learned.cutoff},
         "repulsion": {"inner": None, "outer": None} if baseline is None else baseline.config(),
     }
     differing = [
@@ -121,7 +122,7 @@ def _check_shape(config: RunConfig, start: Potential) -> None:
         for section, settings in stated.items()
         if section in config.model_fields_set
         for key, value in settings.items()
-        if saved[section].get(key, value) != value
+        if not _same(saved[section].get(key, value), value)
     ]
     if differing:
         raise ConfigError(
@@ -129,6 +130,19 @@ def _check_shape(config: RunConfig, start: Potential) -> None:
             got="; ".join(differing),
             fix="leave these settings out: the shape is that of the file",
         )
+
+
+def _same(there: Any, stated: Any) -> bool:
+    both_numbers = isinstance(there, float | int) and isinstance(stated, float | int)
+    return math.isclose(there, stated, rel_tol=1e-9) if both_numbers else there == stated
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of the sections in them, such as of a descriptor, beside them."""
+    inner = {
+        k: v for section in settings.values() if isinstance(section, Mapping) for k, v in section.items()
+    }
+    return inner | dict(settings)
 
 
 def read_training(config: RunConfig) -> TrainingInputs:
