@@ -49,7 +49,7 @@ def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -
     linear = learned_part(model)
     train = without_baseline(model, problem.train)[1]
     kinds = [row_kinds(linear, c, problem.residual_weights(c), compat) for c in train]
-    closed = linear.closed_rows(
+    closed = linear.rows_of(
         [c.structure for c in train], forces=any("F" in k for k in kinds), strain=any("s" in k for k in kinds)
     )
     for c, kind, rows in zip(train, kinds, closed, strict=True):
