@@ -13,6 +13,8 @@ from tests.house_map import house_map, written_map
 
 LINES_OF_A_PACKAGE, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 8000, 600, 100
 #: How many functions may be longer.
+#: Documented as classes that change nothing by themselves, and that users derive from.
+BASES_THAT_DO_NOTHING = {"FeatureTransformation.apply"}
 LONG_FUNCTIONS = 1
 
 Sources = dict[str, tuple[Path, ast.Module]]
@@ -150,7 +152,8 @@ def test_no_function_is_too_long(house: Sources) -> None:
 
 def test_only_abstract_methods_are_overridden(house: Sources) -> None:
     """What has a body is final: what differs is declared in attributes, or an abstract method of its own."""
-    assert overridden(house) == []
+    rest = [entry for entry in overridden(house) if entry.split(" in ")[0] not in BASES_THAT_DO_NOTHING]
+    assert rest == []
 
 
 def test_map_follows_the_modules(project: Path) -> None:

@@ -109,5 +109,5 @@ def test_bad_input() -> None:
         QUESTSDescriptor().compute([bulk("Si")])  # type: ignore[arg-type]
     atoms = bulk("Si", cubic=True)
     atoms.positions[2, 1] = np.nan
-    with pytest.raises(DataError, match="structure 0, atom 2"):
+    with pytest.raises(DataError, match=r"position of atom 2 is not finite in structure 0"):
         QUESTSDescriptor().compute(atoms)

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float
 from surefield.errors import PotentialError
 from surefield.execution.cache import use_compilation_cache
 from surefield.execution.callback import call_outside
+from surefield.potentials.abilities import ClosedForm, ClosedRows
 from surefield.potentials.potential import (
-    ClosedRows,
     DensityPotential,
     DescriptorPotential,
     LastLayerPotential,
@@ -260,7 +260,7 @@ def force_rows(potential: TrainedWeights, graph: Graph) -> Float[Array, "n_atoms
     if isinstance(potential, LastLayerPotential):
         if potential.local_features:
             return _local_derivatives(potential, graph, False)[2]
-        if type(potential).closed_rows is not LastLayerPotential.closed_rows:
+        if isinstance(potential, ClosedForm):
             return _outside_force_rows(potential, graph)
     rows = mixed_derivatives(potential, graph)[1]
     return jnp.where(graph.atom_mask[:, None, None], rows, 0.0)
