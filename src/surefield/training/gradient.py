@@ -244,13 +244,21 @@ def fit_gradient(
         third = n_steps(state.step) // (3 * per_epoch) if budget.limited else 0
         return not np.isfinite(row["loss"]) or state.epoch - state.best_epoch >= max(chosen.patience, third)
 
+    first = state.step
+
+    def over(state: State) -> bool:
+        # Between epochs by what `measure` saw: time that passed since would let a rerun do one more.
+        if state.batch or state.step == first:
+            return budget.over(state.step)
+        return state.spent >= budget.seconds
+
     course = Course(
         sys.maxsize if budget.limited else n_epochs,
         lambda epoch: batches(train, shapes, epoch=epoch, **settled),
         step,
         measure,
         ended,
-        lambda state: budget.over(state.step),
+        over,
     )
     state = run_epochs(course, state, history, on_step=on_step, on_epoch=on_epoch)
     return eqx.combine(state.best, static), state, history
