@@ -40,6 +40,16 @@ def test_gradients_that_stay_large_become_usual():
     np.testing.assert_allclose(after[-1], 8.0, rtol=1e-6)
 
 
+def test_batches_without_labels_do_not_lower_what_is_usual():
+    norms = [1.0] * 4 + [0.0] * 20 + [1.5]
+    transform, state = clip_outliers(memory=4), None
+    for norm in norms:
+        gradient = {"a": jnp.asarray([norm], jnp.float32)}
+        state = transform.init(gradient) if state is None else state
+        updates, state = transform.update(gradient, state)
+    np.testing.assert_allclose(updates["a"], 1.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-6, 1.0])
 def test_steps_of_matrices_have_one_size(size):
     potential = MessageNetwork([1, 8], n_layers=1, n_channels=8, n_basis=4, hidden=(8,))

@@ -50,12 +50,16 @@ def clip_outliers(largest: float = 2.0, memory: int = 100) -> optax.GradientTran
 
     def clip(updates: Any, state: Any, params: Any = None) -> tuple[Any, UsualNorm]:
         del params
-        square = sum(jnp.sum(update.astype(jnp.float32) ** 2) for update in jax.tree.leaves(updates))
+        squares = [jnp.sum(update.astype(jnp.float32) ** 2) for update in jax.tree.leaves(updates)]
+        square = jnp.sum(jnp.stack(squares))
         norm = jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
         limit = jnp.where(state.n_seen < memory, jnp.inf, largest * jnp.exp(state.log_norm))
         kept = jnp.minimum(norm, limit)
-        n_seen = state.n_seen + 1
-        change = (jnp.log(kept) - state.log_norm) / jnp.minimum(n_seen, memory)
+        # A batch without a label that counts has no gradient, and says nothing of what is usual.
+        some = square > 0
+        n_seen = state.n_seen + some.astype(state.n_seen.dtype)
+        step = (jnp.log(kept) - state.log_norm) / jnp.clip(n_seen, 1, memory)
+        change = jnp.where(some, step, 0.0)
         clipped = jax.tree.map(lambda update: update * (kept / norm).astype(update.dtype), updates)
         return clipped, UsualNorm(state.log_norm + change, n_seen)
 
