@@ -76,12 +76,32 @@ def test_stresses_virials_and_columns_with_a_description(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    "metadata",
+    [
+        {"energy_unit": "Hartree", "force_unit": "Hartree/Bohr", "length_unit": "Bohr"},
+        {"units": {"energy": "Hartree", "forces": "Hartree/Bohr", "positions": "Bohr"}},
+    ],
+)
+def test_units_that_are_stated_in_words_are_converted(tmp_path: Path, metadata: dict[str, Any]):
+    data = {"energy": -3.0 / Hartree, "forces": FORCES / (Hartree / Bohr)}
+    frames = read_frames(database(tmp_path / "a.db", metadata, data, Bohr))
+    (labels,), _ = resolve_labels(frames)
+    assert labels.energy == pytest.approx(-3.0, rel=1e-12)
+    assert labels.forces == pytest.approx(FORCES, rel=1e-12)
+    assert frames[0].get_distance(0, 1) == pytest.approx(0.8, rel=1e-12)
+    plain = read_frames(database(tmp_path / "b.db", {"units": "eV"}, {"energy": -3.0}))
+    assert resolve_labels(plain, require=["energy"])[0][0].energy == -3.0
+
+
+@pytest.mark.parametrize(
     ("metadata", "message"),
     [
         ({"_property_unit_dict": {"energy": "a.u."}}, r"unit of 'energy' in the metadata of .*a.db.*'a.u.'"),
         ({"_property_unit_dict": {"forces": "eV"}}, r"'eV' is no unit of 'forces' in the metadata of .*a.db"),
         ({"_distance_unit": "eV"}, "'eV' is no unit of lengths"),
         ({"_distance_unit": "feet"}, "unknown unit 'feet'"),
+        ({"units": "kcal/mol"}, "'units' in the metadata of .*a.db does not say what is in 'kcal/mol'"),
+        ({"energy_unit": "furlong"}, "unit of 'energy' in the metadata of .*unknown unit 'furlong'"),
     ],
 )
 def test_units_that_cannot_be_converted_are_refused(tmp_path: Path, metadata: dict[str, Any], message: str):

@@ -64,6 +64,21 @@ def test_stress_without_strained_cells(factor: float | str, check: str, word: st
     assert finding.frames == tuple(range(20))
 
 
+def test_stresses_with_their_diagonal_alone():
+    """The others are masks, no faults, and the unit is found of three components too."""
+    frames = copper()
+    for atoms in frames:
+        atoms.info["stress_is_diagonal"] = True
+    assert doctor(frames).worst in (None, "note")
+    labels = restressed(frames, 1 / units.EV_A3_PER_GPA)
+    assert np.isnan(labels[0].stress[3:]).all()
+    (finding,) = (f for f in doctor(frames, labels).findings if f.severity != "note")
+    assert (finding.check, finding.severity) == ("stress unit", "error")
+    assert "look like GPa" in finding.message
+    labels[0].stress[0] = np.nan
+    assert doctor(frames, labels).of("stress not finite")[0].frames == (0,)
+
+
 def test_few_frames_have_a_bound():
     frames = copper(3)
     labels = restressed(frames, 1 / units.EV_A3_PER_KBAR)

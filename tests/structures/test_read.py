@@ -251,8 +251,38 @@ def test_units_that_a_dump_states_are_converted(tmp_path: Path):
     forces = read_frames(tmp_path / "a.lammpstrj")[0].get_forces()
     assert forces[:, 0] == pytest.approx([kcal / mol, -kcal / mol], rel=1e-6)
     (tmp_path / "a.lammpstrj").write_text(dump("lj"))
-    with pytest.raises(DataError, match=r"ASE cannot read .*a.lammpstrj"):
+    with pytest.raises(DataError, match=r"reduced units has no energies in eV in .*a.lammpstrj"):
         read_frames(tmp_path / "a.lammpstrj")
+
+
+def test_a_dump_of_types_alone_makes_no_hydrogen(tmp_path: Path):
+    without = dump().replace("type element", "type").replace(" Cu", "")
+    (tmp_path / "a.lammpstrj").write_text(without)
+    with pytest.raises(
+        DataError, match=r"types alone .*got id type x.*expected a column 'element'.*specorder"
+    ):
+        read_frames(tmp_path / "a.lammpstrj")
+    (tmp_path / "a.lammpstrj").write_text(
+        without.replace("id type", "id mass").replace("\n1 1", "\n1 63.546").replace("\n2 1", "\n2 63.546")
+    )
+    assert {*read_frames(tmp_path / "a.lammpstrj")[0].symbols} == {"Cu"}
+
+
+def test_files_of_other_programs_name_their_reader(tmp_path: Path):
+    (tmp_path / "a.xyzf").write_text("1\n5 5 5\nCu 0 0 0 0 0 0\n")
+    group = tmp_path / "JSON" / "bulk"
+    group.mkdir(parents=True)
+    (group / "1.json").write_text('# of FitSNAP\n{"Dataset": {}}')
+    (group / "2.json").write_text('{"1": ')
+    for name, reader in (
+        ("a.xyzf", "read_xyzf"),
+        ("JSON", "read_fitsnap_json"),
+        ("JSON/bulk/1.json", "read_fitsnap_json"),
+    ):
+        with pytest.raises(DataError, match=rf"ASE cannot read .*{name}.*; read it by surefield.*\.{reader}"):
+            read_frames(tmp_path / name)
+    with pytest.raises(DataError, match=r"ASE cannot read .*2.json; got \S+: [^;]*$"):
+        read_frames(group / "2.json")
 
 
 def test_real_set_is_read_in_time_linear_in_its_length(shared: Path):

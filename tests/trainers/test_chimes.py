@@ -407,6 +407,9 @@ def test_three_stresses_are_fitted_as_three(truth, frames, tmp_path):
     trainer = ChIMESTrainer("ridge", keep_rows=True)
     fit(trainer, Chimes(SETTINGS), data, tmp_path, (0, 0, 1))
     assert np.load(tmp_path / "design.npz")["row_label"].tolist()[:4] == ["s_xx", "s_yy", "s_zz", "s_xx"]
+    workflow = {"workflow_type": "LOCAL", "workflow_args": {"root": str(tmp_path)}}
+    result = trainer.train("three", Chimes(SETTINGS), data, workflow=workflow, upload_to_kimkit=False)
+    assert result.rows["stress"] == 6 * len(data) - 3
     nine = Chimes(replace(SETTINGS, fit_stress="ALL"))
     with pytest.raises(DataError, match="needs six stress components, configuration 000000"):
         fit(ChIMESTrainer("ridge", compat="chimes_lsq"), nine, data, tmp_path)

@@ -28,7 +28,7 @@ from surefield.structures.extxyz_comment import (
     same,
 )
 from surefield.structures.label_sources import candidate_keys, results_of
-from surefield.structures.stated_units import dimension
+from surefield.structures.stated_units import dimension, is_length, is_of_ev, stated_in
 from surefield.units import parse_unit
 
 __all__ = ["read_database", "restore_arrays", "write_database", "write_trajectory"]
@@ -47,11 +47,13 @@ _OWN: Final = {"numbers", "positions", "tags", "momenta", "masses", "initial_mag
 def read_database(path: str | Path) -> list[Atoms]:
     """Read all rows; key-value pairs of a row become info, as do the entries that `write_database` stored.
 
-    Units that the metadata state (SchNetPack's `_property_unit_dict` and `_distance_unit`, the third entry of
-    ASE's `key_descriptions`) are converted: energies to eV, forces to eV/Å, stresses to eV/Å^3.
+    Units that the metadata state (SchNetPack's `_property_unit_dict` and `_distance_unit`, the third entry
+    of ASE's `key_descriptions`, entries such as `energy_unit` or `units`) are converted: energies to eV,
+    forces to eV/Å, stresses to eV/Å^3.
 
     Raises:
-        DataError: the stated unit of a length or of a label is not known, or is none of its kind.
+        DataError: the stated unit of a length or of a label is not known, or is none of its kind, or it is
+            not said of what it is the unit.
     """
     frames = []
     database: Any = ase.db.connect(path)
@@ -76,6 +78,21 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
     described = metadata.get("key_descriptions") or {}
     units = {name: texts[-1] for name, texts in described.items() if len(texts) == 3}
     units |= metadata.get("_property_unit_dict") or {}
+    distance = metadata.get("_distance_unit") or "Ang"
+    named: list[str] = []
+    for name, entry, text in stated_in(metadata):
+        if entry == "_distance_unit":
+            continue
+        if not name and not is_of_ev(text):
+            raise DataError(
+                f"{entry!r} in the metadata of {path} does not say what is in {text!r}",
+                fix="state the unit of each label there, e.g. {'_property_unit_dict': {'energy': 'kcal/mol', "
+                "'forces': 'kcal/mol/Ang'}, '_distance_unit': 'Ang'}, or take the entry out, if it is wrong",
+            )
+        if is_length(name):
+            distance, named = text, [*named, f"lengths {text}"]
+        elif name:
+            units = {**dict.fromkeys(_keys_of(name), text), **units}
     expected = {key.lower(): dimension(key, kind) for kind in labelled() for key in candidate_keys(kind)}
     factors, unknown = {}, []
     for name, text in units.items():
@@ -94,13 +111,21 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
         factors[name] = unit.factor
     if unknown:
         _log.warning("units of %s in %s are not known: values as they stand", ", ".join(unknown), path)
-    distance = metadata.get("_distance_unit") or "Ang"
     length = parse_unit(distance)
     if isinstance(distance, str) and length[1:] != (0, 1):
         raise DataError(f"{distance!r} is no unit of lengths", where=f"the metadata of {path}")
     stated = [f"{name} {units[name]}" for name in factors]
-    stated += [f"lengths {distance}"] if "_distance_unit" in metadata else []
+    stated += [f"lengths {distance}"] if "_distance_unit" in metadata else named
     return factors, length.factor, ", ".join(stated)
+
+
+def _keys_of(name: str) -> list[str]:
+    """All keys of the labels that a word stands for, such as `force`, or the word itself."""
+    kind = next((kind for kind in labelled() if name in (kind, kind.removesuffix("s"))), None)
+    if kind is None:
+        return [name]
+    same = dimension(name, kind)
+    return [name, *(key for key in candidate_keys(kind) if dimension(key, kind) == same)]
 
 
 def _convert(atoms: Atoms, factors: Mapping[str, float], length: float) -> None:

@@ -29,7 +29,7 @@ from surefield.structures.read import Frames, read_frames
 from surefield.structures.stated_units import check_stated_units
 from surefield.structures.tensors import VOIGT, to_voigt, volume
 
-__all__ = ["DIAGONAL_STRESS", "KindReport", "LabelReport", "Labels", "resolve_labels"]
+__all__ = ["DIAGONAL_STRESS", "KindReport", "LabelReport", "Labels", "resolve_labels", "stated"]
 
 #: Entry of `info` of structures whose stress label has xx, yy, zz only; the other components have no label.
 DIAGONAL_STRESS = "stress_is_diagonal"
@@ -194,6 +194,13 @@ def resolve_labels(
     _check_required(frames, require, values, report)
     numbers = [dict(zip(values, column, strict=True)) for column in zip(*values.values(), strict=True)]
     return [Labels(**{kind: _plain(v) for kind, v in row.items()}) for row in numbers], report
+
+
+def stated(atoms: Atoms, labels: Labels) -> Labels:
+    """Labels for checks of their numbers: of a stress that has its diagonal alone, these (3,)."""
+    if labels.stress is None or not atoms.info.get(DIAGONAL_STRESS):
+        return labels
+    return labels.replace(stress=labels.stress[: VOIGT.index("yz")])
 
 
 def _plain(value: np.ndarray | None) -> float | np.ndarray | None:

@@ -26,6 +26,9 @@ __all__ = ["Frames", "Source", "read_frames", "write_frames"]
 
 _log = logging.getLogger(__name__)
 _XYZ = {".xyz", ".extxyz"}
+#: Readers of what ASE does not read, by the ends of names.
+_OTHER_READERS = {".xyzf": "surefield.formats.chimes.read_xyzf"}
+_FITSNAP_READER = "surefield.formats.fitsnap_json.read_fitsnap_json"
 #: Formats in which ASE stores results as they are.
 _STORES = {"traj", "bundletrajectory", "extxyz"}
 
@@ -255,7 +258,23 @@ def _read_other(path: Path, inner: Path, compression: str, index: str | int | sl
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise whatever their format makes them stumble over
-        raise DataError(f"ASE cannot read {path}", got=_cause(error)) from error
+        reader = _other_reader(path, inner)
+        fix = f"read it by {reader} and write it by sf.write_frames('NAME.xyz', ...)" if reader else ""
+        raise DataError(f"ASE cannot read {path}", got=_cause(error), fix=fix) from error
+
+
+def _other_reader(path: Path, inner: Path) -> str | None:
+    """The function that reads what ASE does not."""
+    if path.is_dir():
+        return _FITSNAP_READER if any(path.rglob("*.json")) else None
+    if inner.suffix == ".json":
+        return f"{_FITSNAP_READER}, which takes the folder of its groups," if _is_fitsnap(path) else None
+    return _OTHER_READERS.get(inner.suffix)
+
+
+def _is_fitsnap(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"Dataset"' in file.read(4096)
 
 
 def _read_by_ase(path: Path, index: str | int | slice) -> list[Atoms]:
@@ -263,7 +282,7 @@ def _read_by_ase(path: Path, index: str | int | slice) -> list[Atoms]:
     if kind in (None, "db", "json"):
         rows = read_database(path)
         return rows[_as_slice(index, len(rows))]
-    units: dict[str, Any] = _lammps_units(path) if kind == "lammps-dump-text" else {}
+    units: dict[str, Any] = _lammps_head(path) if kind == "lammps-dump-text" else {}
     frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True, **units)
     frames = frames if isinstance(frames, list) else [frames]
     if kind not in _STORES:
@@ -272,15 +291,35 @@ def _read_by_ase(path: Path, index: str | int | slice) -> list[Atoms]:
     return frames
 
 
-def _lammps_units(path: Path) -> dict[str, str]:
-    """Units that a dump states (`dump_modify ... units yes`); ASE takes metal units where none are given."""
+def _lammps_head(path: Path) -> dict[str, str]:
+    """Units that a dump states (`dump_modify ... units yes`); ASE takes metal units where none are given.
+
+    Raises:
+        DataError: units that are none of eV and Å, or atoms of which only the type is known, of which ASE's
+            reader makes hydrogen and helium.
+    """
+    stated: dict[str, str] = {}
     with path.open() as file:
         for line in file:
             if line.startswith("ITEM: UNITS"):
-                return {"units": next(file).strip()}
+                stated = {"units": next(file).strip()}
             if line.startswith("ITEM: ATOMS"):
+                columns = line.split()[2:]
                 break
-    return {}
+        else:
+            return stated
+    if stated.get("units") == "lj":
+        raise DataError("a dump in reduced units has no energies in eV", where=path, got="units lj")
+    if not {"element", "mass"} & {*columns}:
+        raise DataError(
+            "a dump of types alone does not say which elements they are",
+            where=path,
+            got=" ".join(columns),
+            expected="a column 'element'",
+            fix="dump it (dump_modify ... element Cu Ni), or ase.io.read(..., specorder=['Cu', 'Ni']) and "
+            "write_frames",
+        )
+    return stated
 
 
 def _drop_invented(atoms: Atoms) -> None:

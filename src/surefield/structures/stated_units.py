@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ase import Atoms
 
@@ -13,7 +13,7 @@ from surefield.keys import CONVERTED
 from surefield.quantities import quantity
 from surefield.units import ENERGY, Unit, parse_unit
 
-__all__ = ["check_stated_lengths", "check_stated_units", "dimension"]
+__all__ = ["check_stated_lengths", "check_stated_units", "dimension", "is_length", "is_of_ev", "stated_in"]
 
 #: `energy_unit`, `units_energy`, `forces units`, or `units` alone.
 _KEY: Final = re.compile(r"(?:(.+?)[\W_]*)?(?:units?|units[\W_]+(.+))", re.IGNORECASE)
@@ -48,7 +48,7 @@ def check_stated_units(atoms: Atoms, where: object, labels: Mapping[str, str]) -
     Raises:
         DataError: another unit of a label, or one that is not known, or another one of lengths.
     """
-    stated = list(_stated(atoms))
+    stated = list(stated_in(atoms.info))
     if not stated:
         return
     check_stated_lengths(atoms, where)
@@ -76,18 +76,32 @@ def check_stated_lengths(atoms: Atoms, where: object) -> None:
     Raises:
         DataError: another unit.
     """
-    for name, entry, text in _stated(atoms):
-        if name.removesuffix("s") in _LENGTHS and _read(text)[0] is not None:
+    for name, entry, text in stated_in(atoms.info):
+        if is_length(name) and _read(text)[0] is not None:
             fix = "convert positions and cell to Å, or take the entry out, if it is wrong"
             what = f"positions are in {text!r}, as the entry {entry!r} says"
             raise DataError(what, where=where, expected="Å", fix=fix)
 
 
-def _stated(atoms: Atoms) -> Iterator[tuple[str, str, str]]:
-    """What is stated ("" for everything), by which entry, and in which words."""
-    if CONVERTED in atoms.info:
+def is_length(name: str) -> bool:
+    """Whether the unit of this is that of positions."""
+    return name.removesuffix("s") in _LENGTHS
+
+
+def is_of_ev(text: str) -> bool:
+    """Whether this is the unit of eV and Å, or no unit at all."""
+    return _read(text)[0] is None
+
+
+def stated_in(entries: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
+    """What is stated ("" for everything), by which entry, and in which words; nothing of what was converted.
+
+    Args:
+        entries: `info` of a structure, or the metadata of a database.
+    """
+    if CONVERTED in entries:
         return
-    for entry, value in atoms.info.items():
+    for entry, value in entries.items():
         match = _KEY.fullmatch(entry) if isinstance(entry, str) and "unit" in entry.lower() else None
         if match is None:
             continue

@@ -252,9 +252,7 @@ def _split(
 
 def _rows(train: Sequence[Sample]) -> dict[str, int]:
     return {
-        "energy": sum("energy" in c.labels for c in train),
-        "forces": sum(3 * c.n_atoms for c in train if "forces" in c.labels),
-        "stress": sum(6 for c in train if "stress" in c.labels),
+        **{kind: sum(int(c.known(kind).sum()) for c in train) for kind in Weights._fields},
         "configurations": len(train),
     }
 

@@ -25,7 +25,7 @@ from surefield.structures.doctor.repeats import check_leakage, check_repeats, ch
 from surefield.structures.doctor.stress import check_stress
 from surefield.structures.doctor.temperatures import check_temperatures
 from surefield.structures.doctor.virials import check_virials
-from surefield.structures.labels import Labels, Mapped, resolve_labels
+from surefield.structures.labels import Labels, Mapped, resolve_labels, stated
 from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = ["DoctorReport", "Finding", "Severity", "doctor"]
@@ -79,7 +79,7 @@ def doctor(
         *check_zero_forces(chosen, known),
         *check_outlying_energies(chosen, known),
         *check_temperatures(chosen, known),
-        *_comparisons(chosen, [_finite(label) for label in known]),
+        *_comparisons(chosen, [_finite(*pair) for pair in zip(chosen, known, strict=True)]),
     ]
     findings += [replace(f, frames=tuple(int(sound[k]) for k in f.frames)) for f in examined]
     return DoctorReport(len(whole), _source(whole), worst_first(findings), overview(whole, every, note))
@@ -111,9 +111,10 @@ def _labels(frames: Frames, labels: Sequence[Labels] | Mapped | None) -> tuple[S
     return labels, ""
 
 
-def _finite(label: Labels) -> Labels:
-    """The labels without those that hold NaN, which the comparisons cannot use."""
-    bad = {name: None for name, value in label.results().items() if not np.isfinite(value).all()}
+def _finite(atoms: Atoms, label: Labels) -> Labels:
+    """The labels without those that hold NaN where there should be a number, which nothing compares with."""
+    values = stated(atoms, label).results()
+    bad = {name: None for name, value in values.items() if not np.isfinite(value).all()}
     return label.replace(**bad) if bad else label
 
 

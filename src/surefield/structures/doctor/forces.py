@@ -10,7 +10,7 @@ from ase import Atoms
 from surefield.quantities import labelled
 from surefield.structures.doctor.finding import Finding
 from surefield.structures.geometry import vectors_within
-from surefield.structures.labels import Labels
+from surefield.structures.labels import Labels, stated
 from surefield.structures.read import Frames
 
 __all__ = ["check_labels", "check_net_force", "check_outlying_energies", "check_zero_forces"]
@@ -24,7 +24,7 @@ def check_labels(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
     """Report labels that are not finite, and kinds of labels that only some structures have."""
     findings = []
     for kind in labelled():
-        values = [label.get(kind) for label in labels]
+        values = [stated(atoms, label).get(kind) for atoms, label in zip(frames, labels, strict=True)]
         bad = tuple(i for i, value in enumerate(values) if value is not None and not np.isfinite(value).all())
         missing = tuple(i for i, value in enumerate(values) if value is None)
         if bad:

@@ -56,7 +56,7 @@ def check_virials(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
 
     Args:
         frames: structures.
-        labels: theirs; those without forces or stress take no part.
+        labels: theirs; those without forces or stress take no part, nor do shear stresses that are NaN.
 
     Returns:
         At most one finding: "stress unit", "stress sign", or "impossible stress".
@@ -93,7 +93,7 @@ def _verdict(
     numbers = (
         f"over {count} structures the stresses are {factor:.3g} times those that the forces imply "
         f"(correlation {abs(stress.correlation):.2f}); as they are read, the largest is "
-        f"{np.abs(stresses).max() / units.EV_A3_PER_GPA:.3g} GPa"
+        f"{np.nanmax(np.abs(stresses)) / units.EV_A3_PER_GPA:.3g} GPa"
     )
     if 1 / _NEAR < abs(factor) < _NEAR:
         if factor > 0:
@@ -132,12 +132,12 @@ def _impossible(
 ) -> list[Finding]:
     """Virials per atom against what forces over a bond, and the energies of bonds, could make of them."""
     n_atoms = np.array([len(frames[i]) for i in chosen])
-    sizes = np.abs(stresses).max(axis=1) * volumes / n_atoms
+    sizes = np.nanmax(np.abs(stresses), axis=1) * volumes / n_atoms
     pulls = [np.linalg.norm(np.asarray(labels[i].forces), axis=1).mean() for i in chosen]
     excess = float(np.median(sizes / (_IMPOSSIBLE + _BOND * np.array(pulls))))
     if excess <= 1:
         return []
-    largest = np.abs(stresses).max() / units.EV_A3_PER_GPA
+    largest = np.nanmax(np.abs(stresses)) / units.EV_A3_PER_GPA
     fitting = [name for name, factor in _FACTORS.items() if factor < 1 and excess * factor < 1]
     # A virial is smaller by the volume in any case.
     fitting += ["the virial in eV"] if excess < np.median(volumes) else []
@@ -223,6 +223,7 @@ def _slope(
         )
     slopes = []
     for implied, other in pairs:
+        implied, other = (np.where(np.isnan(other), 0.0, x) for x in (implied, other))
         product, square = float((implied * other).sum()), float((implied**2).sum())
         size = np.sqrt(square * float((other**2).sum()))
         if size > 0 and abs(product) > _CLEAR * size:
