@@ -144,10 +144,14 @@ def test_doctor_and_failure_need_no_figure(browser: Any, tmp_path: Path) -> None
         "size": 1.002,
         "remedy": "turn the sign",
     }
-    (tmp_path / "doctor.json").write_text(json.dumps({"n_frames": 10, "findings": [finding]}))
+    test = {"source": "test.xyz", "n_frames": 4, "overview": {"elements": "Si (8 atoms)"}, "findings": []}
+    (tmp_path / "doctor.json").write_text(json.dumps({"n_frames": 10, "findings": [finding], "test": test}))
     assert opened(browser, write_report(tmp_path)) == []
     assert "1 error: do not train" in browser.find_element("css selector", ".verdict").text
-    assert "stress has the opposite sign" in browser.find_element("id", "doctor").text
+    text = browser.find_element("id", "doctor").text
+    for told in ("stress has the opposite sign", "turn the sign", "test.xyz: 4 structures", "Si (8 atoms)"):
+        assert told in text
+    assert "{" not in text
     (tmp_path / "error.log").write_text("Traceback ...\nDataError: no frames in a.xyz\n")
     opened(browser, write_report(tmp_path))
     assert browser.find_element("css selector", ".verdict.failed").text.endswith("no frames in a.xyz")

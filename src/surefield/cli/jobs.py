@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -50,6 +49,7 @@ from surefield.potentials.saving import load_potential, save_potential
 from surefield.quantities import fitted
 from surefield.report import load_run, write_index, write_report
 from surefield.structures.doctor import doctor
+from surefield.structures.doctor.finding import worst_first
 from surefield.structures.read import read_frames, write_frames
 from surefield.training.dataset import LabelledSet, prepare
 from surefield.training.train import metrics_text, train
@@ -172,14 +172,16 @@ def _doctor(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
     frames, keys = read_labelled(config, need(config.data.train, "train", "doctor"))
     examination = doctor(frames, keys)
     say(examination.to_text())
+    examined, findings = examination.to_dict(), examination.findings
     if config.data.test:
         test, _ = read_labelled(config, config.data.test)
         of_test = doctor(test, keys, reference=frames, reference_labels=keys)
         say(f"\n{of_test.to_text()}")
-        examination = replace(examination, findings=(*examination.findings, *of_test.of("leakage")))
-    folder.write_json("doctor.json", examination.to_dict())
-    n, worst = len(examination.findings), examination.worst or "none"
-    return {"verdict": f"{n} findings; the worst is: {worst}"}
+        examined["test"] = of_test.to_dict()
+        findings = worst_first([*findings, *of_test.findings])
+    folder.write_json("doctor.json", examined)
+    worst = findings[0].severity if findings else "none"
+    return {"verdict": f"{len(findings)} finding{'s' * (len(findings) != 1)}; the worst is: {worst}"}
 
 
 def _train(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:

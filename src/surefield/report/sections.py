@@ -184,8 +184,11 @@ def _against_constant(kind: str, scores: Mapping[str, Any]) -> str:
 
 
 def _training(run: Run) -> Section | None:
+    both = "train_forces_rmse" in run.metrics
     captions = {
-        "forces": "Both should fall together; validation rising while training falls means overfitting.",
+        "forces": "Both should fall together; validation rising while training falls means overfitting."
+        if both
+        else "It should fall; where it stays or rises, further epochs gain nothing.",
         "energy": "The same for the energy per atom.",
         "loss": "What the optimiser minimises; a flat end means that longer training would gain little.",
     }
@@ -197,26 +200,31 @@ def _training(run: Run) -> Section | None:
         return None
     seconds = run.metrics.get("seconds", np.array([]))
     known = seconds[np.isfinite(seconds)]
-    lead = f"How the fit went; it took {duration(float(known.max()))}." if len(known) else "How the fit went."
+    steps = "epochs" if "epoch" in run.metrics else "steps"
+    took = f"; its {steps} took {duration(float(known.max()))}" if len(known) else ""
+    lead = f"How the fit went{took}."
     return Section("training", "Training", lead, tuple(panels))
 
 
 def _doctor(run: Run) -> Section | None:
     if not run.doctor:
         return None
-    plain = {key: value for key, value in run.doctor.items() if not _is_records(value)}
-    html = ""
-    for key, value in run.doctor.items():
-        if _is_records(value):
-            html += f"<h3>{escape(key.replace('_', ' ').capitalize())}</h3>{records(value[:MAX_ROWS])}"
-    html += entries(plain) if plain else ""
+    html = "".join(_examined(mapping(part)) for part in (run.doctor, run.doctor.get("test")) if part)
     return Section(
         "doctor", "Data doctor", "What the data files themselves reveal, and what to do about it.", (), html
     )
 
 
-def _is_records(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+def _examined(examination: Mapping[str, Any]) -> str:
+    """What one set of structures is, and what was found in it."""
+    source, n = examination.get("source", "structures"), examination.get("n_frames")
+    told = f"{source}: {n} structures" if n is not None else str(source)
+    findings = [mapping(finding) for finding in examination.get("findings") or []]
+    order = ("severity", "check", "message", "frames", "remedy")
+    rows = [{key: finding.get(key, "") for key in order} for finding in findings[:MAX_ROWS]]
+    found = records(rows) if rows else '<p class="lead">Nothing was found to be wrong.</p>'
+    overview = mapping(examination.get("overview"))
+    return titled(told, (entries(overview) if overview else "") + found)
 
 
 def _configuration(run: Run) -> Section | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["DoctorReport", "Finding", "Severity"]
+__all__ = ["DoctorReport", "Finding", "Severity", "worst_first"]
 
 Severity = Literal["error", "warning", "note"]
 _RANK: dict[str, int] = {"note": 0, "warning": 1, "error": 2}
