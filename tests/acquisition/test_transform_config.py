@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from surefield.acquisition.config import SelectionConfig
+from surefield.acquisition.config import ReplayConfig, SelectionConfig
 from surefield.acquisition.transform_config import _CLASSES, TransformConfig, make_transforms
 from surefield.config import parse
 from surefield.errors import ConfigError
@@ -52,3 +52,15 @@ def test_a_list_of_transforms_in_order(model):
             parse(model, {"transforms": [wrong]})
     with pytest.raises(ConfigError, match="sigma"):
         parse(model, {"sigma": -1.0})
+
+
+@pytest.mark.parametrize("model", [SelectionConfig, LoopConfig])
+def test_what_features_have_not_is_said_before_the_work(model):
+    with pytest.raises(ConfigError, match="ll_force have no transforms"):
+        parse(model, {"features": "ll_force", "transforms": [{"kind": "l2"}]})
+    name, value = ("method", "bait_fb") if model is SelectionConfig else ("methods", ["bait_fb"])
+    with pytest.raises(ConfigError, match="bait_fb takes no ll_force"):
+        parse(model, {name: value, "features": "ll_force"})
+    with pytest.raises(ConfigError, match=r"ridge regression needs rows of energies.*learner: train"):
+        parse(ReplayConfig, {"features": "ll_force"})
+    assert parse(ReplayConfig, {"features": "ll_force", "learner": "train"}).features == "ll_force"

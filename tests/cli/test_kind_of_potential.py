@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ase import Atoms
 
-from surefield.cli.config import RunConfig, as_begun, read_config
+from surefield.cli.config import RunConfig, as_begun, read_config, with_former_selection
 from surefield.cli.inputs import make_potential
 from surefield.config import parse
 from surefield.errors import ConfigError
@@ -76,3 +76,21 @@ def test_a_run_goes_on_with_the_kind_it_was_begun_with(tmp_path):
     named = configuration(potential={"kind": "message_network"})
     assert as_begun(named, begun) is named
     assert as_begun(config, config) is config
+
+
+def test_a_run_goes_on_with_the_selection_that_was_the_default_when_it_was_begun():
+    """Folders of before have it in their configuration; what is named, or another, is a change."""
+    now = configuration()
+    former = configuration(
+        selection={"method": "lcmd", "features": "full_grad_rp"},
+        loop={"methods": ["lcmd"], "features": "ll_posterior"},
+    )
+    going_on = with_former_selection(now, former)
+    assert (going_on.selection, going_on.loop) == (former.selection, former.loop)
+    assert with_former_selection(now, now) == now
+    named = configuration(
+        selection={"method": "max_dist"}, loop={"methods": ["bait_f"], "features": "ll_force"}
+    )
+    assert with_former_selection(named, former).selection.method == "max_dist"
+    assert with_former_selection(named, former).loop == named.loop
+    assert with_former_selection(now, named).selection.method is None

@@ -82,7 +82,7 @@ def test_a_loop_that_goes_on(
     with pytest.raises(ConfigError, match=r"another loop; got settings oracle\.name"):
         run(config, "loop.oracle={kind: ase, calculator: 'ase.calculators.lj:LennardJones'}")
     lines = told(capsys, monkeypatch, "trace", str(folder), "5")
-    assert "picked by lcmd" in lines
+    assert "picked by bait_f" in lines
     assert lines == told(capsys, monkeypatch, "trace", f"{folder / 'labelled.xyz'}@5")
     assert "Rounds" in (folder / "report.html").read_text("utf-8")
     assert len(read_frames(folder / "labelled.xyz")) == 14

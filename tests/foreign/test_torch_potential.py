@@ -9,6 +9,7 @@ from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 
 import surefield as sf
+from surefield.acquisition.select import default_selection
 from surefield.errors import DataError, PotentialError
 from surefield.foreign import TorchLastLayer, TorchPotential, register_model
 from surefield.selection import compute_features, create_feature_fn
@@ -249,6 +250,8 @@ def test_feature_maps(frames):
     factor = np.where(upper[0] == upper[1], 1.0, np.sqrt(2))
     expected = [(row.forces.T @ row.forces)[upper] * factor for row in rows]
     np.testing.assert_allclose(gram, expected, rtol=1e-9, atol=1e-12)
+    # Rows of forces take a pass back for each weight: they are there when asked for, and no default.
+    assert default_selection(potential) == ("lcmd", "full_grad_rp")
 
 
 def test_gradients_by_all_parameters(frames):

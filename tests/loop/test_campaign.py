@@ -29,11 +29,12 @@ from surefield.loop import Loop, LoopConfig, trace
 from surefield.loop.candidates import ExploredCandidates
 from surefield.loop.journal import TIMES, Journal
 from surefield.loop.oracles import CalculatorOracle
+from surefield.loop.settings import with_selection
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.structures.images import image_key
 from surefield.structures.label_sources import without_labels
 from surefield.training import TrainConfig
-from surefield.uncertainty.config import DeepEnsembleConfig
+from surefield.uncertainty.config import DeepEnsembleConfig, LLPRConfig
 
 SETTINGS: dict[str, Any] = {"n_initial": 4, "n_per_round": 2, "n_rounds": 2, "n_audit": 1, "validation": 0.34}
 
@@ -120,6 +121,37 @@ def test_every_label_is_fitted_in_the_end(finished: Path) -> None:
     np.testing.assert_allclose(frames[0].get_forces(), reference.get_forces(), atol=1e-12)
 
 
+def test_what_is_left_open_is_as_select_has_it(finished: Path) -> None:
+    (start,) = events(finished, event="start")
+    assert (start["settings"]["loop"]["methods"], start["settings"]["loop"]["features"]) == (
+        ["bait_f"],
+        "ll_force",
+    )
+    (picked,) = events(finished, event="picked", round=0)
+    known = sf.read_frames(finished / "labelled.xyz")[:5]
+    left = [atoms for atoms in POOL if image_key(atoms) not in {image_key(one) for one in known}]
+    picks = sf.select(sf.load(finished / "rounds" / "000" / "potential.npz"), known, left, n=2)
+    assert [image_key(left[i]) for i in picks] == picked["structures"]
+    assert picks.gains.tolist() == pytest.approx(picked["gains"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "uncertainty", "expected"),
+    [
+        ({"methods": ("lcmd",)}, LLPRConfig(), ("lcmd", "full_grad_rp")),
+        ({"features": "ll_posterior"}, LLPRConfig(), ("lcmd", "ll_posterior")),
+        ({"transforms": [{"kind": "l2"}]}, LLPRConfig(), ("lcmd", "full_grad_rp")),
+        ({"stop": {"least_gain": 0.1}}, LLPRConfig(), ("lcmd", "full_grad_rp")),
+        ({}, DeepEnsembleConfig(), ("lcmd", "full_grad_rp")),
+        ({"seeds": (0, 1)}, LLPRConfig(), ("bait_f", "ll_force")),
+    ],
+)
+def test_what_suits_the_potential(settings: Any, uncertainty: Any, expected: tuple[str, str]) -> None:
+    config, features = with_selection(LoopConfig(**settings), snap(), uncertainty)
+    assert (*config.methods, config.features) == expected
+    assert features == config.features
+
+
 def test_an_audit_is_the_error_of_a_potential_that_has_not_seen_it(finished: Path) -> None:
     (audited,) = events(finished, event="audited", round=1)
     (drawn,) = events(finished, event="drawn", round=1)
@@ -146,7 +178,7 @@ def test_a_finished_loop_has_nothing_left_to_do(finished: Path, tmp_path: Path) 
 def test_why_a_structure_was_labelled(finished: Path) -> None:
     picked = events(finished, event="picked", round=1)[0]
     lines = "\n".join(trace(picked["structures"][0][:10], finished))
-    for words in ("in round 1, picked by lcmd, 1. of 2", picked["potential"], "by counted EMT (version 1)"):
+    for words in ("in round 1, picked by bait_f, 1. of 2", picked["potential"], "by counted EMT (version 1)"):
         assert words in lines
     for words in ("fitted to 7 labels", "sigma of the forces then", "core hours", "the final potential"):
         assert words in lines
@@ -294,11 +326,12 @@ def test_it_goes_on_with_other_settings_and_says_so(finished: Path, tmp_path: Pa
     (changed,) = events(tmp_path, event="changed")
     assert changed["changes"] == {
         "loop.n_rounds": [2, 3],
-        "loop.methods": [["lcmd"], ["max_dist"]],
+        "loop.methods": [["bait_f"], ["max_dist"]],
+        "loop.features": ["ll_force", "full_grad_rp"],
         "loop.stop.budget_labels": [None, 13],
     }
     assert content(tmp_path)[: len(content(finished))] == content(finished)
-    assert [e["method"] for e in events(tmp_path, event="picked")] == ["lcmd", "lcmd", "max_dist"]
+    assert [e["method"] for e in events(tmp_path, event="picked")] == ["bait_f", "bait_f", "max_dist"]
     assert [e["n_labels"] for e in events(tmp_path, event="final")] == [11, 13]
     reasons = [event["reason"] for event in events(tmp_path, event="end")]
     assert reasons[0] == "rounds: 2 are done"

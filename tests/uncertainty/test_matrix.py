@@ -226,7 +226,7 @@ def test_posterior_features_need_llpr(trained, tmp_path):
     with pytest.raises(ConfigError, match="need an LLPR; got dropout"):
         MethodComparison(
             tmp_path,
-            LoopConfig(n_initial=2, n_per_round=1, n_rounds=1),
+            LoopConfig(n_initial=2, n_per_round=1, n_rounds=1, features="ll_posterior"),
             uncertainty.potential,
             TrainConfig(),
             cast(Oracle, None),

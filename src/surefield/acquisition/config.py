@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.acquisition.transform_config import TransformConfig
@@ -12,7 +13,15 @@ from surefield.config import Config
 from surefield.errors import nearest
 from surefield.selection.methods import METHODS
 
-__all__ = ["FeatureMap", "LabelNoise", "ReplayConfig", "Score", "SelectionConfig", "Transforms"]
+__all__ = [
+    "FeatureMap",
+    "LabelNoise",
+    "ReplayConfig",
+    "Score",
+    "SelectionConfig",
+    "Transforms",
+    "check_methods",
+]
 
 FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior", "ll_force"]
 Score = Literal["forces_variance", "energy_variance"]
@@ -29,8 +38,12 @@ LabelNoise = Annotated[
 class SelectionConfig(Config):
     """What to label next."""
 
-    method: str = Field(default="lcmd", description=f"one of {', '.join(METHODS)}")
-    features: FeatureMap = Field(default="full_grad_rp", description="what the method sees")
+    method: str | None = Field(
+        default=None, description=f"one of {', '.join(METHODS)}; null: what suits the potential"
+    )
+    features: FeatureMap | None = Field(
+        default=None, description="what the method sees; null: what goes with it"
+    )
     score: str | None = Field(
         default=None,
         description="max_diag ranks by it, others weight by it: forces_variance or energy_variance, the "
@@ -49,9 +62,9 @@ class SelectionConfig(Config):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; {nearest(self.method, METHODS)}")
-        if self.score is not None and not METHODS[self.method].uses_features:
+        methods = () if self.method is None else (self.method,)
+        check_methods(methods, self.features, self.transforms)
+        if self.score is not None and any(not METHODS[method].uses_features for method in methods):
             raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
         if self.n is None and self.constraints.budget is None:
             raise ValueError("without n, constraints.budget has to say how many are picked")
@@ -65,8 +78,9 @@ class ReplayConfig(Config):
         default=("lcmd", "max_dist"),
         description=f"of {', '.join(METHODS)}; random is always added",
     )
-    features: Literal["ll_grad", "full_grad_rp"] = Field(
-        default="ll_grad", description="of the untrained potential: what methods and ridge regression see"
+    features: Literal["ll_grad", "full_grad_rp", "ll_force"] = Field(
+        default="ll_grad",
+        description="of the untrained potential: what methods and the learner ridge see",
     )
     learner: Literal["ridge", "train"] = Field(
         default="ridge",
@@ -81,10 +95,20 @@ class ReplayConfig(Config):
         default=None, description="entry of info; groups are not split between training and test"
     )
 
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
-        return methods
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        check_methods(self.methods, self.features)
+        if self.features == "ll_force" and self.learner == "ridge":
+            raise ValueError("ridge regression needs rows of energies, not ll_force: learner: train")
+        return self
+
+
+def check_methods(methods: Sequence[str], features: str | None, transforms: Sequence[object] = ()) -> None:
+    """Raise ValueError for names of no method, and for what features have not."""
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    if features == "ll_force" and transforms:
+        raise ValueError("features ll_force have no transforms")
+    if features == "ll_force" and "bait_fb" in methods:
+        raise ValueError("bait_fb takes no ll_force; bait_f does")

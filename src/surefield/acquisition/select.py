@@ -17,6 +17,7 @@ from surefield.acquisition.config import FeatureMap, Score
 from surefield.acquisition.score_values import PerStructure, structure_scores
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.files import json_text
+from surefield.potentials.abilities import ClosedForm
 from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.chunked_features import ChunkedFeatures
@@ -144,31 +145,29 @@ def features_of(
 
 def default_selection(
     potential: Potential,
-    pool: Frames,
     method: str | None = None,
     features: FeatureMap | None = None,
     *,
     plainly: bool = False,
 ) -> tuple[str, FeatureMap]:
-    """Method and features where one or both are left open.
+    """Method and features where one or both are left open: of `select`, its verb, and loops.
 
     `bait_f` on `ll_force` lowers the errors of forces most (`benchmarks/replay_sets.py`), where the potential
-    has rows of its forces at little cost. Others, and features that are kept or transformed (`plainly`), take
-    `lcmd` on `full_grad_rp`.
+    has rows of its forces at little cost. Others, and features that are kept, transformed or compared between
+    rounds (`plainly`), take `lcmd` on `full_grad_rp`.
     """
     if features is None:
-        cheap = method is None and not plainly and _cheap_rows(potential, pool)
+        cheap = method is None and not plainly and _cheap_rows(potential)
         features = "ll_force" if cheap else "full_grad_rp"
     return method or ("bait_f" if features == "ll_force" else "lcmd"), features
 
 
-def _cheap_rows(potential: Potential, pool: Frames) -> bool:
+def _cheap_rows(potential: Potential) -> bool:
     try:
         layer = potential.last_layer()
-        structures = neighborhoods_of(potential, pool[:1])
-        return layer.closed_rows(structures, forces=True, strain=False) is not None or layer.local_features
     except PotentialError:
         return False
+    return layer.local_features or (isinstance(layer, ClosedForm) and layer.cheap_rows)
 
 
 def select(
@@ -243,7 +242,7 @@ def select(
         check_frames(plain, frames)
     if method is None or features is None:
         plainly = store is not None or bool(transforms)
-        method, features = default_selection(plain, candidates, method, features, plainly=plainly)
+        method, features = default_selection(plain, method, features, plainly=plainly)
     constraints = with_costs(constraints or Constraints(), candidates)
     copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
     if pool_rows is not None and (len(pool_rows) != len(candidates) or store is not None):

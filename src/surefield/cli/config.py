@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -51,6 +51,11 @@ __all__ = [
 _UNNAMED = {
     "potential": (AutoPotentialConfig, MomentNetworkConfig, MessageNetworkConfig),
     "uncertainty": (LLPRConfig,),
+}
+#: What was selected by, before methods and features were left to the potential.
+_FORMER: Final[dict[str, dict[str, Any]]] = {
+    "selection": {"method": "lcmd", "features": "full_grad_rp"},
+    "loop": {"methods": ("lcmd",), "features": "ll_posterior"},
 }
 
 
@@ -212,7 +217,7 @@ class RunConfig(Config):
                 raise ValueError(
                     f"{section}.features ll_posterior needs uncertainty.kind llpr, not {estimator}"
                 )
-            if named and features == "ll_grad" and estimator == "deep_ensemble":
+            if named and features in ("ll_grad", "ll_force") and estimator == "deep_ensemble":
                 raise ValueError(f"{section}.features must be full_grad_rp for uncertainty.kind {estimator}")
         return self
 
@@ -272,6 +277,21 @@ def as_begun(config: RunConfig, begun: RunConfig) -> RunConfig:
     if config.potential.kind != "auto" or begun.potential.kind == "auto":
         return config
     return settled(config.model_copy(update={"potential": begun.potential}))
+
+
+def with_former_selection(config: RunConfig, begun: RunConfig) -> RunConfig:
+    """A configuration that leaves selections open, with the defaults of before where its run began with them.
+
+    So folders of that time are gone on with as they were begun.
+    """
+    changes: dict[str, Any] = {}
+    for section, former in _FORMER.items():
+        now, before = getattr(config, section), getattr(begun, section)
+        left = {
+            name: v for name, v in former.items() if not getattr(now, name) and getattr(before, name) == v
+        }
+        changes[section] = now.model_copy(update=left)
+    return config.model_copy(update=changes)
 
 
 def settled(config: RunConfig) -> RunConfig:

@@ -19,7 +19,7 @@ from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select
 from surefield.acquisition.transform_config import make_transforms
 from surefield.cli.answer import answer, say
-from surefield.cli.config import RunConfig, as_begun, read_config, settled
+from surefield.cli.config import RunConfig, as_begun, read_config, settled, with_former_selection
 from surefield.cli.inputs import (
     TrainingInputs,
     logs_force_errors,
@@ -154,7 +154,7 @@ def _saved_config(text: str) -> RunConfig | None:
 
 
 def _as_begun(config: RunConfig, verb: str, overwrite: bool) -> RunConfig:
-    """The configuration with the kind of potential that its run, or its training, was begun with."""
+    """The configuration with what it leaves open as in its run; the kind of potential as in its training."""
     for name in dict.fromkeys((verb, "train")):
         path = Path(config.root) / f"{config.name}-{name}" / CONFIG
         if path.is_file() and not (overwrite and name == verb):
@@ -162,8 +162,10 @@ def _as_begun(config: RunConfig, verb: str, overwrite: bool) -> RunConfig:
             begun = _saved_config(text)
             if begun is None:
                 return config
-            if verb == name and "stop" not in yaml.safe_load(text)["loop"]:
-                config = as_first_begun(config, begun.loop)
+            if verb == name:
+                if "stop" not in yaml.safe_load(text)["loop"]:
+                    config = as_first_begun(config, begun.loop)
+                config = with_former_selection(config, begun)
             return as_begun(config, begun)
     return config
 
@@ -341,7 +343,8 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
     folder.write_json(
         "selection.json",
         {
-            "method": settings.method,
+            "method": picks.config["method"],
+            "features": picks.config["features"],
             "n_pool": len(pool),
             "picks": chosen,
             "gains": [float(g) for g in picks.gains],
@@ -352,7 +355,8 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
     )
     write_arrays(folder.path("map.npz"), arrays)
     write_frames(folder.path("picks.xyz"), [pool[i] for i in chosen])
-    return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {settings.method}; see picks.xyz"}
+    picked_by = f"{picks.config['method']} on {picks.config['features']}"
+    return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {picked_by}; see picks.xyz"}
 
 
 def _select_replay(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:

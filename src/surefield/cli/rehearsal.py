@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from surefield.acquisition.select import default_selection
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.cli.inputs import (
@@ -35,8 +36,15 @@ from surefield.loop.candidates import PoolCandidates
 from surefield.loop.config import MolecularDynamicsPoolConfig
 from surefield.loop.method_comparison import check_size, compared_methods
 from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
+from surefield.loop.settings import with_selection
 from surefield.potentials.evaluate import predict
-from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.potentials.potential import (
+    LastLayerPotential,
+    Potential,
+    SumPotential,
+    as_potential,
+    trainable,
+)
 from surefield.potentials.saving import load_potential
 from surefield.structures.read import read_frames
 from surefield.training.dataset import LabelledSet, prepare
@@ -118,6 +126,8 @@ def _select(config: RunConfig) -> None:
     pool = read_pool(config, uncertainty.potential, "select")
     settings = config.selection
     settings.constraints.of(pool)
+    asked: Any = (as_potential(uncertainty), settings.method, settings.features)
+    say(f"picks by {' on '.join(default_selection(*asked, plainly=bool(settings.transforms)))}")
     if settings.n is not None and settings.n > len(pool):
         say(f"selection.n is {settings.n}, but the pool has {len(pool)} structures: all would be picked")
 
@@ -136,8 +146,6 @@ def _select_replay(config: RunConfig) -> None:
 
 def _comparison(config: RunConfig) -> None:
     loop = config.loop
-    methods = compared_methods(loop)
-    n_fits = len(methods) * len(loop.seeds) * (loop.n_rounds + 1)
     n_labels = loop.n_initial + loop.n_rounds * loop.n_per_round
     if isinstance(loop.pool, MolecularDynamicsPoolConfig):
         check_size(loop, loop.pool.n_pool)
@@ -145,17 +153,22 @@ def _comparison(config: RunConfig) -> None:
             raise ConfigError("loop.oracle 'replay' needs labelled structures: use loop.pool.kind: file")
         make_oracle(loop.pool.engine)
         oracle, start = make_oracle(loop.oracle), start_structure(loop.pool.structure)
-        _describe(make_potential(config, [start]))
+        data, potential = None, make_potential(config, [start])
         say(f"pool: {loop.pool.n_pool} structures of {start.get_chemical_formula()} by molecular dynamics")
     else:
         inputs = read_loop(config)
         check_size(loop, len(inputs.pool.candidates))
         oracle, potential, data = inputs.pool.oracle, inputs.potential, inputs.test
-        _describe(potential)
+    _describe(potential)
+    loop, features = with_selection(loop, potential, config.uncertainty)
+    methods = compared_methods(loop)
+    arms = len(methods) * len(loop.seeds)
+    n_fits = arms * (loop.n_rounds + 1)
+    if data is not None:
         mean = 0.5 * (loop.n_initial + n_labels) * (1 - loop.validation)
         _estimate(potential, data, mean, config, n_fits)
-    arms = len(methods) * len(loop.seeds)
     say(f"loop: {n_fits} fits; {n_labels} labels by {oracle.name} for each of {arms} arms, which share them")
+    say(f"picks by {', '.join(methods)} on {features}")
 
 
 def _campaign(config: RunConfig, beside: Path) -> None:
@@ -190,6 +203,8 @@ def _campaign(config: RunConfig, beside: Path) -> None:
         say(f"exploration in every round: {told}")
     elif isinstance(inputs.candidates, PoolCandidates) and len(inputs.candidates.pool) < n_labels:
         say(f"pool: {len(inputs.candidates.pool)} structures: the loop ends when all are labelled")
+    chosen, features = with_selection(loop, inputs.potential, config.uncertainty)
+    say(f"picks by {chosen.methods[0]} on {features}")
     data = inputs.test or prepare([tried.atoms], inputs.potential)
     mean = max(0.5 * (2 * known + loop.n_initial + n_labels) * (1 - loop.validation), 1.0)
     say(f"fits: {loop.n_rounds + 3}, of about {mean:.0f} structures")

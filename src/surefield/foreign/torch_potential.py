@@ -54,6 +54,7 @@ class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm):
     #: Everything but the last layer.
     FIXED: ClassVar[tuple[str, ...]] = ("offsets", "reference")
     one_block: ClassVar[bool] = True
+    cheap_rows: ClassVar[bool] = False
 
     engine: TorchModel = eqx.field(static=True)
     species: tuple[int, ...] = eqx.field(static=True)

@@ -16,6 +16,7 @@ from typing import Any, Final, final
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import select
 from surefield.acquisition.transform_config import make_transforms
@@ -33,7 +34,7 @@ from surefield.loop.journal import Journal
 from surefield.loop.ledger import LabelLedger
 from surefield.loop.oracles.oracle import Oracle
 from surefield.loop.oracles.replay import POOL_INDEX
-from surefield.loop.settings import begin
+from surefield.loop.settings import begin, with_selection
 from surefield.potentials.potential import HasPotential, Potential
 from surefield.potentials.saving import content_hash
 from surefield.selection.methods import METHODS
@@ -113,10 +114,12 @@ class Loop:
         if config.compares:
             what = "a loop has one method and one seed; several are compared by MethodComparison"
             raise ConfigError(what, got=f"methods {', '.join(config.methods)}; seeds {config.seeds}")
-        self.folder, self.config = Path(folder), config
-        self.method, self.seed = config.methods[0], config.seeds[0]
+        self.folder = Path(folder)
         options: Any = {"features": config.features, "isolated_atoms": isolated_atoms, "executor": executor}
         self.plan = FitPlan.of(potential, training, uncertainty, config.validation, **options)
+        self.config, features = with_selection(config, self.plan.potential, uncertainty)
+        self.features: FeatureMap = features
+        self.method, self.seed = self.config.methods[0], config.seeds[0]
         if not isinstance(candidates, CandidateSource):
             candidates = PoolCandidates(candidates)
         self.candidates = candidates
@@ -329,7 +332,7 @@ class Loop:
             fit["potential"],
             uncertainty,
             candidates,
-            config.features,
+            self.features,
             score,
             seed=seed,
             executor=self.executor,
@@ -341,7 +344,7 @@ class Loop:
                 candidates,
                 self.method,
                 min(n, len(candidates)),
-                features=config.features,
+                features=self.features,
                 transforms=make_transforms(config.transforms),
                 scores=None if features.scores is None else {str(score): features.scores},
                 constraints=config.constraints.of(candidates, self.ledger.timed()),

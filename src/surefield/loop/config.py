@@ -6,10 +6,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms
+from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms, check_methods
 from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.config import Config
-from surefield.errors import nearest
 from surefield.execution.config import ExecutorConfig, SerialExecutorConfig
 from surefield.exploration.config import DynamicsConfig, ExplorationConfig
 from surefield.loop.oracles.config import OracleConfig, ReplayOracleConfig, TBLiteOracleConfig
@@ -119,11 +118,12 @@ class LoopConfig(Config):
         default=(), description="files of labels that are there already, by the same oracle; all are fitted"
     )
     methods: tuple[str, ...] = Field(
-        default=("lcmd",),
-        min_length=1,
-        description=f"of {', '.join(METHODS)}; several are compared, with random",
+        default=(),
+        description=f"of {', '.join(METHODS)}; several compared, with random; none: what suits the potential",
     )
-    features: FeatureMap = Field(default="ll_posterior", description="what selection sees")
+    features: FeatureMap | None = Field(
+        default=None, description="what selection sees; null: what goes with the first method"
+    )
     transforms: Transforms = ()
     sigma: LabelNoise = 0.1
     score: Score | None = Field(
@@ -183,14 +183,12 @@ class LoopConfig(Config):
 
     @field_validator("methods")
     @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    def _once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(methods))
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        check_methods(self.methods, self.features, self.transforms)
         if not self.compares:
             return self
         if self.explores:

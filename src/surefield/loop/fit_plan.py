@@ -67,7 +67,7 @@ class FitPlan:
         uncertainty: UncertaintyConfig,
         validation: float,
         *,
-        features: str,
+        features: str | None,
         isolated_atoms: Mapping[str | int, float] | None = None,
         executor: Executor | None = None,
     ) -> FitPlan:

@@ -15,6 +15,7 @@ from typing import Any, Final, final
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import feature_rows, features_of, score_frames
 from surefield.acquisition.transform_config import make_transforms
@@ -27,6 +28,7 @@ from surefield.loop.fit_plan import FitPlan
 from surefield.loop.journal import Journal
 from surefield.loop.oracles.oracle import Oracle
 from surefield.loop.oracles.replay import POOL_INDEX
+from surefield.loop.settings import with_selection
 from surefield.potentials.potential import Potential
 from surefield.selection.features import Features
 from surefield.selection.label_share import LabelShare, label_share, most_gained, saving_sentence
@@ -94,10 +96,12 @@ class MethodComparison:
         uncertainty: UncertaintyConfig = _LLPR,
     ) -> None:
         check_size(config, len(pool))
-        self.folder, self.config = folder, config
-        self.methods = compared_methods(config)
+        self.folder = folder
         options: Any = {"features": config.features, "isolated_atoms": isolated_atoms}
         self.plan = FitPlan.of(potential, training, uncertainty, config.validation, **options)
+        self.config, features = with_selection(config, self.plan.potential, uncertainty)
+        self.features: FeatureMap = features
+        self.methods = compared_methods(self.config)
         self.oracle, self.pool = oracle, Frames(tuple(pool), tuple(f"pool {i}" for i in range(len(pool))))
         check_geometry(pool if isinstance(pool, Frames) else self.pool)
         if not isinstance(test, LabelledSet):
@@ -191,11 +195,11 @@ class MethodComparison:
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
-        kind, variances = self.config.features, None
+        variances = None
         if uncertainty is None or method == "random":
             features = Features(None, np.arange(len(left), dtype=float)[:, None])
         else:
-            features = features_of(uncertainty, self.pool[chosen], self.pool[left], kind)
+            features = features_of(uncertainty, self.pool[chosen], self.pool[left], self.features)
             features = transform_features(features, make_transforms(self.config.transforms))
             if self.config.score is not None:
                 score = self.config.score
@@ -290,7 +294,7 @@ class MethodComparison:
         (initial,) = self.journal.find(event="initial", method=method, seed=seed)
         first = [index for index in first_arm if index in initial["picks"]]
         # By features of the final potential: those of the rounds cannot be compared with one another.
-        rows = feature_rows(uncertainty, self.pool, self.config.features)
+        rows = feature_rows(uncertainty, self.pool, self.features)
         drawn = feature_map(rows[first], rows)
         for name in self.methods:
             picked = [event["index"] for event in self.journal.find(event="labelled", method=name, seed=seed)]

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from surefield.acquisition.config import FeatureMap
+from surefield.acquisition.select import default_selection
 from surefield.errors import ConfigError
 from surefield.execution.identity import check_table, digest
 from surefield.files import json_text
@@ -15,10 +17,12 @@ from surefield.loop.config import LoopConfig
 from surefield.loop.fit_plan import FitPlan
 from surefield.loop.journal import Journal
 from surefield.loop.oracles.oracle import Oracle
+from surefield.potentials.potential import Potential
 from surefield.training.checkpoint import sample_contents
 from surefield.training.dataset import LabelledSet
+from surefield.uncertainty.config import DeepEnsembleConfig, UncertaintyConfig
 
-__all__ = ["FIXED", "begin"]
+__all__ = ["FIXED", "begin", "with_selection"]
 
 #: Settings of a loop with one arm that stay as they were; what an oracle computes is compared by itself.
 FIXED: Final = ("oracle", "pool", "seeds")
@@ -28,6 +32,18 @@ _FIX: Final = (
     "start another loop, with labelled: [labelled.xyz] of this one where the oracle is the same, or restore "
     "what changed"
 )
+
+
+def with_selection(
+    config: LoopConfig, potential: Potential, uncertainty: UncertaintyConfig
+) -> tuple[LoopConfig, FeatureMap]:
+    """Configuration with methods and features as `select` takes them, where left open; and the features."""
+    # Members of an ensemble have no last layer in common, and `least_gain` compares distances of all rounds.
+    plainly = bool(config.transforms) or config.stop.least_gain is not None
+    plainly = plainly or isinstance(uncertainty, DeepEnsembleConfig)
+    first = next(iter(config.methods), None)
+    method, features = default_selection(potential, first, config.features, plainly=plainly)
+    return config.model_copy(update={"methods": config.methods or (method,), "features": features}), features
 
 
 def begin(

@@ -236,7 +236,13 @@ class HasConstant(abc.ABC):
 
 
 class ClosedForm(abc.ABC):
-    """It has rows by a way of its own, and needs no differentiation."""
+    """It has rows by a way of its own, and needs no differentiation.
+
+    Attributes:
+        cheap_rows: those of forces cost as much as a few forces; if not, a pass back for each weight.
+    """
+
+    cheap_rows: ClassVar[bool] = True
 
     @abc.abstractmethod
     def rows_of(
