@@ -74,9 +74,15 @@ def explain(
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean 'x'?" for the nearest of the known names, or a list of them when none is near."""
+    """Return "did you mean 'x'?" for the nearest of the known names, or a list of them when none is near.
+
+    Capitals do not count, but where they alone make two names.
+    """
     names = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if not close:
+        lower = {known.lower(): known for known in names}
+        close = [lower[k] for k in difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)]
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 

@@ -164,6 +164,10 @@ def test_copies_are_never_picked(frames):
     assert sorted(picks) == list(range(1, 9))
     assert picks.stopped == "exhausted"
     assert [(entry.index, entry.kept_in) for entry in picks.dropped] == [(0, "train"), (9, "pool")]
+    assert picks.notes == tuple(
+        f"copies of {what} in the pool, which are never picked: 1"
+        for what in ("training structures", "others of the pool")
+    )
     with pytest.warns(UserWarning, match="duplicates"):
         kept = kernel_selection(
             None, train, copies, volumes, "max_dist", [], 20, constraints=Constraints(deduplicate=None)
@@ -267,6 +271,7 @@ def select(model=None, train=None, pool=None, options=volumes, method="max_dist"
     ("arguments", "error", "message"),
     [
         ({"method": "max_dits"}, ConfigError, "unknown selection method 'max_dits': did you mean 'max_dist'"),
+        ({"method": "fw"}, ConfigError, "did you mean 'frank_wolfe'"),
         (
             {"options": {"name": "ll_gard"}},
             ConfigError,
@@ -311,8 +316,14 @@ def select(model=None, train=None, pool=None, options=volumes, method="max_dist"
         (
             {"options": lambda frames: np.where(np.arange(12)[:, None] == 5, np.nan, 1.0)},
             DataError,
-            r"features are not finite in frame 1 \(AuCu2\)",
+            r"features are not finite in frame 1 of the pool \(AuCu2\)",
         ),
+        (
+            {"options": np.where(np.arange(12)[:, None] == 5, np.nan, np.eye(12))},
+            DataError,
+            r"features are not finite in frame 1 of the pool \(AuCu2\)",
+        ),
+        ({"options": {"name": ["ll_grad"]}}, ConfigError, "unknown feature map"),
         ({"options": "no.npy"}, DataError, "there is no file of features at"),
     ],
 )
@@ -337,7 +348,7 @@ def test_flattened_forces_need_equal_sizes(network, frames):
     train, pool = frames
     options = {"name": "ll_force_feat", "strategy": "flatten"}
     sizes = [*pool, pool[0].repeat((2, 1, 1))]
-    with pytest.raises(DataError, match=r"got 3 in frame 0 and 6 in frame 8; .*'gram'"):
+    with pytest.raises(DataError, match=r"got 3 in frame 0 of train and 6 in frame 8 of the pool; .*'gram'"):
         select(network, train, sizes, options=options)
 
 

@@ -218,6 +218,9 @@ def test_a_note_when_features_follow_the_size():
     ("change", "message"),
     [
         ({"method": "max_dis"}, "unknown selection method 'max_dis': did you mean 'max_dist'"),
+        ({"method": "LCMD"}, "did you mean 'lcmd'"),
+        ({"method": "bait"}, "did you mean 'bait_f'"),
+        ({"method": ["lcmd"]}, "unknown selection method"),
         ({"mode": "pt"}, "unknown mode 'pt': did you mean 'p'"),
         ({"batch_size": 0}, "batch_size is too small; got 0; expected at least 1"),
         ({"batch_size": 2.0}, "batch_size must be a whole number; got 2.0"),

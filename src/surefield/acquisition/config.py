@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.acquisition.transform_config import TransformConfig
 from surefield.config import Config
-from surefield.errors import nearest
-from surefield.selection.methods import METHODS
+from surefield.selection.methods import METHODS, nearest_method
 
 __all__ = [
     "FeatureMap",
@@ -107,7 +106,7 @@ def check_methods(methods: Sequence[str], features: str | None, transforms: Sequ
     """Raise ValueError for names of no method, and for what features have not."""
     for method in methods:
         if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+            raise ValueError(f"unknown method {method!r}; {nearest_method(method)}")
     if features == "ll_force" and transforms:
         raise ValueError("features ll_force have no transforms")
     if features == "ll_force" and "bait_fb" in methods:

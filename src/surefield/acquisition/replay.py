@@ -23,7 +23,7 @@ from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.constraints import checked_costs
 from surefield.selection.duplicates import find_duplicates
 from surefield.selection.features import Features, positive_int
-from surefield.selection.methods import METHODS
+from surefield.selection.methods import check_method
 from surefield.selection.replay_result import HEADLINE, RANDOM, Replay, error_summary
 from surefield.selection.request import generator
 from surefield.selection.select_rows import select_features
@@ -408,7 +408,7 @@ def _trained(potential: Potential | HasPotential, config: TrainConfig, mapping: 
 
 
 def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    methods = (methods,) if isinstance(methods, str) else methods
     for name in methods:
-        if name not in METHODS:
-            raise ConfigError(f"unknown selection method {name!r}: {nearest(str(name), METHODS)}")
+        check_method(name)
     return (*dict.fromkeys(name for name in methods if name != RANDOM), RANDOM)

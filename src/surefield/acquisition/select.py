@@ -27,7 +27,7 @@ from surefield.selection.feature_function import potential_identity, structure_c
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features
 from surefield.selection.kernel_selection import stored_features, with_costs
-from surefield.selection.methods import METHODS
+from surefield.selection.methods import check_method
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
@@ -229,11 +229,12 @@ def select(
             do not fit the pool.
         PotentialError: unknown element.
     """
-    if method is not None and method not in METHODS:
-        raise ConfigError(f"unknown selection method {method!r}: {nearest(str(method), METHODS)}")
+    if method is not None:
+        check_method(method)
     if executor is not None and store is None:
         raise ConfigError("executor is where the features of a store are computed", fix="store='features'")
-    plain, known, candidates = as_potential(potential), read_frames(train_frames), read_frames(pool_frames)
+    plain = as_potential(potential)
+    known, candidates = read_frames(train_frames).of_set("train"), read_frames(pool_frames).of_set("the pool")
     if len(candidates) == 0:
         raise DataError("the pool is empty: there is nothing to select from")
     # Before the features of either are computed.

@@ -338,6 +338,8 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
         constraints=settings.constraints.of(pool),
         seed=settings.seed,
     )
+    for note in picks.notes:
+        say(f"note: {note}")
     chosen = list(picks)
     entries, arrays = explain(picks, train_frames, pool, uncertainty)
     folder.write_json(

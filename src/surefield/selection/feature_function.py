@@ -44,6 +44,7 @@ from surefield.structures.read import Frames, Source, read_frames
 
 __all__ = [
     "FeatureFunction",
+    "check_finite",
     "compute_features",
     "create_feature_fn",
     "members_of",
@@ -148,7 +149,7 @@ class FeatureFunction:
                 for at in range(0, len(shape.members), shape.n_structures):
                     members = shape.members[at : at + shape.n_structures].tolist()
                     rows = self._of_members(around, members, shape)
-                    _check_finite(rows, [part[i] for i in members], [part.origins[i] for i in members])
+                    check_finite(rows, part[members])
                     if result is None:
                         result = np.empty((len(frames), *rows.shape[1:]))
                     elif result.shape != (len(frames), *rows.shape[1:]):
@@ -276,7 +277,7 @@ def compute_features(
     if len(rows) != len(frames):
         got = f"{len(rows)} rows for {len(frames)} structures"
         raise DataError("the feature function must give one row per structure", got=got)
-    _check_finite(rows, list(frames), list(frames.origins))
+    check_finite(rows, frames)
     return _kept(rows, out)
 
 
@@ -386,12 +387,13 @@ def _check_transform(transform: Any) -> None:
         raise ConfigError("no transform of feature functions", got=repr(transform), expected=expected)
 
 
-def _check_finite(rows: np.ndarray, frames: Sequence[Atoms], origins: Sequence[str]) -> None:
+def check_finite(rows: np.ndarray, frames: Frames) -> None:
+    """Raise `DataError` for the first structure with features that are not finite."""
     bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
     if len(bad):
         formula = frames[bad[0]].get_chemical_formula()
-        fix = "remove this structure, or mend the potential"
-        raise DataError("features are not finite", where=f"{origins[bad[0]]} ({formula})", fix=fix)
+        fix = "remove this structure, or mend what its features come from"
+        raise DataError("features are not finite", where=f"{frames.origins[bad[0]]} ({formula})", fix=fix)
 
 
 def _of_batches(function: Callable[..., Any], batches: Iterable[Any]) -> np.ndarray:

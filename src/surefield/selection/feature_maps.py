@@ -249,7 +249,7 @@ def feature_map(options: FeatureMap | Mapping[str, Any]) -> FeatureMap:
         expected = "a dictionary such as {'name': 'll_grad'}, or one of the feature maps"
         raise ConfigError("unusable options of a feature map", got=type(options).__name__, expected=expected)
     name = options.get("name", "ll_grad")
-    if name not in MAPS:
+    if not isinstance(name, str) or name not in MAPS:
         raise ConfigError(f"unknown feature map {name!r}: {nearest(str(name), MAPS)}")
     return MAPS[name](**{"name": name, **options})
 

@@ -15,12 +15,18 @@ from surefield.potentials.saving import kind_of, load_potential
 from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.constraints import Constraints, checked_costs
 from surefield.selection.duplicates import find_duplicates
-from surefield.selection.feature_function import BATCH, FeatureFunction, compute_features, members_of
+from surefield.selection.feature_function import (
+    BATCH,
+    FeatureFunction,
+    check_finite,
+    compute_features,
+    members_of,
+)
 from surefield.selection.feature_maps import FeatureMap, FeatureTransformation, feature_map
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
 from surefield.selection.kernel import KernelMatrix
-from surefield.selection.methods import METHODS, max_dist_selection
+from surefield.selection.methods import check_method, max_dist_selection
 from surefield.selection.select_rows import select_features
 from surefield.selection.selection import Selection
 from surefield.selection.transforms import RowTransform, transform_features
@@ -95,7 +101,7 @@ def kernel_selection(
         size = positive_int(size, "selection_batch_size", smallest=0 if compat else 1)
     batch_size = positive_int(processing_batch_size, "processing_batch_size")
     on_function, on_rows = _sorted_transforms(feature_transforms)
-    known, pool = read_frames(train_atoms), read_frames(pool_atoms)
+    known, pool = read_frames(train_atoms).of_set("train"), read_frames(pool_atoms).of_set("the pool")
     if not len(pool):
         raise DataError("the pool is empty: there is nothing to select from")
     options = _seeded(base_fm_options, seed)
@@ -174,8 +180,7 @@ def with_costs(constraints: Constraints, frames: Frames) -> Constraints:
 
 
 def _check_method(method: str, compat: str | None, constraints: Constraints | None) -> None:
-    if method not in METHODS:
-        raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
+    check_method(method)
     if compat is None:
         return
     if compat != "apax":
@@ -262,6 +267,8 @@ def _given_rows(options: Any, known: Frames, pool: Frames) -> tuple[np.ndarray, 
         raise DataError(
             "features do not fit the structures", got=f"shape {np.shape(rows)}", expected=expected
         )
+    if (numbers := np.asarray(rows)).dtype.kind == "f":
+        check_finite(numbers, both)
     return rows, spec
 
 

@@ -28,7 +28,18 @@ from surefield.selection.frank_wolfe import frank_wolfe
 from surefield.selection.kernel import KernelMatrix
 from surefield.selection.request import Mode, Picks, Request, checked_mode, generator
 
-__all__ = ["METHODS", "Method", "kmeanspp_probabilities", "max_dist_selection", "warn_if_short"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "check_method",
+    "kmeanspp_probabilities",
+    "max_dist_selection",
+    "nearest_method",
+    "warn_if_short",
+]
+
+#: Names of other packages that are no misspelt names of those here.
+_ELSEWHERE: Final = MappingProxyType({"bait": "bait_f", "fw": "frank_wolfe", "acs-fw": "frank_wolfe"})
 
 Values = Float[np.ndarray, " n_pool"]
 Mask = Bool[np.ndarray, " n_pool"]
@@ -284,3 +295,15 @@ METHODS: Final = MappingProxyType(
         "random": Method(random, "tp", weighted=False, uses_features=False),
     }
 )
+
+
+def check_method(method: object) -> None:
+    """Raise `ConfigError` unless it is the name of a method."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(f"unknown selection method {method!r}: {nearest_method(method)}")
+
+
+def nearest_method(method: object) -> str:
+    """What to say of a name that no method has."""
+    elsewhere = _ELSEWHERE.get(str(method).lower())
+    return nearest(str(method), METHODS) if elsewhere is None else f"did you mean {elsewhere!r}?"

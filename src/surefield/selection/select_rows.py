@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from surefield.selection.constraints import Constraints, checked_exclude, limits
 from surefield.selection.copies import find_copies
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
-from surefield.selection.methods import METHODS, Method, warn_if_short
+from surefield.selection.methods import METHODS, Method, check_method, warn_if_short
 from surefield.selection.request import ClusterWeight, Picks, Request, checked_mode, generator
 from surefield.selection.selection import Dropped, Reason, Selection
 from surefield.selection.transforms import RowTransform, transform_features
@@ -26,9 +26,6 @@ from surefield.selection.transforms import RowTransform, transform_features
 __all__ = ["select_features", "select_rows"]
 
 _log = logging.getLogger(__name__)
-#: Names of other packages that are no misspelt names of those here.
-_ELSEWHERE: Final = MappingProxyType({"bait": "bait_f", "fw": "frank_wolfe", "acs-fw": "frank_wolfe"})
-
 #: Methods whose picks by gain per cost are not known to be near the best. `max_det` is within (1 − 1/e)/2.
 _HEURISTIC: Final = ("max_dist", "lcmd", "kmeanspp", "bait_f", "bait_fb", "frank_wolfe", "max_diag")
 EXCLUDED: Final = "excluded"
@@ -136,7 +133,8 @@ def select_features(
     Without `sigma` it is a tenth of the root mean square length of the features. Rows that are `dropped`
     already, such as copies of structures, are left out of the pool.
     """
-    rule = _checked_method(method)
+    check_method(method)
+    rule = METHODS[method]
     chunked = isinstance(features, ChunkedFeatures)
     limited = constraints is not None
     constraints = constraints or Constraints(deduplicate=None)
@@ -151,7 +149,7 @@ def select_features(
     stays = np.ones(features.n_pool, dtype=bool)
     stays[[entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]] = False
     kept = np.flatnonzero(stays)
-    notes: list[str] = []
+    notes = _notes_on_copies(dropped)
     chosen = rule.default_mode if mode is None else checked_mode(mode)
     if chosen == "tp" and not features.n_train:
         chosen = "p"
@@ -212,14 +210,6 @@ def select_features(
     )
 
 
-def _checked_method(method: str) -> Method:
-    if method not in METHODS:
-        if method in _ELSEWHERE:
-            raise ConfigError(f"unknown selection method {method!r}: did you mean {_ELSEWHERE[method]!r}?")
-        raise ConfigError(f"unknown selection method {method!r}: {nearest(method, METHODS)}")
-    return METHODS[method]
-
-
 def _dropped(
     dropped: Sequence[Dropped], constraints: Constraints, features: Features | ChunkedFeatures
 ) -> tuple[Dropped, ...]:
@@ -233,6 +223,17 @@ def _dropped(
     for index in checked_exclude(constraints.exclude, features.n_pool).tolist():
         entries.setdefault(index, Dropped(index, EXCLUDED))
     return tuple(entries[index] for index in sorted(entries))
+
+
+def _notes_on_copies(dropped: Sequence[Dropped]) -> list[str]:
+    """What a reader should know of a pool that holds what is labelled, or structures twice."""
+    counts = Counter(entry.kept_in for entry in dropped if entry.kept is not None)
+    words = {"train": "training structures", "pool": "others of the pool"}
+    return [
+        f"copies of {of} in the pool, which are never picked: {counts[where]}"
+        for where, of in words.items()
+        if counts[where]
+    ]
 
 
 def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Picks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _XYZ = {".xyz", ".extxyz"}
 #: Readers of what ASE does not read, by the ends of names.
 _OTHER_READERS = {".xyzf": "surefield.formats.chimes.read_xyzf"}
 _FITSNAP_READER = "surefield.formats.fitsnap_json.read_fitsnap_json"
+#: Origins of structures of a list.
+_IN_MEMORY = re.compile(r"frame \d+")
 #: Formats in which ASE stores results as they are.
 _STORES = {"traj", "bundletrajectory", "extxyz"}
 
@@ -71,6 +74,11 @@ class Frames(Sequence[Atoms]):
     def __repr__(self) -> str:
         ends = f": {self.origins[0]} ... {self.origins[-1]}" if self.origins else ""
         return f"Frames({len(self)} structures{ends})"
+
+    def of_set(self, name: str) -> Frames:
+        """The same structures; those that were given in memory say of which set they are."""
+        origins = tuple(f"{o} of {name}" if _IN_MEMORY.fullmatch(o) else o for o in self.origins)
+        return Frames(self.atoms, origins)
 
     def origin(self, index: int) -> str:
         """Where a structure comes from, e.g. "frame 7 of train.xyz"."""
