@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, field_validator
 
-from surefield.config import Config, parse
+from surefield.config import Config, parse, read_mapping
 from surefield.errors import ConfigError
 
 
@@ -51,3 +52,24 @@ def test_faults_are_told_in_our_words(data: dict, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(House, data, "house")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"rent: 1\nfloor: 2\nrent: 3\n", "'rent' stands twice in .*house.yaml; got lines 1 and 3"),
+        (
+            b"pet: {kind: cat, lives: 3, lives: 4}\n",
+            "'lives' stands twice in .*house.yaml; got lines 1 and 1",
+        ),
+        (b"\xff\xfe", "house.yaml is not valid YAML: .*can't decode"),
+        (b"rent: 1\n\tfloor: 2\n", "house.yaml is not valid YAML"),
+        (b"", "house.yaml must hold a mapping of keys to values, got NoneType"),
+    ],
+)
+def test_files_that_cannot_be_meant(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "house.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_mapping(tmp_path / "house.yaml")
+    with pytest.raises(ConfigError, match=r"no configuration file at .*hose.yml; did you mean 'house.yaml'"):
+        read_mapping(tmp_path / "hose.yml")

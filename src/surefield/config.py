@@ -51,14 +51,35 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no configuration file at {path.resolve()}")
+        files = [p.name for p in path.parent.glob("*.y*ml")]
+        fix = nearest(path.name, files) if files else ""
+        raise ConfigError(f"no configuration file at {path.resolve()}", fix=fix)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+        _check_once(yaml.compose(text, yaml.SafeLoader), path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
     return data
+
+
+def _check_once(node: yaml.Node | None, path: Path) -> None:
+    """Raise `ConfigError` for a key that stands twice in one section, of which YAML keeps the last."""
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                where = f"lines {lines[key.value]} and {line}"
+                raise ConfigError(f"{key.value!r} stands twice in {path}", got=where, fix="keep one of them")
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+            _check_once(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_once(value, path)
 
 
 def parse(model: type[C], data: Mapping[str, Any], where: str = "configuration") -> C:

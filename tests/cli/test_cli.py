@@ -249,6 +249,21 @@ def test_what_an_error_offers_is_a_key_of_the_configuration(config: Path, tmp_pa
     assert "data.labels" in (tmp_path / "runs" / "copper-train" / "error.log").read_text()
     with pytest.raises(DataError, match=r"no energy.* labels=\{'energy'"):
         train(MomentNetwork(["Cu"]), frames)
+    keys = r"data.labels={'energy': 'mine', 'forces': 'minne'}"
+    with pytest.raises(
+        DataError, match=r"no structure has 'minne', .* its forces, in .*bad.xyz.*did you mean 'mine'"
+    ):
+        run("train", config, f"data.train={tmp_path / 'bad.xyz'}", keys)
+    with pytest.raises(DataError, match=r"no structure has 'minne'"):
+        train(MomentNetwork(["Cu"]), frames, labels={"energy": "mine", "forces": "minne"})
+
+
+@pytest.mark.parametrize("key", ["test", "validation"])
+def test_sets_that_hold_training_structures_are_named(
+    config: Path, data: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_verb("train", config, [*SNAP, f"data.{key}={data / 'train.xyz'}"], dry_run=True, overwrite=False)
+    assert f"{key} structures have a copy, possibly rotated, in the training set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["test", "pool", "validation"])

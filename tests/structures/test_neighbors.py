@@ -5,6 +5,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
+from surefield.errors import ConfigError
 from surefield.structures.neighbors import neighborhood
 
 CUTOFF = 5.0
@@ -68,3 +69,8 @@ def test_input_is_not_shared(alloy):
     atoms.numbers[:] = 1
     np.testing.assert_array_equal(found.positions, alloy[0].positions)
     np.testing.assert_array_equal(found.numbers, alloy[0].numbers)
+
+
+def test_a_cutoff_that_would_fill_the_memory_is_refused(alloy):
+    with pytest.raises(ConfigError, match=r"a cutoff of 400 Å has about .* neighbours of each atom"):
+        neighborhood(alloy[0], 400.0)

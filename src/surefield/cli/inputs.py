@@ -28,8 +28,9 @@ from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
 from surefield.structures.convert import convert_labels
+from surefield.structures.doctor.repeats import check_leakage
 from surefield.structures.geometry import check_geometry
-from surefield.structures.labels import Mapped
+from surefield.structures.labels import Mapped, check_named
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.training.continuation import starting_potential
 from surefield.training.dataset import LabelledSet, prepare
@@ -148,7 +149,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def read_training(config: RunConfig) -> TrainingInputs:
     """Training set, validation file, test set and pool of a configuration, as far as it names them."""
     data = config.data
-    frames, labels = read_labelled(config, need(data.train, "train", "train"))
+    frames, labels = read_labelled(config, need(data.train, "train", "train"), named=True)
     block = config.architecture
     if block is None:
         potential = make_potential(config, frames)
@@ -164,6 +165,9 @@ def read_training(config: RunConfig) -> TrainingInputs:
         validation = prepare(held, potential, labels=labels)
         say(f"validation: {validation.label_note}")
     test = read_test(config, potential) if data.test else None
+    for name, other in (("validation", validation), ("test", test)):
+        if isinstance(other, LabelledSet):
+            _say_leakage(name, other, train)
     if data.pool:
         # A pool may be made after the training, which does not read it.
         if Path(data.pool.partition("@")[0]).exists():
@@ -171,6 +175,14 @@ def read_training(config: RunConfig) -> TrainingInputs:
         else:
             say(f"pool: {data.pool} is not there yet; 'select' needs it")
     return TrainingInputs(potential, train, validation, test)
+
+
+def _say_leakage(name: str, held: LabelledSet, train: LabelledSet) -> None:
+    """Say which structures of a set are in the training set, too: their errors are no errors of new ones."""
+    labels = ([sample.labels for sample in each.samples] for each in (held, train))
+    of_held, of_train = labels
+    for finding in check_leakage(held.frames, of_held, train.frames, of_train, name):
+        say(f"warning: {finding.message}; {finding.remedy}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,20 +197,28 @@ class LoopInputs:
 def read_loop(config: RunConfig) -> LoopInputs:
     """Candidates, oracle, untrained potential and test set of a loop whose candidates are in a file."""
     train, test = (need(getattr(config.data, key), key, "loop") for key in ("train", "test"))
-    candidates, labels = read_labelled(config, train)
+    candidates, labels = read_labelled(config, train, named=True)
     held = read_labelled(config, test)
     pool = file_pool(candidates, config.potential.cutoff, config.loop.oracle, labels)
     potential = make_potential(config, pool.candidates, held[0])
     return LoopInputs(pool, potential, read_test(config, potential, "loop", held))
 
 
-def read_labelled(config: RunConfig, source: Source) -> tuple[Frames, Mapped | None]:
-    """Structures of a file and the keys of their labels, which are converted where `data.units` says so."""
-    data = config.data
+def read_labelled(config: RunConfig, source: Source, *, named: bool = False) -> tuple[Frames, Mapped | None]:
+    """Structures of a file and the keys of their labels, which are converted where `data.units` says so.
+
+    Args:
+        config: of the run.
+        source: of the structures.
+        named: whether keys that the configuration names must be there, as in a training set.
+    """
+    data, frames = config.data, read_frames(source)
+    if named:
+        check_named(frames, data.labels)
     if not data.units:
-        return read_frames(source), data.labels
+        return frames, data.labels
     units = {f"{name}_unit": unit for name, unit in data.units.items()}
-    return convert_labels(source, mapping=data.labels, **units), None
+    return convert_labels(frames, mapping=data.labels, **units), None
 
 
 def read_test(

@@ -29,7 +29,15 @@ from surefield.structures.read import Frames, read_frames
 from surefield.structures.stated_units import check_stated_units
 from surefield.structures.tensors import VOIGT, to_voigt, volume
 
-__all__ = ["DIAGONAL_STRESS", "KindReport", "LabelReport", "Labels", "resolve_labels", "stated"]
+__all__ = [
+    "DIAGONAL_STRESS",
+    "KindReport",
+    "LabelReport",
+    "Labels",
+    "check_named",
+    "resolve_labels",
+    "stated",
+]
 
 #: Entry of `info` of structures whose stress label has xx, yy, zz only; the other components have no label.
 DIAGONAL_STRESS = "stress_is_diagonal"
@@ -194,6 +202,26 @@ def resolve_labels(
     _check_required(frames, require, values, report)
     numbers = [dict(zip(values, column, strict=True)) for column in zip(*values.values(), strict=True)]
     return [Labels(**{kind: _plain(v) for kind, v in row.items()}) for row in numbers], report
+
+
+def check_named(frames: Frames, mapping: Mapped | None) -> None:
+    """Refuse keys that no structure of a training set has: these are misspelt.
+
+    Args:
+        frames: structures.
+        mapping: as `resolve_labels` takes it.
+
+    Raises:
+        DataError: a kind whose keys no structure has.
+    """
+    for kind, keys in _checked_mapping(mapping).items():
+        if keys and len(frames) and not any(look_up(a, kind, keys, explicit=True) for a in frames):
+            raise DataError(
+                f"no structure has {' or '.join(map(repr, keys))}, named as the key of its {kind},",
+                where=frames.origin(0).partition(" of ")[2] or None,
+                fix=f"{nearest(keys[0], keys_present(frames[0]).split(', '))}; usual names are found without "
+                "being named",
+            )
 
 
 def stated(atoms: Atoms, labels: Labels) -> Labels:

@@ -11,10 +11,15 @@ from ase.geometry import complete_cell
 from jaxtyping import Bool, Float, Int
 from vesin import NeighborList
 
+from surefield.errors import ConfigError
+from surefield.structures.tensors import volume
+
 __all__ = ["Neighborhood", "neighborhood"]
 
 #: Atoms beyond are searched for inside the cell, so that numbers of cells stay small, Å.
 _FAR = 100.0
+#: Neighbours of an atom beyond which a cutoff is none of a potential: 39 Å in copper.
+_MOST = 20_000
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,15 @@ class Neighborhood:
 
 
 def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
-    """Find all neighbours within `cutoff` (Å), periodic copies included, each pair from both sides."""
+    """Find all neighbours within `cutoff` (Å), periodic copies included, each pair from both sides.
+
+    Raises:
+        ConfigError: more neighbours of each atom than any potential has.
+    """
     positions = np.array(atoms.positions, dtype=np.float64)
     cell = np.array(atoms.cell.array, dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
+    _check_number(len(positions), cell, pbc, cutoff)
     first, second, shifts, vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
         points=_near_origin(positions, cell, pbc), box=cell, periodic=pbc, quantities="ijSD"
     )
@@ -97,6 +107,21 @@ def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
         vectors=dense,
         reverse=reverse,
     )
+
+
+def _check_number(
+    n_atoms: int, cell: Float[np.ndarray, "3 3"], pbc: Bool[np.ndarray, " 3"], cutoff: float
+) -> None:
+    """Raise `ConfigError` before neighbours are searched for that fill the memory."""
+    size = volume(cell)
+    expected = n_atoms / size * 4 / 3 * np.pi * cutoff**3 if pbc.all() and size else 0.0
+    if expected > _MOST:
+        raise ConfigError(
+            f"a cutoff of {cutoff:g} Å has about {expected:.2g} neighbours of each atom",
+            got=f"{n_atoms} atoms in a cell of {size:.4g} Å^3",
+            expected=f"at most {_MOST}",
+            fix="cutoffs are 3 to 10 Å; or is the cell in another unit?",
+        )
 
 
 def _near_origin(

@@ -33,7 +33,7 @@ from surefield.potentials.potential import (
 )
 from surefield.potentials.saving import arrays_hash, load_arrays, pack, save_arrays, unpack
 from surefield.structures.electrode import PHI
-from surefield.structures.labels import Mapped
+from surefield.structures.labels import Mapped, check_named
 from surefield.structures.offsets import energy_offsets
 from surefield.structures.read import Frames, Source, read_frames
 from surefield.structures.splits import split_frames
@@ -196,6 +196,8 @@ def train(
         potential = potential.potential_for(frames.frames if isinstance(frames, LabelledSet) else frames)
     assert potential is not None
     potential = as_potential(potential)
+    if not isinstance(frames, LabelledSet):
+        check_named(frames, labels)
     data = as_labelled(frames, potential, labels)
     if isinstance(validation, int | float):
         if not 0 <= validation < 1:

@@ -71,7 +71,11 @@ def check_repeats(frames: Frames, labels: Sequence[Labels]) -> list[Finding]:
 
 
 def check_leakage(
-    frames: Frames, labels: Sequence[Labels], reference: Frames, reference_labels: Sequence[Labels]
+    frames: Frames,
+    labels: Sequence[Labels],
+    reference: Frames,
+    reference_labels: Sequence[Labels],
+    name: str = "test",
 ) -> list[Finding]:
     """Report structures of `frames` that are in `reference` (the training set), also as symmetry copies."""
     both, both_labels = reference + frames, [*reference_labels, *labels]
@@ -91,8 +95,8 @@ def check_leakage(
         return []
     first = min(leaked)
     message = (
-        f"{len(leaked)} of {len(frames)} test structures have a copy, possibly rotated, in the training set; "
-        f"e.g. {frames.origin(first)} is {reference.origin(leaked[first])}"
+        f"{len(leaked)} of {len(frames)} {name} structures have a copy, possibly rotated, in the training "
+        f"set; e.g. {frames.origin(first)} is {reference.origin(leaked[first])}"
     )
     remedy = "report errors with and without them, or remove the copies from the training set"
     return [Finding("leakage", "warning", message, tuple(sorted(leaked)), float(len(leaked)), remedy)]
