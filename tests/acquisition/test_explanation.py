@@ -49,3 +49,6 @@ def test_the_map_keeps_distances_of_features_that_lie_in_a_plane(n_features):
     assert arrays["shares"].sum() == pytest.approx(1.0)
     distances = [np.linalg.norm(x[:, None] - x, axis=2) for x in (points, flat)]
     np.testing.assert_allclose(*distances, atol=1e-9)
+    lengths = np.linalg.norm(rows, axis=1)[:, None]
+    long = feature_map(rows[:5] * lengths[:5], rows[5:] * lengths[5:], squares=True)
+    np.testing.assert_allclose(long["pool"], feature_map(rows[:5], rows[5:])["pool"], atol=1e-9)

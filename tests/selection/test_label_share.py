@@ -34,6 +34,16 @@ def test_shares_and_their_intervals() -> None:
     never = label_share(labels, np.ones((3, 5)), labels, random)
     assert (never.fraction, never.per_seed, never.interval) == (None, (None,) * 3, (None, None))
     assert label_share(labels, method, labels, random) == share
+    # Where the error of random selection does not fall, having its final one early is no saving.
+    flat = label_share(labels, np.ones((3, 5)), labels, np.ones((3, 5)))
+    assert (flat.fraction, flat.of_random) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert saving_sentence("lcmd", {"mae": flat}) == (
+        "lcmd shows no saving over random selection: for its final force MAE it needs 20 % of the labels and "
+        "random selection itself 20 %, and no other error shows more (mean curves of 3 repetitions)."
+    )
+    assert "50 % of its labels, where random selection itself needs 80 % of them (one rep" in saving_sentence(
+        "lcmd", {"mae": LabelShare(0.5, (0.5,), of_random=0.8)}
+    )
 
 
 def test_sentences_are_honest() -> None:

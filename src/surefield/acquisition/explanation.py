@@ -29,7 +29,8 @@ def explain(
     arrays = {"picks": picks.indices}
     if picks.g_pool is not None:
         nothing = np.zeros((0, picks.g_pool.shape[1]))
-        arrays |= feature_map(nothing if picks.g_train is None else picks.g_train, picks.g_pool)
+        train_rows = nothing if picks.g_train is None else picks.g_train
+        arrays |= feature_map(train_rows, picks.g_pool, squares=picks.config.get("features") == "ll_force")
     return reasons_of(picks, train, pool, uncertainty), arrays
 
 
@@ -71,14 +72,23 @@ def reasons_of(
 
 
 def feature_map(
-    train: Float[np.ndarray, "n_train n_features"], pool: Float[np.ndarray, "n_pool n_features"]
+    train: Float[np.ndarray, "n_train n_features"],
+    pool: Float[np.ndarray, "n_pool n_features"],
+    *,
+    squares: bool = False,
 ) -> dict[str, np.ndarray]:
     """The two principal components of features of both sets together.
+
+    Rows that are `squares` of what tells structures apart, such as information matrices, are shortened to the
+    roots of their lengths: else the few largest take the whole plane.
 
     Returns:
         `train` (n_train, 2), `pool` (n_pool, 2), and `shares` (2,) of the variance along them.
     """
     rows = np.concatenate([train, pool])
+    if squares:
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows / np.sqrt(np.where(lengths > 0, lengths, 1.0))
     rows = rows - rows.mean(axis=0)
     # From the smaller of both Gram matrices: there may be many structures, or many features.
     wide = rows.shape[1] > rows.shape[0]

@@ -382,7 +382,8 @@ class Loop:
     def _map(self, batch: Selection) -> None:
         """Where the latest picks lie among labels and candidates, for the page."""
         if batch.g_pool is not None and batch.g_train is not None:
-            drawn = feature_map(batch.g_train, batch.g_pool) | {"picks": batch.indices}
+            squares = self.features == "ll_force"
+            drawn = feature_map(batch.g_train, batch.g_pool, squares=squares) | {"picks": batch.indices}
             write_arrays(self.folder / "map.npz", drawn)
 
     def _label(self, frames: Frames, purpose: str, number: int, bar: Track) -> list[Atoms]:

@@ -295,7 +295,7 @@ class MethodComparison:
         first = [index for index in first_arm if index in initial["picks"]]
         # By features of the final potential: those of the rounds cannot be compared with one another.
         rows = feature_rows(uncertainty, self.pool, self.features)
-        drawn = feature_map(rows[first], rows)
+        drawn = feature_map(rows[first], rows, squares=self.features == "ll_force")
         for name in self.methods:
             picked = [event["index"] for event in self.journal.find(event="labelled", method=name, seed=seed)]
             later = np.array([index for index in picked if index not in initial["picks"]], np.int64)

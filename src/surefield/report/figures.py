@@ -204,7 +204,7 @@ def feature_map(arrays: Mapping[str, np.ndarray]) -> go.Figure | None:
         for word, x in zip(("First", "Second"), shares, strict=True)
     ]
     figure = _figure(*titles)
-    for points, name, color, size in ((pool, "pool", "#56B4E9", 6), (train, "training set", GREY, 6)):
+    for points, name, color, size in ((train, "training set", GREY, 6), (pool, "pool", "#56B4E9", 7)):
         shown = sample(np.zeros(len(points)))
         marker = {"size": size, "color": color, "opacity": 0.6}
         figure.add_scatter(x=points[shown, 0], y=points[shown, 1], mode="markers", name=name, marker=marker)

@@ -38,10 +38,14 @@ def cards(run: Run) -> list[Card]:
     """The key numbers that are recorded, at most eight."""
     cards = _loop_cards(run) + _error_cards(run) + _calibration_cards(run)
     if run.verb == "select":
-        cards.append(
-            Card("Structures picked", str(len(run.picks)), aside=f"by {run.selection.get('method', '')}")
-        )
+        cards.append(Card("Structures picked", str(len(run.picks)), aside=_picked_by(run.selection)))
     return cards[:8]
+
+
+def _picked_by(selection: Mapping[str, Any]) -> str:
+    of = f"of {selection['n_pool']}, " if "n_pool" in selection else ""
+    on = f" on {selection['features']}" if "features" in selection else ""
+    return f"{of}by {selection.get('method', '')}{on}"
 
 
 def _uq(run: Run) -> str:

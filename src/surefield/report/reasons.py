@@ -14,8 +14,8 @@ __all__ = ["GAINS", "plain_number", "sentence"]
 
 _DISTANCE: Final = "squared distance of features from what is labelled or picked before"
 _DROP: Final = (
-    "by how much the summed variance of all structures drops; with ll_force features, by how much ln σ of "
-    "all labels drops on average"
+    "drop of the summed variance of all structures; with ll_force features, that of ln σ of all energies and "
+    "forces on average"
 )
 #: What the gain of a method is.
 GAINS: Final[Mapping[str, str]] = {

@@ -17,6 +17,8 @@ __all__ = ["replay_section"]
 
 #: Errors that are drawn.
 _DRAWN: Final = ("mae", "rmse", "q95", "worst")
+#: What stands at their axes; the whole name is the title.
+_SHORT: Final = {"mae": "MAE", "rmse": "RMSE", "q95": "95 % quantile", "worst": "RMSE, worst structure"}
 
 
 def replay_section(run: Run) -> Section | None:
@@ -33,13 +35,14 @@ def replay_section(run: Run) -> Section | None:
             curves = {method: np.array(rows) for method, rows in errors[kind][error].items()}
             caption = "Lower and further left is better; all methods of a seed have the same test structures."
             title = f"{ERROR_NAMES[error]} of the {name}"
-            figure = figures.replay_curve(labels, curves, f"{title} ({unit})" if unit else title)
+            figure = figures.replay_curve(labels, curves, _SHORT[error] + (f" ({unit})" if unit else ""))
             panels += panel(title, figure, caption)
         own = [entry for entry in run.replay["verdicts"] if entry["quantity"] == kind]
         html += titled(f"{name} ({unit})" if unit else name, _table(own))
         html += _by_group(kind, f"{name}, by group" + (f" ({unit})" if unit else ""), run)
-    said = run.replay.get("headlines") or {}
-    html = "".join(f"<p>{escape(str(sentence))}</p>" for sentence in said.values()) + html
+    said, above = run.replay.get("headlines") or {}, str(run.summary.get("verdict", ""))
+    others = [str(sentence) for sentence in said.values() if str(sentence) not in above]
+    html = "".join(f"<p>{escape(sentence)}</p>" for sentence in others) + html
     lead = (
         "What selection would have saved on structures that are labelled already. A method is better than "
         "random selection where the 95 % interval of the difference, from draws of the seeds, lies below 0."
@@ -63,7 +66,7 @@ def _by_group(kind: str, title: str, run: Run) -> str:
 
 
 def _table(verdicts: list[dict[str, Any]]) -> str:
-    columns = ["Method", "Error", "After the last round", "To random (%)", "95 % interval (%)", "Labels"]
+    columns = ["Method", "Error", "After the last round", "Beside random (%)", "95 % interval (%)", "Labels"]
     columns += ["Labels of random for the same", "Verdict"]
     rows = []
     for entry in verdicts:

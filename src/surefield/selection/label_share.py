@@ -50,11 +50,13 @@ class LabelShare:
         per_seed: the same of single seeds, which are noisy enough to miss a target, or to meet it by luck.
         interval: 95 % interval of `fraction` by bootstrap over the seeds, None at an end that is never
             reached; None with fewer than three seeds.
+        of_random: the same of random selection itself: less than 1 where its error does not fall to the end.
     """
 
     fraction: float | None
     per_seed: tuple[float | None, ...] = ()
     interval: tuple[float | None, float | None] | None = None
+    of_random: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
@@ -69,7 +71,7 @@ def label_share(
     Curves are averaged over the seeds as logarithms; seeds are paired in the bootstrap.
     """
 
-    def share(seeds: Any) -> float:
+    def share(seeds: Any, labels: np.ndarray = labels, errors: np.ndarray = errors) -> float:
         curve = np.exp(np.log(errors[seeds]).mean(axis=0))
         target = float(np.exp(np.log(random_errors[seeds, -1]).mean()))
         return labels_to_reach(labels[seeds].mean(axis=0), curve, target) / random_labels[seeds, -1].mean()
@@ -81,12 +83,13 @@ def label_share(
         # Of sorted values, so that a share that is never reached stays one.
         low, high = np.sort([share(seeds) for seeds in drawn])[[_RESAMPLES // 40, -1 - _RESAMPLES // 40]]
         interval = (_finite(low), _finite(high))
-    return LabelShare(_finite(share(every)), tuple(_finite(share([i])) for i in every), interval)
+    own = share(every, random_labels, random_errors)
+    return LabelShare(_finite(share(every)), tuple(_finite(share([i])) for i in every), interval, own)
 
 
 def most_gained(shares: Mapping[str, LabelShare]) -> str:
     """Name of the error whose final value for random selection takes the least share of labels."""
-    return min(shares, key=lambda name: _order(shares[name].fraction))
+    return min(shares, key=lambda name: _order(shares[name]))
 
 
 def saving_sentence(method: str, shares: Mapping[str, LabelShare], of: str = "force") -> str:
@@ -104,18 +107,21 @@ def saving_sentence(method: str, shares: Mapping[str, LabelShare], of: str = "fo
     if fraction is None:
         names = " or ".join(_named(name, of) for name in shares)
         return f"{method} did not reach the final {names} of random selection ({curves})."
-    if fraction >= 1:
+    itself = shares[best].of_random
+    if fraction >= itself:
+        own = f" and random selection itself {_percent(itself)}" if _early(itself) else ""
         return (
             f"{method} shows no saving over random selection: for its final {_named(best, of)} it needs "
-            f"{_percent(fraction)} of the labels, {_of_mae(mae, best, of)} ({curves})."
+            f"{_percent(fraction)} of the labels{own}, {_of_mae(mae, best, of)} ({curves})."
         )
     missed = sum(share is None for share in shares[best].per_seed)
     alone = f"; {missed} of {n} alone did not reach it" if missed and n > 1 else ""
     between = f", 95 % interval {_interval(shares[best])}" if shares[best].interval is not None else ""
     others = "" if best == "mae" else f"; {_of_mae(mae, best, of)}"
+    own = f", where random selection itself needs {_percent(itself)} of them" if _early(itself) else ""
     return (
         f"{method} reaches the final {_named(best, of)} of random selection with {_percent(fraction)} of its "
-        f"labels ({curves}{between}{alone}){others}."
+        f"labels{own} ({curves}{between}{alone}){others}."
     )
 
 
@@ -146,5 +152,10 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _order(fraction: float | None) -> float:
-    return float("inf") if fraction is None else fraction
+def _order(share: LabelShare) -> float:
+    return float("inf") if share.fraction is None else share.fraction / share.of_random
+
+
+def _early(of_random: float) -> bool:
+    """Whether random selection had its final error before its last labels."""
+    return of_random < 0.995
