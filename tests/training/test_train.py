@@ -43,6 +43,12 @@ def test_errors_fall(fit, copper_network, copper):
     assert losses[-1] < losses[0]
 
 
+def test_no_energy_offset_is_left(fit):
+    found, _, _ = fit
+    left = residuals(found.potential, found.train_set.samples).flat("energy")
+    assert abs(left.mean()) < 1e-3 * left.std()
+
+
 def test_intervals_are_computed_when_they_are_asked_for(fit, monkeypatch):
     found, _, _ = fit
     measured = errors(residuals(found.potential, found.train_set.samples))

@@ -47,7 +47,13 @@ from surefield.training.checkpoint import (
     sample_contents,
 )
 from surefield.training.config import TrainConfig
-from surefield.training.continuation import check_body, continued, solve_around, starting_potential
+from surefield.training.continuation import (
+    check_body,
+    continued,
+    solve_around,
+    starting_potential,
+    with_fitted_offsets,
+)
 from surefield.training.dataset import LabelledSet, as_labelled, without_baseline
 from surefield.training.epochs import History, Row, State
 from surefield.training.force_errors import ForceErrorLog, finish_log, force_error_norms, open_log
@@ -322,6 +328,8 @@ def _fit(
     fitted, history = start, History()
     if config.train_body and not is_linear(start):
         fitted, history = _trained(start, train_set, valid_set, job, log)
+        if history.rows and step_settings(config, start).weights["energy"] > 0:
+            fitted = with_fitted_offsets(fitted, train_set.samples)
     if log is not None:
         if not history.rows:
             log.append(0, force_error_norms(fitted, train_set.samples))
