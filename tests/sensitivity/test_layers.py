@@ -27,6 +27,9 @@ def test_layers_of_potentials(network):
     assert set(layer) == {("readout",)}
     assert not layer.keys() & rest.keys()
     assert layer.keys() | rest.keys() == named_arrays(network).keys()
+    last, others = extract_feature_params(network, "dense_2")
+    assert set(last) == {("readout",), ("bias",)}
+    assert last.keys() | others.keys() == named_arrays(network).keys()
     assert layer_of(network, "readout")[0] is layer_of(network, "dense_2")[0] is network
 
 

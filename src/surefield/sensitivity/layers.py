@@ -68,7 +68,8 @@ def extract_feature_params(
 
     Args:
         params: nested dictionaries of arrays, or a potential.
-        layer_name: one element of the paths of its arrays, or a whole path with dots.
+        layer_name: one element of the paths of its arrays, or a whole path with dots; `dense_2`, where no
+            array is called so, is the final linear map of a potential, with its biases.
 
     Returns:
         Two flat dictionaries by paths, disjoint, together everything.
@@ -80,6 +81,10 @@ def extract_feature_params(
     if not arrays:
         raise PotentialError("the parameters hold no arrays", got=type(params).__name__)
     chosen = _matching(arrays, layer_name)
+    homes = {path[:-1] for path in arrays if path[-1:] == _READOUT}
+    if not chosen and layer_name == LAST_LAYER and len(homes) == 1:
+        [home] = homes
+        chosen = [path for path in arrays if path in ((*home, *_READOUT), (*home, "bias"))]
     if not chosen:
         raise _no_layer(layer_name, arrays)
     rest = {path: array for path, array in arrays.items() if path not in chosen}
