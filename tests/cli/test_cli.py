@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
 from tests.copper import copper
 from typer.testing import CliRunner
 
@@ -256,6 +257,34 @@ def test_what_an_error_offers_is_a_key_of_the_configuration(config: Path, tmp_pa
         run("train", config, f"data.train={tmp_path / 'bad.xyz'}", keys)
     with pytest.raises(DataError, match=r"no structure has 'minne'"):
         train(MomentNetwork(["Cu"]), frames, labels={"energy": "mine", "forces": "minne"})
+
+
+@pytest.mark.filterwarnings("default:one geometry")
+def test_warnings_are_lines_of_the_log(config: Path, tmp_path: Path) -> None:
+    (first,) = copper(1)
+    states = [first.copy() for _ in range(6)]
+    for q, atoms in enumerate(states):
+        atoms.info["charge"] = q
+        atoms.calc = SinglePointCalculator(atoms, energy=float(q), forces=first.get_forces())
+    ase.io.write(tmp_path / "states.xyz", states)
+    sets = [f"data.train={tmp_path / 'states.xyz'}", "data.validation=0", "data.test=null", "data.pool=null"]
+    done = CliRunner().invoke(app, ["train", str(config), *SNAP, *sets])
+    assert "warning: one geometry has several energies" in done.output
+    assert "UserWarning" not in done.output
+    assert "several energies" in (tmp_path / "runs" / "copper-train" / "run.log").read_text()
+
+
+def test_a_pool_of_training_structures_alone_has_no_pick(config: Path, data: Path) -> None:
+    run("train", config, *SNAP)
+    with pytest.raises(
+        DataError, match=r"no structure of the pool is left to pick in .*train.xyz; got .*cop"
+    ):
+        run(
+            "select",
+            config,
+            *SNAP,
+            f"data.pool={data.parent / config.parent / 'runs/copper-train/train.xyz'}",
+        )
 
 
 @pytest.mark.parametrize("key", ["test", "validation"])

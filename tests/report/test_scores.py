@@ -45,6 +45,11 @@ def test_without_a_test_set_the_validation_counts() -> None:
     assert verdict(known).startswith("On the validation structures the force error is 20 meV/Å")
     (caution,) = cautions(known)
     assert "no test set" in caution
+    assert "the validation structures" in caution
+    (caution,) = cautions(run({"evaluated": "train", "train": {"forces_mae": 0.02}}))
+    assert "no test set" in caution
+    assert "the training structures" in caution
+    assert "validation" not in caution
 
 
 def test_rows_have_intervals_and_no_model() -> None:

@@ -79,6 +79,11 @@ def test_numbers_that_are_not_finite():
         check_geometry([Atoms()])
 
 
+def test_atoms_of_no_element():
+    with pytest.raises(DataError, match=r"atom 1 is of no element \('X'\) in frame 0; give its element"):
+        check_geometry([Atoms("HX", [[0, 0, 0], [0, 0, 2]])])
+
+
 def test_cells_too_small_for_their_atoms_are_refused_before_a_search():
     sheared = Atoms("Cu2", [[0, 0, 0], [1, 1, 1]], cell=[[4, 0, 0], [4, 1e-4, 0], [0, 0, 4]], pbc=True)
     for atoms in (sheared, Atoms("Cu", cell=[1e-3, 4, 4], pbc=[True, False, False])):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import shlex
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +21,7 @@ from surefield.report.properties import property_rows
 from surefield.report.scores import cautions, error_rows
 from surefield.report.stability import stability_cautions, stability_rows
 
-__all__ = ["answer", "say"]
+__all__ = ["answer", "say", "warnings_said"]
 
 _log = logging.getLogger(__name__)
 #: Columns where the output is no terminal.
@@ -33,6 +35,18 @@ def say(text: str) -> None:
     print(text, flush=True)
     for line in text.splitlines():
         _log.info("%s", line)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings are lines of the terminal and of run.log, without the code that Python shows with them."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _say_warning
+        yield
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *where: object) -> None:
+    say(f"warning: {message}")
 
 
 def answer(

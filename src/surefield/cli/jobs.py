@@ -38,7 +38,7 @@ from surefield.cli.properties import run_properties
 from surefield.cli.rehearsal import rehearse
 from surefield.cli.scores import run_score
 from surefield.config import parse, to_yaml
-from surefield.errors import ConfigError, worded
+from surefield.errors import ConfigError, DataError, worded
 from surefield.execution.cache import cache_statistics, enable_compilation_cache
 from surefield.execution.run_folder import CONFIG, RunFolder
 from surefield.execution.stopwatch import compiling_seconds
@@ -341,6 +341,13 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
     for note in picks.notes:
         say(f"note: {note}")
     chosen = list(picks)
+    if not chosen:
+        raise DataError(
+            "no structure of the pool is left to pick",
+            where=config.data.pool,
+            got="; ".join(picks.notes) or f"{len(pool)} structures",
+            fix="add others to data.pool, or allow these: selection.constraints.deduplicate=null",
+        )
     entries, arrays = explain(picks, train_frames, pool, uncertainty)
     folder.write_json(
         "selection.json",

@@ -57,9 +57,11 @@ def _run(verb: str, config: Path, overrides: list[str] | None, dry_run: bool, ov
 
         # Faults are told before the rest is imported.
         check_needed(verb, read_config(config, overrides or []))
+        from surefield.cli.answer import warnings_said
         from surefield.cli.jobs import run_verb
 
-        run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
+        with warnings_said():
+            run_verb(verb, config, overrides or [], dry_run=dry_run, overwrite=overwrite)
     except KeyboardInterrupt:  # typer would end with a bare "Aborted!"
         print("interrupted; run the same command again to go on", file=sys.stderr)
         raise typer.Exit(130) from None

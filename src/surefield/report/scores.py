@@ -142,11 +142,12 @@ def cautions(run: Run) -> list[str]:
 
 def _of_the_sets(run: Run) -> Iterator[str]:
     summary = run.summary
-    if summary.get("evaluated") in ("validation", "train"):
-        yield (
-            "There is no test set (data.test): the figures show the validation structures, which chose the "
-            "weights and calibrated σ, so new structures will do worse."
-        )
+    shown = {
+        "validation": "validation structures, which chose the weights and calibrated σ",
+        "train": "training structures, to which the potential was fitted",
+    }.get(str(summary.get("evaluated")))
+    if shown:
+        yield f"There is no test set (data.test): the figures show the {shown}, so new structures will do worse."
     for name, valid in _rmse(summary, "validation"):
         train = value_of(summary.get("train"), f"{name}_rmse")
         if train and valid > FIVEFOLD * train:
@@ -196,7 +197,8 @@ def _of_the_calibration(run: Run) -> Iterator[str]:
         if rows == 0:
             yield f"No label calibrates σ of the {name.replace('_', ' ')}: its size is a guess."
         elif rows and rows < FEW_LABELS:
+            labels = "label calibrates" if rows == 1 else "labels calibrate"
             yield (
-                f"Only {rows:.0f} labels calibrate σ of the {name.replace('_', ' ')}: its scale is known to "
+                f"Only {rows:.0f} {labels} σ of the {name.replace('_', ' ')}: its scale is known to "
                 f"about {100 / math.sqrt(2 * rows):.0f} %; more validation structures make it certain."
             )

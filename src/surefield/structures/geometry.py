@@ -79,9 +79,9 @@ def check_geometry(frames: Frames | Sequence[Atoms], *, min_distance: float = MI
         min_distance: nearer atoms (Å), periodic images included, are an error.
 
     Raises:
-        DataError: no atoms, positions or cell not finite, positions beyond 1e9 Å or stated not to be in Å, a
-            cell without volume under periodic boundaries, atoms too close; names the structure, the atoms and
-            the distance.
+        DataError: no atoms, atoms of no element, positions or cell not finite, positions beyond 1e9 Å or
+            stated not to be in Å, a cell without volume under periodic boundaries, atoms too close; names the
+            structure, the atoms and the distance.
     """
     frames = read_frames(frames)
     for i, atoms in enumerate(frames):
@@ -113,6 +113,11 @@ def check_numbers(atoms: Atoms, where: object) -> None:
     positions, cell = atoms.positions, atoms.cell.array
     if len(positions) == 0:
         raise DataError(f"no atoms in {where}")
+    if not atoms.numbers.all():
+        atom = int(np.argmin(atoms.numbers != 0))
+        raise DataError(
+            f"atom {atom} is of no element ('X') in {where}", fix="give its element, or take it out"
+        )
     farthest = np.abs(positions).max()
     if not farthest <= _FARTHEST:
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
