@@ -274,6 +274,7 @@ def test_warnings_are_lines_of_the_log(config: Path, tmp_path: Path) -> None:
     assert "several energies" in (tmp_path / "runs" / "copper-train" / "run.log").read_text()
 
 
+@pytest.mark.filterwarnings("default:selection stopped")
 def test_a_pool_of_training_structures_alone_has_no_pick(config: Path, data: Path) -> None:
     run("train", config, *SNAP)
     with pytest.raises(

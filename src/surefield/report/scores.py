@@ -147,7 +147,7 @@ def _of_the_sets(run: Run) -> Iterator[str]:
         "train": "training structures, to which the potential was fitted",
     }.get(str(summary.get("evaluated")))
     if shown:
-        yield f"There is no test set (data.test): the figures show the {shown}, so new structures will do worse."
+        yield (f"There is no test set (data.test): the figures show the {shown}, so new ones will do worse.")
     for name, valid in _rmse(summary, "validation"):
         train = value_of(summary.get("train"), f"{name}_rmse")
         if train and valid > FIVEFOLD * train:
