@@ -38,10 +38,10 @@ from surefield.loop.method_comparison import check_size, compared_methods
 from surefield.loop.oracles.config import ReplayOracleConfig, make_oracle
 from surefield.loop.settings import with_selection
 from surefield.potentials.evaluate import predict
+from surefield.potentials.learned_part import learned_part
 from surefield.potentials.potential import (
     LastLayerPotential,
     Potential,
-    SumPotential,
     as_potential,
     trainable,
 )
@@ -247,7 +247,7 @@ _CHECKS: Final[dict[str, Callable[[RunConfig], None]]] = {
 def _describe(potential: Potential) -> None:
     leaves = jax.tree.leaves(eqx.filter(potential, trainable(potential)))
     count = sum(int(np.size(leaf)) for leaf in leaves)
-    inner = potential.learned if isinstance(potential, SumPotential) else potential
+    inner = learned_part(potential)
     say(f"potential: {type(inner).__name__} with {count} parameters, cutoff {potential.cutoff:g} Å")
 
 
@@ -261,7 +261,7 @@ def _estimate(potential: Potential, data: LabelledSet, n: float, config: RunConf
         with watch:
             predict(potential, sample.frames, neighborhoods=sample.structures)
     each = watch.seconds / len(sample)
-    inner = potential.learned if isinstance(potential, SumPotential) else potential
+    inner = learned_part(potential)
     width = inner.n_features if isinstance(inner, LastLayerPotential) else 0
     size = float(max(structure.n_atoms for structure in sample.structures))
     epochs = 0 if is_linear(inner) or training.minutes else recipe(training, inner).n_epochs_of(round(n))

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 from surefield.errors import ConfigError, PotentialError
 from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.evaluate import evaluate
-from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.potentials.learned_part import learned_part, with_learned_part
+from surefield.potentials.potential import LastLayerPotential, Potential, trainable
 from surefield.sensitivity.rows import structure_rows
 from surefield.structures.batching import plan_shapes, streamed_batches
 from surefield.structures.graph import Graph, bucket_size, collate
@@ -76,10 +77,9 @@ class ChosenParameters(eqx.Module):
 
 
 def _with_readout(potential: Potential, vector: Array) -> Potential:
-    if isinstance(potential, LastLayerPotential):
-        return potential.with_readout(vector.reshape(potential.readout.shape))
-    if isinstance(potential, SumPotential):
-        return eqx.tree_at(lambda p: p.learned, potential, _with_readout(potential.learned, vector))
+    learned = learned_part(potential)
+    if isinstance(learned, LastLayerPotential):
+        return with_learned_part(potential, learned.with_readout(vector.reshape(learned.readout.shape)))
     raise PotentialError(f"the last layer of {type(potential).__name__} cannot be changed by itself")
 
 
@@ -157,8 +157,7 @@ def _linear_part(chosen: ChosenParameters) -> LastLayerPotential | None:
     potential = chosen.potential
     if chosen.last_layer:
         return potential.last_layer()
-    while isinstance(potential, SumPotential):
-        potential = potential.learned
+    potential = learned_part(potential)
     if not isinstance(potential, LastLayerPotential):
         return None
     moving = jax.tree.leaves(eqx.filter(potential, trainable(potential)))

@@ -18,13 +18,14 @@ from surefield.execution.identity import digest
 from surefield.files import atomic_path
 from surefield.formats.chimes import read_params, read_setup, settings_of, write_params
 from surefield.potentials.chimes import Chimes
-from surefield.potentials.potential import Potential, SumPotential
+from surefield.potentials.learned_part import learned_part
+from surefield.potentials.potential import Potential
 from surefield.trainers.handle import POTENTIAL_FILE, PotentialHandle, arguments_of, saved_model
 from surefield.trainers.result import FitResult, TrainingWarning
 from surefield.trainers.trainer import Trainer
 from surefield.training.breakdown import Pairs
 from surefield.training.checkpoint import PartialSums, part_of
-from surefield.training.chimes_rows import FitRows, fit_rows, learned_part, row_kinds
+from surefield.training.chimes_rows import FitRows, chimes_part, fit_rows, row_kinds
 from surefield.training.dataset import Sample
 from surefield.training.least_squares import LinearSolution, StreamedRows, solve
 from surefield.training.linear import with_coefficients
@@ -121,7 +122,7 @@ class ChIMESPotential(PotentialHandle):
 
     def export_files(self, folder: Path) -> list[Path]:
         """Write `params.txt` for the public calculator; nothing for transformations that it does not read."""
-        model = self.model.learned if isinstance(self.model, SumPotential) else self.model
+        model = learned_part(self.model)
         if not isinstance(model, Chimes) or model.settings.transform != "MORSE":
             return []
         write_params(folder / PARAMS, model)
@@ -194,7 +195,7 @@ class ChIMESTrainer(Trainer):
 
     def fit(self, model: Potential, problem: Problem) -> FitResult:
         """Make the rows, solve for the coefficients."""
-        linear = learned_part(model)
+        linear = chimes_part(model)
         if self.row_weights is not None:
             self._check_only_row_weights(problem)
         _warn_of_short_pairs(linear, problem.train)
@@ -265,7 +266,7 @@ class ChIMESTrainer(Trainer):
         """Rows of chimes_lsq times their weights, with `compat`."""
         if self.compat is None:
             return None
-        linear = learned_part(model)
+        linear = chimes_part(model)
         problem = Problem(tuple(configurations), (), weights, 0, TrainingRun(Path()))
         return self._weighted_rows(model, problem, linear.coefficients / EV_PER_KCAL_MOL)
 

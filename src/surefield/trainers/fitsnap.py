@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 
 from surefield.errors import DataError, PotentialError, nearest
 from surefield.formats.snap import read_snap, write_snap
+from surefield.potentials.learned_part import learned_part
 from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
@@ -110,7 +111,7 @@ class FitSnapPotential(PotentialHandle):
         if path.is_dir():
             path = path / (POTENTIAL_FILE if (path / POTENTIAL_FILE).exists() else PREFIX)
         model = load_potential(path) if path.suffix == ".npz" else read_snap(path)
-        if not isinstance(model.learned if isinstance(model, SumPotential) else model, Snap):
+        if not isinstance(learned_part(model), Snap):
             raise PotentialError(f"{path} holds a {type(model).__name__}, not a SNAP potential")
         symbols = [chemical_symbols[z] for z in model.species]
         if sorted(symbols) != sorted(self.species):

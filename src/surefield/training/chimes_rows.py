@@ -11,12 +11,13 @@ from jaxtyping import Float
 from surefield.descriptors.chimes.settings import EV_PER_KCAL_MOL
 from surefield.errors import DataError
 from surefield.potentials.chimes import Chimes
-from surefield.potentials.potential import ClosedRows, Potential, SumPotential
+from surefield.potentials.learned_part import learned_part
+from surefield.potentials.potential import ClosedRows, Potential
 from surefield.structures.tensors import VOIGT, VOIGT_COLUMNS, VOIGT_ROWS, from_voigt, to_voigt
 from surefield.training.dataset import Sample, without_baseline
 from surefield.training.problem import Problem, ResidualWeights
 
-__all__ = ["FitRows", "fit_rows", "learned_part", "row_kinds"]
+__all__ = ["FitRows", "chimes_part", "fit_rows", "row_kinds"]
 
 _AXES: Final = "xyz"
 
@@ -37,16 +38,16 @@ class FitRows(NamedTuple):
     labels: tuple[str, ...]
 
 
-def learned_part(model: Potential) -> Chimes:
+def chimes_part(model: Potential) -> Chimes:
     """The ChIMES part of a potential or of a sum."""
-    learned = model.learned if isinstance(model, SumPotential) else model
+    learned = learned_part(model)
     assert isinstance(learned, Chimes)
     return learned
 
 
 def fit_rows(model: Potential, problem: Problem, *, compat: str | None = None) -> Iterator[FitRows]:
     """Rows of every training configuration in turn, all columns of the model; see `ChIMESTrainer`."""
-    linear = learned_part(model)
+    linear = chimes_part(model)
     train = without_baseline(model, problem.train)[1]
     kinds = [row_kinds(linear, c, problem.residual_weights(c), compat) for c in train]
     closed = linear.rows_of(

@@ -15,11 +15,11 @@ from ase.data import atomic_numbers
 
 from surefield.errors import ConfigError
 from surefield.potentials.evaluate import predict
+from surefield.potentials.learned_part import learned_part
 from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
     Potential,
-    SumPotential,
     TrainingData,
     as_potential,
 )
@@ -51,7 +51,7 @@ def starting_potential(given: HasPotential | str | Path) -> Potential:
 
 def check_body(potential: Potential) -> None:
     """Raise `ConfigError` if a potential has no last layer that could be trained alone."""
-    learned = potential.learned if isinstance(potential, SumPotential) else potential
+    learned = learned_part(potential)
     if not isinstance(learned, LastLayerPotential):
         kind = type(learned).__name__
         raise ConfigError(f"train_body=False trains the last layer alone, and {kind} has no linear one")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from surefield.potentials.potential import Potential, SumPotential
+from surefield.potentials.learned_part import learned_part
+from surefield.potentials.potential import Potential
 from surefield.training.config import TrainConfig
 
 __all__ = ["EpochSettings", "recipe", "settled_for"]
@@ -50,5 +51,4 @@ def recipe(config: TrainConfig, potential: Potential) -> EpochSettings:
 
 
 def _suited(potential: Potential) -> Mapping[str, Any]:
-    learned = potential.learned if isinstance(potential, SumPotential) else potential
-    return learned.training_defaults
+    return learned_part(potential).training_defaults

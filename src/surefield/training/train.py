@@ -22,6 +22,7 @@ from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.progress import duration, track
 from surefield.files import write_atomic
+from surefield.potentials.learned_part import learned_part
 from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
@@ -249,9 +250,9 @@ def fit_samples(
     use_compilation_cache()
     budget = Budget(config.minutes) if budget is None else budget
     release_compiled()
-    if start is None and _learned(potential).pretrained:
+    if start is None and learned_part(potential).pretrained:
         start = potential
-    if start is not None and _learned(start).pretrained:
+    if start is not None and learned_part(start).pretrained:
         config = config.model_copy(update={"train_body": False})
     if not config.train_body:
         if start is None:
@@ -296,7 +297,7 @@ def _fit(
     if isinstance(potential, SumPotential):
         inner = _fit(
             potential.learned,
-            trained.learned if isinstance(trained, SumPotential) else trained,
+            None if trained is None else learned_part(trained),
             replace(train_set, samples=tuple(without_baseline(potential, train_set.samples)[1])),
             replace(valid_set, samples=tuple(without_baseline(potential, valid_set.samples)[1])),
             job,
@@ -436,10 +437,6 @@ def _opened(given: str | Path | Mapping[str, Any], data: LabelledSet) -> ForceEr
     if "folder" not in options:
         raise ConfigError("force_error_log needs a folder", got=options)
     return open_log(options.pop("folder"), data.samples, options)
-
-
-def _learned(potential: Potential) -> Potential:
-    return potential.learned if isinstance(potential, SumPotential) else potential
 
 
 def is_linear(potential: Potential) -> bool:

@@ -19,8 +19,9 @@ from surefield.execution.executor import get_executor
 from surefield.execution.in_flight import map_ordered
 from surefield.execution.progress import track
 from surefield.potentials.evaluate import evaluate_jit
+from surefield.potentials.learned_part import learned_part, with_learned_part
 from surefield.potentials.mean_potential import MeanPotential
-from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
+from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.potentials.saving import load_arrays, pack, save_arrays, unpack
 from surefield.quantities import uncertain
 from surefield.structures.batching import padded_batches
@@ -252,19 +253,18 @@ def _train_member(job: _Job) -> Potential:
 
 
 def _random_start(potential: Potential) -> bool:
-    learned = potential.learned if isinstance(potential, SumPotential) else potential
-    return "seed" in inspect.signature(type(learned).__init__).parameters
+    return "seed" in inspect.signature(type(learned_part(potential)).__init__).parameters
 
 
 def restarted(potential: Potential, seed: int) -> Potential:
     """An untrained potential of the same shape with random weights of a seed, where it has any."""
-    if isinstance(potential, SumPotential):
-        return SumPotential(restarted(potential.learned, seed), potential.baseline)
     if not _random_start(potential):
         return potential
-    fresh = type(potential).from_config({**potential.config(), "seed": seed})
+    learned = learned_part(potential)
+    fresh = type(learned).from_config({**learned.config(), "seed": seed})
     # What is taken from data, or was given with the potential, is not among the settings.
-    return eqx.tree_at(lambda p: p.constants(), fresh, potential.constants())
+    fresh = eqx.tree_at(lambda p: p.constants(), fresh, learned.constants())
+    return with_learned_part(potential, fresh)
 
 
 def _drawn(data: LabelledSet, seed: int) -> LabelledSet:

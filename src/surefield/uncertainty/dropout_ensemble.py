@@ -19,7 +19,8 @@ from surefield.potentials.dropout_network import (
     draw_masks,
     member_results,
 )
-from surefield.potentials.potential import HasPotential, Potential, SumPotential, as_potential
+from surefield.potentials.learned_part import learned_part, with_learned_part
+from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.quantities import uncertain
 from surefield.structures.batching import padded_batches
 from surefield.structures.neighbors import Neighborhood
@@ -72,7 +73,7 @@ class DropoutEnsemble(Uncertainty, HasMembers):
             raise ConfigError("seed must be a whole number, not negative", got=repr(seed))
         rate = check_rate((network.dropout or RATE) if rate is None else rate, "rate", len(network.neurons))
         masks = draw_masks(network.neurons, M, rate, seed)
-        ready = self._uncalibrated(_with_network(plain, network.with_masks(masks, rate)))
+        ready = self._uncalibrated(with_learned_part(plain, network.with_masks(masks, rate)))
         vars(self).update(vars(ready))
 
     @classmethod
@@ -87,7 +88,7 @@ class DropoutEnsemble(Uncertainty, HasMembers):
         if network.n_members < 2:
             fix = "use DropoutEnsemble(potential, M, rate, seed), which draws them"
             raise ConfigError("the network holds too few members", got=network.n_members, expected=2, fix=fix)
-        return cls._uncalibrated(_with_network(plain, network.of_member(MEAN)))
+        return cls._uncalibrated(with_learned_part(plain, network.of_member(MEAN)))
 
     @classmethod
     def _uncalibrated(cls, potential: Potential) -> Self:
@@ -115,7 +116,7 @@ class DropoutEnsemble(Uncertainty, HasMembers):
 
     def member_potential(self, member: int) -> Potential:
         """The network with the masks of a member, or the full network (0)."""
-        return _with_network(self.potential, _network(self.potential).of_member(member))
+        return with_learned_part(self.potential, _network(self.potential).of_member(member))
 
     def spreads(
         self, structures: Sequence[Neighborhood], names: Collection[str], *, batch_size: int
@@ -160,15 +161,11 @@ class DropoutEnsemble(Uncertainty, HasMembers):
 
 
 def _network(potential: Potential) -> DropoutNetwork:
-    network = potential.learned if isinstance(potential, SumPotential) else potential
+    network = learned_part(potential)
     if not isinstance(network, DropoutNetwork):
         fix = "train one with KliffBPPotential(..., dropout=0.1), or use LLPR"
         raise PotentialError("DropoutEnsemble needs a dropout network", got=type(network).__name__, fix=fix)
     return network
-
-
-def _with_network(potential: Potential, network: DropoutNetwork) -> Potential:
-    return SumPotential(network, potential.baseline) if isinstance(potential, SumPotential) else network
 
 
 def _centred(values: Float[np.ndarray, " n_members *rest"]) -> Float[np.ndarray, " n_members *rest"]:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from surefield.execution.cache import use_compilation_cache
 from surefield.potentials.evaluate import Results
-from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential
+from surefield.potentials.learned_part import with_learned_part
+from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.quantities import quantity
 from surefield.sensitivity.row_products import energy_products, row_products
 from surefield.sensitivity.rows import structure_rows
@@ -29,8 +30,7 @@ def displaced(potential: Potential, displacement: Float[np.ndarray, " n_features
     """The potential whose last-layer weights are displaced."""
     layer = potential.last_layer()
     moved = displacement.reshape(layer.readout.shape).astype(layer.readout.dtype)
-    changed = layer.with_readout(layer.readout + moved)
-    return SumPotential(changed, potential.baseline) if isinstance(potential, SumPotential) else changed
+    return with_learned_part(potential, layer.with_readout(layer.readout + moved))
 
 
 _of_all = eqx.filter_jit(row_products)

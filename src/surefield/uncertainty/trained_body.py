@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float
 from surefield.calibration.held_out import ROUNDED_ZERO, VALUE_ZERO
 from surefield.errors import PotentialError
 from surefield.potentials.evaluate import evaluate
-from surefield.potentials.potential import LastLayerPotential, Potential, SumPotential, trainable
+from surefield.potentials.learned_part import learned_part, with_learned_part
+from surefield.potentials.potential import LastLayerPotential, Potential, trainable
 from surefield.quantities import quantity
 from surefield.sensitivity.row_products import row_products
 from surefield.structures.batching import Shape, plan_shapes
@@ -49,7 +50,7 @@ def trainable_layer(potential: Potential) -> LastLayerPotential:
     Raises:
         PotentialError: it has no last layer of its own, or nothing below it that could be trained.
     """
-    layer = potential.learned if isinstance(potential, SumPotential) else potential
+    layer = learned_part(potential)
     if (
         not isinstance(layer, LastLayerPotential)
         or layer.pretrained
@@ -103,7 +104,7 @@ class TrainedBody(Learner):
     def potential(self, parameters: _Parameters) -> Potential:
         """The potential, with its baseline if it has one."""
         layer: Any = eqx.combine(parameters.moving, self.fixed)
-        return SumPotential(layer, self.whole.baseline) if isinstance(self.whole, SumPotential) else layer
+        return with_learned_part(self.whole, layer)
 
     def scored(self, parameters: _Parameters, part: int) -> dict[str, Scored]:
         """Deviations and residuals of all labels, batch by batch."""
