@@ -93,7 +93,8 @@ class TasksInFlight(Generic[K, R]):
         """
         while not self._finished:
             done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-            for future in done:
+            # In the order of submission, so that of several failures the same one is told.
+            for future in [one for one in self._pending if one in done]:
                 key, item, deaths = self._pending.pop(future)
                 error = _error(future)
                 if error is None:
