@@ -84,6 +84,29 @@ def test_copies_of_structures_are_dropped(chains):
     assert len(select(None, train, frames, "max_diag", 22, constraints=Constraints(deduplicate=None))) == 22
 
 
+def test_windows_of_scores(chains):
+    """Who may be picked at all, also at random; of variances by their roots."""
+    train, pool, _ = chains
+    sigma = np.linspace(0.0, 1.9, 20)
+    for method in ("lcmd", "random"):
+        scores = {"forces_variance": sigma**2}
+        picks = select(None, train, pool, method, 6, scores=scores, window=(0.45, 1.0))
+        assert sorted(picks) == [5, 6, 7, 8, 9, 10]
+    plain = select(None, train, pool[5:11], "lcmd", 6)
+    picks = select(None, train, pool, "lcmd", 6, scores={"σ": sigma}, window=(0.45, 1.0))
+    assert [i - 5 for i in picks] == list(plain)  # no weights
+    first = picks.dropped[0]
+    assert (first.index, first.reason) == (0, "σ of 0 is outside the window 0.45 to 1")
+    assert picks.notes[0] == f"left out of the pool: 14 (the first, structure 0: {first.reason})"
+    assert list(select(None, train, pool, "max_diag", 2, scores={"σ": sigma}, window=(None, 1.0))) == [10, 9]
+    with pytest.raises(ConfigError, match="a window needs the scores that it is of"):
+        select(None, train, pool, "lcmd", window=(0.0, 1.0))
+    with pytest.raises(DataError, match=r"score 'σ' must be one per structure; got \(19,\); expected 20"):
+        select(None, train, pool, "lcmd", scores={"σ": sigma[1:]}, window=(0.0, 1.0))
+    with pytest.raises(ConfigError, match=r"the window is empty; got \(2.0, 1.0\)"):
+        select(None, train, pool, "lcmd", scores={"σ": sigma}, window=(2.0, 1.0))
+
+
 @pytest.fixture(scope="module")
 def crystals(alloy):
     """Twelve rattled crystals of copper and gold; the first four are labelled."""

@@ -100,6 +100,21 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(others) == 2  # of four atoms each
     assert picks[0] not in others
 
+    pool = [atoms.copy() for atoms in copper(5, 1, strain=0.03)]
+    pool[0].positions[1] = pool[0].positions[0] + 0.01
+    ase.io.write(config.parent / "pool.xyz", [pool[0], *copper(5, 1, strain=0.03)])
+    broken = [*SNAP, "data.pool=pool.xyz", "selection.n=5", "selection.constraints={exclude: [1]}"]
+    with pytest.raises(DataError, match="apart in frame 0 of"):
+        run_verb("select", config, broken, dry_run=False, overwrite=True)
+    broken.append("selection.drop_broken=true")
+    report = run_verb("select", config, broken, dry_run=False, overwrite=True)
+    assert report is not None
+    found = json.loads((report.parent / "selection.json").read_text())
+    assert sorted(found["picks"]) == [2, 3, 4, 5]
+    assert re.match(r"left out, frame 0 of .*pool.xyz: atoms Cu0 and Cu1 are 0.01", found["notes"][0])
+    assert found["notes"][-1] == "4 of 5 picks: the pool has no more structures"
+    assert "left out, frame 0 of" in report.read_text()
+
 
 def test_short_dynamics_follow_a_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("train", config, *SNAP, "stability={steps: 4, n_structures: 1, seconds: 60}")

@@ -51,6 +51,16 @@ class SelectionConfig(Config):
     per_structure: Literal["max", "mean", "sum"] = Field(
         default="max", description="how a score of atoms becomes that of their structure"
     )
+    window: tuple[float | None, float | None] | None = Field(
+        default=None,
+        description="least and largest score of a pick, which then weighs no longer; of forces_variance and "
+        "energy_variance of the root, σ in eV/Å or eV/atom",
+    )
+    drop_broken: bool = Field(
+        default=False,
+        description="leave out structures that cannot be computed, or with atoms nearer than half the sum of "
+        "their covalent radii; else those that cannot be computed are an error",
+    )
     transforms: Transforms = ()
     sigma: LabelNoise = 0.1
     n: int | None = Field(
@@ -63,7 +73,10 @@ class SelectionConfig(Config):
     def _known(self) -> Self:
         methods = () if self.method is None else (self.method,)
         check_methods(methods, self.features, self.transforms)
-        if self.score is not None and any(not METHODS[method].uses_features for method in methods):
+        if self.window is not None and self.score is None:
+            raise ValueError("window needs a score that it is of, such as score: forces_variance")
+        weighs = self.score is not None and self.window is None
+        if weighs and any(not METHODS[method].uses_features for method in methods):
             raise ValueError(f"{self.method} takes no score; max_diag ranks by it")
         if self.n is None and self.constraints.budget is None:
             raise ValueError("without n, constraints.budget has to say how many are picked")

@@ -10,10 +10,15 @@ from ase import Atoms
 from jaxtyping import Float64
 
 from surefield.errors import ConfigError, DataError, nearest
+from surefield.selection.selection import Dropped
 
-__all__ = ["PerStructure", "structure_scores"]
+__all__ = ["PerStructure", "Window", "outside_window", "structure_scores"]
 
 PerStructure = Literal["max", "mean", "sum"]
+#: Least and largest score of a candidate; None: no limit.
+Window = tuple[float | None, float | None]
+#: Scores that are variances, of which people know the roots.
+_VARIANCES: Final = ("forces_variance", "energy_variance")
 _REDUCTIONS: Final[dict[str, Callable[[np.ndarray], Any]]] = {"max": np.max, "mean": np.mean, "sum": np.sum}
 
 
@@ -54,6 +59,38 @@ def structure_scores(
     pairs = zip(values, frames, strict=True)
     rows = [_reduced(name, value, atoms, i, per_structure) for i, (value, atoms) in enumerate(pairs)]
     return {str(name): np.array(rows, np.float64)}
+
+
+def outside_window(
+    scores: Mapping[str, Float64[np.ndarray, " n_structures"]] | None, window: Window, n_structures: int
+) -> list[Dropped]:
+    """Candidates whose score lies outside a window, with the reason in words.
+
+    Args:
+        scores: of the candidates, one name.
+        window: least and largest score; of `forces_variance` (eV/Å) and `energy_variance` (eV/atom) of its
+            root, the σ.
+        n_structures: candidates.
+
+    Raises:
+        ConfigError: no scores, or no window.
+        DataError: not one score per candidate.
+    """
+    if scores is None:
+        raise ConfigError("a window needs the scores that it is of", fix="scores={name: values}")
+    low, high = (-np.inf if window[0] is None else window[0], np.inf if window[1] is None else window[1])
+    if not low < high:
+        raise ConfigError("the window is empty", got=tuple(window), expected="(least, largest)")
+    [(name, values)] = scores.items()
+    shown, numbers = name, np.asarray(values, np.float64)
+    if numbers.shape != (n_structures,):
+        raise DataError(f"score {name!r} must be one per structure", got=numbers.shape, expected=n_structures)
+    if name in _VARIANCES:
+        shown, numbers = f"σ ({name.removesuffix('_variance')})", np.sqrt(numbers)
+    return [
+        Dropped(i, f"{shown} of {numbers[i]:.3g} is outside the window {low:g} to {high:g}")
+        for i in np.flatnonzero(~((numbers >= low) & (numbers <= high))).tolist()
+    ]
 
 
 def _stored(atoms: Atoms, name: str, index: int) -> Any:

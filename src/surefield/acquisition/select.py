@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from surefield.acquisition.config import FeatureMap, Score
-from surefield.acquisition.score_values import PerStructure, structure_scores
+from surefield.acquisition.score_values import PerStructure, Window, outside_window, structure_scores
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.files import json_text
 from surefield.potentials.abilities import ClosedForm
@@ -181,6 +181,7 @@ def select(
     transforms: Sequence[RowTransform] = (),
     scores: Mapping[str, ArrayLike | Sequence[ArrayLike]] | str | None = None,
     per_structure: PerStructure = "max",
+    window: Window | None = None,
     constraints: Constraints | None = None,
     mode: str | None = None,
     sigma: float = 0.1,
@@ -206,6 +207,8 @@ def select(
             what `compute_batch` of any score gave, or the name under which one is stored in the candidates;
             see `structure_scores`, and `select_rows` for what it does.
         per_structure: how scores of atoms become that of their structure: 'max', 'mean' or 'sum'.
+        window: least and largest score of a pick, see `outside_window`. Scores then say who may be picked and
+            weigh no longer; `max_diag` still ranks by them.
         constraints: excluded structures, quotas of groups, costs and a budget, least distances, copies; see
             `surefield.selection.Constraints`. By default copies of training structures and of others of the
             pool are dropped.
@@ -245,7 +248,10 @@ def select(
         plainly = store is not None or bool(transforms)
         method, features = default_selection(plain, method, features, plainly=plainly)
     constraints = with_costs(constraints or Constraints(), candidates)
-    copies = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else ()
+    dropped = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else []
+    if window is not None:
+        dropped += outside_window(values, window, len(candidates))
+        values = values if method == "max_diag" else None
     if pool_rows is not None and (len(pool_rows) != len(candidates) or store is not None):
         what = "pool_rows are one row of each structure, without a store of rows"
         raise ConfigError(what, got=f"{len(pool_rows)} rows of {len(candidates)} structures")
@@ -264,7 +270,7 @@ def select(
         seed=seed,
         scores=values,
         constraints=constraints,
-        dropped=copies,
+        dropped=dropped,
     )
 
 

@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from surefield.acquisition.config import SelectionConfig
 from surefield.cli.answer import say
 from surefield.cli.config import RepulsionConfig, RunConfig
 from surefield.cli.needed import FORCE_ERRORS, need, trained
@@ -27,6 +28,8 @@ from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
+from surefield.selection.constraints import checked_exclude
+from surefield.selection.duplicates import sanity_filter
 from surefield.structures.convert import convert_labels
 from surefield.structures.doctor.repeats import check_leakage
 from surefield.structures.geometry import check_geometry
@@ -41,9 +44,11 @@ from surefield.uncertainty.llpr import check_size
 from surefield.uncertainty.loss_trajectories import logged_structures
 
 __all__ = [
+    "Candidates",
     "TrainingInputs",
     "logs_force_errors",
     "make_potential",
+    "read_candidates",
     "read_fitted",
     "read_labelled",
     "read_pool",
@@ -171,7 +176,7 @@ def read_training(config: RunConfig) -> TrainingInputs:
     if data.pool:
         # A pool may be made after the training, which does not read it.
         if Path(data.pool.partition("@")[0]).exists():
-            read_pool(config, potential)
+            read_candidates(config, potential)
         else:
             say(f"pool: {data.pool} is not there yet; 'select' needs it")
     return TrainingInputs(potential, train, validation, test)
@@ -247,6 +252,43 @@ def read_pool(config: RunConfig, potential: Potential, verb: str = "train") -> F
     check_frames(potential, pool)
     say(f"pool: {len(pool)} structures")
     return pool
+
+
+class Candidates(NamedTuple):
+    """The pool of a selection.
+
+    Attributes:
+        pool: structures that can be computed.
+        settings: of the selection, for this pool.
+        places: where the structures stand in the file.
+        notes: what was left out.
+    """
+
+    pool: Frames
+    settings: SelectionConfig
+    places: list[int]
+    notes: list[str]
+
+
+def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
+    """What `select` selects from, all checked; with `drop_broken` without what cannot be labelled."""
+    settings = config.selection
+    if not settings.drop_broken:
+        pool = read_pool(config, potential, "select")
+        return Candidates(pool, settings, list(range(len(pool))), [])
+    whole = read_frames(need(config.data.pool, "pool", "select"))
+    kept, refused = sanity_filter(whole)
+    notes = [f"left out, {whole.origin(entry.index)}: {entry.reason}" for entry in refused]
+    if not kept:
+        raise DataError("every structure of the pool is broken", got=notes[0])
+    pool = whole[kept]
+    check_geometry(pool)
+    check_frames(potential, pool)
+    say(f"pool: {len(pool)} of {len(whole)} structures")
+    exclude = checked_exclude(settings.constraints.exclude, len(whole))
+    places = np.flatnonzero(np.isin(kept, exclude)).tolist()
+    constraints = settings.constraints.model_copy(update={"exclude": tuple(places)})
+    return Candidates(pool, settings.model_copy(update={"constraints": constraints}), kept, notes)
 
 
 def logs_force_errors(config: RunConfig) -> bool:

@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -24,9 +25,9 @@ from surefield.cli.inputs import (
     TrainingInputs,
     logs_force_errors,
     make_potential,
+    read_candidates,
     read_fitted,
     read_labelled,
-    read_pool,
     read_test,
     read_training,
     training_record,
@@ -48,6 +49,7 @@ from surefield.potentials.prediction import Prediction
 from surefield.potentials.saving import load_potential, save_potential
 from surefield.quantities import fitted
 from surefield.report import load_run, write_index, write_report
+from surefield.selection.reason_words import ENDINGS
 from surefield.structures.doctor import doctor
 from surefield.structures.doctor.finding import worst_first
 from surefield.structures.read import read_frames, write_frames
@@ -317,28 +319,33 @@ def _uq_compare(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str,
 
 
 def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
-    settings = config.selection
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     train_frames = read_frames(trained(config, "train.xyz", "select"))
-    pool = read_pool(config, uncertainty.potential, "select")
+    pool, settings, places, left_out = read_candidates(config, uncertainty.potential)
     scores: Any = settings.score
     if scores in get_args(Score):
         scores = {scores: score_frames(uncertainty, pool, scores)}
-    picks = select(
-        uncertainty,
-        train_frames,
-        pool,
-        settings.method,
-        settings.n,
-        features=settings.features,
-        transforms=make_transforms(settings.transforms),
-        sigma=settings.sigma,
-        scores=scores,
-        per_structure=settings.per_structure,
-        constraints=settings.constraints.of(pool),
-        seed=settings.seed,
-    )
-    for note in picks.notes:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "selection stopped with")  # the notes say it
+        picks = select(
+            uncertainty,
+            train_frames,
+            pool,
+            settings.method,
+            settings.n,
+            features=settings.features,
+            transforms=make_transforms(settings.transforms),
+            sigma=settings.sigma,
+            scores=scores,
+            per_structure=settings.per_structure,
+            window=settings.window,
+            constraints=settings.constraints.of(pool),
+            seed=settings.seed,
+        )
+    notes = [*left_out, *picks.notes]
+    if picks.stopped and (settings.n is not None or not len(picks)):
+        notes.append(f"{len(picks)} of {picks.n_requested} picks: {ENDINGS[picks.stopped]}")
+    for note in notes:
         say(f"note: {note}")
     chosen = list(picks)
     if not chosen:
@@ -355,11 +362,11 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
             "method": picks.config["method"],
             "features": picks.config["features"],
             "n_pool": len(pool),
-            "picks": chosen,
+            "picks": [places[i] for i in chosen],
             "gains": [float(g) for g in picks.gains],
             "reasons": entries,
             "formulas": [pool[i].get_chemical_formula() for i in chosen],
-            "notes": list(picks.notes),
+            "notes": notes,
         },
     )
     write_arrays(folder.path("map.npz"), arrays)

@@ -16,9 +16,9 @@ from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.cli.inputs import (
     make_potential,
+    read_candidates,
     read_labelled,
     read_loop,
-    read_pool,
     read_test,
     read_training,
 )
@@ -123,8 +123,7 @@ def _uq_compare(config: RunConfig) -> None:
 def _select(config: RunConfig) -> None:
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     trained(config, "train.xyz", "select")
-    pool = read_pool(config, uncertainty.potential, "select")
-    settings = config.selection
+    pool, settings, *_ = read_candidates(config, uncertainty.potential)
     settings.constraints.of(pool)
     asked: Any = (as_potential(uncertainty), settings.method, settings.features)
     say(f"picks by {' on '.join(default_selection(*asked, plainly=bool(settings.transforms)))}")

@@ -45,6 +45,10 @@ class ChunkedFeatures:
         spec: str = "array",
     ) -> None:
         size = positive_int(chunk_size, "chunk_size")
+        if getattr(pool, "ndim", 0) == 2 and not len(pool):
+            store = getattr(pool, "path", None)
+            fix = "" if store is None else "fill the store first"
+            raise DataError("the pool is empty: there is nothing to select from", where=store, fix=fix)
         if getattr(pool, "ndim", 0) != 2 or 0 in pool.shape:
             raise DataError(
                 "pool features must be 2-D, and not empty",

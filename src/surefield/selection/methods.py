@@ -26,6 +26,7 @@ from surefield.selection.determinant import max_det
 from surefield.selection.features import Features, positive_int
 from surefield.selection.frank_wolfe import frank_wolfe
 from surefield.selection.kernel import KernelMatrix
+from surefield.selection.reason_words import ENDINGS
 from surefield.selection.request import Mode, Picks, Request, checked_mode, generator
 
 __all__ = [
@@ -243,21 +244,8 @@ def warn_if_short(picks: Picks, batch_size: int) -> None:
     """Give one warning if a method stopped early."""
     if picks.stopped is None:
         return
-    reason = {
-        "exhausted": "the pool has no more structures",
-        "duplicates": "all that are left are copies of train or picked structures",
-        "zero_scores": "all that are left have the score 0 or are copies",
-        "rank_exhausted": "the features of all that are left are combinations of those of train and picks",
-        "zero_features": "the features of all that are left are 0",
-        "quota": "the groups of all that are left are full",
-        "min_distance": "all that are left are closer than min_distance to train or picked structures",
-        "budget": "none of those that are left fits into the budget",
-    }[picks.stopped]
-    warnings.warn(
-        f"selection stopped with {len(picks.indices)} of {batch_size} picks ({picks.stopped}): {reason}",
-        UserWarning,
-        stacklevel=3,
-    )
+    found = f"{len(picks.indices)} of {batch_size} picks ({picks.stopped}): {ENDINGS[picks.stopped]}"
+    warnings.warn(f"selection stopped with {found}", UserWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,25 @@
-"""Rules of selection methods in words: why a structure was picked."""
+"""Selections in words: why a structure was picked, and why there are no more."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["in_words"]
+__all__ = ["ENDINGS", "in_words"]
+
+#: Why a selection has fewer picks than were asked for.
+ENDINGS: Final = MappingProxyType(
+    {
+        "exhausted": "the pool has no more structures",
+        "duplicates": "all that are left are copies of train or picked structures",
+        "zero_scores": "all that are left have the score 0 or are copies",
+        "rank_exhausted": "the features of all that are left are combinations of those of train and picks",
+        "zero_features": "the features of all that are left are 0",
+        "quota": "the groups of all that are left are full",
+        "min_distance": "all that are left are closer than min_distance to train or picked structures",
+        "budget": "none of those that are left fits into the budget",
+    }
+)
 
 _RULES: Final = MappingProxyType(
     {

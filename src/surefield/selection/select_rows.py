@@ -149,7 +149,7 @@ def select_features(
     stays = np.ones(features.n_pool, dtype=bool)
     stays[[entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]] = False
     kept = np.flatnonzero(stays)
-    notes = _notes_on_copies(dropped)
+    notes = _notes_on_dropped(dropped)
     chosen = rule.default_mode if mode is None else checked_mode(mode)
     if chosen == "tp" and not features.n_train:
         chosen = "p"
@@ -225,15 +225,20 @@ def _dropped(
     return tuple(entries[index] for index in sorted(entries))
 
 
-def _notes_on_copies(dropped: Sequence[Dropped]) -> list[str]:
-    """What a reader should know of a pool that holds what is labelled, or structures twice."""
+def _notes_on_dropped(dropped: Sequence[Dropped]) -> list[str]:
+    """What a reader should know of a pool that holds what cannot be picked."""
     counts = Counter(entry.kept_in for entry in dropped if entry.kept is not None)
     words = {"train": "training structures", "pool": "others of the pool"}
-    return [
+    notes = [
         f"copies of {of} in the pool, which are never picked: {counts[where]}"
         for where, of in words.items()
         if counts[where]
     ]
+    others = [entry for entry in dropped if entry.kept is None and entry.reason != EXCLUDED]
+    if others:
+        first = f"structure {others[0].index}: {others[0].reason}"
+        notes.append(f"left out of the pool: {len(others)} (the first, {first})")
+    return notes
 
 
 def _run(rule: Method, request: Request, kept: Int[np.ndarray, " n_kept"]) -> Picks:
