@@ -244,17 +244,15 @@ def select(
     values = structure_scores(scores, candidates, per_structure)
     for frames in (candidates, known):
         check_frames(plain, frames)
-    if method is None or features is None:
-        plainly = store is not None or bool(transforms)
-        method, features = default_selection(plain, method, features, plainly=plainly)
+    if pool_rows is not None:
+        _check_rows(pool_rows, len(candidates), store)
+    plainly = store is not None or pool_rows is not None or bool(transforms)
+    method, features = default_selection(plain, method, features, plainly=plainly)
     constraints = with_costs(constraints or Constraints(), candidates)
     dropped = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else []
     if window is not None:
         dropped += outside_window(values, window, len(candidates))
         values = values if method == "max_diag" else None
-    if pool_rows is not None and (len(pool_rows) != len(candidates) or store is not None):
-        what = "pool_rows are one row of each structure, without a store of rows"
-        raise ConfigError(what, got=f"{len(pool_rows)} rows of {len(candidates)} structures")
     if store is None:
         rows: Any = features_of(potential, known, candidates, features, seed=seed, pool_rows=pool_rows)
     else:
@@ -272,6 +270,12 @@ def select(
         constraints=constraints,
         dropped=dropped,
     )
+
+
+def _check_rows(pool_rows: np.ndarray, n_pool: int, store: object) -> None:
+    if len(pool_rows) != n_pool or store is not None:
+        what = "pool_rows are one row of each structure, without a store of rows"
+        raise ConfigError(what, got=f"{len(pool_rows)} rows of {n_pool} structures")
 
 
 def _from_store(
