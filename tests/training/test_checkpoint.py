@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from surefield.errors import PotentialError
+from surefield.training import checkpoint
 from surefield.training.checkpoint import Checkpoint, changes, data_digest, identity_of
 from surefield.training.dataset import prepare
 from surefield.training.epochs import Course, History, State, run_epochs
@@ -91,3 +92,12 @@ def test_an_end_is_an_end_also_when_it_is_gone_on_from():
     state = run_epochs(_counted(9, limit=30), State(zero, zero, None, zero), history)
     assert state.epoch == len(history.rows) == 2
     assert run_epochs(_counted(9, limit=30), state, history) is state
+
+
+def test_a_pass_that_is_interrupted_loses_seconds(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    sums = checkpoint.PartialSums(tmp_path / "rows.npz", {})
+    for now[0] in (1.0, 6.0):
+        sums.save(lambda: {"done": np.array(now[0])})
+    assert sums.done == 6

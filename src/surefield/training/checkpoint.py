@@ -36,7 +36,7 @@ __all__ = [
 _TREES: Final = ("parameters", "optimizer", "average", "best")
 _IDENTITY: Final = "identity"
 #: Seconds between two files of partial sums, and how many times as long as writing one takes, at least.
-SAVE_SECONDS, SAVE_SHARE = 30.0, 20.0
+SAVE_SECONDS, SAVE_SHARE = 5.0, 20.0
 
 
 def identity_of(**entries: Any) -> dict[str, Any]:
