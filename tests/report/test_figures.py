@@ -78,6 +78,7 @@ def test_the_gain_line_is_parted_between_rounds() -> None:
     picks.append(Pick("random", 0, 1, 0, 3, 10, math.nan, ""))
     figure = drawn.gains(picks)
     assert figure is not None
+    assert figure.layout.xaxis.dtick == 1  # of 11 to 22 labels
     assert list(figure.data[0].x) == [11, 12, None, 21, 22, None]
     assert [entry.name for entry in figure.data] == ["lcmd"]
 

@@ -326,6 +326,9 @@ def gains(picks: Sequence[Pick]) -> go.Figure | None:
         )
         named.add(method)
     figure.update_yaxes(**axis(np.array([pick.gain for pick in known]), log=True))
+    ends = [pick.n_labels + pick.order + 1 for pick in known]
+    if max(ends) - min(ends) < 12:
+        figure.update_xaxes(dtick=1)  # there are no parts of a pick
     return figure
 
 

@@ -36,7 +36,10 @@ def picks_section(run: Run) -> Section | None:
         "Every point is a structure, by the two principal components of its features; picks should lie where "
         "the pool is and the training set is not. Numbers are the order of the picks."
     )
-    if run.curves:
+    compared = any(name.startswith("picks_") for name in run.map)
+    if run.curves and not compared:
+        caption += " Of the last batch, by features of the potential that picked it."
+    if compared:
         caption += (
             " Of the first seed, by features of the final potential; each method has its colour, and the "
             "training set is what all began with."
