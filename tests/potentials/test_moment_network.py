@@ -92,3 +92,9 @@ def test_prepared_takes_offsets_and_standardises(copper_network, copper):
     assert np.all(spread <= 1 + 1e-9)
     np.testing.assert_allclose(np.median(spread), 1, rtol=1e-9)
     assert ready.offsets.tolist() == [-1.5]
+
+
+def test_a_symbol_is_no_list_of_letters():
+    assert MomentNetwork("Cu", cutoff=4.0).species == (29,)
+    with pytest.raises(PotentialError, match=r"species \['Cux'\] are no chemical symbols"):
+        MomentNetwork("Cux", cutoff=4.0)

@@ -513,7 +513,8 @@ def trainable(potential: P) -> P:
 
 
 def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
-    """Ascending atomic numbers from symbols or numbers."""
+    """Ascending atomic numbers from symbols or numbers; a text is one symbol."""
+    species = [species] if isinstance(species, str) else species
     try:
         numbers = {chemical_symbols.index(s) if isinstance(s, str) else int(s) for s in species}
     except ValueError:
