@@ -30,7 +30,8 @@ def run_properties(config: RunConfig, folder: RunFolder, beside: Path) -> dict[s
     write_atomic(folder.path("properties.csv"), csv_text(rows))
     known = [row for row in rows if row.value is not None]
     sure = sum(row.sigma is not None for row in known)
-    words = f"{len(known)} value{'s' * (len(known) != 1)} of properties, {sure} of them with a sigma; see properties.csv"
+    values = f"{len(known)} value{'s' * (len(known) != 1)} of properties"
+    words = f"{values}, {sure} of them with a sigma; see properties.csv"
     failed = list(dict.fromkeys(f"{row.property} of {row.crystal}" for row in rows if row.value is None))
     return {"verdict": f"{words}; not computed: {', '.join(failed)}" if failed else words}
 
