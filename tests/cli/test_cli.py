@@ -348,6 +348,8 @@ def test_what_stresses_count_is_said(
     fit = train(snap + ZBL(["Cu"], 0.8, 1.6), frames, frames)
     assert fit.weights["stress"] == weight
     assert fit.label_note.endswith(f"; {line}")
+    unused = train(snap, frames, 0.0, stress_weight=0.0)
+    assert unused.label_note.endswith("stress has labels and is not trained on: stress_weight is 0")
 
 
 def test_comment_lines_of_cp2k_are_read_as_the_refusal_says(config: Path, tmp_path: Path) -> None:

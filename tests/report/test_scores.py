@@ -93,6 +93,10 @@ def test_a_reader_is_warned() -> None:
     ):
         assert words in sentence
     assert "training.epochs: 0 gives the same sooner" in sentences[2]
+    few = {"train": {"energy_rmse": 1e-9}, "validation": {"energy_rmse": 0.006}, "evaluated": "test"}
+    assert "more than 1000 times that of training" in cautions(run(few))[0]
+    one = {"calibration": {"energy": {"calibration_rows": 1}}, "evaluated": "test"}
+    assert cautions(run(one))[0].startswith("Only 1 label calibrates σ of the energy")
     # Without an exact solution no epochs would leave a random potential.
     (from_random,) = (s for s in cautions(run(summary | {"exact_start": False}, metrics=flat)) if "fell" in s)
     assert "give it more training.epochs" in from_random

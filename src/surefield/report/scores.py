@@ -151,8 +151,9 @@ def _of_the_sets(run: Run) -> Iterator[str]:
     for name, valid in _rmse(summary, "validation"):
         train = value_of(summary.get("train"), f"{name}_rmse")
         if train and valid > FIVEFOLD * train:
+            ratio = "more than 1000" if valid > 1000 * train else f"{valid / train:.0f}"
             yield (
-                f"The {noun(name)} error of validation is {valid / train:.0f} times that of training: the "
+                f"The {noun(name)} error of validation is {ratio} times that of training: the "
                 "potential is overfitted; more structures, or a smaller potential, will help."
             )
     evaluated = str(summary.get("evaluated", "test"))

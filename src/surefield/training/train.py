@@ -106,7 +106,7 @@ class Fit:
         validation_errors: on those held out; None without validation.
         solution: of the exact last layer the training started from; None for potentials without one.
         weights: of the loss; that of stresses may follow from the data.
-        weight_note: what stresses count, in words, where it follows from the data; else empty.
+        weight_note: what stresses count, in words, where it follows from the data or is nothing; else empty.
         history: one row per epoch.
         train_set: structures that were fitted, with labels and neighbours; an uncertainty is fitted on them.
         validation_set: structures held out, likewise; they calibrate an uncertainty.
@@ -312,6 +312,8 @@ def _fit(
         config = config.model_copy(update={"stress_weight": weight})
         job = replace(job, config=config)
         weight_note = f"stress counts with a weight of {weight:g} in the loss" if weight else ""
+    elif not config.stress_weight and any("stress" in sample.labels for sample in train_set.samples):
+        weight_note = "stress has labels and is not trained on: stress_weight is 0"
     if trained is None:
         energies = [sample.labels.energy for sample in train_set.samples]
         offsets = _offsets(train_set, energies, job.isolated_atoms)
