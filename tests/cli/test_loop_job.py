@@ -77,6 +77,8 @@ def test_a_loop_that_goes_on(
     assert changed["changes"]["loop.n_rounds"] == [1, 3]
     assert registry.manifest(second["registered"])["parent"]["kim_id"] == first["registered"]
     assert yaml.safe_load((folder / "config.yaml").read_text())["loop"]["n_rounds"] == 3
+    with pytest.raises(ConfigError, match=r"loop\.n_initial: 5; expected 4"):
+        run(config, "loop.n_initial=5")
     with pytest.raises(ConfigError, match=r"twojmax: 4; expected 2"):
         run(config, "potential.twojmax=4")
     with pytest.raises(ConfigError, match=r"another loop; got settings oracle\.name"):

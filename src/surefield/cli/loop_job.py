@@ -245,11 +245,15 @@ def _page(folder: Path) -> Callable[[], None]:
     return write
 
 
+#: Settings of the first labels, which a loop that goes on has.
+_FIRST_LABELS: Final = ("n_initial", "initial_displacements", "initial_temperatures")
+
+
 def going_on(known: RunConfig, now: RunConfig) -> RunConfig:
     """The configuration that a loop was begun with, with all that it may be gone on with as it is now."""
     if known.loop.compares or now.loop.compares:
         return known
-    fixed = {name: getattr(known.loop, name) for name in ("pool", "seeds")}
+    fixed = {name: getattr(known.loop, name) for name in ("pool", "seeds", *_FIRST_LABELS)}
     sections: dict[str, Any] = {name: getattr(now, name) for name in _SECTIONS}
     return known.model_copy(update={**sections, "loop": now.loop.model_copy(update=fixed)})
 

@@ -42,7 +42,7 @@ def end_before_picks(journal: Journal, ledger: LabelLedger, config: LoopConfig, 
         spent = f"{ledger.paid} labels, {node_hours(ledger, config):.3g} node hours"
         return f"budget: {spent}"
     if number >= config.n_rounds:
-        return f"rounds: {config.n_rounds} are done"
+        return f"rounds: {number} are done"
     return ""
 
 
