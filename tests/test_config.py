@@ -19,6 +19,7 @@ class Cat(Config):
 
 class Dog(Config):
     kind: Literal["dog"] = "dog"
+    size: Literal["small", "large"] = "small"
 
 
 class House(Config):
@@ -46,6 +47,10 @@ class House(Config):
             "house: rent: must be greater than or equal to 0, got -1; rent: must be 'free', got -1",
         ),
         ({"floor": 4}, "house: floor: there are three storeys"),
+        (
+            {"pet": {"kind": "dog", "size": "larg"}},
+            "house: pet.size: must be 'small' or 'large', got 'larg'; did you mean 'large'?",
+        ),
     ],
 )
 def test_faults_are_told_in_our_words(data: dict, message: str) -> None:

@@ -31,6 +31,7 @@ def test_errors_survive_the_way_between_processes():
 def test_nearest_name():
     assert nearest("forcs", ["energy", "forces"]) == "did you mean 'forces'?"
     assert nearest("x", ["energy", "forces"]) == "known: energy, forces"
+    assert nearest("x", []) == "there are none"
     assert nearest("LCMD", ["lcmd", "max_dist"]) == "did you mean 'lcmd'?"
     assert nearest("cu", ["Au", "Cu"]) == "did you mean 'Cu'?"
 

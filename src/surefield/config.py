@@ -144,7 +144,12 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
         return f"{where}.{kind}: there is no kind {tag!r}; {nearest(tag, known)}"
     if fault["type"] == "value_error":
         return f"{where}: {fault['ctx']['error']}"
-    return f"{where}: {fault['msg'].replace('Input should', 'must')}, got {fault['input']!r}"
+    text = f"{where}: {fault['msg'].replace('Input should', 'must')}, got {fault['input']!r}"
+    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
+        names = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        near = nearest(fault["input"], names)
+        text += f"; {near}" if len(names) > 1 and near.startswith("did") else ""
+    return text
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> set[str]:

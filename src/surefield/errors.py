@@ -83,7 +83,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close:
         lower = {known.lower(): known for known in names}
         close = [lower[k] for k in difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)]
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none"
 
 
 def check_known(names: Iterable[object], known: Collection[str], message: str) -> None:

@@ -115,6 +115,19 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert found["notes"][-1] == "4 of 5 picks: the pool has no more structures"
     assert "left out, frame 0 of" in report.read_text()
 
+    held = config.parent / "runs" / "copper-train" / "validation.xyz"
+    few = [*SNAP, f"data.pool={held}", "selection.n=1"]
+    with pytest.raises(DataError, match=r"no structure of the pool is left.*copies of validation structures"):
+        run_verb("select", config, few, dry_run=False, overwrite=True)
+    ase.io.write(config.parent / "pool.xyz", [*ase.io.read(held, ":"), copper(1, 7)[0]])
+    few[-2] = "data.pool=pool.xyz"
+    report = run_verb("select", config, few, dry_run=False, overwrite=True)
+    assert report is not None
+    found = json.loads((report.parent / "selection.json").read_text())
+    assert found["picks"] == [4]
+    note = "copies of validation structures in the pool, which have labels and are never picked: 4"
+    assert note in found["notes"]
+
 
 def test_short_dynamics_follow_a_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("train", config, *SNAP, "stability={steps: 4, n_structures: 1, seconds: 60}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from ase import Atoms
 
 from surefield.acquisition.config import SelectionConfig
 from surefield.cli.answer import say
@@ -29,7 +30,7 @@ from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
 from surefield.selection.constraints import checked_exclude
-from surefield.selection.duplicates import sanity_filter
+from surefield.selection.duplicates import find_duplicates, sanity_filter
 from surefield.structures.convert import convert_labels
 from surefield.structures.doctor.repeats import check_leakage
 from surefield.structures.geometry import check_geometry
@@ -272,10 +273,32 @@ class Candidates(NamedTuple):
 
 def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
     """What `select` selects from, all checked; with `drop_broken` without what cannot be labelled."""
-    settings = config.selection
+    settings, notes = config.selection, []
     if not settings.drop_broken:
         pool = read_pool(config, potential, "select")
-        return Candidates(pool, settings, list(range(len(pool))), [])
+        kept, exclude = list(range(len(pool))), list(settings.constraints.exclude)
+    else:
+        pool, kept, notes = _without_broken(config, potential)
+        exclude = np.flatnonzero(np.isin(kept, settings.constraints.exclude)).tolist()
+    # Those of the training set are dropped by the selection itself.
+    if settings.constraints.deduplicate is not None and (held := _held_out(config)):
+        copies = [entry.index for entry in find_duplicates(pool, held) if entry.kept_in == "train"]
+        exclude += [index for index in copies if index not in exclude]
+        if copies:
+            what = "copies of validation structures in the pool, which have labels and are never picked"
+            notes.append(f"{what}: {len(copies)}")
+    constraints = settings.constraints.model_copy(update={"exclude": tuple(exclude)})
+    return Candidates(pool, settings.model_copy(update={"constraints": constraints}), kept, notes)
+
+
+def _held_out(config: RunConfig) -> Sequence[Atoms]:
+    """Labelled structures beside the training set of a run."""
+    path = Path(config.root) / f"{config.name}-train" / "validation.xyz"
+    return list(read_frames(path)) if path.exists() else []
+
+
+def _without_broken(config: RunConfig, potential: Potential) -> tuple[Frames, list[int], list[str]]:
+    """Structures of the pool that can be labelled, where they stand in it, and why the others cannot."""
     whole = read_frames(need(config.data.pool, "pool", "select"))
     kept, refused = sanity_filter(whole)
     notes = [f"left out, {whole.origin(entry.index)}: {entry.reason}" for entry in refused]
@@ -285,10 +308,8 @@ def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
     check_geometry(pool)
     check_frames(potential, pool)
     say(f"pool: {len(pool)} of {len(whole)} structures")
-    exclude = checked_exclude(settings.constraints.exclude, len(whole))
-    places = np.flatnonzero(np.isin(kept, exclude)).tolist()
-    constraints = settings.constraints.model_copy(update={"exclude": tuple(places)})
-    return Candidates(pool, settings.model_copy(update={"constraints": constraints}), kept, notes)
+    checked_exclude(config.selection.constraints.exclude, len(whole))
+    return pool, kept, notes
 
 
 def logs_force_errors(config: RunConfig) -> bool:

@@ -352,7 +352,7 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
         raise DataError(
             "no structure of the pool is left to pick",
             where=config.data.pool,
-            got="; ".join(picks.notes) or f"{len(pool)} structures",
+            got="; ".join(notes) or f"{len(pool)} structures",
             fix="add others to data.pool, or allow these: selection.constraints.deduplicate=null",
         )
     entries, arrays = explain(picks, train_frames, pool, uncertainty)
