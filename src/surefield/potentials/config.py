@@ -47,10 +47,10 @@ class MessageNetworkConfig(Config):
 
     #: Settings of a training that suit it, where the training names none.
     training_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 200,
+        "epochs": 240,
         "max_steps": 20_000,
         "batch_size": 5,
-        "learning_rate": 1e-2,
+        "learning_rate": 7e-3,
         "radial_factor": 1.0,
         "ema": 0.999,
         "patience": 150,
@@ -63,7 +63,7 @@ class MessageNetworkConfig(Config):
     )
     cutoff: float = Field(default=5.0, gt=0, description="range of the neighbour list, Å")
     n_layers: int = Field(default=2, ge=1, le=4, description="1: an atom sees its neighbours; 2: theirs too")
-    n_channels: int = Field(default=64, ge=1, le=512, description="moments of each rank in a layer")
+    n_channels: int = Field(default=128, ge=1, le=512, description="moments of each rank in a layer")
     n_basis: int = Field(default=8, ge=2, le=32, description="Bessel functions")
     n_senders: int = Field(default=16, ge=1, le=256, description="scalars that a neighbour sends")
     n_vectors: int = Field(default=8, ge=0, le=64, description="vectors that a neighbour sends")
@@ -78,8 +78,9 @@ class AutoPotentialConfig(Config):
     """The potential that suits the elements of the data; its other settings are the defaults of that kind.
 
     Of one element a `MomentNetwork` is as accurate and faster; of several it learns too little of which
-    element is where. Crystals have a `MessageNetwork` of one layer: their many neighbours make a second one
-    slow, and one ran on alloys that its data lacked (benchmarks/stability.py).
+    element is where. Crystals have a `MessageNetwork` of one layer and half the channels: with their many
+    neighbours more of both is slow, and this one ran on alloys that its data lacked
+    (benchmarks/stability.py).
     """
 
     kind: Literal["auto"] = "auto"
@@ -102,7 +103,8 @@ class AutoPotentialConfig(Config):
         shared = self.model_dump(exclude={"kind", "repulsion"})
         if n_elements == 1:
             return MomentNetworkConfig(**shared)
-        return MessageNetworkConfig(n_layers=1 if periodic else 2, **shared)
+        size = {"n_layers": 1, "n_channels": 64} if periodic else {"n_layers": 2}
+        return MessageNetworkConfig(**size, **shared)
 
 
 class AtomicNetworkConfig(Config):

@@ -187,7 +187,7 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
         species: Sequence[str | int],
         cutoff: float = 5.0,
         n_layers: int = 2,
-        n_channels: int = 64,
+        n_channels: int = 128,
         n_basis: int = 8,
         n_senders: int = 16,
         n_vectors: int = 8,
