@@ -71,6 +71,13 @@ def test_another_configuration_is_refused(tmp_path: Path, old: str, new: str, me
     assert (tmp_path / "a" / "config.yaml").read_text() == CONFIG
 
 
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "a", CONFIG).close()
+    (tmp_path / "a" / "config.yaml").write_text("seed: [")
+    with pytest.raises(ConfigError, match=r"config.yaml is damaged: it is not valid YAML.*--overwrite"):
+        RunFolder.create(tmp_path, "a", CONFIG)
+
+
 def test_overwrite_starts_anew(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, "a", CONFIG) as run:
         run.write_json("summary.json", {})

@@ -100,3 +100,6 @@ def test_a_potential_is_no_uncertainty(tmp_path, copper_network):
     save_potential(tmp_path / "potential.npz", copper_network)
     with pytest.raises(PotentialError, match="holds no uncertainty; got potential; expected llpr or dropout"):
         load_uncertainty(tmp_path / "potential.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "potential.npz").read_bytes()[:500])
+    with pytest.raises(PotentialError, match=r"cut.npz is cut short, damaged"):
+        load_uncertainty(tmp_path / "cut.npz")

@@ -151,7 +151,7 @@ def _with_defaults(text: str) -> str:
 def _saved_config(text: str) -> RunConfig | None:
     try:
         return settled(parse(RunConfig, yaml.safe_load(text)))
-    except ConfigError:
+    except (ConfigError, yaml.YAMLError):
         return None
 
 

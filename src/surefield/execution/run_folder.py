@@ -214,7 +214,12 @@ def _check_existing(
         return False
     if overwrite:
         return False
-    known = yaml.safe_load(completed(config.read_text("utf-8")))
+    try:
+        known = yaml.safe_load(completed(config.read_text("utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        words = " ".join(str(error).split())
+        fix = "start anew with --overwrite, or give the run another name"
+        raise ConfigError(f"{config} is damaged: it is not valid YAML", got=words, fix=fix) from None
     difference = _first_difference(known, yaml.safe_load(config_text))
     if difference is not None:
         key, old, new = difference

@@ -141,6 +141,8 @@ def load_uncertainty(path: str | os.PathLike[str]) -> Uncertainty:
         PotentialError: no such file, damaged, or of another kind.
     """
     kind = kind_of(path)
+    if kind is None:
+        raise PotentialError(f"{path} is cut short, damaged, or nothing that was saved here")
     if kind not in ESTIMATORS:
         raise PotentialError(f"{path} holds no uncertainty", got=kind, expected=" or ".join(ESTIMATORS))
     return ESTIMATORS[kind].load(str(path))
