@@ -43,10 +43,14 @@ def test_errors_fall(fit, copper_network, copper):
     assert losses[-1] < losses[0]
 
 
-def test_no_energy_offset_is_left(fit):
-    found, _, _ = fit
-    left = residuals(found.potential, found.train_set.samples).flat("energy")
-    assert abs(left.mean()) < 1e-3 * left.std()
+def test_no_offset_of_the_energies_is_left_where_offsets_are_fitted(fit, copper, copper_network):
+    plain, _, _ = fit
+    fitted = train(copper_network, copper, 0.25, fit_offsets=True, **SETTINGS).potential
+    samples = plain.train_set.samples
+    before, after = (residuals(potential, samples).flat("energy") for potential in (plain.potential, fitted))
+    assert abs(before.mean()) > 1e-2 * before.std()
+    assert abs(after.mean()) < 1e-6 * after.std()
+    assert after.std() == pytest.approx(before.std(), rel=1e-6)
 
 
 def test_intervals_are_computed_when_they_are_asked_for(fit, monkeypatch):

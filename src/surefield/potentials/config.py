@@ -55,6 +55,7 @@ class MessageNetworkConfig(Config):
         "ema": 0.999,
         "patience": 150,
         "energy_ramp": (0.1, 10.0),
+        "fit_offsets": True,
     }
 
     kind: Literal["message_network"] = "message_network"

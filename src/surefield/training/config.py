@@ -23,6 +23,7 @@ _USUAL: Final[Mapping[str, Any]] = {
     "ema": 0.99,
     "patience": 20,
     "energy_ramp": (1.0, 1.0),
+    "fit_offsets": False,
 }
 
 
@@ -100,6 +101,11 @@ class TrainConfig(Config):
         description="factors of energy_weight: of the first half of the steps, and of the end, to which it "
         "grows; where energies count little at first, forces and in the end energies of other structures are "
         "better; null: message network 0.1 and 10, others 1 and 1",
+    )
+    fit_offsets: bool | None = Field(
+        default=None,
+        description="offsets of elements are fitted once more to what the last epoch leaves of the energies; "
+        "null: message network true, others, whose last layer is solved for exactly first, false",
     )
     forces_weight: float = Field(
         default=_weight("forces"), ge=0, description="of mean squared force errors, (eV/Å)^-2"

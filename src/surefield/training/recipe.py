@@ -25,6 +25,7 @@ class EpochSettings(NamedTuple):
     ema: float
     patience: int
     energy_ramp: tuple[float, float]
+    fit_offsets: bool
 
     def n_epochs(self, per_epoch: int) -> int:
         """Epochs of so many steps that there will be: all, or those that `max_steps` leaves, at least one."""

@@ -331,7 +331,8 @@ def _fit(
     fitted, history = start, History()
     if config.train_body and not is_linear(start):
         fitted, history = _trained(start, train_set, valid_set, job, log)
-        if history.rows and step_settings(config, start).weights["energy"] > 0:
+        counts = step_settings(config, start).weights["energy"] > 0
+        if history.rows and counts and recipe(config, start).fit_offsets:
             fitted = with_fitted_offsets(fitted, train_set.samples)
     if log is not None:
         if not history.rows:
