@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_the_page_says_where_the_loop_is(folder):
     assert "location.reload" in html
     assert len(html) < 200_000
     assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_shares_of_few_values_are_not_drawn(folder):
+    state = load_loop(folder)
+    scores = {"forces": {"coverage_68": 0.7, "calibration_rows": 81}}
+    few = [replace(one, calibration=scores | {"energy": {"coverage_68": 0.5, "calibration_rows": 2}})
+           for one in state.rounds]  # fmt: skip
+    for rounds, energies in ((state.rounds, True), (few, False)):
+        sections = loop_sections.loop_sections(replace(state, rounds=tuple(rounds)))
+        (section,) = (one for one in sections if one.key == "rounds")
+        drawn = section.html[section.html.index("Calibration of") :]
+        drawn = drawn[: drawn.index("</svg>")]
+        assert ("energy" in drawn) == energies
+        assert ("Force errors within one σ" in drawn) != energies
 
 
 def test_walkers_of_all_kinds_have_their_figures(tmp_path):

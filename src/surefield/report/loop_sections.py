@@ -30,6 +30,8 @@ UNDRAWN: Final = "Not drawn"
 #: Structures of the latest picks that are drawn, and rows of failures.
 _DRAWN: Final = 12
 _ROWS: Final = 200
+#: A share of fewer values jumps between 0 and 100 %.
+_FEWEST_VALUES: Final = 10
 _ENDS: Final = {"finished": GREEN, "passed the limit": "#E69F00", "broke": VERMILION, "lost": GREY}
 _PURPOSES: Final = {
     "initial": "first structures",
@@ -94,7 +96,8 @@ def _rounds(state: LoopState) -> Section | None:
         _figure(
             "Calibration of σ",
             _coverage_chart(state.rounds),
-            "Share of errors below the predicted σ; on the dashed line σ can be taken at its word.",
+            "Share of errors below the predicted σ; on the dashed line σ can be taken at its word. "
+            f"Shares of fewer than {_FEWEST_VALUES} values are not drawn.",
         ),
     ]
     judged = {
@@ -126,19 +129,28 @@ def _error_chart(rounds: Sequence[LoopRound]) -> str:
 def _coverage_chart(rounds: Sequence[LoopRound]) -> str:
     lines = []
     for kind, color, mark in (("forces", BLUE, "circle"), ("energy", VERMILION, "triangle")):
-        shown = [value_of(one.calibration.get(kind), "coverage_68") for one in rounds]
-        y = [np.nan if share is None else 100 * share for share in shown]
+        y = [100 * _coverage(one, kind) for one in rounds]
+        if np.isnan(y).all():
+            continue
         told = [f"round {one.number}: {number(v)} %" for one, v in zip(rounds, y, strict=True)]
         lines.append(Line([one.n_labels for one in rounds], y, kind, color, mark=mark, told=told))
     ideal = Rule(100 * ONE_SIGMA, f"ideal {percent(ONE_SIGMA)}")
     return chart(
         lines,
         "Number of labels",
-        "Errors within one σ (%)",
+        f"{'Errors' if len(lines) > 1 else 'Force errors'} within one σ (%)",
         rules=[ideal],
         y_range=(0.0, 102.0),
         whole_x=True,
     )
+
+
+def _coverage(one: LoopRound, kind: str) -> float:
+    """Share of errors within one sigma; NaN where it is not known, or of too few values to mean anything."""
+    scores = one.calibration.get(kind)
+    share = value_of(scores, "coverage_68")
+    enough = (value_of(scores, "calibration_rows") or _FEWEST_VALUES) >= _FEWEST_VALUES
+    return share if share is not None and enough else np.nan
 
 
 def _round_table(rounds: Sequence[LoopRound]) -> str:
