@@ -138,10 +138,17 @@ def _coverage_chart(rounds: Sequence[LoopRound]) -> str:
     return chart(
         lines,
         "Number of labels",
-        f"{'Errors' if len(lines) > 1 else 'Force errors'} within one σ (%)",
+        f"{_errors_of(lines)} within one σ (%)",
         rules=[ideal],
         y_range=(0.0, 102.0),
         whole_x=True,
+    )
+
+
+def _errors_of(lines: Sequence[Line]) -> str:
+    """What is drawn; a single line has no name in the figure."""
+    return (
+        {"forces": "Force errors", "energy": "Energy errors"}[lines[0].name] if len(lines) == 1 else "Errors"
     )
 
 
