@@ -1,6 +1,6 @@
 """Do sigmas hold on data unlike the training set: `python benchmarks/shift.py [3bpa] [Si] [Mo] [NbMoTaW]`.
 
-A default `MomentNetwork` is trained on the easy part of a real set, an LLPR calibrated on a part that
+A `MomentNetwork`, or a `MessageNetwork` with its defaults, is trained on the easy part of a real set, an LLPR calibrated on a part that
 is held out, and both are scored on its test structures and on the other part:
 
 * 3bpa: a molecule at 300 K, and at 600 K;
@@ -96,7 +96,8 @@ def score(sure: Uncertainty, intervals: sf.ConformalIntervals, name: str, frames
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("sets", nargs="*", default=["3bpa"], choices=("3bpa", "NbMoTaW", *MELT))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--kind", default="moment", choices=("moment", "message"), help="of the network")
+    parser.add_argument("--epochs", type=int, help="20 of a moment network, else what suits the network")
     parser.add_argument("--seed", type=int, default=0, help="of the split, and of the network")
     options = parser.parse_args()
     missed = []
@@ -109,8 +110,11 @@ def main() -> None:
         n = 420 if name == "3bpa" else int(0.8 * len(frames))
         train, held = frames[:n], frames[n:]
         species = sorted({symbol for atoms in train for symbol in atoms.get_chemical_symbols()})
-        config = sf.TrainConfig(epochs=options.epochs, seed=options.seed)
-        fit = sf.train(sf.MomentNetwork(species), train, validation=held, config=config, progress=False)
+        moment = options.kind == "moment"
+        epochs = options.epochs or (20 if moment else None)
+        config = sf.TrainConfig(epochs=epochs, seed=options.seed)
+        network = (sf.MomentNetwork if moment else sf.MessageNetwork)(species, seed=options.seed)
+        fit = sf.train(network, train, validation=held, config=config, progress=False)
         sure = sf.LLPR.fit(fit.potential, train, held, progress=False)
         intervals = sf.ConformalIntervals.fit(sure, held, quantities=("energy", "forces"))
         missed += score(sure, intervals, f"{name}", test)

@@ -80,6 +80,7 @@ _TABLE: dict[str, Quantity] = {
             extensive=True,
             per_atom=True,
             aliases=("dft_energy", "energy_dft", "total_energy", "free_energy"),
+            calibration_map="alpha_power",
             weight=30.0,
         ),
         Quantity("energies", "eV", per="atom", source="energy", fitted=False),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from surefield.calibration.fit import calibrate_alpha, fit_calibration_map
+from surefield.calibration.fit import calibrate_alpha, fit_calibration_map, structure_power
 from surefield.calibration.maps import (
     AlphaMap,
+    AlphaPowerMap,
     AlphaSigma0Map,
     CalibrationMap,
     CommitteeMap,
@@ -21,7 +22,7 @@ from surefield.calibration.metrics import gaussian_crps, gaussian_nll
 from surefield.errors import ConfigError, DataError
 
 METHODS = ["squared_residuals", "absolute_residuals", "crps"]
-MAPS = ["alpha", "alpha_sigma0", "power", "isotonic", "conformal", "committee"]
+MAPS = ["alpha", "alpha_power", "alpha_sigma0", "power", "isotonic", "conformal", "committee"]
 
 
 def draw(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -344,3 +345,52 @@ def test_a_constant_floor_stays_where_the_data_has_one() -> None:
     assert fitted.sigma0 == pytest.approx(1, rel=0.1)
     with pytest.raises(DataError, match="one structure per row"):
         fit_calibration_map(r, u, "structure_floor", structures=structures[:-1])
+
+
+def growing(power: float, n: int = 60, per: int = 30, seed: int = 3) -> tuple[np.ndarray, ...]:
+    """Residuals, spreads and structures of errors that grow faster than the spreads of structures."""
+    random = np.random.default_rng(seed)
+    level = random.lognormal(sigma=0.4, size=n)
+    u = level[:, None] * random.uniform(0.5, 1.5, (n, per))
+    mean = np.sqrt(np.mean(u**2, axis=1, keepdims=True))
+    # Errors of one structure are alike: a part of each is common to it.
+    r = 2 * u * mean**power * random.normal(size=u.shape) * np.exp(0.2 * random.normal(size=(n, 1)))
+    return r.ravel(), u.ravel(), np.repeat(np.arange(n), per)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_errors_that_grow_faster_than_spreads_have_their_power(power: float) -> None:
+    r, u, structures = growing(power)
+    assert structure_power(r, u, structures) == pytest.approx(power, abs=0.2)
+    fitted = fit_calibration_map(r, u, "structure_floor", structures=structures)
+    plain = fit_calibration_map(r, u, "structure_floor", structures=structures, power=0.0)
+    far, spread, numbers = growing(power, seed=4)
+    sigmas, constant = (
+        np.concatenate([one.sigma(3 * spread[numbers == k]) for k in range(60)]) for one in (fitted, plain)
+    )
+    grown = far * 3 ** (1 + power)  # of structures with three times the spread
+    assert np.mean(np.abs(grown) < sigmas) == pytest.approx(0.683, abs=0.07)
+    assert np.mean(gaussian_nll(grown, sigmas)) < np.mean(gaussian_nll(grown, constant)) - 0.1
+
+
+def test_no_power_where_errors_follow_spreads_or_little_is_known() -> None:
+    r, u, structures = growing(0.0)
+    assert structure_power(r, u, structures) == 0.0
+    r, u, structures = growing(1.0)
+    assert structure_power(r[:210], u[:210], structures[:210]) == 0.0  # seven structures
+    assert structure_power(r, u, np.arange(len(u))) == 0.0  # one value of each
+    assert structure_power(r, np.zeros_like(u), structures) == 0.0
+    assert structure_power(r, np.ones_like(u), structures) == 0.0  # all have one spread
+    narrow = np.repeat(1 + 0.02 * np.random.default_rng(6).normal(size=60), 30)
+    assert structure_power(narrow * r / np.abs(r).max(), narrow, structures) < 0.3  # or nearly
+
+
+def test_a_given_power_leaves_alpha_at_the_usual_spread() -> None:
+    random = np.random.default_rng(5)
+    u = random.lognormal(sigma=0.5, size=4000)
+    fitted = fit_calibration_map(3 * u**2 * random.normal(size=4000), u, "alpha_power", power=1.0)
+    assert isinstance(fitted, AlphaPowerMap)
+    assert fitted.level == pytest.approx(1, rel=0.05)
+    assert fitted.alpha == pytest.approx(3, rel=0.05)
+    np.testing.assert_allclose(fitted.sigma([1.0, 2.0]), 3 * np.array([1.0, 4.0]), rtol=0.1)
+    assert fit_calibration_map(u, u, "alpha_power").power == 0.0  # one structure

@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from surefield.calibration.maps import (
     AlphaMap,
+    AlphaPowerMap,
     AlphaSigma0Map,
     CalibrationMap,
     CommitteeMap,
@@ -29,7 +30,7 @@ from surefield.calibration.maps import (
 )
 from surefield.errors import ConfigError, DataError, nearest
 
-__all__ = ["calibrate_alpha", "fit_calibration_map"]
+__all__ = ["calibrate_alpha", "fit_calibration_map", "structure_power"]
 
 Method = Literal["squared_residuals", "absolute_residuals", "crps"]
 Vector = Float64[np.ndarray, " n"]
@@ -46,6 +47,10 @@ BIN_ROWS, MOST_BINS = 50, 20
 FLOOR_GRID: Final = 61
 #: Of floors that are as good to this NLL, that of the structure alone is taken.
 NLL_SLACK: Final = 0.002
+#: Structures, and values of each in the mean, below which no power is fitted; its largest value.
+POWER_STRUCTURES, POWER_VALUES, MOST_POWER = 8, 3, 2.0
+#: Standard errors within which a power is none.
+POWER_ERRORS: Final = 2.0
 
 
 def calibrate_alpha(
@@ -82,6 +87,7 @@ def fit_calibration_map(
     groups: ArrayLike | None = None,
     n_members: int | None = None,
     structures: ArrayLike | None = None,
+    power: float | None = None,
 ) -> CalibrationMap:
     """Fit a map u → σ on validation residuals.
 
@@ -89,13 +95,14 @@ def fit_calibration_map(
         residuals: prediction minus reference, (n,) or (n, n_properties) for one map per property; NaN entries
             are masked. No rows at all give α = 1, `calibrated` False and a warning.
         u: uncalibrated spread, (n,) or the shape of residuals.
-        map: `alpha`, `alpha_sigma0`, `structure_floor`, `power`, `isotonic`, `local`, `conformal` or
-            `committee`.
-        method: of the map `alpha`, see `calibrate_alpha`.
+        map: `alpha`, `alpha_power`, `alpha_sigma0`, `structure_floor`, `power`, `isotonic`, `local`,
+            `conformal` or `committee`.
+        method: of the maps `alpha` and `alpha_power`, see `calibrate_alpha`.
         delta: of the map `conformal`: intervals miss at most this share.
         groups: of the map `conformal`: label of each row, for one quantile per group.
         n_members: of the map `committee`: M > 3 members whose sample standard deviation u is.
         structures: of the map `structure_floor`: number of the structure of each row; None: all are of one.
+        power: of the maps `structure_floor` and `alpha_power`; None: what `structure_power` finds.
 
     Raises:
         DataError: as `calibrate_alpha`, or too few rows for the conformal quantile.
@@ -114,7 +121,7 @@ def fit_calibration_map(
     if of_rows.shape != values.shape[:1]:
         raise DataError("one structure per row is needed", got=of_rows.shape, expected=values.shape[:1])
     kept = [~np.isnan(c) for c in values.reshape(len(values), -1).T]
-    options = _Options(method=method, delta=delta, n_members=n_members)
+    options = _Options(method=method, delta=delta, n_members=n_members, power=power)
     maps = tuple(
         _FITS[map](
             r,
@@ -135,6 +142,43 @@ class _Options:
     n_members: int | None
     groups: np.ndarray | None = None
     structures: np.ndarray | None = None
+    power: float | None = None
+
+
+def structure_power(residuals: ArrayLike, u: ArrayLike, structures: ArrayLike) -> float:
+    """Power by which the errors of structures grow faster than their spreads, from 0 to 2.
+
+    The posterior of the last layer has spreads in proportion to errors if all else is right; where the body
+    errs, too, structures with twice the spread have more than twice the error. That is the slope of
+    ln rms(r/u) against ln rms(u) over structures, with a standard normal prior; it is left out where it is
+    within two standard errors.
+
+    Args:
+        residuals: prediction minus reference, (n,); NaN entries are masked.
+        u: uncalibrated spread, (n,).
+        structures: number of the structure of each row.
+
+    Returns:
+        0 also for fewer than 8 structures, or fewer than 3 values of each.
+    """
+    r, s, numbers = np.asarray(residuals, np.float64), np.asarray(u, np.float64), np.asarray(structures)
+    usable = np.isfinite(r) & (s > 0)
+    if not usable.any():
+        return 0.0
+    _, place, counts = np.unique(numbers[usable], return_inverse=True, return_counts=True)
+    errors = np.bincount(place, (r[usable] / s[usable]) ** 2) / counts
+    spreads = np.bincount(place, s[usable] ** 2) / counts
+    known = errors > 0
+    if known.sum() < POWER_STRUCTURES or counts.mean() < POWER_VALUES:
+        return 0.0
+    x, y = 0.5 * np.log(spreads[known]), 0.5 * np.log(errors[known])
+    x, y = x - x.mean(), y - y.mean()
+    width = float(x @ x)
+    slope = float(x @ y) / width if width > 0 else 0.0
+    scatter = float(np.sum((y - slope * x) ** 2)) / (len(x) - 2)
+    if slope**2 * width <= POWER_ERRORS**2 * scatter:
+        return 0.0
+    return float(np.clip(slope * width / (width + scatter), 0.0, MOST_POWER))
 
 
 def _columns(residuals: ArrayLike, u: ArrayLike) -> list[tuple[Vector, Vector]]:
@@ -220,6 +264,13 @@ def _fit_alpha(r: Vector, u: Vector, options: _Options) -> AlphaMap:
     return AlphaMap(float(calibrate_alpha(r, u, options.method)))
 
 
+def _fit_alpha_power(r: Vector, u: Vector, options: _Options) -> AlphaPowerMap:
+    assert options.structures is not None
+    power = structure_power(r, u, options.structures) if options.power is None else options.power
+    level = float(np.exp(np.mean(np.log(u))))
+    return AlphaPowerMap(float(calibrate_alpha(r, u * (u / level) ** power, options.method)), power, level)
+
+
 def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map:
     del options
     (slope, floor), _ = _best_mixture(r, u, np.ones(len(u)))
@@ -229,14 +280,18 @@ def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map
 def _fit_structure_floor(r: Vector, u: Vector, options: _Options) -> StructureFloorMap:
     """Best NLL with a floor of the structure; with a constant beside it where that is clearly better."""
     assert options.structures is not None
+    power = structure_power(r, u, options.structures) if options.power is None else options.power
     _, place = np.unique(options.structures, return_inverse=True)
-    level2 = (np.bincount(place, u**2) / np.bincount(place))[place]
+    means = np.sqrt(np.bincount(place, u**2) / np.bincount(place))
+    level = float(np.exp(np.mean(np.log(means))))
+    growth = (means / level)[place] ** power
+    u, level2 = u * growth, (means[place] * growth) ** 2
     (slope, floor), nll = _best_mixture(r, u, level2)
     constant = 0.0
     three, three_nll = _best_three(r, u, level2)
     if three_nll < nll - NLL_SLACK:
         slope, floor, constant = three
-    return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), math.sqrt(constant))
+    return StructureFloorMap(math.sqrt(slope), math.sqrt(floor), math.sqrt(constant), power, level)
 
 
 def _best_three(r: Vector, u: Vector, level2: Vector) -> tuple[tuple[float, float, float], float]:
@@ -412,6 +467,7 @@ def _fit_committee(r: Vector, u: Vector, options: _Options) -> CommitteeMap:
 
 _FITS: Final[Mapping[str, Callable[[Vector, Vector, _Options], CalibrationMap]]] = {
     "alpha": _fit_alpha,
+    "alpha_power": _fit_alpha_power,
     "alpha_sigma0": _fit_alpha_sigma0,
     "structure_floor": _fit_structure_floor,
     "power": _fit_power,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from surefield.calibration.fit import fit_calibration_map
+from surefield.calibration.fit import fit_calibration_map, structure_power
 from surefield.calibration.maps import CalibrationMap
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.prediction import Prediction
@@ -63,9 +63,14 @@ def label_residuals(
 def fit_maps(
     held: Mapping[str, HeldOut], chosen: Mapping[str, str] | None, method: str, n_members: int = 0
 ) -> dict[str, CalibrationMap]:
-    """Calibration map of every quantity: the chosen kind of map, else that of the table of quantities."""
+    """Calibration map of every quantity: the chosen kind of map, else that of the table of quantities.
+
+    One power serves all: that of the forces, of which each structure has many, else that of the stresses.
+    """
     chosen = chosen or {}
-    options: Any = {"method": method, "n_members": n_members or None}
+    known = next((held[name] for name in ("forces", "stress") if name in held), None)
+    power = 0.0 if known is None else structure_power(*known)
+    options: Any = {"method": method, "n_members": n_members or None, "power": power}
     return {
         name: fit_calibration_map(
             pair.residuals,

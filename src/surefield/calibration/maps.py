@@ -17,6 +17,7 @@ from surefield.errors import ConfigError, DataError, nearest
 
 __all__ = [
     "AlphaMap",
+    "AlphaPowerMap",
     "AlphaSigma0Map",
     "CalibrationMap",
     "CommitteeMap",
@@ -26,6 +27,7 @@ __all__ = [
     "PowerMap",
     "PropertyMaps",
     "StructureFloorMap",
+    "of_atoms",
 ]
 
 
@@ -142,6 +144,32 @@ class AlphaMap(CalibrationMap):
 
 
 @dataclass(frozen=True)
+class AlphaPowerMap(CalibrationMap):
+    """σ = αu(u/level)^power, for one value per structure: α at the usual u, and more beyond it.
+
+    Attributes:
+        alpha: factor at the level.
+        power: by which errors grow faster than u, see `structure_power`.
+        level: u that is usual among the calibration structures.
+    """
+
+    name: ClassVar[str] = "alpha_power"
+    alpha: float
+    power: float = 0.0
+    level: float = 1.0
+
+    def _sigma(self, u: np.ndarray) -> np.ndarray:
+        return self.alpha * u * (u / self.level) ** self.power
+
+
+def of_atoms(calibration: CalibrationMap) -> CalibrationMap:
+    """The map of shares of atoms: that of a structure, without what grows with its spread."""
+    if isinstance(calibration, AlphaPowerMap):
+        return AlphaMap(calibration.alpha, calibrated=calibration.calibrated)
+    return calibration
+
+
+@dataclass(frozen=True)
 class CommitteeMap(CalibrationMap):
     """σ = αs for the sample standard deviation s of M independent models, with α² corrected for finite M."""
 
@@ -167,23 +195,35 @@ class AlphaSigma0Map(CalibrationMap):
 
 @dataclass(frozen=True)
 class StructureFloorMap(CalibrationMap, FlooredMap):
-    """σ² = α²u² + β²ū² + σ₀², ū² the mean of u² over the values of one structure; u is of one structure.
+    """σ² = (α²u² + β²ū²)(ū/level)^(2 power) + σ₀², ū² the mean of u² over the values of one structure.
 
-    The floor stands for what the posterior of the last layer does not know of: it grows where whole
-    structures are unlike the training set, and a constant one does not.
+    u is of one structure. The floor stands for what the posterior of the last layer does not know of: it
+    grows where whole structures are unlike the training set, and a constant one does not. So does the power:
+    errors of structures often grow faster than their spreads.
+
+    Attributes:
+        alpha: factor of each value's own spread.
+        beta: of the mean one of the structure.
+        sigma0: constant floor.
+        power: by which errors grow faster than spreads, see `structure_power`.
+        level: mean spread that is usual among the calibration structures.
     """
 
     name: ClassVar[str] = "structure_floor"
     alpha: float
     beta: float
     sigma0: float
+    power: float = 0.0
+    level: float = 1.0
 
     def with_floor(self, u: ArrayLike) -> AlphaSigma0Map:
-        """The map with the floor of this structure."""
+        """The map with the floor and the growth of this structure."""
         spread = np.asarray(u, dtype=np.float64)
         spread = spread[spread > 0]
-        level = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
-        return AlphaSigma0Map(self.alpha, float(np.hypot(self.beta * level, self.sigma0)))
+        mean = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
+        growth = (mean / self.level) ** self.power
+        floor = float(np.hypot(self.beta * mean * growth, self.sigma0))
+        return AlphaSigma0Map(self.alpha * growth, floor)
 
     def _sigma(self, u: np.ndarray) -> np.ndarray:
         return self.with_floor(u)._sigma(u)
@@ -313,7 +353,7 @@ class PropertyMaps(CalibrationMap, NestedMap):
 _MAPS: Final[Mapping[str, type[CalibrationMap]]] = {
     m.name: m
     for m in (
-        *(AlphaMap, AlphaSigma0Map, PowerMap, IsotonicMap),
+        *(AlphaMap, AlphaPowerMap, AlphaSigma0Map, PowerMap, IsotonicMap),
         *(LocalMap, ConformalMap, CommitteeMap, PropertyMaps, StructureFloorMap),
     )
 }

@@ -28,7 +28,15 @@ LossName = Literal[
     "ensemble_nll", "gaussian_nll_ensemble", "gaussian_crps_ensemble", "empirical_crps_ensemble"
 ]
 MapName = Literal[
-    "alpha", "alpha_sigma0", "structure_floor", "power", "isotonic", "local", "conformal", "committee"
+    "alpha",
+    "alpha_power",
+    "alpha_sigma0",
+    "structure_floor",
+    "power",
+    "isotonic",
+    "local",
+    "conformal",
+    "committee",
 ]
 Regularizer = (
     Annotated[float, Field(ge=0)]
@@ -36,7 +44,7 @@ Regularizer = (
     | dict[Literal["relative"], Annotated[float, Field(ge=0)]]
     | None
 )
-_MAPS = "quantity to map; null: alpha, and structure_floor for forces and stresses"
+_MAPS = "quantity to map; null: alpha_power of the energy, structure_floor of forces and stresses, else alpha"
 
 
 class LLPRConfig(Config):

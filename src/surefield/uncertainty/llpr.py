@@ -14,7 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from surefield.calibration.held_out import HeldOut, check_names, fit_maps
-from surefield.calibration.maps import AlphaMap, AlphaSigma0Map, CalibrationMap, StructureFloorMap
+from surefield.calibration.maps import (
+    AlphaMap,
+    AlphaPowerMap,
+    AlphaSigma0Map,
+    CalibrationMap,
+    StructureFloorMap,
+)
 from surefield.errors import ConfigError, DataError, PotentialError
 from surefield.execution.identity import digest
 from surefield.execution.memory import check_memory
@@ -537,7 +543,7 @@ def _completed(
     # A force alpha of zero is all floor: the spread of the last layer says nothing.
     if (
         shared > 0
-        and isinstance(energy, AlphaMap)
+        and isinstance(energy, AlphaMap | AlphaPowerMap)
         and isinstance(forces, AlphaMap | AlphaSigma0Map | StructureFloorMap)
         and forces.alpha > 0
     ):

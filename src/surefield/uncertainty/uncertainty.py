@@ -21,7 +21,7 @@ from surefield.calibration.held_out import (
     label_residuals,
     row_zero,
 )
-from surefield.calibration.maps import CalibrationMap
+from surefield.calibration.maps import CalibrationMap, of_atoms
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.execution.stopwatch import Stopwatch
 from surefield.potentials.calculator import SurefieldCalculator
@@ -175,8 +175,8 @@ class Uncertainty(ABC):
 
         Args:
             calibration: labelled structures; the labels that are there are used.
-            calibration_map: quantity to map; see `fit_calibration_map`. By default 'structure_floor' for
-                forces and stresses and 'alpha' for the rest.
+            calibration_map: quantity to map, see `fit_calibration_map`; default: 'alpha_power' of the energy,
+                'structure_floor' of forces and stresses, 'alpha' of the rest.
             calibration_method: of the map 'alpha'.
             labels: explicit keys of the labels.
             batch_size: structures per batch, about.
@@ -378,14 +378,13 @@ class Uncertainty(ABC):
             return spread.u
         return np.where(self._magnitude(spread, value) <= self.thresholds.get(name, 0.0), 0.0, spread.u)
 
-    @staticmethod
-    def _map_of(name: str) -> str:
-        """An atom's share of the energy has the map of the energy."""
-        return "energy" if name == "energies" else name
+    def _calibration(self, name: str) -> CalibrationMap:
+        """The map of a quantity; an atom's share of the energy has that of the energy."""
+        return of_atoms(self.maps["energy"]) if name == "energies" else self.maps[name]
 
     def _sigma(self, name: str, spread: Spread, n_atoms: int, value: Any = None) -> Any:
         entry = quantity(name)
-        sigma = self.maps[self._map_of(name)].sigma(self._without_zeros(name, spread, value))
+        sigma = self._calibration(name).sigma(self._without_zeros(name, spread, value))
         # u is calibrated per atom, as residuals are; the total's sigma is n times that of the mean.
         sigma = sigma * n_atoms if entry.per_atom else sigma
         return float(sigma) if sigma.ndim == 0 else sigma
@@ -494,7 +493,7 @@ class Uncertainty(ABC):
     ) -> tuple[Float[np.ndarray, "n_values n"], Float[np.ndarray, " n_values"]]:
         """Scaled vectors and noise of all values, quantity by quantity and structure by structure."""
         for name in names:
-            if self._map_of(name) not in self.maps:
+            if ("energy" if name == "energies" else name) not in self.maps:
                 raise ConfigError(f"{name!r} has no uncertainty", fix=nearest(name, self.maps))
         structures = neighborhoods_of(self.potential, frames)
         parts: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -502,7 +501,7 @@ class Uncertainty(ABC):
             for place, name in enumerate(names):
                 if name not in spreads:
                     raise DataError(f"there is no {name}", where=f"frame {index}", fix="leave it out")
-                calibration = self.maps[self._map_of(name)]
+                calibration = self._calibration(name)
                 spread = spreads[name]._replace(u=self._without_zeros(name, spreads[name]))
                 n_atoms = structures[index].n_atoms
                 parts[place, index] = scaled_vectors(name, spread, calibration, n_atoms)
