@@ -1,7 +1,7 @@
 """Do sigmas hold on data unlike the training set: `python benchmarks/shift.py [3bpa] [Si] [Mo] [NbMoTaW]`.
 
-A `MomentNetwork`, or a `MessageNetwork` with its defaults, is trained on the easy part of a real set, an LLPR calibrated on a part that
-is held out, and both are scored on its test structures and on the other part:
+A `MomentNetwork`, or a `MessageNetwork` with its defaults, is trained on the easy part of a real set, an
+LLPR calibrated on a part that is held out, and both are scored on its test structures and on the other part:
 
 * 3bpa: a molecule at 300 K, and at 600 K;
 * Si, Cu, Mo, Li (mlearn): crystals, strained cells, surfaces and vacancies, and the liquid;
