@@ -86,10 +86,10 @@ def test_the_page_says_where_the_loop_is(folder):
     assert [path.name for path in folder.glob(".*")] == []
 
 
-def test_shares_of_few_values_are_not_drawn(folder):
+def test_shares_of_few_energies_are_not_drawn(folder):
     state = load_loop(folder)
-    scores = {"forces": {"coverage_68": 0.7, "calibration_rows": 81}}
-    few = [replace(one, calibration=scores | {"energy": {"coverage_68": 0.5, "calibration_rows": 2}})
+    scores = {"forces": {"coverage_68": 0.7, "n_structures": 2}}
+    few = [replace(one, calibration=scores | {"energy": {"coverage_68": 0.5, "n_structures": 2}})
            for one in state.rounds]  # fmt: skip
     for rounds, energies in ((state.rounds, True), (few, False)):
         sections = loop_sections.loop_sections(replace(state, rounds=tuple(rounds)))

@@ -31,7 +31,7 @@ UNDRAWN: Final = "Not drawn"
 _DRAWN: Final = 12
 _ROWS: Final = 200
 #: A share of fewer values jumps between 0 and 100 %.
-_FEWEST_VALUES: Final = 10
+_FEWEST_ENERGIES: Final = 10
 _ENDS: Final = {"finished": GREEN, "passed the limit": "#E69F00", "broke": VERMILION, "lost": GREY}
 _PURPOSES: Final = {
     "initial": "first structures",
@@ -97,7 +97,7 @@ def _rounds(state: LoopState) -> Section | None:
             "Calibration of σ",
             _coverage_chart(state.rounds),
             "Share of errors below the predicted σ; on the dashed line σ can be taken at its word. "
-            f"Shares of fewer than {_FEWEST_VALUES} values are not drawn.",
+            f"Shares of fewer than {_FEWEST_ENERGIES} energies are not drawn.",
         ),
     ]
     judged = {
@@ -153,11 +153,11 @@ def _errors_of(lines: Sequence[Line]) -> str:
 
 
 def _coverage(one: LoopRound, kind: str) -> float:
-    """Share of errors within one sigma; NaN where it is not known, or of too few values to mean anything."""
+    """Share of errors within one sigma; NaN where it is not known, or of too few energies."""
     scores = one.calibration.get(kind)
     share = value_of(scores, "coverage_68")
-    enough = (value_of(scores, "calibration_rows") or _FEWEST_VALUES) >= _FEWEST_VALUES
-    return share if share is not None and enough else np.nan
+    few = kind == "energy" and (value_of(scores, "n_structures") or _FEWEST_ENERGIES) < _FEWEST_ENERGIES
+    return np.nan if share is None or few else share
 
 
 def _round_table(rounds: Sequence[LoopRound]) -> str:
