@@ -130,8 +130,8 @@ def main() -> None:
             steps: dict[str, Step | None] = {
                 f"SNAP, 2J = {TWOJMAX}": snap(atoms, Path(folder)),
                 "MomentNetwork": ours(MomentNetwork(["Si"])),
-                "MessageNetwork, 1 layer": ours(MessageNetwork(["Si"], n_layers=1)),
-                "MessageNetwork, 2 layers": ours(MessageNetwork(["Si"])),
+                "MessageNetwork, 1 layer": ours(MessageNetwork(["Si"], n_layers=1, n_channels=64)),
+                "MessageNetwork, 2 layers": ours(MessageNetwork(["Si"], n_channels=64)),
                 "MACE, 32 channels, L = 0": mace(),
             }
             found = {name: milliseconds(step, atoms, arguments.steps) for name, step in steps.items() if step}

@@ -1,6 +1,6 @@
 """Does a potential run where its data are thin: `python benchmarks/stability.py --kind message`.
 
-Trains `MomentNetwork` or `MessageNetwork` with all defaults, and fits linear SNAP, on the same frames of
+Trains a `MomentNetwork` or `MessageNetwork` with its defaults, and fits linear SNAP, on the same frames of
 NbMoTaW (pure and binary cells, Li et al., npj Comput. Mater. 6, 70 (2020), read in place). Then, on 54
 atoms of random NbMo, TaW, NbMoTa and NbMoTaW on perfect bcc lattices, which neither has seen: the largest
 force on the lattice, and 2 ps of Langevin dynamics at 1000 K. Fails where a run of ours breaks, or a force
@@ -20,6 +20,7 @@ from ase.data import atomic_numbers
 from surefield.exploration.alloys import atomic_volumes, lowest_cells, random_alloy
 from surefield.exploration.stability import Trial, limits_of, run_trial
 from surefield.potentials import ZBL, MessageNetwork, MomentNetwork, Potential
+from surefield.potentials.config import AutoPotentialConfig, MessageNetworkConfig
 from surefield.potentials.snap.snap import Snap, SnapConfig
 from surefield.structures.read import read_frames
 from surefield.training import train
@@ -55,7 +56,12 @@ def trials(potential: Potential, data: LabelledSet, steps: int, seed: int) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, default="moment")
+    parser.add_argument(
+        "--kind",
+        choices=(*KINDS, "auto"),
+        default="moment",
+        help="auto: what a configuration takes, with --repulsion",
+    )
     parser.add_argument("--layers", type=int, help="of a message network, instead of the default")
     parser.add_argument("--epochs", type=int, help="instead of the default")
     parser.add_argument("--frames", type=int, default=500)
@@ -68,10 +74,15 @@ def main() -> None:
     test = chosen("test", arguments.frames, arguments.seed)
     species = ["Nb", "Mo", "Ta", "W"]
     shape = {} if arguments.layers is None else {"n_layers": arguments.layers}
-    ours: Potential = KINDS[arguments.kind](species, **shape)
+    kind = arguments.kind
+    if kind == "auto":
+        config = AutoPotentialConfig().chosen(len(species), periodic=True)
+        assert isinstance(config, MessageNetworkConfig)
+        kind, shape = "message", {"n_layers": config.n_layers, "n_channels": config.n_channels}
+    ours: Potential = KINDS[kind](species, **shape)
     epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     called = type(ours).__name__
-    if arguments.repulsion:
+    if arguments.repulsion or arguments.kind == "auto":
         ours = ours + ZBL.below(frames, species)
     models = {
         called: (ours, arguments.steps, epochs),
