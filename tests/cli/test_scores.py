@@ -83,7 +83,7 @@ def test_scores_of_a_training_reach_select(files: Path, copper: list[Atoms], cap
     write_frames(files / "train.xyz", copper[:5])
     write_frames(files / "valid.xyz", copper[5:7])
     data = {"train": "train.xyz", "validation": "valid.xyz", "pool": "pool.xyz"}
-    write_frames(files / "pool.xyz", copper[5:8])
+    write_frames(files / "pool.xyz", copper[7:10])
     potential = {"kind": "snap", "cutoff": 3.6, "twojmax": 2}
     more = {"data": data, "potential": potential, "stability": False, "uncertainty": {"kind": "ltau", "k": 2}}
     more["selection"] = {"method": "max_diag", "n": 1, "features": "ll_grad", "score": "ltau_forces_uq_score"}
