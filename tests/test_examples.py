@@ -21,7 +21,7 @@ def test_demo_in_small(project: Path, tmp_path: Path) -> None:
         "loop.n_rounds=1",
         "loop.trial.picoseconds=0.1",
         "loop.trial.n_test=6",
-        "training.epochs=2",
+        "training.epochs=40",
         f"root={tmp_path}",
     ]
     command = [sys.executable, str(project / "examples" / "demo.py"), *small]
