@@ -101,7 +101,8 @@ def fit_calibration_map(
         delta: of the map `conformal`: intervals miss at most this share.
         groups: of the map `conformal`: label of each row, for one quantile per group.
         n_members: of the map `committee`: M > 3 members whose sample standard deviation u is.
-        structures: of the map `structure_floor`: number of the structure of each row; None: all are of one.
+        structures: of the maps `structure_floor` and `alpha_power`: number of the structure of each row;
+            None: all are of one.
         power: of the maps `structure_floor` and `alpha_power`; None: what `structure_power` finds.
 
     Raises:
@@ -143,6 +144,13 @@ class _Options:
     groups: np.ndarray | None = None
     structures: np.ndarray | None = None
     power: float | None = None
+
+    def power_of(self, r: Vector, u: Vector) -> float:
+        """The power that is given, else what the residuals tell."""
+        if self.power is not None:
+            return self.power
+        assert self.structures is not None
+        return structure_power(r, u, self.structures)
 
 
 def structure_power(residuals: ArrayLike, u: ArrayLike, structures: ArrayLike) -> float:
@@ -265,9 +273,7 @@ def _fit_alpha(r: Vector, u: Vector, options: _Options) -> AlphaMap:
 
 
 def _fit_alpha_power(r: Vector, u: Vector, options: _Options) -> AlphaPowerMap:
-    assert options.structures is not None
-    power = structure_power(r, u, options.structures) if options.power is None else options.power
-    level = float(np.exp(np.mean(np.log(u))))
+    power, level = options.power_of(r, u), float(np.exp(np.mean(np.log(u))))
     return AlphaPowerMap(float(calibrate_alpha(r, u * (u / level) ** power, options.method)), power, level)
 
 
@@ -280,7 +286,7 @@ def _fit_alpha_sigma0(r: Vector, u: Vector, options: _Options) -> AlphaSigma0Map
 def _fit_structure_floor(r: Vector, u: Vector, options: _Options) -> StructureFloorMap:
     """Best NLL with a floor of the structure; with a constant beside it where that is clearly better."""
     assert options.structures is not None
-    power = structure_power(r, u, options.structures) if options.power is None else options.power
+    power = options.power_of(r, u)
     _, place = np.unique(options.structures, return_inverse=True)
     means = np.sqrt(np.bincount(place, u**2) / np.bincount(place))
     level = float(np.exp(np.mean(np.log(means))))

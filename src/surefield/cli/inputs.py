@@ -283,7 +283,7 @@ def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
     # Those of the training set are dropped by the selection itself.
     if settings.constraints.deduplicate is not None and (held := _held_out(config)):
         copies = [entry.index for entry in find_duplicates(pool, held) if entry.kept_in == "train"]
-        exclude += [index for index in copies if index not in exclude]
+        exclude = list(dict.fromkeys([*exclude, *copies]))
         if copies:
             what = "copies of validation structures in the pool, which have labels and are never picked"
             notes.append(f"{what}: {len(copies)}")

@@ -57,7 +57,7 @@ def calibration_factor(maps: Mapping[str, CalibrationMap], name: str) -> tuple[f
 
     The map of a quantity has alpha, and possibly a floor beta that grows with the spread of the structure:
     a property, whose spread is that of a structure, has sqrt(alpha^2 + beta^2). A constant floor is noise of
-    single labels and does not count.
+    single labels and does not count, nor does a power, which belongs to the spreads of labelled structures.
 
     Args:
         maps: of the uncertainty.

@@ -30,7 +30,7 @@ UNDRAWN: Final = "Not drawn"
 #: Structures of the latest picks that are drawn, and rows of failures.
 _DRAWN: Final = 12
 _ROWS: Final = 200
-#: A share of fewer values jumps between 0 and 100 %.
+#: A share of fewer energies, one a structure, jumps between 0 and 100 %.
 _FEWEST_ENERGIES: Final = 10
 _ENDS: Final = {"finished": GREEN, "passed the limit": "#E69F00", "broke": VERMILION, "lost": GREY}
 _PURPOSES: Final = {
@@ -147,9 +147,9 @@ def _coverage_chart(rounds: Sequence[LoopRound]) -> str:
 
 def _errors_of(lines: Sequence[Line]) -> str:
     """What is drawn; a single line has no name in the figure."""
-    return (
-        {"forces": "Force errors", "energy": "Energy errors"}[lines[0].name] if len(lines) == 1 else "Errors"
-    )
+    if len(lines) > 1:
+        return "Errors"
+    return {"forces": "Force errors", "energy": "Energy errors"}[lines[0].name] if lines else ""
 
 
 def _coverage(one: LoopRound, kind: str) -> float:

@@ -38,7 +38,7 @@ class TrainConfig(Config):
         default=None,
         ge=0,
         description="passes over the data after the exact solution; 0 keeps that; null: what suits the "
-        "potential (message network 200, others 60)",
+        "potential (message network 240, others 60)",
     )
     max_steps: int | None = Field(
         default=None,
@@ -50,7 +50,7 @@ class TrainConfig(Config):
         default=None, ge=1, description="structures per step, about; null: message network 5, others 8"
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="at its highest; null: message network 0.01, others 0.001"
+        default=None, gt=0, description="at its highest; null: message network 0.007, others 0.001"
     )
     minutes: float | None = Field(
         default=None,

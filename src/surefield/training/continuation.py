@@ -32,7 +32,7 @@ from surefield.training.growth import grafted
 from surefield.training.loss import LossWeights, residuals
 from surefield.training.readout import Solution, solve_readout
 
-__all__ = ["check_body", "continued", "solve_around", "starting_potential"]
+__all__ = ["check_body", "continued", "solve_around", "starting_potential", "with_fitted_offsets"]
 
 _log = logging.getLogger(__name__)
 

@@ -177,7 +177,7 @@ class Uncertainty(ABC):
             calibration: labelled structures; the labels that are there are used.
             calibration_map: quantity to map, see `fit_calibration_map`; default: 'alpha_power' of the energy,
                 'structure_floor' of forces and stresses, 'alpha' of the rest.
-            calibration_method: of the map 'alpha'.
+            calibration_method: of the maps 'alpha' and 'alpha_power'.
             labels: explicit keys of the labels.
             batch_size: structures per batch, about.
 
@@ -380,7 +380,10 @@ class Uncertainty(ABC):
 
     def _calibration(self, name: str) -> CalibrationMap:
         """The map of a quantity; an atom's share of the energy has that of the energy."""
-        return of_atoms(self.maps["energy"]) if name == "energies" else self.maps[name]
+        known = "energy" if name == "energies" else name
+        if known not in self.maps:
+            raise ConfigError(f"{name!r} has no uncertainty", fix=nearest(name, self.maps))
+        return self.maps[name] if name == known else of_atoms(self.maps[known])
 
     def _sigma(self, name: str, spread: Spread, n_atoms: int, value: Any = None) -> Any:
         entry = quantity(name)
@@ -492,19 +495,16 @@ class Uncertainty(ABC):
         self, frames: Sequence[Atoms], names: Sequence[str], batch_size: int
     ) -> tuple[Float[np.ndarray, "n_values n"], Float[np.ndarray, " n_values"]]:
         """Scaled vectors and noise of all values, quantity by quantity and structure by structure."""
-        for name in names:
-            if ("energy" if name == "energies" else name) not in self.maps:
-                raise ConfigError(f"{name!r} has no uncertainty", fix=nearest(name, self.maps))
+        calibrations = [self._calibration(name) for name in names]
         structures = neighborhoods_of(self.potential, frames)
         parts: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         for index, spreads in self.spreads(structures, tuple(names), batch_size=batch_size):
             for place, name in enumerate(names):
                 if name not in spreads:
                     raise DataError(f"there is no {name}", where=f"frame {index}", fix="leave it out")
-                calibration = self._calibration(name)
                 spread = spreads[name]._replace(u=self._without_zeros(name, spreads[name]))
                 n_atoms = structures[index].n_atoms
-                parts[place, index] = scaled_vectors(name, spread, calibration, n_atoms)
+                parts[place, index] = scaled_vectors(name, spread, calibrations[place], n_atoms)
         ordered = [parts[key] for key in sorted(parts)]
         return np.concatenate([w for w, _ in ordered]), np.concatenate([n for _, n in ordered])
 
