@@ -80,6 +80,11 @@ def test_stresses_virials_and_columns_with_a_description(tmp_path: Path):
     [
         {"energy_unit": "Hartree", "force_unit": "Hartree/Bohr", "length_unit": "Bohr"},
         {"units": {"energy": "Hartree", "forces": "Hartree/Bohr", "positions": "Bohr"}},
+        {
+            "_property_unit_dict": {"energy": "Hartree", "forces": "Hartree/Bohr"},
+            "_distance_unit": "Bohr",
+            "units": {"energy": "hartree", "length": "bohr"},
+        },
     ],
 )
 def test_units_that_are_stated_in_words_are_converted(tmp_path: Path, metadata: dict[str, Any]):
@@ -101,6 +106,11 @@ def test_units_that_are_stated_in_words_are_converted(tmp_path: Path, metadata: 
         ({"_distance_unit": "eV"}, "'eV' is no unit of lengths"),
         ({"_distance_unit": "feet"}, "unknown unit 'feet'"),
         ({"units": "kcal/mol"}, "'units' in the metadata of .*a.db does not say what is in 'kcal/mol'"),
+        ({"_distance_unit": "Ang", "length_unit": "Bohr"}, "a length is stated in two units.*Ang and Bohr"),
+        (
+            {"_property_unit_dict": {"energy": "eV"}, "energy_unit": "Hartree"},
+            "energy is stated in two units in the metadata of .*a.db",
+        ),
         ({"energy_unit": "furlong"}, "unit of 'energy' in the metadata of .*unknown unit 'furlong'"),
     ],
 )

@@ -78,8 +78,7 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
     described = metadata.get("key_descriptions") or {}
     units = {name: texts[-1] for name, texts in described.items() if len(texts) == 3}
     units |= metadata.get("_property_unit_dict") or {}
-    distance = metadata.get("_distance_unit") or "Ang"
-    named: list[str] = []
+    lengths = [metadata["_distance_unit"]] if metadata.get("_distance_unit") else []
     for name, entry, text in stated_in(metadata):
         if entry == "_distance_unit":
             continue
@@ -90,9 +89,11 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
                 "'forces': 'kcal/mol/Ang'}, '_distance_unit': 'Ang'}, or take the entry out, if it is wrong",
             )
         if is_length(name):
-            distance, named = text, [*named, f"lengths {text}"]
+            lengths.append(text)
         elif name:
-            units = {**dict.fromkeys(_keys_of(name), text), **units}
+            for key in _keys_of(name):
+                units[key] = units.get(key) or text
+                _check_one(key, [units[key], text], path)
     expected = {key.lower(): dimension(key, kind) for kind in labelled() for key in candidate_keys(kind)}
     factors, unknown = {}, []
     for name, text in units.items():
@@ -111,12 +112,21 @@ def _stated_units(metadata: Mapping[str, Any], path: str | Path) -> tuple[dict[s
         factors[name] = unit.factor
     if unknown:
         _log.warning("units of %s in %s are not known: values as they stand", ", ".join(unknown), path)
-    length = parse_unit(distance)
-    if isinstance(distance, str) and length[1:] != (0, 1):
-        raise DataError(f"{distance!r} is no unit of lengths", where=f"the metadata of {path}")
-    stated = [f"{name} {units[name]}" for name in factors]
-    stated += [f"lengths {distance}"] if "_distance_unit" in metadata else named
-    return factors, length.factor, ", ".join(stated)
+    for text in lengths:
+        if isinstance(text, str) and parse_unit(text)[1:] != (0, 1):
+            raise DataError(f"{text!r} is no unit of lengths", where=f"the metadata of {path}")
+    _check_one("a length", lengths, path)
+    stated = [f"{name} {units[name]}" for name in factors] + [f"lengths {text}" for text in lengths[:1]]
+    return factors, parse_unit(lengths[0]).factor if lengths else 1.0, ", ".join(stated)
+
+
+def _check_one(what: str, texts: Sequence[str | float], path: str | Path) -> None:
+    """Raise `DataError` where one thing is stated in two units."""
+    if len(set(texts)) > 1 and len({parse_unit(text) for text in texts}) > 1:
+        where, fix = f"the metadata of {path}", "take out the entry that is wrong"
+        raise DataError(
+            f"{what} is stated in two units", where=where, got=" and ".join(map(str, texts)), fix=fix
+        )
 
 
 def _keys_of(name: str) -> list[str]:
