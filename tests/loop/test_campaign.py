@@ -22,7 +22,7 @@ from ase.calculators.emt import EMT
 from tests.copper import copper
 
 import surefield as sf
-from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.execution.worker_process import WorkerDied
 from surefield.exploration.config import DynamicsConfig, RattleConfig
 from surefield.loop import Loop, LoopConfig, trace
@@ -77,13 +77,14 @@ def loop(folder: Path, *, candidates: Any = None, potential: Any = None, **setti
     folder.mkdir(exist_ok=True)
     given = {
         name: settings.pop(name)
-        for name in ("test", "imported", "oracle", "executor", "uncertainty")
+        for name in ("test", "imported", "oracle", "executor", "uncertainty", "training")
         if name in settings
     }
     config = LoopConfig(**{**SETTINGS, **settings})
     labeller = given.pop("oracle", None) or oracle()
     pool = POOL if candidates is None else candidates
-    return Loop(folder, config, potential or snap(), TrainConfig(), labeller, pool, **given)
+    training = given.pop("training", None) or TrainConfig()
+    return Loop(folder, config, potential or snap(), training, labeller, pool, **given)
 
 
 def events(folder: Path, **entries: Any) -> list[dict[str, Any]]:
@@ -339,6 +340,27 @@ def test_it_goes_on_with_other_settings_and_says_so(finished: Path, tmp_path: Pa
     assert len(Counted.computed) == len(set(Counted.computed)) == 13
     loop(tmp_path, n_rounds=3, methods=("max_dist",), stop={"budget_labels": 13}).run(progress=False)
     assert len(events(tmp_path, event="changed")) == 1
+
+
+@pytest.mark.slow  # a message network takes long to compile
+def test_a_training_that_betters_nothing_is_said_and_goes_on_with_other_settings(tmp_path: Path) -> None:
+    network = sf.MessageNetwork(["Cu"], n_layers=1, n_channels=2, n_basis=3, hidden=(), cutoff=3.0)
+
+    def run(**training: Any) -> None:
+        settings = TrainConfig(batch_size=2, **training)
+        loop(tmp_path, potential=network, training=settings, n_rounds=1).run(progress=False)
+
+    for _ in range(2):
+        with pytest.raises(PotentialError, match=r"round 0.*no epoch.*MessageNetwork.*all 4 labels are kept"):
+            run(epochs=2, learning_rate=1.0)
+    (told,) = events(tmp_path, event="unfitted")
+    assert (told["fit"], told["n_labels"]) == ("round 0", 4)
+    run(epochs=40, learning_rate=0.01)
+    (changed,) = events(tmp_path, event="changed")
+    assert changed["changes"]["training.epochs"] == [2, 40]
+    assert len(events(tmp_path, event="unfitted")) == 1
+    assert events(tmp_path, event="final")[0]["n_labels"] == 8
+    assert len(Counted.computed) == len(set(Counted.computed)) == 8
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from importlib import import_module
 
 import equinox as eqx
 import jax
@@ -15,6 +16,8 @@ from surefield.training.checkpoint import Checkpoint
 from surefield.training.dataset import prepare
 from surefield.training.loss import errors, residuals
 from surefield.training.train import METRICS
+
+training = import_module("surefield.training.train")  # whose name is that of its function
 
 SETTINGS = {"epochs": 4, "batch_size": 3, "learning_rate": 5e-3, "checkpoint_every": 1, "progress": False}
 
@@ -51,6 +54,22 @@ def test_no_offset_of_the_energies_is_left_where_offsets_are_fitted(fit, copper,
     assert abs(before.mean()) > 1e-2 * before.std()
     assert abs(after.mean()) < 1e-6 * after.std()
     assert after.std() == pytest.approx(before.std(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(10.0, ".*train for more epochs"), (1e30, ".*last loss was (nan|inf);.*lower learning")],
+)
+def test_a_potential_that_no_epoch_has_bettered_is_refused(
+    rate, words, copper, copper_network, tmp_path, monkeypatch
+):
+    # as potentials without an exact solution, such as message networks, which take longer to compile
+    monkeypatch.setattr(training, "_solved", lambda start, *_: (start, None))
+    settings = SETTINGS | {"epochs": 2, "learning_rate": rate, "folder": tmp_path}
+    for _ in range(2):  # read again in the end, too
+        with pytest.raises(PotentialError, match=f"no epoch .* MomentNetwork; got no score below {words}"):
+            train(copper_network, copper, 0.25, **settings)
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) > 1
 
 
 def test_intervals_are_computed_when_they_are_asked_for(fit, monkeypatch):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -141,6 +142,8 @@ class Loop:
             ConfigError: the journal is that of a loop that cannot be gone on with: another oracle, potential,
                 pool or test set.
             ExecutionError: no label of a round could be computed, or exploration found nothing.
+            PotentialError: a training that gives no potential, such as one without an epoch that was better
+                than the start; the loop goes on from there with other settings of it.
         """
         config = self.config
         begin(self.journal, config, self.plan, self.ledger.oracle, self.candidates, self.test)
@@ -239,7 +242,8 @@ class Loop:
             return
         folder = round_folder(self.folder, number)
         folder.mkdir(parents=True, exist_ok=True)
-        uncertainty, fitted = self.plan.fit(self.ledger.frames, self.seed)
+        with self._fitting(f"round {number}"):
+            uncertainty, fitted = self.plan.fit(self.ledger.frames, self.seed)
         uncertainty.save(folder / POTENTIAL)
         uncertainty = self._potential(number)
         event = {"event": "round", "method": self.method, "seed": self.seed, "round": number}
@@ -250,6 +254,22 @@ class Loop:
             event |= {"test": comparison.test(), "calibration": comparison.calibration(uncertainty)}
         self.journal.append(event)
         self.watch()
+
+    @contextmanager
+    def _fitting(self, which: str) -> Iterator[None]:
+        """A fit that gives no potential is told in the journal and ends the loop until settings change."""
+        try:
+            yield
+        except PotentialError as error:
+            event = {"event": "unfitted", "method": self.method, "seed": self.seed, "fit": which}
+            event |= {"n_labels": len(self.ledger), "cause": str(error)}
+            self.journal.append(event, once=[*event])
+            self.watch()
+            what = f"{which} has no potential: {error}"
+            kept = (
+                f"all {len(self.ledger)} labels are kept: change the training and run again, it goes on here"
+            )
+            raise PotentialError(what, fix=kept) from error
 
     def _potential(self, number: int) -> Uncertainty:
         """Potential of a round, from its file: a loop that was killed has it from there, too.
@@ -399,7 +419,8 @@ class Loop:
         path, n_labels = self.folder / POTENTIAL, len(self.ledger)
         known = self.journal.last(event="final")
         if known is None or known["n_labels"] != n_labels or known["potential"] != _hash_of(path):
-            uncertainty, fitted = self.plan.fit_all(self.ledger.frames, self.seed)
+            with self._fitting("the last fit"):
+                uncertainty, fitted = self.plan.fit_all(self.ledger.frames, self.seed)
             uncertainty.save(path)
             uncertainty = load_uncertainty(path)
             event = {"event": "final", "method": self.method, "seed": self.seed, "n_labels": n_labels}

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from surefield.errors import ConfigError
+from surefield.errors import ConfigError, PotentialError
 from surefield.execution.cache import use_compilation_cache
 from surefield.execution.identity import Table
 from surefield.execution.memory_maps import release_compiled
@@ -183,7 +183,8 @@ def train(
     Raises:
         ConfigError: an unknown setting, no potential or two, or a fraction outside [0, 1).
         DataError: unusable structures or labels.
-        PotentialError: an element the potential neither knows nor can learn; a checkpoint of another run.
+        PotentialError: an element the potential neither knows nor can learn; a checkpoint of another run; no
+            epoch that was better than an untrained potential.
     """
     if isinstance(start_from, str | Path):
         settings["start_from"] = str(start_from)
@@ -330,7 +331,9 @@ def _fit(
     log = None if job.force_error_log is None else _opened(job.force_error_log, train_set)
     fitted, history = start, History()
     if config.train_body and not is_linear(start):
-        fitted, history = _trained(start, train_set, valid_set, job, log)
+        fitted, history, last = _trained(start, train_set, valid_set, job, log)
+        if solution is None and trained is None:
+            _check_better(start, last, history)
         counts = step_settings(config, start).weights["energy"] > 0
         if history.rows and counts and recipe(config, start).fit_offsets:
             fitted = with_fitted_offsets(fitted, train_set.samples)
@@ -379,8 +382,8 @@ def _trained(
     valid_set: LabelledSet,
     job: _Job,
     log: ForceErrorLog | None,
-) -> tuple[Potential, History]:
-    """The potential after the epochs, with a checkpoint to go on from."""
+) -> tuple[Potential, History, State]:
+    """The potential after the epochs, with a checkpoint to go on from; their rows, and the last state."""
     config, files, budget = job.config, job.files, job.budget
     checkpoint = files.checkpoint
     state, history = checkpoint.load(initial_state(start, config)) or (None, History())
@@ -432,7 +435,25 @@ def _trained(
         _log.info("train: %s, of these %s compiling", done, compiled)
         if last.step == 0:
             _log.warning("nothing was trained: all before the first step took the whole time")
-    return fitted, history
+    return fitted, history, last
+
+
+def _check_better(start: Potential, last: State, history: History) -> None:
+    """Refuse to pass off as trained a potential that was neither solved for nor bettered by any epoch."""
+    if not history.rows or last.best_epoch:
+        return
+    n, loss = len(history.rows), history.rows[-1]["loss"]
+    got = f"no score below {last.best_loss:.3g}, that of the start, in {n} epoch{'s' * (n != 1)}"
+    diverged = not np.isfinite(loss)
+    raise PotentialError(
+        "no epoch of the training was better on the validation set than the untrained potential",
+        where=f"the training of a {type(start).__name__}",
+        got=f"{got}; the last loss was {loss}" if diverged else got,
+        expected="a lower product of RMSEs",
+        fix="set a lower learning_rate"
+        if diverged
+        else "train for more epochs, or with another learning_rate",
+    )
 
 
 def _opened(given: str | Path | Mapping[str, Any], data: LabelledSet) -> ForceErrorLog | None:
