@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ from surefield.cli.config import read_config
 from surefield.cli.jobs import run_verb
 from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.potentials.parametric import StillingerWeber
-from surefield.properties.table import computed_rows, csv_text
+from surefield.properties import table
+from surefield.properties.config import LatticeConstantConfig
+from surefield.properties.table import KeptRows, Row, computed_rows, csv_text
 from surefield.structures.read import write_frames
 
 CRYSTAL = {"lattice_param": 5.43, "lattice_type": "diamond", "elements": ["Si"]}
@@ -85,6 +91,87 @@ def test_bare_potentials_have_no_sigma(folder: Path) -> None:
     (row,) = json.loads((report.parent / "properties.json").read_text())["rows"]
     assert row["sigma"] is None
     assert row["value"] == pytest.approx(-4.3364, abs=1e-4)
+
+
+class Killed(BaseException):
+    """No one catches it."""
+
+
+SEVERAL = [
+    {"kind": "cohesive_energy", **CRYSTAL},
+    {"kind": "lattice_constant", **CRYSTAL},
+    {"kind": "cohesive_energy", "structure": "cell.xyz"},
+]
+
+
+def test_what_is_done_when_it_is_killed_is_not_done_again(
+    folder: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    cell = bulk("Si", a=5.5)
+    write_frames(folder / "cell.xyz", [cell])
+    computed: list[str] = []
+
+    def result(prop: Any, model: Any) -> Any:
+        if computed == ["CohesiveEnergy", "LatticeConstant"] and not was_killed:
+            raise Killed
+        computed.append(type(prop).__name__)
+        return compute(prop, model)
+
+    compute, was_killed = table._result, False
+    monkeypatch.setattr(table, "_result", result)
+    with pytest.raises(Killed):
+        run(folder, SEVERAL, validation=0.0)
+    kept = sorted((folder / "runs" / "si-properties" / "properties").iterdir())
+    assert len(kept) == 2
+    kept[0].write_text(kept[0].read_text()[:-20])  # as a disk may damage it
+    was_killed = True
+    # the crystal of another property is none of those that are done: still the run is another one
+    write_frames(folder / "cell.xyz", [bulk("Si", a=5.4)])
+    with pytest.raises(ConfigError, match="cell, positions of the crystal 2"):
+        run(folder, SEVERAL, validation=0.0)
+    write_frames(folder / "cell.xyz", [cell])
+    with pytest.raises(ConfigError, match=r"another configuration.*max_steps"):
+        run(folder, [{**SEVERAL[0], "max_steps": 7}, *SEVERAL[1:]], validation=0.0)
+    report = run(folder, SEVERAL, validation=0.0)
+    assert report is not None
+    assert sorted(computed[2:]) in (
+        ["CohesiveEnergy", "CohesiveEnergy"],
+        ["CohesiveEnergy", "LatticeConstant"],
+    )
+    assert "of diamond Si: done before" in capsys.readouterr().out
+    rows = json.loads((report.parent / "properties.json").read_text())["rows"]
+    model = sf.load(folder / "runs" / "si-train" / "potential.npz")
+    whole = computed_rows(model, read_config(folder / "si.yaml").properties)
+    assert rows == [asdict(row) for row in whole]
+
+
+def test_rows_are_kept_for_one_model_one_crystal_and_one_setting(tmp_path: Path) -> None:
+    config = LatticeConstantConfig(**CRYSTAL)
+    row = Row("lattice_constant", "diamond Si", "a", 0.1 + 0.2, None, "Å")
+    KeptRows(tmp_path, "one").write(config, [row])
+    assert KeptRows(tmp_path, "one").read(config) == [row]
+    assert KeptRows(tmp_path, "other").read(config) is None
+    assert KeptRows(tmp_path, "one").read(config.model_copy(update={"max_steps": 7})) is None
+
+
+@pytest.mark.slow  # another process imports and compiles
+def test_killed_by_the_system_it_goes_on(folder: Path) -> None:
+    code = (
+        "import os, signal\nfrom pathlib import Path\nfrom surefield.cli.jobs import run_verb\n"
+        "from surefield.properties import table\nfirst = table._result\n"
+        "def second(prop, model):\n    table._result = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return first(prop, model)\ntable._result = second\n"
+        "run_verb('properties', Path('si.yaml'), [], dry_run=False, overwrite=False)\n"
+    )
+    run(folder, SEVERAL[:2], dry_run=True)
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    (kept,) = (folder / "runs" / "si-properties" / "properties").iterdir()
+    before = kept.stat().st_mtime_ns
+    report = run(folder, SEVERAL[:2])
+    assert report is not None
+    assert kept.stat().st_mtime_ns == before
+    assert len(json.loads((report.parent / "properties.json").read_text())["rows"]) == 2
 
 
 def test_crystals_from_files(folder: Path) -> None:

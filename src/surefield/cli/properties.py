@@ -11,8 +11,8 @@ from surefield.cli.config import RunConfig
 from surefield.cli.needed import property_settings, trained_model
 from surefield.execution.run_folder import RunFolder
 from surefield.files import write_atomic
-from surefield.potentials.saving import load_potential
-from surefield.properties.table import checked_properties, computed_rows, csv_text
+from surefield.potentials.saving import content_hash, load_potential
+from surefield.properties.table import KeptRows, checked_properties, computed_rows, csv_text
 from surefield.structures.contents import frame_contents
 from surefield.structures.read import read_frames
 from surefield.uncertainty.build import load_uncertainty
@@ -25,7 +25,9 @@ _VERB: Final = "properties"
 def run_properties(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     """Compute all properties of the configuration, write the table, and say how many there are."""
     del beside
-    rows = computed_rows(_model(config), property_settings(config), say)
+    settings = property_settings(config)
+    kept = KeptRows(folder.path("properties"), str(content_hash(trained_model(config, _VERB))))
+    rows = computed_rows(_model(config), settings, say, kept)
     folder.write_json("properties.json", {"rows": [asdict(row) for row in rows]})
     write_atomic(folder.path("properties.csv"), csv_text(rows))
     known = [row for row in rows if row.value is not None]

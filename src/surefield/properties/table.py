@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
-from surefield.errors import ConfigError, ExecutionError
+from surefield.errors import ConfigError, DataError, ExecutionError
+from surefield.execution.identity import digest
+from surefield.files import json_text, read_json, write_atomic
 from surefield.potentials.evaluate import check_species
 from surefield.potentials.potential import HasPotential, as_potential
 from surefield.properties.config import CrystalPropertyConfig
@@ -16,11 +20,12 @@ from surefield.properties.relaxation import Tolerances
 from surefield.properties.sigma import has_sigma
 from surefield.properties.simulator import check_form, check_simulator
 from surefield.properties.targets import PROPERTIES
+from surefield.structures.contents import frame_digest
 from surefield.structures.geometry import check_geometry
 from surefield.structures.read import read_frames
 from surefield.uncertainty.uncertainty import Uncertainty
 
-__all__ = ["Row", "checked_properties", "computed_rows", "csv_text", "property_of"]
+__all__ = ["KeptRows", "Row", "checked_properties", "computed_rows", "csv_text", "property_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,35 @@ class Row:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class KeptRows:
+    """Rows of properties in a folder, by what they are of: nothing that is there is computed again.
+
+    Attributes:
+        folder: one file a property.
+        model: hash of the potential with its uncertainty.
+    """
+
+    folder: Path
+    model: str
+
+    def read(self, config: CrystalPropertyConfig) -> list[Row] | None:
+        """Rows of a property; None where there are none that can be read."""
+        with suppress(DataError, OSError, KeyError, TypeError):
+            return [Row(**row) for row in read_json(self._path(config))["rows"]]
+        return None
+
+    def write(self, config: CrystalPropertyConfig, rows: Sequence[Row]) -> None:
+        """Keep rows, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(config), json_text({"rows": [asdict(row) for row in rows]}) + "\n")
+
+    def _path(self, config: CrystalPropertyConfig) -> Path:
+        settings = config.model_dump(mode="json", exclude={"structure"})
+        crystal = None if config.structure is None else frame_digest(read_frames(config.structure)[0])
+        return self.folder / f"{digest(self.model, settings, crystal)}.json"
+
+
 def property_of(config: CrystalPropertyConfig) -> CrystalProperty:
     """The property that a configuration describes.
 
@@ -69,6 +103,7 @@ def computed_rows(
     model: HasPotential,
     configs: Sequence[CrystalPropertyConfig],
     said: Callable[[str], None] = lambda text: None,
+    kept: KeptRows | None = None,
 ) -> list[Row]:
     """Values of several properties, with sigmas where the model has them.
 
@@ -78,6 +113,8 @@ def computed_rows(
         model: a potential, or an uncertainty around one.
         configs: what is computed, in this order.
         said: is told of each property before it is computed.
+        kept: where each property is kept as soon as it is done, and those that are there are taken from; one
+            that did not converge is not kept. None: nowhere.
 
     Raises:
         ConfigError: nothing to compute.
@@ -91,17 +128,24 @@ def computed_rows(
     for config, prop in zip(configs, checked_properties(model, configs), strict=True):
         kind = str(config.model_dump()["kind"])
         crystal = _crystal(config)
-        said(f"{kind} of {crystal}")
+        done = None if kept is None else kept.read(config)
+        said(f"{kind} of {crystal}" if done is None else f"{kind} of {crystal}: done before")
+        if done is not None:
+            rows += done
+            continue
         try:
             result = _result(prop, model)
         except ExecutionError as error:
             rows += [Row(kind, crystal, name, None, None, "", str(error)) for name in prop.names]
             continue
         sigmas = [None] * len(result.value) if result.sigma is None else result.sigma.tolist()
-        rows += [
+        done = [
             Row(kind, crystal, *values, result.message)
             for values in zip(result.names, result.value.tolist(), sigmas, result.units, strict=True)
         ]
+        if kept is not None:
+            kept.write(config, done)
+        rows += done
     if all(row.value is None for row in rows):
         raise ExecutionError(f"no property could be computed: {rows[0].message}")
     return rows
