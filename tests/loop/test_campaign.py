@@ -22,6 +22,7 @@ from ase.calculators.emt import EMT
 from tests.copper import copper
 
 import surefield as sf
+from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.execution.worker_process import WorkerDied
 from surefield.exploration.config import DynamicsConfig, RattleConfig
@@ -31,6 +32,7 @@ from surefield.loop.journal import TIMES, Journal
 from surefield.loop.oracles import CalculatorOracle
 from surefield.loop.settings import with_selection
 from surefield.potentials.snap.snap import Snap, SnapConfig
+from surefield.scores import QUESTSDeltaEntropyScore
 from surefield.structures.images import image_key
 from surefield.structures.label_sources import without_labels
 from surefield.training import TrainConfig
@@ -555,6 +557,33 @@ def test_picks_keep_to_constraints_and_random_needs_no_score(tmp_path: Path) -> 
     assert len(picked["structures"]) == 1
     with pytest.raises(ValueError, match="stop is for a loop with one method"):
         LoopConfig(methods=("lcmd", "random"), stop={"budget_labels": 3})
+
+
+def test_scores_by_name_rank_the_candidates(tmp_path: Path) -> None:
+    novelty = {"kind": "quests_delta_entropy", "bandwidth": 0.2}
+    settings: dict[str, Any] = {"methods": ("max_diag",), "score": novelty, "n_audit": 0, "n_rounds": 1}
+    loop(tmp_path, **settings).run(progress=False)
+    (picked,) = events(tmp_path, event="picked")
+    (first,) = events(tmp_path, event="initial")
+    left = [i for i in range(len(POOL)) if i not in first["picks"]]
+    described = QUESTSDescriptor().described(POOL)
+    score = QUESTSDeltaEntropyScore()
+    new = score.compute_batch(
+        [described[i] for i in left],
+        score.quantity,
+        [described[i] for i in first["picks"]],
+        QUESTSDescriptor.key,
+        bandwidth=0.2,
+    )
+    best = sorted(left, key=lambda i: -new[left.index(i)].max())[:2]
+    assert picked["picks"] == best
+    assert [reason["score"] for reason in picked["reasons"]] == ["quests_delta_entropy"] * 2
+    loop(tmp_path, **settings | {"score": {**novelty, "bandwidth": 0.3}, "n_rounds": 2}).run(progress=False)
+    (changed,) = events(tmp_path, event="changed")
+    was, now = changed["changes"]["loop.score"]
+    assert (was[0]["bandwidth"], now[0]["bandwidth"]) == (0.2, 0.3)
+    with pytest.raises(ConfigError, match=r"loop.score ltau .* got llpr; set uncertainty.kind"):
+        loop(tmp_path, score="ltau")
 
 
 class Strange(Calculator):

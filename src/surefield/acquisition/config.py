@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from surefield.acquisition.candidate_score_config import PerStructure
 from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.acquisition.transform_config import TransformConfig
 from surefield.config import Config
@@ -16,14 +17,12 @@ __all__ = [
     "FeatureMap",
     "LabelNoise",
     "ReplayConfig",
-    "Score",
     "SelectionConfig",
     "Transforms",
     "check_methods",
 ]
 
 FeatureMap = Literal["ll_grad", "full_grad_rp", "ll_posterior", "ll_force"]
-Score = Literal["forces_variance", "energy_variance"]
 Transforms = Annotated[
     tuple[TransformConfig, ...],
     Field(description="of the features, in order, such as {kind: per_atom}"),
@@ -48,7 +47,7 @@ class SelectionConfig(Config):
         description="max_diag ranks by it, others weight by it: forces_variance or energy_variance, the "
         "expected squared error; or the name of a score that the pool holds, as 'surefield score' wrote it",
     )
-    per_structure: Literal["max", "mean", "sum"] = Field(
+    per_structure: PerStructure = Field(
         default="max", description="how a score of atoms becomes that of their structure"
     )
     window: tuple[float | None, float | None] | None = Field(

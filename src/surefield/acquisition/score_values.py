@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float64
 
+from surefield.acquisition.candidate_score_config import PerStructure
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.selection import Dropped
 
-__all__ = ["PerStructure", "Window", "outside_window", "structure_scores"]
+__all__ = ["Window", "outside_window", "structure_scores"]
 
-PerStructure = Literal["max", "mean", "sum"]
 #: Least and largest score of a candidate; None: no limit.
 Window = tuple[float | None, float | None]
 #: Scores that are variances, of which people know the roots.

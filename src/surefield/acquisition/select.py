@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from surefield.acquisition.config import FeatureMap, Score
-from surefield.acquisition.score_values import PerStructure, Window, outside_window, structure_scores
+from surefield.acquisition.candidate_score_config import PerStructure, Score
+from surefield.acquisition.config import FeatureMap
+from surefield.acquisition.score_values import Window, outside_window, structure_scores
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
 from surefield.files import json_text
 from surefield.potentials.abilities import ClosedForm

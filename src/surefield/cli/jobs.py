@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 import numpy as np
 import yaml
 
-from surefield.acquisition.config import Score
+from surefield.acquisition.candidate_score_config import Score
 from surefield.acquisition.explanation import explain
 from surefield.acquisition.replay import replay
 from surefield.acquisition.select import score_frames, select

@@ -14,8 +14,7 @@ from ase import Atoms
 from surefield.cli.answer import say
 from surefield.cli.config import RunConfig
 from surefield.cli.needed import FORCE_ERRORS, need, score_settings, trained, uses_trained_potential
-from surefield.descriptors.quests import QUESTSDescriptor
-from surefield.errors import ConfigError, check_known
+from surefield.errors import ConfigError
 from surefield.execution.run_folder import RunFolder
 from surefield.files import read_json, write_arrays
 from surefield.potentials.evaluate import check_frames
@@ -34,7 +33,7 @@ from surefield.scores.config import (
     StructureScoreConfig,
 )
 from surefield.scores.fim import FIMMatchingScore, FIMPropertyScore, FIMTrainingSetScore
-from surefield.scores.learned_descriptors import with_site_features
+from surefield.scores.learned_descriptors import POTENTIAL, QUESTS, with_descriptors
 from surefield.scores.quests.classes import (
     QUESTSDeltaEntropyScore,
     QUESTSDiversityScore,
@@ -52,8 +51,6 @@ from surefield.uncertainty.ltau_score import LTAUForcesUQScore
 
 __all__ = ["rehearse_score", "run_score", "score_contents"]
 
-POTENTIAL: Final = "potential"
-QUESTS: Final = "quests"
 _DESCRIPTORS: Final = "descriptors"
 _VERB: Final = "score"
 
@@ -240,17 +237,14 @@ def _described(
     config: RunConfig, settings: LTAUScoreConfig | QUESTSConfig, frames: Sequence[Atoms]
 ) -> tuple[Sequence[Atoms], str]:
     """Structures with the descriptors of a configuration, and the key of these."""
-    name = settings.descriptors
-    if name == POTENTIAL:
-        potential = load_potential(_needed(config, settings)["trained potential"])
-        return with_site_features(potential, list(frames), _DESCRIPTORS), _DESCRIPTORS
-    if name == QUESTS:
-        arguments: dict[str, Any] = dict(getattr(settings, "descriptor_args", {}))
-        if "num_nearest_neighbors" in arguments:
-            arguments["num_nearest_neighbors"] = int(arguments["num_nearest_neighbors"])
-        check_known(arguments, ("num_nearest_neighbors", "cutoff"), "unknown key {} in score.descriptor_args")
-        return QUESTSDescriptor(**arguments).described(list(frames)), QUESTSDescriptor.key
-    return frames, name
+
+    def potential() -> Any:
+        return load_potential(_needed(config, settings)["trained potential"])
+
+    arguments = getattr(settings, "descriptor_args", {})
+    given = list(frames)
+    described, key = with_descriptors(given, settings.descriptors, potential, arguments)
+    return frames if described is given else described, key
 
 
 def _quests(config: RunConfig, settings: QUESTSConfig, frames: Sequence[Atoms]) -> _Work:

@@ -17,6 +17,7 @@ from typing import Any, Final, final
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.candidate_scores import candidate_scores
 from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.explanation import feature_map, reasons_of
 from surefield.acquisition.select import select
@@ -345,6 +346,7 @@ class Loop:
             return "exhausted: all candidates are labelled, or cannot be"
         n = affordable(config.n_per_round, self.ledger, config)
         score = config.score if METHODS[self.method].uses_features else None
+        of_sigma = score if isinstance(score, str) else None
         (fit,) = self.journal.find(event="round", round=number)
         seed = 1000 * self.seed + number
         features = candidate_features(
@@ -353,10 +355,13 @@ class Loop:
             uncertainty,
             candidates,
             self.features,
-            score,
+            of_sigma,
             seed=seed,
             executor=self.executor,
         )
+        scores = None if features.scores is None else {str(of_sigma): features.scores}
+        if score is not None and of_sigma is None:
+            scores = candidate_scores(score, uncertainty, candidates, known, config.per_structure)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # `stopped` says it
             batch = select(
                 uncertainty,
@@ -366,7 +371,7 @@ class Loop:
                 min(n, len(candidates)),
                 features=self.features,
                 transforms=make_transforms(config.transforms),
-                scores=None if features.scores is None else {str(score): features.scores},
+                scores=scores,
                 constraints=config.constraints.of(candidates, self.ledger.timed()),
                 sigma=config.sigma,
                 seed=seed,

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from surefield.acquisition.config import FeatureMap, Score
+from surefield.acquisition.candidate_score_config import Score
+from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.select import feature_rows, score_frames
 from surefield.execution.executor import SerialExecutor
 from surefield.execution.in_flight import map_ordered

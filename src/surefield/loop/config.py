@@ -6,7 +6,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from surefield.acquisition.config import FeatureMap, LabelNoise, Score, Transforms, check_methods
+from surefield.acquisition.candidate_score_config import (
+    CandidateScore,
+    PerStructure,
+    may_be_negative,
+    score_name,
+)
+from surefield.acquisition.config import FeatureMap, LabelNoise, Transforms, check_methods
 from surefield.acquisition.constraints_config import ConstraintsConfig
 from surefield.config import Config
 from surefield.execution.config import ExecutorConfig, SerialExecutorConfig
@@ -126,8 +132,15 @@ class LoopConfig(Config):
     )
     transforms: Transforms = ()
     sigma: LabelNoise = 0.1
-    score: Score | None = Field(
-        default=None, description="expected squared error: max_diag ranks by it, others weight by it"
+    score: CandidateScore | None = Field(
+        default=None,
+        description="max_diag ranks by it, others weight by it: forces_variance or energy_variance, the "
+        "expected squared error, or a score by its name or with its settings: ltau, quests_efficiency, "
+        "quests_diversity, quests_delta_entropy (to the labels; may be negative: for max_diag alone), "
+        "fim_training_set",
+    )
+    per_structure: PerStructure = Field(
+        default="max", description="how a score of atoms becomes that of their structure"
     )
     constraints: ConstraintsConfig = Field(
         default=ConstraintsConfig(), description="that the picks of a round keep to, as those of a selection"
@@ -189,6 +202,12 @@ class LoopConfig(Config):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         check_methods(self.methods, self.features, self.transforms)
+        weighting = [method for method in self.methods or ("lcmd",) if METHODS[method].weighted]
+        if may_be_negative(self.score) and weighting:
+            name = score_name(self.score)
+            raise ValueError(
+                f"score {name} may be negative, which is no weight: methods: [max_diag] ranks by it"
+            )
         if not self.compares:
             return self
         if self.explores:

@@ -15,9 +15,10 @@ from typing import Any, Final, final
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.candidate_scores import candidate_scores
 from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.explanation import feature_map, reasons_of
-from surefield.acquisition.select import feature_rows, features_of, score_frames
+from surefield.acquisition.select import feature_rows, features_of
 from surefield.acquisition.transform_config import make_transforms
 from surefield.errors import ConfigError, DataError, ExecutionError
 from surefield.execution.identity import check_table, digest
@@ -195,22 +196,22 @@ class MethodComparison:
         if number == self.config.n_rounds:
             return {**scores, "picks": [], "gains": [], "reasons": []}
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
-        variances = None
+        of_pool = None
         if uncertainty is None or method == "random":
             features = Features(None, np.arange(len(left), dtype=float)[:, None])
         else:
             features = features_of(uncertainty, self.pool[chosen], self.pool[left], self.features)
             features = transform_features(features, make_transforms(self.config.transforms))
             if self.config.score is not None:
-                score = self.config.score
-                variances = {score: score_frames(uncertainty, self.pool[left], score)}
+                sets = self.pool[left], self.pool[chosen]
+                of_pool = candidate_scores(self.config.score, uncertainty, *sets, self.config.per_structure)
         picked = select_features(
             method,
             features,
             self.config.n_per_round,
             sigma=self.config.sigma * features.root_mean_square(),
             seed=1000 * seed + number,
-            scores=variances,
+            scores=of_pool,
         )
         if not features.n_train or uncertainty is None:
             reasons = [reason.to_dict() for reason in picked.reasons]

@@ -18,9 +18,10 @@ from surefield.loop.fit_plan import FitPlan
 from surefield.loop.journal import Journal
 from surefield.loop.oracles.oracle import Oracle
 from surefield.potentials.potential import Potential
+from surefield.scores.config import LTAUScoreConfig
 from surefield.training.checkpoint import sample_contents
 from surefield.training.dataset import LabelledSet
-from surefield.uncertainty.config import DeepEnsembleConfig, UncertaintyConfig
+from surefield.uncertainty.config import DeepEnsembleConfig, LTAUConfig, UncertaintyConfig
 
 __all__ = ["FIXED", "begin", "with_selection"]
 
@@ -37,10 +38,17 @@ _FIX: Final = (
 def with_selection(
     config: LoopConfig, potential: Potential, uncertainty: UncertaintyConfig
 ) -> tuple[LoopConfig, FeatureMap]:
-    """Configuration with methods and features as `select` takes them, where left open; and the features."""
+    """Configuration with methods and features as `select` takes them, where left open; and the features.
+
+    Raises:
+        ConfigError: a score that the uncertainty does not have.
+    """
     # Members of an ensemble have no last layer in common, and `least_gain` compares distances of all rounds.
     plainly = bool(config.transforms) or config.stop.least_gain is not None
     plainly = plainly or isinstance(uncertainty, DeepEnsembleConfig)
+    if isinstance(config.score, LTAUScoreConfig) and not isinstance(uncertainty, LTAUConfig):
+        fix = "set uncertainty.kind to ltau, or loop.score to another one"
+        raise ConfigError("the loop.score ltau is that of an LTAU uncertainty", got=uncertainty.kind, fix=fix)
     first = next(iter(config.methods), None)
     method, features = default_selection(potential, first, config.features, plainly=plainly)
     return config.model_copy(update={"methods": config.methods or (method,), "features": features}), features
@@ -63,7 +71,7 @@ def begin(
     fitting = plan.inputs()
     settings = {
         "loop": config.model_dump(mode="json", exclude={*FIXED, *_UNTOLD})
-        | {"starts": [Path(name).name for name in config.starts]},
+        | {"starts": [Path(name).name for name in config.starts], "score": _told_score(config)},
         "training": fitting.pop("training"),
         "uncertainty": fitting.pop("uncertainty"),
         "attempts": dict(oracle.attempts),
@@ -98,6 +106,13 @@ def begin(
     changes = {name: [before[name], new] for name, new in _flat(settings) if before.get(name, new) != new}
     if changes:
         journal.append({"event": "changed", "changes": changes})
+
+
+def _told_score(config: LoopConfig) -> Any:
+    """The score as one value of the journal, also where it has settings of its own."""
+    return (
+        config.score if config.score is None or isinstance(config.score, str) else [config.score.model_dump()]
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
