@@ -74,6 +74,11 @@ if TYPE_CHECKING:
 os.environ["JAX_ENABLE_X64"] = "1"
 if "jax" in sys.modules:
     sys.modules["jax"].config.update("jax_enable_x64", True)
+# On one core JAX has one thread, and a call from its programs to code outside, see `call_outside`, waits for
+# ever for arrays that this thread would have to copy.
+_affinity = getattr(os, "sched_getaffinity", None)
+if os.environ.get("NPROC", str(len(_affinity(0)) if _affinity else os.cpu_count())) == "1":
+    os.environ["NPROC"] = "2"
 
 __version__ = "0.1.0"
 
