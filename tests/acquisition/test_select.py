@@ -41,10 +41,43 @@ def test_transforms_know_the_sizes_of_the_structures(chains):
     train, pool, rows = chains
     picks = select(None, train, pool, "lcmd", 5, transforms=[PerAtom()])
     assert list(picks) == list(select_rows("lcmd", rows[11:], rows[1:11], 5))
-    assert picks.config["features"] == "full_grad_rp, PerAtom(power=1.0)"
+    assert picks.config["features"] == "full_grad_rp"
+    assert picks.config["transforms"] == [{"kind": "per_atom", "power": 1.0}]
     assert picks.notes == ()
     [note] = select(None, train, pool, "lcmd", 5).notes
     assert "PerAtom" in note
+
+
+def test_what_is_broken_is_left_out_and_picks_are_counted_in_the_whole_pool(chains):
+    train, pool, _ = chains
+    close = Atoms("H2", positions=[[0, 0, 0], [0.1, 0, 0]])
+    lost = Atoms("H", positions=[[np.nan, 0, 0]])
+    whole = [pool[0], close, pool[0].copy(), *pool[1:5], lost, *pool[5:]]
+    places = [i for i, atoms in enumerate(whole) if atoms not in (close, lost)]
+    scores, groups = np.arange(1.0, len(whole) + 1), [("even", "odd")[i % 2] for i in range(len(whole))]
+    limits = {"quota": {"even": 2}, "exclude": [3, 7], "cost": np.arange(1, len(whole) + 1)}
+    options = {"scores": {"number": scores}, "transforms": [PerAtom()], "drop_broken": True}
+    picks = select(None, train, whole, "lcmd", 4, constraints=Constraints(groups=groups, **limits), **options)
+    options |= {"scores": {"number": scores[places]}, "drop_broken": False}
+    limits |= {"exclude": [places.index(3)], "cost": limits["cost"][places]}
+    bare = Constraints(groups=[groups[i] for i in places], **limits)
+    same = select(None, train, [whole[i] for i in places], "lcmd", 4, constraints=bare, **options)
+    assert list(picks) == [places[i] for i in same]
+    assert {1, 3, 7}.isdisjoint(picks)
+    left = {entry.index: entry.reason for entry in picks.dropped}
+    assert left[1].startswith("atoms H0 and H1 are 0.1 Å apart")
+    assert left[7] == "positions are not finite"
+    assert left[2] == "copy of structure 0 of pool"
+    assert left[3] == "excluded"
+    assert "copies of others of the pool in the pool, which are never picked: 1" in picks.notes
+    assert any("out of the pool: 2 (the first, structure 1: atoms" in note for note in picks.notes)
+    assert picks.g_pool.shape == (len(whole), 4)
+    np.testing.assert_array_equal(picks.g_pool[places], same.g_pool)
+    with pytest.raises(DataError, match=r"every structure of the pool is broken.*not finite"):
+        select(None, train, [lost], "lcmd", 1, drop_broken=True)
+    beyond = Constraints(exclude=[len(whole)])
+    with pytest.raises(DataError, match=f"0 to {len(whole) - 1}"):
+        select(None, train, whole, "lcmd", 1, constraints=beyond, drop_broken=True)
 
 
 def test_noise_is_relative_to_the_features(chains):

@@ -5,7 +5,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from surefield.acquisition.config import ReplayConfig, SelectionConfig
-from surefield.acquisition.transform_config import _CLASSES, TransformConfig, make_transforms
+from surefield.acquisition.transform_config import TransformConfig, make_transforms
 from surefield.config import parse
 from surefield.errors import ConfigError
 from surefield.loop.config import LoopConfig
@@ -17,12 +17,12 @@ NEEDED |= {"acsrf": {"p": 8, "sigma": 0.5}, "per_atom": {"power": 0.5}, "whiten"
 WRONG = [{"kind": "peratom"}, {"kind": "pca"}, {"kind": "per_atom", "power": 2}, {"kind": "l2", "p": 1}]
 
 
-@pytest.mark.parametrize("kind", _CLASSES)
+@pytest.mark.parametrize("kind", transforms.KINDS)
 def test_every_transform_has_a_configuration(kind):
     settings = NEEDED.get(kind, {})
     config = TypeAdapter(TransformConfig).validate_python({"kind": kind, **settings})
     [made] = make_transforms([config])
-    assert type(made) is getattr(transforms, _CLASSES[kind])
+    assert type(made) is transforms.KINDS[kind]
     rows = np.random.default_rng(0).normal(size=(30, 4))
     sizes = np.arange(2, 32)
     features = Features(rows[:10], rows[10:], sizes[:10], sizes[10:])
@@ -34,7 +34,7 @@ def test_all_transforms_of_the_package_have_a_kind():
     names = {
         c.__name__ for c in transforms.RowTransform.__subclasses__() if c.__module__ == transforms.__name__
     }
-    assert names == set(_CLASSES.values())
+    assert names == {c.__name__ for c in transforms.KINDS.values()}
 
 
 @pytest.mark.parametrize("model", [SelectionConfig, LoopConfig])

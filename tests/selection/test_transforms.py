@@ -13,13 +13,17 @@ from surefield.selection import (
     Features,
     PerAtom,
     Posterior,
+    RowTransform,
     Scale,
+    Selection,
     Sketch,
     Standardise,
     Whiten,
+    described_transforms,
     select_features,
     select_rows,
     transform_features,
+    transforms_from,
 )
 from surefield.sensitivity import LLPRPosterior
 from surefield.sensitivity.sketch import count_sketch
@@ -78,7 +82,8 @@ def test_posterior_kernel_of_another_program(bmdal, split, sigma):
     near(posterior.transform(train) @ after.T, stored @ bmdal[f"post_sigma{sigma}_features_pool"].T, 1e-10)
     both = transform_features(Features(train, pool), [Scale(), Posterior(sigma)])
     near(both.pool_norms, bmdal[f"scale_then_post_sigma{sigma}_diag_pool"], 1e-9)
-    assert both.spec == f"array, Scale(factor=None), Posterior(sigma={sigma})"
+    assert both.spec == "array"
+    assert both.transforms == ({"kind": "scale", "factor": None}, {"kind": "posterior", "sigma": sigma})
 
 
 def test_scale_of_another_program(bmdal, split):
@@ -197,13 +202,54 @@ def test_transforms_are_fitted_on_the_pool_without_train_and_stay_as_they_are(ro
     assert moved.n_train == 0
 
 
+@pytest.mark.parametrize("method", ["lcmd", "max_det", "kmeanspp"])
+def test_a_saved_selection_is_made_again_from_its_file(method, rows, tmp_path):
+    steps = [Standardise(), ACSGrad(0.5), Sketch(9, seed=np.int64(3), kind="countsketch"), Whiten(0.25)]
+    arguments = {"mode": "tp", "sigma": 1 / 3, "seed": 7}
+    picks = select_rows(method, rows[15:], rows[:15], 6, transforms=steps, **arguments)
+    picks.save(tmp_path / "picks.npz")
+    config = Selection.load(tmp_path / "picks.npz").config
+    assert [entry["kind"] for entry in config["transforms"]] == ["standardise", "acsgrad", "sketch", "whiten"]
+    known = {name: config[name] for name in ("mode", "sigma", "seed") if config[name] is not None}
+    again = select_rows(
+        config["method"],
+        rows[15:],
+        rows[:15],
+        config["batch_size"],
+        transforms=transforms_from(config["transforms"]),
+        **known,
+    )
+    assert (list(again), dict(again.config)) == (list(picks), dict(picks.config))
+    np.testing.assert_array_equal(again.g_pool, picks.g_pool)
+
+
+def test_transforms_that_cannot_be_made():
+    class Own(RowTransform):
+        def fit(self, train, n_atoms=None):
+            return self
+
+        def transform(self, x, n_atoms=None):
+            return np.asarray(x)
+
+    [entry] = described_transforms([Own()])
+    assert entry == {"kind": "Own"}
+    for wrong, words in (
+        (entry, "unknown transform 'Own'.*of your own"),
+        ({"kind": "pac"}, "did you mean 'pca'"),
+        ({"kind": "pca", "mean": 1}, "pca has no setting 'mean'"),
+        ({}, "unknown transform None"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            transforms_from([wrong])
+
+
 def test_selection_on_transformed_rows(rows):
     counts = np.arange(1, 41)
     extensive = rows * counts[:, None]
     features = Features(extensive[:15], extensive[15:], counts[:15], counts[15:])
     picks = select_features("lcmd", transform_features(features, [PerAtom()]))
     assert list(picks) == list(select_rows("lcmd", rows[15:], rows[:15]))
-    assert picks.config["features"] == "array, PerAtom(power=1.0)"
+    assert picks.config["transforms"] == [{"kind": "per_atom", "power": 1.0}]
     np.testing.assert_allclose(picks.g_pool, rows[15:])
     white = select_rows("max_dist", rows[15:], rows[:15], transforms=[Whiten(0.0)])
     stretched = select_rows("max_dist", 7.0 * rows[15:], 7.0 * rows[:15], transforms=[Whiten(0.0)])

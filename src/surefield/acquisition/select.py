@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from surefield.acquisition.broken import Sound
 from surefield.acquisition.candidate_score_config import PerStructure, Score
 from surefield.acquisition.config import FeatureMap
 from surefield.acquisition.score_values import Window, outside_window, structure_scores
@@ -190,6 +191,7 @@ def select(
     store: FeatureStore | str | Path | None = None,
     executor: Executor | str | None = None,
     pool_rows: Float[np.ndarray, "n_pool n_features"] | None = None,
+    drop_broken: bool = False,
 ) -> Selection:
     """Choose which structures of a pool to label next.
 
@@ -223,6 +225,8 @@ def select(
         executor: where the features of a store are computed, see `get_executor`: `processes`, or any executor
             to which potential and structures can be sent.
         pool_rows: what `feature_rows` gives for the pool, where that is there already.
+        drop_broken: leave out structures that cannot be computed, or with atoms nearer than half the sum of
+            their covalent radii (`sanity_filter`); else those that cannot be computed are an error.
 
     Returns:
         Indices into `pool_frames` in pick order, with gains and reasons.
@@ -241,6 +245,11 @@ def select(
     known, candidates = read_frames(train_frames).of_set("train"), read_frames(pool_frames).of_set("the pool")
     if len(candidates) == 0:
         raise DataError("the pool is empty: there is nothing to select from")
+    constraints, sound = constraints or Constraints(), None
+    if drop_broken:
+        sound = Sound.of(candidates)
+        candidates, constraints = sound.frames, sound.constraints(constraints)
+        scores, pool_rows = sound.scores(scores), sound.values(pool_rows)
     # Before the features of either are computed.
     values = structure_scores(scores, candidates, per_structure)
     for frames in (candidates, known):
@@ -249,7 +258,7 @@ def select(
         _check_rows(pool_rows, len(candidates), store)
     plainly = store is not None or pool_rows is not None or bool(transforms)
     method, features = default_selection(plain, method, features, plainly=plainly)
-    constraints = with_costs(constraints or Constraints(), candidates)
+    constraints = with_costs(constraints, candidates)
     dropped = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else []
     if window is not None:
         dropped += outside_window(values, window, len(candidates))
@@ -260,7 +269,7 @@ def select(
         rows = _from_store(potential, known, candidates, features, seed, store, executor, bool(transforms))
     if isinstance(rows, Features):
         rows = transform_features(rows, transforms)
-    return select_features(
+    picks = select_features(
         method,
         rows,
         n,
@@ -271,6 +280,8 @@ def select(
         constraints=constraints,
         dropped=dropped,
     )
+    picks = replace(picks, config={**picks.config, "relative_sigma": float(sigma)})
+    return picks if sound is None else sound.in_pool(picks)
 
 
 def _check_rows(pool_rows: np.ndarray, n_pool: int, store: object) -> None:

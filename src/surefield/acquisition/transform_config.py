@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -71,6 +71,9 @@ class SketchConfig(Config):
     kind: Literal["sketch"] = "sketch"
     p: int = Field(ge=1, le=65_536, description="columns")
     seed: int = Field(default=0, ge=0, description="of the projection")
+    sketch: Literal["gaussian", "countsketch", "auto", "none"] = Field(
+        default="auto", description="auto: gaussian where its matrix has 512 MB or less, else countsketch"
+    )
 
 
 class PosteriorConfig(Config):
@@ -110,28 +113,11 @@ TransformConfig = Annotated[
     | ACSGradConfig,
     Field(discriminator="kind"),
 ]
-_CLASSES: Final = {
-    "per_atom": "PerAtom",
-    "center": "Center",
-    "standardise": "Standardise",
-    "scale": "Scale",
-    "l2": "L2",
-    "whiten": "Whiten",
-    "pca": "PCA",
-    "sketch": "Sketch",
-    "posterior": "Posterior",
-    "acsrf": "ACSRF",
-    "acsgrad": "ACSGrad",
-}
 
 
 def make_transforms(configs: Sequence[Config]) -> list[Any]:
     """The `RowTransform`s that configurations stand for, in their order."""
     # Imported here, so that configurations are read without the packages that transforms need.
-    from surefield.selection import transforms
+    from surefield.selection.transforms import transforms_from
 
-    made = []
-    for config in configs:
-        settings = config.model_dump()
-        made.append(getattr(transforms, _CLASSES[settings.pop("kind")])(**settings))
-    return made
+    return list(transforms_from([config.model_dump() for config in configs]))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from surefield.acquisition.broken import Sound
 from surefield.acquisition.config import SelectionConfig
 from surefield.cli.answer import say
 from surefield.cli.config import RepulsionConfig, RunConfig
@@ -29,8 +30,7 @@ from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
-from surefield.selection.constraints import checked_exclude
-from surefield.selection.duplicates import find_duplicates, sanity_filter
+from surefield.selection.duplicates import find_duplicates
 from surefield.structures.convert import convert_labels
 from surefield.structures.doctor.repeats import check_leakage
 from surefield.structures.geometry import check_geometry
@@ -278,8 +278,9 @@ def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
         pool = read_pool(config, potential, "select")
         kept, exclude = list(range(len(pool))), list(settings.constraints.exclude)
     else:
-        pool, kept, notes = _without_broken(config, potential)
-        exclude = np.flatnonzero(np.isin(kept, settings.constraints.exclude)).tolist()
+        sound = _without_broken(config, potential)
+        pool, kept, notes = sound.frames, sound.kept, sound.notes
+        exclude = sound.exclude(settings.constraints.exclude)
     # Those of the training set are dropped by the selection itself.
     if settings.constraints.deduplicate is not None and (held := _held_out(config)):
         copies = [entry.index for entry in find_duplicates(pool, held) if entry.kept_in == "train"]
@@ -297,19 +298,14 @@ def _held_out(config: RunConfig) -> Sequence[Atoms]:
     return list(read_frames(path)) if path.exists() else []
 
 
-def _without_broken(config: RunConfig, potential: Potential) -> tuple[Frames, list[int], list[str]]:
+def _without_broken(config: RunConfig, potential: Potential) -> Sound:
     """Structures of the pool that can be labelled, where they stand in it, and why the others cannot."""
-    whole = read_frames(need(config.data.pool, "pool", "select"))
-    kept, refused = sanity_filter(whole)
-    notes = [f"left out, {whole.origin(entry.index)}: {entry.reason}" for entry in refused]
-    if not kept:
-        raise DataError("every structure of the pool is broken", got=notes[0])
-    pool = whole[kept]
+    sound = Sound.of(read_frames(need(config.data.pool, "pool", "select")))
+    pool = sound.frames
     check_geometry(pool)
     check_frames(potential, pool)
-    say(f"pool: {len(pool)} of {len(whole)} structures")
-    checked_exclude(config.selection.constraints.exclude, len(whole))
-    return pool, kept, notes
+    say(f"pool: {len(pool)} of {len(sound.whole)} structures")
+    return sound
 
 
 def logs_force_errors(config: RunConfig) -> bool:

@@ -361,6 +361,7 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
         {
             "method": picks.config["method"],
             "features": picks.config["features"],
+            "transforms": picks.config["transforms"],
             "n_pool": len(pool),
             "picks": [places[i] for i in chosen],
             "gains": [float(g) for g in picks.gains],
@@ -371,7 +372,8 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
     )
     write_arrays(folder.path("map.npz"), arrays)
     write_frames(folder.path("picks.xyz"), [pool[i] for i in chosen])
-    picked_by = f"{picks.config['method']} on {picks.config['features']}"
+    kinds = [entry["kind"] for entry in picks.config["transforms"]]
+    picked_by = " on ".join([picks.config["method"], ", ".join([picks.config["features"], *kinds])])
     return {"verdict": f"{len(chosen)} of {len(pool)} structures picked by {picked_by}; see picks.xyz"}
 
 

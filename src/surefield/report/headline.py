@@ -44,7 +44,8 @@ def cards(run: Run) -> list[Card]:
 
 def _picked_by(selection: Mapping[str, Any]) -> str:
     of = f"of {selection['n_pool']}, " if "n_pool" in selection else ""
-    on = f" on {selection['features']}" if "features" in selection else ""
+    kinds = [str(mapping(entry).get("kind")) for entry in selection.get("transforms") or ()]
+    on = " on " + ", ".join([str(selection["features"]), *kinds]) if "features" in selection else ""
     return f"{of}by {selection.get('method', '')}{on}"
 
 

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
         Sketch,
         Standardise,
         Whiten,
+        described_transforms,
         transform_features,
+        transforms_from,
     )
     from surefield.sensitivity.layers import extract_feature_params
 
@@ -88,6 +90,7 @@ __all__ = [
     "Whiten",
     "compute_features",
     "create_feature_fn",
+    "described_transforms",
     "extract_feature_params",
     "find_duplicates",
     "kernel_selection",
@@ -101,6 +104,7 @@ __all__ = [
     "stop_now",
     "structure_key",
     "transform_features",
+    "transforms_from",
 ]
 
 import_on_first_use(
@@ -163,7 +167,9 @@ import_on_first_use(
             "Sketch",
             "Standardise",
             "Whiten",
+            "described_transforms",
             "transform_features",
+            "transforms_from",
         ),
     },
 )

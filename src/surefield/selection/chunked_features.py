@@ -58,6 +58,7 @@ class ChunkedFeatures:
         # A pool of one row stands for all while the rest is checked: widths, types and numbers of atoms.
         first = Features(train, pool[:1], spec=spec)
         self.train, self.train_norms, self.spec = first.train, first.train_norms, first.spec
+        self.transforms = first.transforms  # none: they need all rows at once
         self.n_train, self.n_pool, self.n_features = first.n_train, len(pool), first.n_features
         self.source = pool
         # Parts of a memory map are cheaper to take from a plain view of it.

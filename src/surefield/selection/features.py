@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,6 +33,7 @@ class Features:
         n_atoms_train: (n_train,) atoms per structure, if known.
         n_atoms_pool: (n_pool,) the same for the pool.
         spec: how the features were made, in words; kept with the selection.
+        transforms: what the rows have been through since, see `described_transforms`; kept as well.
         information: whether rows are packed information matrices, see `surefield.selection.information`.
         train_norms: (n_train,) squared norms of the rows, set here.
         pool_norms: (n_pool,) the same for the pool.
@@ -45,6 +48,7 @@ class Features:
     n_atoms_train: Float[np.ndarray, " n_train"] | None
     n_atoms_pool: Float[np.ndarray, " n_pool"] | None
     spec: str
+    transforms: tuple[Mapping[str, Any], ...]
     information: bool
     train_norms: Float[np.ndarray, " n_train"] = field(repr=False)
     pool_norms: Float[np.ndarray, " n_pool"] = field(repr=False)
@@ -57,6 +61,7 @@ class Features:
         n_atoms_pool: ArrayLike | None = None,
         spec: str = "array",
         *,
+        transforms: Sequence[Mapping[str, Any]] = (),
         information: bool = False,
     ) -> None:
         pool_rows, pool_norms = checked_rows(pool, "pool features")
@@ -78,6 +83,7 @@ class Features:
             "n_atoms_train": _counts(n_atoms_train, len(train_rows), "n_atoms_train"),
             "n_atoms_pool": _counts(n_atoms_pool, len(pool_rows), "n_atoms_pool"),
             "spec": str(spec),
+            "transforms": tuple(transforms),
             "information": information,
             "train_norms": train_norms,
             "pool_norms": pool_norms,
@@ -103,8 +109,15 @@ class Features:
     def of(self, kept: Int[np.ndarray, " n_kept"]) -> Features:
         """The same of some rows of the pool, in their order."""
         sizes = None if self.n_atoms_pool is None else self.n_atoms_pool[kept]
-        options = {"spec": self.spec, "information": self.information}
-        return Features(self.train, self.pool[kept], self.n_atoms_train, sizes, **options)
+        return Features(
+            self.train,
+            self.pool[kept],
+            self.n_atoms_train,
+            sizes,
+            self.spec,
+            transforms=self.transforms,
+            information=self.information,
+        )
 
     def carry_information(self) -> bool:
         """Whether some row is not zero and, if there are two or more, some row differs from the others."""

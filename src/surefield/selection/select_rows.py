@@ -23,7 +23,7 @@ from surefield.selection.request import ClusterWeight, Picks, Request, checked_m
 from surefield.selection.selection import Dropped, Reason, Selection
 from surefield.selection.transforms import RowTransform, transform_features
 
-__all__ = ["select_features", "select_rows"]
+__all__ = ["notes_on_dropped", "select_features", "select_rows"]
 
 _log = logging.getLogger(__name__)
 #: Methods whose picks by gain per cost are not known to be near the best. `max_det` is within (1 − 1/e)/2.
@@ -149,7 +149,7 @@ def select_features(
     stays = np.ones(features.n_pool, dtype=bool)
     stays[[entry.index for entry in dropped if constraints.drop or entry.reason != EXCLUDED]] = False
     kept = np.flatnonzero(stays)
-    notes = _notes_on_dropped(dropped)
+    notes = notes_on_dropped(dropped)
     chosen = rule.default_mode if mode is None else checked_mode(mode)
     if chosen == "tp" and not features.n_train:
         chosen = "p"
@@ -225,7 +225,7 @@ def _dropped(
     return tuple(entries[index] for index in sorted(entries))
 
 
-def _notes_on_dropped(dropped: Sequence[Dropped]) -> list[str]:
+def notes_on_dropped(dropped: Sequence[Dropped]) -> list[str]:
     """What a reader should know of a pool that holds what cannot be picked."""
     counts = Counter(entry.kept_in for entry in dropped if entry.kept is not None)
     words = {"train": "training structures", "pool": "others of the pool"}
@@ -364,6 +364,7 @@ def _described(method: str, request: Request, score: str | None) -> dict[str, An
         "sigma": None if METHODS[method].noise == "none" else request.sigma,
         "overselect": request.overselect if method == "bait_fb" else None,
         "features": features.spec,
+        "transforms": [dict(entry) for entry in features.transforms],
         "n_train": features.n_train,
         "n_pool": features.n_pool,
         "n_features": features.n_features,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Final, Self, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 
-from surefield.errors import ConfigError, DataError, nearest
+from surefield.errors import ConfigError, DataError, check_known, nearest
 from surefield.selection.distances import squared_norms
 from surefield.selection.features import Features, checked_rows, positive_int
 from surefield.selection.request import generator
@@ -39,7 +40,9 @@ __all__ = [
     "Sketch",
     "Standardise",
     "Whiten",
+    "described_transforms",
     "transform_features",
+    "transforms_from",
 ]
 
 Rows = Float[np.ndarray, "n_rows n_features"]
@@ -103,7 +106,8 @@ def transform_features(features: Features, transforms: Sequence[RowTransform]) -
             fitted.transform(features.pool, features.n_atoms_pool),
             features.n_atoms_train,
             features.n_atoms_pool,
-            spec=f"{features.spec}, {fitted}",
+            features.spec,
+            transforms=[*features.transforms, *described_transforms([transform])],
         )
     return features
 
@@ -460,9 +464,73 @@ class ACSGrad(RowTransform):
         if sketch is None or sketch.kind == "none":
             return np.einsum("ij,ik->ijk", rows, after).reshape(len(rows), -1)
         # The high half of the key: independent of every sketch with a seed below 2^64.
-        other = replace(sketch, seed=sketch.seed + 2**64)
+        other = replace(sketch, seed=int(sketch.seed) + 2**64)
         first = replace(sketch)
         return np.sqrt(sketch.p) * first.fit(rows).transform(rows) * other.fit(after).transform(after)
+
+
+#: Classes by the kind that configurations and saved selections name.
+KINDS: Final[Mapping[str, type[RowTransform]]] = MappingProxyType(
+    {
+        "per_atom": PerAtom,
+        "center": Center,
+        "standardise": Standardise,
+        "scale": Scale,
+        "l2": L2,
+        "whiten": Whiten,
+        "pca": PCA,
+        "sketch": Sketch,
+        "posterior": Posterior,
+        "acsrf": ACSRF,
+        "acsgrad": ACSGrad,
+    }
+)
+
+
+def described_transforms(transforms: Sequence[RowTransform]) -> list[dict[str, Any]]:
+    """Transforms as entries of a configuration, such as `{"kind": "per_atom", "power": 1.0}`.
+
+    Settings only, not what was fitted. `transforms_from` makes them again, but for classes of users, of which
+    the name is told.
+    """
+    names = {kind: name for name, kind in KINDS.items()}
+    entries: list[dict[str, Any]] = []
+    for transform in transforms:
+        if type(transform) not in names:
+            entries.append({"kind": type(transform).__name__})
+            continue
+        settings = {f.name: getattr(transform, f.name) for f in fields(cast(Any, transform)) if f.init}
+        if isinstance(transform, Sketch):
+            settings["sketch"] = settings.pop("kind")
+        after = settings.pop("sketch") if isinstance(transform, ACSGrad) else None
+        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
+        entries.append({"kind": names[type(transform)], **plain})
+        entries += [] if after is None else described_transforms([after])
+    return entries
+
+
+def transforms_from(entries: Sequence[Mapping[str, Any]]) -> list[RowTransform]:
+    """Transforms from the entries of a configuration or of `Selection.config["transforms"]`.
+
+    Raises:
+        ConfigError: an unknown kind, or settings that it does not have.
+    """
+    made: list[RowTransform] = []
+    for entry in entries:
+        settings = dict(entry)
+        kind = settings.pop("kind", None)
+        if kind not in KINDS:
+            fix = "give a transform of your own itself"
+            raise ConfigError(f"unknown transform {kind!r}; {nearest(str(kind), KINDS)}", fix=fix)
+        known = [f.name for f in fields(cast(Any, KINDS[kind])) if f.init and f.name != "sketch"]
+        if kind == "sketch":  # the name of its kind is that of all
+            known.remove("kind")
+            known.append("sketch")
+        check_known(settings, known, f"{kind} has no setting {{}}")
+        if "sketch" in settings:
+            settings["kind"] = settings.pop("sketch")
+        made.append(KINDS[kind](**settings))
+    return made
 
 
 def _rows(values: ArrayLike, width: int | None = None) -> Rows:
