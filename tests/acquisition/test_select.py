@@ -13,7 +13,7 @@ import surefield as sf
 import surefield.selection
 from surefield.acquisition.select import _PoolRows, feature_rows, select
 from surefield.errors import ConfigError, DataError
-from surefield.selection import Constraints, FeatureStore, PerAtom, select_rows
+from surefield.selection import Constraints, FeatureStore, PerAtom, duplicates, select_rows
 from surefield.sensitivity.packed_matrices import unpacked
 from surefield.sensitivity.posterior import LLPRPosterior
 from surefield.structures.read import read_frames
@@ -115,6 +115,33 @@ def test_copies_of_structures_are_dropped(chains):
     }
     assert sorted(picks) == list(range(20))
     assert len(select(None, train, frames, "max_diag", 22, constraints=Constraints(deduplicate=None))) == 22
+
+
+def test_copies_of_what_is_held_out_are_never_picked_and_every_structure_is_looked_at_once(
+    chains, monkeypatch
+):
+    train, pool, _ = chains
+    seen = []
+
+    def key(atoms, where):
+        seen.append(where)
+        return structure_key(atoms, where)
+
+    structure_key = duplicates.structure_key
+    monkeypatch.setattr(duplicates, "structure_key", key)
+    picks = select(None, train, pool, "max_diag", 20, held_out=[pool[4].copy(), pool[19].copy()])
+    assert {(entry.index, entry.kept, entry.kept_in) for entry in picks.dropped} == {
+        (4, 0, "held-out set"),
+        (19, 1, "held-out set"),
+    }
+    assert picks.dropped[0].reason == "copy of structure 0 of held-out set"
+    assert "copies of validation structures in the pool, which are never picked: 2" in picks.notes
+    assert len(seen) == len(set(seen)) == len(train) + 2 + len(pool)
+    rows_only = Constraints(deduplicate="features")
+    held = {"held_out": [pool[4]]}
+    assert 4 not in select(None, train, pool, "max_diag", 20, constraints=rows_only, **held)
+    all_of_them = Constraints(deduplicate=None)
+    assert len(select(None, train, pool, "max_diag", 20, constraints=all_of_them, **held)) == 20
 
 
 def test_windows_of_scores(chains):

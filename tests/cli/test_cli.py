@@ -125,7 +125,7 @@ def test_train_uq_eval_select(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert report is not None
     found = json.loads((report.parent / "selection.json").read_text())
     assert found["picks"] == [4]
-    note = "copies of validation structures in the pool, which have labels and are never picked: 4"
+    note = "copies of validation structures in the pool, which are never picked: 4"
     assert note in found["notes"]
 
 

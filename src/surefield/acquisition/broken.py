@@ -94,8 +94,9 @@ class Sound:
         notes = [note for note in picks.notes if note not in notes_on_dropped(picks.dropped)]
         rows = picks.g_pool
         if self.refused and rows is not None:
-            rows = np.zeros((len(self.whole), np.shape(picks.g_pool)[1]))
-            rows[places] = picks.g_pool
+            whole = np.zeros((len(self.whole), rows.shape[1]))
+            whole[places] = rows
+            rows = whole
         return replace(
             picks,
             indices=places[picks.indices],

@@ -24,14 +24,14 @@ from surefield.potentials.evaluate import check_frames, neighborhoods_of
 from surefield.potentials.potential import HasPotential, Potential, as_potential
 from surefield.selection.chunked_features import ChunkedFeatures
 from surefield.selection.constraints import Constraints
-from surefield.selection.duplicates import find_duplicates
+from surefield.selection.duplicates import HELD_OUT, find_duplicates
 from surefield.selection.feature_function import potential_identity, structure_content
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features
 from surefield.selection.kernel_selection import stored_features, with_costs
 from surefield.selection.methods import check_method
 from surefield.selection.select_rows import select_features
-from surefield.selection.selection import Selection
+from surefield.selection.selection import Dropped, Selection
 from surefield.selection.transforms import RowTransform, transform_features
 from surefield.sensitivity.force_information import force_information
 from surefield.sensitivity.gradients import gradient_features
@@ -192,6 +192,7 @@ def select(
     executor: Executor | str | None = None,
     pool_rows: Float[np.ndarray, "n_pool n_features"] | None = None,
     drop_broken: bool = False,
+    held_out: Source = (),
 ) -> Selection:
     """Choose which structures of a pool to label next.
 
@@ -228,6 +229,9 @@ def select(
         drop_broken: leave out structures that cannot be computed, or with atoms nearer than half the sum of
             their covalent radii (`sanity_filter`); else those that cannot be computed are an error.
 
+        held_out: structures that are labelled and not trained on, such as a validation set: their copies are
+            never picked, unless `deduplicate` of the constraints is None.
+
     Returns:
         Indices into `pool_frames` in pick order, with gains and reasons.
 
@@ -259,7 +263,7 @@ def select(
     plainly = store is not None or pool_rows is not None or bool(transforms)
     method, features = default_selection(plain, method, features, plainly=plainly)
     constraints = with_costs(constraints, candidates)
-    dropped = find_duplicates(candidates, known) if constraints.deduplicate == "exact" else []
+    dropped = _copies(candidates, known, read_frames(held_out), constraints)
     if window is not None:
         dropped += outside_window(values, window, len(candidates))
         values = values if method == "max_diag" else None
@@ -282,6 +286,15 @@ def select(
     )
     picks = replace(picks, config={**picks.config, "relative_sigma": float(sigma)})
     return picks if sound is None else sound.in_pool(picks)
+
+
+def _copies(pool: Frames, train: Frames, held_out: Frames, constraints: Constraints) -> list[Dropped]:
+    """Structures of the pool that are there before, as far as constraints leave them out."""
+    if constraints.deduplicate == "exact":
+        return find_duplicates(pool, train, held_out)
+    if constraints.deduplicate is None or not len(held_out):
+        return []
+    return [entry for entry in find_duplicates(pool, (), held_out) if entry.kept_in == HELD_OUT]
 
 
 def _check_rows(pool_rows: np.ndarray, n_pool: int, store: object) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from ase import Atoms
 
 from surefield.acquisition.broken import Sound
 from surefield.acquisition.config import SelectionConfig
@@ -30,7 +29,6 @@ from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import load_potential
 from surefield.potentials.snap.snap import Snap
 from surefield.potentials.zbl import INNER, ZBL
-from surefield.selection.duplicates import find_duplicates
 from surefield.structures.convert import convert_labels
 from surefield.structures.doctor.repeats import check_leakage
 from surefield.structures.geometry import check_geometry
@@ -263,12 +261,14 @@ class Candidates(NamedTuple):
         settings: of the selection, for this pool.
         places: where the structures stand in the file.
         notes: what was left out.
+        held_out: labelled structures beside the training set of the run.
     """
 
     pool: Frames
     settings: SelectionConfig
     places: list[int]
     notes: list[str]
+    held_out: Frames
 
 
 def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
@@ -281,21 +281,14 @@ def read_candidates(config: RunConfig, potential: Potential) -> Candidates:
         sound = _without_broken(config, potential)
         pool, kept, notes = sound.frames, sound.kept, sound.notes
         exclude = sound.exclude(settings.constraints.exclude)
-    # Those of the training set are dropped by the selection itself.
-    if settings.constraints.deduplicate is not None and (held := _held_out(config)):
-        copies = [entry.index for entry in find_duplicates(pool, held) if entry.kept_in == "train"]
-        exclude = list(dict.fromkeys([*exclude, *copies]))
-        if copies:
-            what = "copies of validation structures in the pool, which have labels and are never picked"
-            notes.append(f"{what}: {len(copies)}")
     constraints = settings.constraints.model_copy(update={"exclude": tuple(exclude)})
-    return Candidates(pool, settings.model_copy(update={"constraints": constraints}), kept, notes)
+    settings = settings.model_copy(update={"constraints": constraints})
+    return Candidates(pool, settings, kept, notes, _held_out(config))
 
 
-def _held_out(config: RunConfig) -> Sequence[Atoms]:
-    """Labelled structures beside the training set of a run."""
+def _held_out(config: RunConfig) -> Frames:
     path = Path(config.root) / f"{config.name}-train" / "validation.xyz"
-    return list(read_frames(path)) if path.exists() else []
+    return read_frames(path) if path.exists() else Frames((), ())
 
 
 def _without_broken(config: RunConfig, potential: Potential) -> Sound:

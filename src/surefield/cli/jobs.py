@@ -321,7 +321,7 @@ def _uq_compare(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str,
 def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any]:
     uncertainty = load_uncertainty(trained(config, uncertainty_file(config), "select"))
     train_frames = read_frames(trained(config, "train.xyz", "select"))
-    pool, settings, places, left_out = read_candidates(config, uncertainty.potential)
+    pool, settings, places, left_out, held_out = read_candidates(config, uncertainty.potential)
     scores: Any = settings.score
     if scores in get_args(Score):
         scores = {scores: score_frames(uncertainty, pool, scores)}
@@ -341,6 +341,7 @@ def _select(config: RunConfig, folder: RunFolder, beside: Path) -> dict[str, Any
             window=settings.window,
             constraints=settings.constraints.of(pool),
             seed=settings.seed,
+            held_out=held_out,
         )
     notes = [*left_out, *picks.notes]
     if picks.stopped and (settings.n is not None or not len(picks)):

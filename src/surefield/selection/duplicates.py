@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
@@ -15,8 +15,10 @@ from vesin import NeighborList
 from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.selection import Dropped
 
-__all__ = ["Structure", "find_duplicates", "sanity_filter", "structure_key"]
+__all__ = ["HELD_OUT", "Structure", "find_duplicates", "sanity_filter", "structure_key"]
 
+#: Where structures are that have labels and are not trained on.
+HELD_OUT: Final = "held-out set"
 #: Cells in Å and fractional coordinates are compared after rounding to this.
 ROUNDING = 1e-5
 
@@ -75,14 +77,22 @@ def structure_key(atoms: Structure, where: str = "structure") -> bytes:
     return digest.digest()
 
 
-def find_duplicates(pool: Sequence[Structure], train: Sequence[Structure] = ()) -> list[Dropped]:
-    """Structures of the pool that are copies of a training structure or of an earlier one of the pool.
+def find_duplicates(
+    pool: Sequence[Structure], train: Sequence[Structure] = (), held_out: Sequence[Structure] = ()
+) -> list[Dropped]:
+    """Structures of the pool that are copies of one that is labelled or of an earlier one of the pool.
 
     Two structures are copies if their `structure_key` is the same. The lowest index stays.
+
+    Args:
+        pool: candidates.
+        train: labelled structures.
+        held_out: further ones, that are not trained on.
     """
-    kept = {}
-    for index, atoms in enumerate(train):
-        kept.setdefault(structure_key(atoms, f"train frame {index}"), (index, "train"))
+    kept: dict[bytes, tuple[int, str]] = {}
+    for where, labelled in (("train", train), (HELD_OUT, held_out)):
+        for index, atoms in enumerate(labelled):
+            kept.setdefault(structure_key(atoms, f"{where} frame {index}"), (index, where))
     dropped = []
     for index, atoms in enumerate(pool):
         other, where = kept.setdefault(structure_key(atoms, f"pool frame {index}"), (index, "pool"))

@@ -16,6 +16,7 @@ from surefield.errors import ConfigError, DataError, nearest
 from surefield.selection.chunked_features import CHUNK_ROWS, ChunkedFeatures
 from surefield.selection.constraints import Constraints, checked_exclude, limits_of
 from surefield.selection.copies import find_copies
+from surefield.selection.duplicates import HELD_OUT
 from surefield.selection.feature_store import FeatureStore
 from surefield.selection.features import Features, positive_int
 from surefield.selection.methods import METHODS, Method, check_method, warn_if_short
@@ -228,7 +229,11 @@ def _dropped(
 def notes_on_dropped(dropped: Sequence[Dropped]) -> list[str]:
     """What a reader should know of a pool that holds what cannot be picked."""
     counts = Counter(entry.kept_in for entry in dropped if entry.kept is not None)
-    words = {"train": "training structures", "pool": "others of the pool"}
+    words = {
+        "train": "training structures",
+        HELD_OUT: "validation structures",
+        "pool": "others of the pool",
+    }
     notes = [
         f"copies of {of} in the pool, which are never picked: {counts[where]}"
         for where, of in words.items()

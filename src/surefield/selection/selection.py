@@ -57,7 +57,7 @@ class Dropped:
         index: its index in the pool.
         reason: why.
         kept: for a duplicate, the index of the structure that stays.
-        kept_in: `pool` or `train`, where `kept` is counted.
+        kept_in: `pool`, `train` or `held-out set`, where `kept` is counted.
     """
 
     index: int
