@@ -197,7 +197,7 @@ def select(
     """Choose which structures of a pool to label next.
 
     Args:
-        potential: potential or uncertainty whose features tell structures apart.
+        potential: one whose features tell structures apart, or an uncertainty.
         train_frames: labelled structures, or files of them; picks keep away from them.
         pool_frames: candidates, or files of them.
         method: `lcmd`, `max_dist`, `kmeanspp`, `max_det`, `bait_f`, `bait_fb`, `frank_wolfe`, `max_diag` or
@@ -241,14 +241,9 @@ def select(
             do not fit the pool.
         PotentialError: unknown element.
     """
-    if method is not None:
-        check_method(method)
-    if executor is not None and store is None:
-        raise ConfigError("executor is where the features of a store are computed", fix="store='features'")
+    _check_options(method, store, executor)
     plain = as_potential(potential)
-    known, candidates = read_frames(train_frames).of_set("train"), read_frames(pool_frames).of_set("the pool")
-    if len(candidates) == 0:
-        raise DataError("the pool is empty: there is nothing to select from")
+    known, candidates = _both(train_frames, pool_frames)
     constraints, sound = constraints or Constraints(), None
     if drop_broken:
         sound = Sound.of(candidates)
@@ -256,36 +251,32 @@ def select(
         scores, pool_rows = sound.scores(scores), sound.values(pool_rows)
     # Before the features of either are computed.
     values = structure_scores(scores, candidates, per_structure)
-    for frames in (candidates, known):
-        check_frames(plain, frames)
-    if pool_rows is not None:
-        _check_rows(pool_rows, len(candidates), store)
+    check_frames(plain, candidates)
+    check_frames(plain, known)
+    _check_rows(pool_rows, len(candidates), store)
     plainly = store is not None or pool_rows is not None or bool(transforms)
     method, features = default_selection(plain, method, features, plainly=plainly)
     constraints = with_costs(constraints, candidates)
     dropped = _copies(candidates, known, read_frames(held_out), constraints)
-    if window is not None:
-        dropped += outside_window(values, window, len(candidates))
-        values = values if method == "max_diag" else None
+    dropped += [] if window is None else outside_window(values, window, len(candidates))
+    values = values if window is None or method == "max_diag" else None
     if store is None:
-        rows: Any = features_of(potential, known, candidates, features, seed=seed, pool_rows=pool_rows)
+        of_both = features_of(potential, known, candidates, features, seed=seed, pool_rows=pool_rows)
+        rows: Any = transform_features(of_both, transforms)
     else:
-        rows = _from_store(potential, known, candidates, features, seed, store, executor, bool(transforms))
-    if isinstance(rows, Features):
-        rows = transform_features(rows, transforms)
-    picks = select_features(
-        method,
-        rows,
-        n,
-        mode=mode,
-        sigma=sigma * rows.root_mean_square(),
-        seed=seed,
-        scores=values,
-        constraints=constraints,
-        dropped=dropped,
-    )
+        rows = _from_store(potential, known, candidates, features, seed, store, executor, transforms)
+    options: Any = {"mode": mode, "seed": seed, "scores": values, "constraints": constraints}
+    noise = sigma * rows.root_mean_square()
+    picks = select_features(method, rows, n, sigma=noise, dropped=dropped, **options)
     picks = replace(picks, config={**picks.config, "relative_sigma": float(sigma)})
     return picks if sound is None else sound.in_pool(picks)
+
+
+def _check_options(method: str | None, store: object, executor: object) -> None:
+    if method is not None:
+        check_method(method)
+    if executor is not None and store is None:
+        raise ConfigError("executor is where the features of a store are computed", fix="store='features'")
 
 
 def _copies(pool: Frames, train: Frames, held_out: Frames, constraints: Constraints) -> list[Dropped]:
@@ -297,8 +288,15 @@ def _copies(pool: Frames, train: Frames, held_out: Frames, constraints: Constrai
     return [entry for entry in find_duplicates(pool, (), held_out) if entry.kept_in == HELD_OUT]
 
 
-def _check_rows(pool_rows: np.ndarray, n_pool: int, store: object) -> None:
-    if len(pool_rows) != n_pool or store is not None:
+def _both(train: Source, pool: Source) -> tuple[Frames, Frames]:
+    known, candidates = read_frames(train).of_set("train"), read_frames(pool).of_set("the pool")
+    if len(candidates) == 0:
+        raise DataError("the pool is empty: there is nothing to select from")
+    return known, candidates
+
+
+def _check_rows(pool_rows: np.ndarray | None, n_pool: int, store: object) -> None:
+    if pool_rows is not None and (len(pool_rows) != n_pool or store is not None):
         what = "pool_rows are one row of each structure, without a store of rows"
         raise ConfigError(what, got=f"{len(pool_rows)} rows of {n_pool} structures")
 
@@ -311,7 +309,7 @@ def _from_store(
     seed: int,
     store: FeatureStore | str | Path,
     executor: Executor | str | None,
-    in_memory: bool,
+    transforms: Sequence[RowTransform],
 ) -> Features | ChunkedFeatures:
     if kind == "ll_force":
         fix = "features='ll_grad' or 'full_grad_rp', or no store"
@@ -319,7 +317,8 @@ def _from_store(
     train = feature_rows(potential, known, kind, seed=seed) if len(known) else None
     rows = _stored_rows(_PoolRows(potential, pool, kind, seed), store, executor)
     sizes = [np.array([len(atoms) for atoms in frames]) for frames in (known, pool)]
-    return stored_features(train, rows, sizes, kind, in_memory=in_memory)
+    found = stored_features(train, rows, sizes, kind, in_memory=bool(transforms))
+    return transform_features(found, transforms) if isinstance(found, Features) else found
 
 
 @dataclass(frozen=True)
