@@ -9,6 +9,7 @@ from ase.io import read
 
 from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError, DataError
+from surefield.structures.geometry import check_geometry
 
 
 def direct(atoms: Atoms, i: int, k: int, cutoff: float) -> np.ndarray:
@@ -96,8 +97,23 @@ def test_batch_is_single_and_structures_stay() -> None:
 def test_coincident_atoms() -> None:
     atoms = bulk("Si", cubic=True)
     atoms += Atoms("Si", positions=atoms.positions[3:4] + atoms.cell.array[0])
-    with pytest.raises(DataError, match=r"same place.*structure 1, atoms 3 and 8"):
+    with pytest.raises(DataError, match=r"atoms 3 \(Si\) and 8 \(Si\) are 0.000 Å apart in structure 1"):
         QUESTSDescriptor().compute_batch([bulk("Si"), atoms])
+
+
+def test_geometries_are_those_that_the_command_line_takes() -> None:
+    """Atoms that lie too near are an error, and where they may lie is the same for all that is computed."""
+    for distance in (0.1, 0.29):
+        pair = Atoms("SiH", positions=[[0, 0, 0], [0, 0, distance]])
+        with pytest.raises(DataError, match=f"are {distance:.3f} Å apart in structure 0; expected at least"):
+            QUESTSDescriptor().compute(pair)
+        with pytest.raises(DataError, match="apart"):
+            check_geometry([pair])
+    near = Atoms("SiH", positions=[[0, 0, 0], [0, 0, 0.31]])
+    assert QUESTSDescriptor().compute(near)[0, 0] == pytest.approx((1 - (0.31 / 5) ** 2) ** 2 / 0.31)
+    stated = Atoms("H", info={"positions_unit": "Bohr"})
+    with pytest.raises(DataError, match="structure 0"):
+        QUESTSDescriptor().compute(stated)
 
 
 def test_bad_input() -> None:

@@ -10,8 +10,9 @@ from ase.neighborlist import neighbor_list
 
 import surefield as sf
 from surefield.acquisition.select import default_selection
-from surefield.errors import DataError, PotentialError
+from surefield.errors import ConfigError, DataError, ExecutionError, PotentialError
 from surefield.foreign import TorchLastLayer, TorchPotential, register_model
+from surefield.scores import FIMPropertyScore, FIMTrainingSetScore
 from surefield.selection import compute_features, create_feature_fn
 from surefield.sensitivity import structure_rows
 from surefield.testing import check_potential
@@ -280,3 +281,42 @@ def test_gradients_by_all_parameters(frames):
     np.testing.assert_allclose(rows @ direction, (energies(1e-5) - energies(-1e-5)) / 2e-5, rtol=1e-6)
     again = compute_features(create_feature_fn(potential, None, options), frames[::-1])
     np.testing.assert_allclose(again, rows[::-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gated"])
+@pytest.mark.parametrize("name", ["energy", "forces"])
+def test_information_about_the_last_layer(kind, name, frames):
+    """The general route of rows: exact, as by differences, about weights alone or with the constant."""
+    potential, score = toy(kind), FIMTrainingSetScore()
+    asked = {"compute_energy": name == "energy", "compute_forces": name == "forces"}
+    rows = structure_rows(potential, [potential.neighborhood(f) for f in frames], (name,))
+    expected = [np.atleast_2d(row[name]).T @ np.atleast_2d(row[name]) for row in rows]
+    options = {"evaluate_kwargs": asked, "parameters_optimize": "last_layer"}
+    exact = score.compute_batch(frames, score.quantity, potential, **options)
+    np.testing.assert_allclose(exact, expected, rtol=1e-12, atol=1e-14)
+    assert [entry["parameter"] for entry in score.fim_index_to_parameter.values()] == ["last_layer"] * 6
+    steps = score.compute_batch(
+        frames, score.quantity, potential, derivative_kwargs={"method": "central"}, **options
+    )
+    np.testing.assert_allclose(steps, exact, rtol=1e-8, atol=1e-10)
+    whole = score.compute_batch(frames, score.quantity, potential, evaluate_kwargs=asked)
+    np.testing.assert_allclose([fim[:6, :6] for fim in whole], exact, rtol=1e-12, atol=1e-14)
+    sizes = [len(atoms) ** 2 if name == "energy" else 0 for atoms in frames]
+    np.testing.assert_allclose([fim[6, 6] for fim in whole], sizes)
+
+
+def test_information_of_properties_and_what_cannot_be(frames):
+    potential, score = toy(), FIMPropertyScore()
+
+    def energy(changed):
+        return changed.predict([frames[1]])[0].energy
+
+    options = {"cov": np.eye(1), "potential": potential, "parameters_optimize": "last_layer"}
+    fim = score.compute(energy, score.quantity, **options)
+    (row,) = structure_rows(potential, [potential.neighborhood(frames[1])], ("energy",))
+    np.testing.assert_allclose(fim, np.outer(row.energy, row.energy), rtol=1e-7, atol=1e-9)
+    with pytest.raises(ConfigError, match=r"cannot be differentiated by JAX: .*'method': 'CD'"):
+        score.compute(energy, score.quantity, derivative_kwargs={"method": "autodiff"}, **options)
+    training = FIMTrainingSetScore()
+    with pytest.raises(ExecutionError, match=r"cannot be sent to another process: .*nprocs=1"):
+        training.compute_batch(frames, training.quantity, potential, nprocs=2)

@@ -12,8 +12,9 @@ import ase
 import numpy as np
 from jaxtyping import Float
 
-from surefield.errors import ConfigError, DataError
-from surefield.structures.geometry import check_numbers, vectors_within
+from surefield.errors import ConfigError
+from surefield.structures.geometry import MIN_DISTANCE, check_contact, check_numbers, vectors_within
+from surefield.structures.stated_units import check_stated_lengths
 
 __all__ = ["QUESTSDescriptor"]
 
@@ -78,7 +79,7 @@ class QUESTSDescriptor:
 
         Raises:
             ConfigError: a list instead of one structure.
-            DataError: coincident atoms, or a structure that cannot be computed, see `check_geometry`.
+            DataError: a structure that cannot be computed, see `check_geometry`.
         """
         if not isinstance(atoms, ase.Atoms):
             raise ConfigError(
@@ -134,18 +135,14 @@ class QUESTSDescriptor:
         """Vectors to the k nearest neighbours, ascending; their lengths, infinite where there are fewer."""
         k, n_atoms = self.num_nearest_neighbors, len(atoms)
         if n_atoms:
+            check_stated_lengths(atoms, f"structure {index}")
             check_numbers(atoms, f"structure {index}")
         vectors, distances = np.zeros((n_atoms, k, 3)), np.full((n_atoms, k), np.inf)
         if not n_atoms:
             return vectors, distances
-        first, second, between, lengths = vectors_within(atoms, self.cutoff)
-        if not lengths.all():
-            pair = int(np.argmin(lengths))
-            raise DataError(
-                "atoms at the same place have no descriptor",
-                where=f"structure {index}, atoms {first[pair]} and {second[pair]}",
-                fix="remove one of them; `surefield doctor` finds all such atoms",
-            )
+        first, _, between, lengths = vectors_within(atoms, self.cutoff)
+        if lengths.min(initial=np.inf) < MIN_DISTANCE:
+            check_contact(atoms, f"structure {index}")
         order = np.lexsort((lengths, first))
         first, between, lengths = first[order], between[order], lengths[order]
         counts = np.bincount(first, minlength=n_atoms)

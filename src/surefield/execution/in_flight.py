@@ -166,6 +166,9 @@ def _job_failed(finished: Finished[int, Any], items: Sequence[object]) -> Execut
             "its worker process died at every attempt: out of memory, killed, or a script that starts "
             "workers outside `if __name__ == '__main__':`"
         )
+    elif "pickle" in str(error):
+        fix = "it cannot be sent to another process: compute it in this one (nprocs=1, executor=None), or "
+        fix += "make it of what is importable, no function inside of a function"
     return ExecutionError(f"{where} failed", got=cause, fix=fix)
 
 

@@ -288,7 +288,7 @@ def _jacobian(model: DifferentiatedModel, target: Target, theta: Any) -> np.ndar
     forward = len(theta) <= 2 * len(value)
     try:
         rows = (jax.jacfwd if forward else jax.jacrev)(values)(theta)
-    except (jax.errors.JAXTypeError, TypeError) as error:
+    except (jax.errors.JAXTypeError, TypeError, ValueError) as error:  # the last of models of torch
         raise ConfigError(
             f"{target.name} cannot be differentiated by JAX: {str(error).splitlines()[0]}",
             fix="derivative_kwargs={'method': 'CD'}",
