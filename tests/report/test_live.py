@@ -130,6 +130,20 @@ def test_every_phase_has_its_sentence(folder, tmp_path, upto, phase):
     assert phase in words(write_loop_page(tmp_path))
 
 
+def test_a_training_that_gave_no_potential_is_told(folder, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    begun = lines[: [json.loads(line)["event"] for line in lines].index("round")]
+    event = {"event": "unfitted", "fit": "round 0", "n_labels": 10, "cause": "no epoch was better"}
+    path.write_text("\n".join([*begun, json.dumps(event)]) + "\n")
+    assert "The loop stopped: round 0 has no potential: no epoch was better" in words(
+        write_loop_page(tmp_path)
+    )
+    with path.open("a") as file:
+        file.write('{"event": "changed", "changes": {"training.epochs": [2, 40]}}\n')
+    assert load_loop(tmp_path).phase() == "The loop goes on with other settings."
+
+
 def test_a_loop_that_ended_or_failed_is_not_read_again(tmp_path):
     folder = write_loop_folder(tmp_path / "ended", ended=True)
     text = words(write_loop_page(folder))

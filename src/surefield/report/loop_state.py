@@ -153,6 +153,7 @@ class LoopState:
         if last is None:
             return ""
         later = {"round", "labelled", "failed", "explored", "picked", "drawn", "changed", "initial", "again"}
+        later.add("unfitted")
         gone_on = any(e.get("event") in later for e in self.events[last + 1 :])
         return "" if gone_on else str(self.events[last].get("reason") or "all rounds are done")
 
@@ -165,6 +166,10 @@ class LoopState:
         last = next((e for e in reversed(self.events) if e.get("event") in _PHASES), None)
         if last is None:
             return "The loop has not begun to label."
+        if last["event"] == "unfitted":
+            return f"The loop stopped: {last.get('fit')} has no potential: {last.get('cause')}"
+        if last["event"] == "changed":
+            return "The loop goes on with other settings."
         if last["event"] in ("labelled", "failed", *_CHOSEN) and self.latest[2]:
             return self._labelling()
         return f"Round {int(last.get('round') or 0)}: {_PHASES[str(last['event'])]}."
@@ -189,6 +194,7 @@ _PHASES: Final = {
     "explored": "choosing what to label",
     "audited": "choosing what to label",
     **dict.fromkeys(("labelled", "failed", *_CHOSEN), "labelling"),
+    **dict.fromkeys(("unfitted", "changed"), "fitting the potential"),
 }
 
 
