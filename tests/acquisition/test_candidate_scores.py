@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 from tests.copper import copper
 
 import surefield as sf
 from surefield.acquisition.candidate_scores import candidate_scores
 from surefield.acquisition.select import score_frames
+from surefield.config import parse, to_yaml
 from surefield.descriptors.quests import QUESTSDescriptor
 from surefield.errors import ConfigError
 from surefield.loop import LoopConfig
@@ -112,6 +114,12 @@ def test_sigmas_stay_what_they_were(llpr: sf.LLPR) -> None:
 def test_what_is_no_score_of_candidates(score: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         score_of(score)
+
+
+@pytest.mark.parametrize("kind", ["ltau", "quests_diversity", "quests_delta_entropy", "fim_training_set"])
+def test_a_saved_configuration_is_read_again(kind: str) -> None:
+    config = LoopConfig(methods=("max_diag",), score={"kind": kind})
+    assert parse(LoopConfig, yaml.safe_load(to_yaml(config))) == config
 
 
 @pytest.mark.parametrize("methods", [(), ("lcmd",)])

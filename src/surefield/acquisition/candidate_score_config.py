@@ -15,6 +15,7 @@ from surefield.scores.config import (
     QUESTSDeltaEntropyConfig,
     QUESTSDiversityConfig,
     QUESTSEfficiencyConfig,
+    StructureScoreConfig,
 )
 
 __all__ = ["CandidateScore", "PerStructure", "Score", "may_be_negative", "score_name"]
@@ -23,15 +24,17 @@ Score = Literal["forces_variance", "energy_variance"]
 PerStructure = Literal["max", "mean", "sum"]
 _VARIANCES: Final = ("forces_variance", "energy_variance")
 _ENVIRONMENTS: Final = ("descriptors", "descriptor_args", "bandwidth", "batch_size")
+_PARAMETERS: Final = ("parameters_optimize", "transform", "derivative_kwargs", "evaluate_kwargs", "noise")
 #: Kinds that are scores of candidates, and the settings that have a meaning there.
-_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "ltau": (),
-    "quests_efficiency": _ENVIRONMENTS,
-    "quests_diversity": _ENVIRONMENTS,
-    "quests_delta_entropy": (*_ENVIRONMENTS, "approx", "num_nearest_neighbors"),
-    "fim_training_set": (
-        *("parameters_optimize", "transform", "derivative_kwargs", "evaluate_kwargs", "noise"),
+_KINDS: Final[Mapping[str, tuple[type[StructureScoreConfig], tuple[str, ...]]]] = {
+    "ltau": (LTAUScoreConfig, ()),
+    "quests_efficiency": (QUESTSEfficiencyConfig, _ENVIRONMENTS),
+    "quests_diversity": (QUESTSDiversityConfig, _ENVIRONMENTS),
+    "quests_delta_entropy": (
+        QUESTSDeltaEntropyConfig,
+        (*_ENVIRONMENTS, "approx", "num_nearest_neighbors"),
     ),
+    "fim_training_set": (FIMTrainingSetConfig, _PARAMETERS),
 }
 #: Others, and what they need that candidates of a loop do not have.
 _REFUSED: Final = {
@@ -55,10 +58,16 @@ def _read(value: Any) -> Any:
         raise ValueError(f"{kind} is {_REFUSED[kind]}: {fix}")
     if isinstance(kind, str) and kind not in _KINDS:
         raise ValueError(f"there is no score {kind!r} of candidates; {nearest(kind, [*_KINDS, *_VARIANCES])}")
-    for name in settings:
-        if kind is not None and name != "kind" and name not in _KINDS[kind]:
-            known = ", ".join(_KINDS[kind]) or "none: it follows from uncertainty.kind: ltau"
-            raise ValueError(f"{kind} of candidates has no setting {name!r}; it has {known}")
+    if kind is None:
+        return value
+    model, names = _KINDS[kind]
+    for name, given in settings.items():
+        # A saved configuration has all settings of its class, those without a meaning with their defaults.
+        known = model.model_fields.get(name)
+        idle = known is not None and given == known.default
+        if name != "kind" and name not in names and not idle:
+            listed = ", ".join(names) or "none: it follows from uncertainty.kind: ltau"
+            raise ValueError(f"{kind} of candidates has no setting {name!r}; it has {listed}")
     return value
 
 
