@@ -13,7 +13,7 @@ from surefield.errors import ConfigError, PotentialError
 from surefield.potentials import ZBL
 from surefield.report import load_run, write_report
 from surefield.uncertainty import ConstantUncertainty, uq_metrics
-from surefield.uncertainty.compare import METRICS, EstimatorScores, EstimatorTable
+from surefield.uncertainty.compare import METRICS, EstimatorScores, EstimatorTable, _structure_values
 from surefield.uncertainty.evaluation import Comparison
 
 
@@ -58,6 +58,13 @@ def test_numbers_are_those_of_the_metrics(table, copper_network, copper):
     assert found["auroc_ood"][0] == pytest.approx(0.5)
     assert table.scores["distance"].metrics["energy"]["auroc_ood"][0] > 0.7
     assert table.scores["distance"].atom_seconds > 0
+
+
+def test_equal_sigmas_of_structures_of_any_size_are_equal():
+    """They differed in the last digit, by which every structure of one set was below all of another."""
+    sizes = np.arange(1, 300)
+    values = _structure_values(np.full(sizes.sum(), 0.137), np.repeat(np.arange(299), sizes), 299)
+    assert set(values) == {0.137}
 
 
 def test_files_and_page(table, folder):

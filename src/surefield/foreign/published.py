@@ -244,7 +244,9 @@ def _nequix_potential(model: Any, settings: Mapping[str, Any]) -> JaxPotential:
         whole = eqx.combine(arrays, fixed)
         species = jnp.asarray(places)[inputs.numbers]
         vectors = inputs.vectors.astype(whole.atom_energies.dtype)
-        return whole.node_energies(vectors, species, inputs.senders, inputs.receivers)[:, 0]
+        # Its constants take the usual type: with 64-bit types on, all would be of double precision.
+        with jax.enable_x64(False):
+            return whole.node_energies(vectors, species, inputs.senders, inputs.receivers)[:, 0]
 
     [layer] = [
         name

@@ -373,9 +373,10 @@ def _places(structures: Int[np.ndarray, " n"], n: int) -> list[np.ndarray]:
 
 def _structure_values(sigma: np.ndarray, structures: np.ndarray, n: int) -> np.ndarray:
     """Root mean square of the sigmas of each structure; NaN where it has none."""
+    size = float(sigma.max(initial=0.0)) or 1.0  # equal sigmas must not differ by rounding
     counts = np.bincount(structures, minlength=n)
-    sums = np.bincount(structures, weights=sigma**2, minlength=n)
-    return np.sqrt(np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0))
+    sums = np.bincount(structures, weights=(sigma / size) ** 2, minlength=n)
+    return size * np.sqrt(np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0))
 
 
 def _structure_sigmas(sure: Uncertainty, frames: Source) -> dict[str, np.ndarray]:
@@ -386,13 +387,13 @@ def _structure_sigmas(sure: Uncertainty, frames: Source) -> dict[str, np.ndarray
     values: dict[str, np.ndarray] = {}
     for name in sure.maps:
         own = [
-            np.sqrt(np.mean(np.square(p[f"{name}{UNCERTAINTY}"])))
-            / (len(a) if quantity(name).per_atom else 1)
+            np.ravel(p[f"{name}{UNCERTAINTY}"]) / (len(a) if quantity(name).per_atom else 1)
             for p, a in zip(predictions, data.frames, strict=True)
             if f"{name}{UNCERTAINTY}" in p
         ]
         if own:
-            values[name] = np.array(own)
+            structures = np.repeat(np.arange(len(own)), [len(sigma) for sigma in own])
+            values[name] = _structure_values(np.concatenate(own), structures, len(own))
     return values
 
 
