@@ -339,3 +339,29 @@ def test_rows_of_blocks_are_whitened_as_any_other() -> None:
     flat = blocks.reshape(5, 6)
     white = posterior.whiten_blocks(flat, 3)
     np.testing.assert_allclose(white, posterior.whiten(flat), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_energies_from_features_of_atoms(n_blocks: int, dtype: type) -> None:
+    """As from the rows, for atoms in blocks and for their sum, and hardly worse in single precision."""
+    rng = np.random.default_rng(4)
+    width = 5
+    training = rng.normal(size=(60, n_blocks * width)) * np.logspace(0, 3, n_blocks * width)
+    posterior = LLPRPosterior.from_covariance(training.T @ training, 0.1)
+    features = rng.normal(size=(7, width)).astype(dtype)
+    blocks = np.array([0, 2, 0, 0, 2, 0, 2]) % n_blocks
+    rows = np.zeros((7, n_blocks, width))
+    rows[np.arange(7), blocks] = features
+    rows = rows.reshape(7, -1)
+    total, atoms = posterior.energy_spreads(features, blocks, n_blocks)
+    rtol = 1e-5 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(atoms, posterior.u(rows), rtol=rtol)
+    np.testing.assert_allclose(total, posterior.u(rows.sum(axis=0)), rtol=rtol)
+
+
+def test_energies_from_features_that_do_not_fit(posterior: LLPRPosterior) -> None:
+    with pytest.raises(PotentialError, match=r"features"):
+        posterior.energy_spreads(np.ones((2, D + 1)), np.zeros(2, int), 1)
+    with pytest.raises(PotentialError, match=r"finite"):
+        posterior.energy_spreads(np.full((2, D), np.nan), np.zeros(2, int), 1)

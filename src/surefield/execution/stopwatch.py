@@ -7,7 +7,7 @@ from typing import Any, Final, Self, final
 
 import jax
 
-__all__ = ["Stopwatch", "compiling_now", "compiling_seconds", "working_seconds"]
+__all__ = ["Stopwatch", "compiling_now", "compiling_seconds", "times", "working_seconds"]
 
 _COMPILING: Final = "/jax/core/compile/"
 #: What JAX reports when it begins to compile a program, or looks for it in the cache, and when it has it.
@@ -84,3 +84,8 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         self.seconds += max(working_seconds() - self._begin, 0.0)
+
+
+def times(bare: float, seconds: float) -> float:
+    """How many times `bare` it is, to three digits; NaN if that took no time."""
+    return float(f"{seconds / bare:.3g}") if bare > 0 else float("nan")

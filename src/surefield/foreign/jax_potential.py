@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from surefield.errors import PotentialError, nearest
 from surefield.foreign.known import known_model
 from surefield.potentials.abilities import Saved
-from surefield.potentials.potential import LastLayerPotential, species_numbers
+from surefield.potentials.evaluate import species_numbers
+from surefield.potentials.potential import LastLayerPotential
 from surefield.structures.graph import Graph, collate
 from surefield.structures.neighbors import neighborhood
 

@@ -17,8 +17,9 @@ from surefield.errors import DataError, PotentialError
 from surefield.execution.callback import call_outside
 from surefield.foreign.known import known_model
 from surefield.foreign.torch_last_layer import TorchEnergy, TorchModel, weights_hash
-from surefield.potentials.abilities import ClosedForm, ClosedRows, Restricted, Saved
-from surefield.potentials.potential import LastLayerPotential, species_numbers
+from surefield.potentials.abilities import ClosedForm, ClosedRows, Restricted, Saved, SharedFeatures
+from surefield.potentials.evaluate import species_numbers
+from surefield.potentials.potential import LastLayerPotential
 from surefield.structures.bond_slopes import bond_slopes
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
@@ -27,7 +28,7 @@ from surefield.structures.tensors import row_slices
 __all__ = ["TorchPotential"]
 
 
-class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm):
+class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm, SharedFeatures):
     """A torch model of another package: E = E_model + sum_i f_i · (w - w0), its own energy where w = w0.
 
     f_i are features of the atoms, see `TorchModel`, w the weights of the last layer, w0 those that the model
@@ -135,11 +136,15 @@ class TorchPotential(LastLayerPotential, Saved, Restricted, ClosedForm):
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV; what the last layer does not give is shared by all in equal parts."""
+        return self.energies_and_features(graph)[0]
+
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """Both from one pass of the model."""
         energies, features = self._passed(graph)
         given = jax.ops.segment_sum(features @ self.reference, graph.structure, graph.n_structures)
         share = (energies - given) / jnp.maximum(graph.n_atoms, 1)
         of_atoms = features @ self.readout[0] + self.bias[0] + share[graph.structure]
-        return jnp.where(graph.atom_mask, of_atoms, 0.0)
+        return jnp.where(graph.atom_mask, of_atoms, 0.0), features
 
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_features"]:
         """Features of each atom."""

@@ -37,6 +37,7 @@ __all__ = [
     "Restricted",
     "Saved",
     "SavedByArguments",
+    "SharedFeatures",
     "SiteInput",
     "Solvable",
     "Tangent",
@@ -188,6 +189,14 @@ class HasLastLayer(abc.ABC):
     @abc.abstractmethod
     def linear_part(self) -> Any:
         """The `LastLayerPotential` whose last layer carries uncertainty, features and selection."""
+
+
+class SharedFeatures(abc.ABC):
+    """Its energies are made of the inputs of its last layer, so one computation gives both."""
+
+    @abc.abstractmethod
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """`site_energies` (n_atoms,), and `site_features` of its last layer (n_atoms, n_site_features)."""
 
 
 class Wrapper(abc.ABC):

@@ -36,8 +36,8 @@ from surefield.potentials.element_networks import (
     scalings,
     unit_ranges,
 )
-from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import DescriptorPotential, species_numbers
+from surefield.potentials.evaluate import species_index, species_numbers
+from surefield.potentials.potential import DescriptorPotential
 from surefield.potentials.vector_potential import VectorPotential
 from surefield.structures.graph import Graph
 

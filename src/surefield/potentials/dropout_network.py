@@ -20,9 +20,9 @@ from surefield.descriptors.derivatives import atomic_features
 from surefield.errors import ConfigError, PotentialError
 from surefield.potentials.abilities import Prepared, SavedByArguments, Solvable, TrainingData
 from surefield.potentials.config import DropoutNetworkConfig
-from surefield.potentials.evaluate import species_index
+from surefield.potentials.evaluate import species_index, species_numbers
 from surefield.potentials.network_parameters import CONSTANT
-from surefield.potentials.potential import DescriptorPotential, species_numbers
+from surefield.potentials.potential import DescriptorPotential
 from surefield.structures.graph import Graph, edge_forces, edge_virials
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from surefield.errors import DataError, PotentialError
 from surefield.execution.cache import use_compilation_cache
 from surefield.execution.callback import errors_from_outside
+from surefield.potentials.abilities import SharedFeatures
 from surefield.potentials.prediction import Prediction
 from surefield.quantities import quantity
 from surefield.structures.batching import padded_batches
@@ -31,11 +32,13 @@ __all__ = [
     "check_frames",
     "check_species",
     "composition_energy",
+    "energies_and_features",
     "evaluate",
     "evaluate_jit",
     "neighborhoods_of",
     "predict",
     "species_index",
+    "species_numbers",
 ]
 
 
@@ -60,6 +63,7 @@ class EnergyFunction(Protocol):
     def outputs(self, graph: Graph) -> dict[str, Array]: ...  # noqa: D102
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_inputs"] | None: ...  # noqa: D102
     def describe_extrapolation(self, atoms: Atoms) -> str: ...  # noqa: D102
+    def last_layer(self) -> Any: ...  # noqa: D102
 
 
 class Results(NamedTuple):
@@ -72,6 +76,7 @@ class Results(NamedTuple):
         energies: per-atom energies, eV, without element offsets.
         outputs: quantities that do not follow from the energy, see `Potential.outputs`.
         extrapolation: distance of each atom's features from the range of training; None where not defined.
+        features: inputs of the last layer of each atom; None where they were not asked for.
     """
 
     energy: Float[Array, " n_structures"]
@@ -80,6 +85,7 @@ class Results(NamedTuple):
     energies: Float[Array, " n_atoms"]
     outputs: dict[str, Array]
     extrapolation: Float[Array, "n_atoms n_site_inputs"] | None = None
+    features: Float[Array, "n_atoms n_site_features"] | None = None
 
 
 def species_index(potential: EnergyFunction, graph: Graph) -> Int[Array, " n_atoms"]:
@@ -89,15 +95,29 @@ def species_index(potential: EnergyFunction, graph: Graph) -> Int[Array, " n_ato
     return jnp.asarray(table)[graph.numbers]
 
 
-def evaluate(potential: EnergyFunction, graph: Graph) -> Results:
+def energies_and_features(
+    potential: EnergyFunction, graph: Graph
+) -> tuple[Float[Array, " n_atoms"], Float[Array, "n_atoms n_site_features"]]:
+    """Energies of atoms and the inputs of the last layer, computed once where the potential knows how."""
+    if isinstance(potential, SharedFeatures):
+        return potential.energies_and_features(graph)
+    return potential.site_energies(graph), potential.last_layer().site_features(graph)
+
+
+def evaluate(potential: EnergyFunction, graph: Graph, features: bool = False) -> Results:
     """Energy, forces and virial of every structure of a batch (traceable; wrap it in `jit`)."""
 
-    def total(vectors: Array, positions: Array) -> tuple[Array, Array]:
+    def total(vectors: Array, positions: Array) -> tuple[Array, tuple[Array, Array | None]]:
         moved = eqx.tree_at(lambda g: (g.vectors, g.positions), graph, (vectors, positions))
-        energies = jnp.where(graph.atom_mask, potential.site_energies(moved), 0.0)
-        return jnp.sum(energies), energies
+        by_atom, inputs = (
+            energies_and_features(potential, moved) if features else (potential.site_energies(moved), None)
+        )
+        energies = jnp.where(graph.atom_mask, by_atom, 0.0)
+        return jnp.sum(energies), (energies, inputs)
 
-    gradient, energies = jax.grad(total, argnums=(0, 1), has_aux=True)(graph.vectors, graph.positions)
+    gradient, (energies, inputs) = jax.grad(total, argnums=(0, 1), has_aux=True)(
+        graph.vectors, graph.positions
+    )
     by_vectors, by_positions = gradient
     direct = jnp.einsum("na,nb->nab", graph.positions, by_positions)
     direct = sum_atoms(direct, graph)
@@ -109,6 +129,7 @@ def evaluate(potential: EnergyFunction, graph: Graph) -> Results:
         energies=energies,
         outputs=potential.outputs(graph),
         extrapolation=potential.extrapolation(graph),
+        features=inputs,
     )
 
 
@@ -124,6 +145,7 @@ def predict(
     stress: bool = True,
     batch_size: int = 16,
     neighborhoods: Sequence[Neighborhood] | None = None,
+    on_features: Callable[[int, Float[np.ndarray, "n_atoms n_site_features"]], None] | None = None,
 ) -> list[Prediction]:
     """Predict every structure, in padded batches; results are float64 and in the order of the frames.
 
@@ -134,6 +156,8 @@ def predict(
         stress: give stresses (of structures that are periodic in three directions).
         batch_size: structures per batch, about.
         neighborhoods: of the frames, if they are known already.
+        on_features: called with the index of every structure and the inputs of the last layer of its atoms,
+            in the precision of the potential; they come with the energies at hardly any cost.
 
     Raises:
         DataError: a structure that cannot be computed, see `check_geometry`.
@@ -149,7 +173,9 @@ def predict(
     table = dict(zip(potential.species, np.asarray(potential.offsets, np.float64).tolist(), strict=True))
     for chunk, graph in padded_batches(structures, batch_size, potential.dtype):
         with errors_from_outside():
-            results = jax.tree.map(lambda x: np.asarray(x, np.float64), evaluate_jit(potential, graph))
+            results = evaluate_jit(potential, graph, on_features is not None)
+        features = None if results.features is None else np.asarray(results.features)
+        results = jax.tree.map(lambda x: np.asarray(x, np.float64), results._replace(features=None))
         batch = [structures[i] for i in chunk]
         for place, rows in enumerate(row_slices(s.n_atoms for s in batch)):
             s = batch[place]
@@ -167,6 +193,8 @@ def predict(
             if results.extrapolation is not None:
                 values["extrapolation"] = results.extrapolation[rows].max(axis=1, initial=0.0)
             predictions[chunk[place]] = Prediction(**values)
+            if on_features is not None and features is not None:
+                on_features(chunk[place], features[rows])
     return [p for p in predictions if p is not None]
 
 
@@ -194,6 +222,19 @@ def neighborhoods_of(potential: EnergyFunction, frames: Sequence[Atoms]) -> list
 
 def _origin(frames: Sequence[Atoms], index: int, name: str = "frame") -> str:
     return frames.origin(index) if isinstance(frames, Frames) else f"{name} {index}"
+
+
+def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
+    """Ascending atomic numbers from symbols or numbers; a text is one symbol."""
+    species = [species] if isinstance(species, str) else species
+    try:
+        numbers = {chemical_symbols.index(s) if isinstance(s, str) else int(s) for s in species}
+    except ValueError:
+        unknown = [s for s in species if isinstance(s, str) and s not in chemical_symbols]
+        raise PotentialError(f"species {unknown} are no chemical symbols") from None
+    if not numbers:
+        raise PotentialError("a potential needs at least one species, such as species=['Si']")
+    return tuple(sorted(numbers))
 
 
 def check_frames(potential: EnergyFunction, frames: Sequence[Atoms], name: str = "frame") -> None:

@@ -21,10 +21,10 @@ from surefield.descriptors.channel_invariants import (
 )
 from surefield.descriptors.moments import MAX_RANK, N_COMPONENTS, angular_basis, symmetric_products
 from surefield.descriptors.radial import bessel_basis
-from surefield.potentials.abilities import Prepared, SavedByArguments, TrainingData
+from surefield.potentials.abilities import Prepared, SavedByArguments, SharedFeatures, TrainingData
 from surefield.potentials.config import MessageNetworkConfig
-from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import LastLayerPotential, Potential, species_numbers
+from surefield.potentials.evaluate import species_index, species_numbers
+from surefield.potentials.potential import LastLayerPotential, Potential
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
 from surefield.structures.neighbor_values import neighbor_values
@@ -141,7 +141,7 @@ class MessageLayer(eqx.Module):
         return new
 
 
-class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
+class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared, SharedFeatures):
     """Moment-tensor potential with learned channels, and with a second layer that hears from the neighbours.
 
     Channels are linear mixtures of moments, so that products of a channel with itself suffice (see
@@ -352,9 +352,13 @@ class MessageNetwork(LastLayerPotential, SavedByArguments, Prepared):
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets."""
-        elements = self._elements(graph)
-        energies = jnp.sum(self.site_features(graph) * (elements @ self.readout), axis=-1)
-        return jnp.where(graph.atom_mask, energies + elements @ self.bias, 0.0)
+        return self.energies_and_features(graph)[0]
+
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """Energy of each atom, and what it is linear in."""
+        elements, features = self._elements(graph), self.site_features(graph)
+        energies = jnp.sum(features * (elements @ self.readout), axis=-1)
+        return jnp.where(graph.atom_mask, energies + elements @ self.bias, 0.0), features
 
 
 def _by_element(

@@ -16,17 +16,23 @@ from jaxtyping import Array, Float
 from surefield.descriptors.moment_derivatives import invariants_along
 from surefield.descriptors.moments import angular_basis, invariants, moments
 from surefield.descriptors.radial import bessel_basis
-from surefield.potentials.abilities import HasCorrection, Prepared, SavedByArguments, TrainingData
+from surefield.potentials.abilities import (
+    HasCorrection,
+    Prepared,
+    SavedByArguments,
+    SharedFeatures,
+    TrainingData,
+)
 from surefield.potentials.config import MomentNetworkConfig
-from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import DensityPotential, species_numbers
+from surefield.potentials.evaluate import species_index, species_numbers
+from surefield.potentials.potential import DensityPotential
 from surefield.structures.batching import padded_batches
 from surefield.structures.graph import Graph
 
 __all__ = ["MomentNetwork", "MomentNetworkConfig"]
 
 
-class MomentNetwork(DensityPotential, SavedByArguments, Prepared, HasCorrection):
+class MomentNetwork(DensityPotential, SavedByArguments, Prepared, HasCorrection, SharedFeatures):
     """Moment-tensor potential with a learned radial basis, a linear part and a network as its correction.
 
     A^(l)_c,i = sum_j R_c(r_ij; z_i, z_j) u_ij^(⊗l), l = 0..3 (Shapeev 2016), is contracted to invariants,
@@ -231,9 +237,13 @@ class MomentNetwork(DensityPotential, SavedByArguments, Prepared, HasCorrection)
 
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Energy of each atom in eV, without element offsets."""
-        index = species_index(self, graph)
-        energies = jnp.sum(self.site_features(graph) * self.readout[index], axis=-1) + self.bias[index]
-        return jnp.where(graph.atom_mask, energies, 0.0)
+        return self.energies_and_features(graph)[0]
+
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """Energy of each atom, and what it is linear in."""
+        index, features = species_index(self, graph), self.site_features(graph)
+        energies = jnp.sum(features * self.readout[index], axis=-1) + self.bias[index]
+        return jnp.where(graph.atom_mask, energies, 0.0), features
 
 
 @eqx.filter_jit

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.data import chemical_symbols
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
@@ -35,6 +34,7 @@ from surefield.potentials.abilities import (
     Restricted,
     Saved,
     SavedByArguments,
+    SharedFeatures,
     SiteInput,
     Solvable,
     Tangent,
@@ -42,7 +42,7 @@ from surefield.potentials.abilities import (
     Wrapper,
 )
 from surefield.potentials.calculator import SurefieldCalculator
-from surefield.potentials.evaluate import predict, species_index
+from surefield.potentials.evaluate import energies_and_features, predict, species_index
 from surefield.potentials.prediction import Prediction
 from surefield.structures.geometry import MIN_DISTANCE
 from surefield.structures.graph import Graph, collate
@@ -432,7 +432,7 @@ class DensityPotential(LastLayerPotential):
         return self.density_features(self.density(graph), graph)
 
 
-class DescriptorPotential(LastLayerPotential):
+class DescriptorPotential(LastLayerPotential, SharedFeatures):
     """A last-layer potential of an atomic descriptor G: both energies and last-layer features follow from G.
 
     What is known of G alone (its derivatives, stored over a training set) then serves every quantity.
@@ -470,6 +470,11 @@ class DescriptorPotential(LastLayerPotential):
     def site_features(self, graph: Graph) -> Float[Array, "n_atoms n_site_features"]:
         """Inputs of the last layer of each atom."""
         return self.last_layer_features(self.descriptor.features(graph), graph)
+
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """Both from one evaluation of the descriptor."""
+        features = self.descriptor.features(graph)
+        return self.feature_energies(features, graph), self.last_layer_features(features, graph)
 
 
 class HasPotential(Protocol):
@@ -512,20 +517,7 @@ def trainable(potential: P) -> P:
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and id(leaf) not in fixed, potential)
 
 
-def species_numbers(species: Sequence[str | int]) -> tuple[int, ...]:
-    """Ascending atomic numbers from symbols or numbers; a text is one symbol."""
-    species = [species] if isinstance(species, str) else species
-    try:
-        numbers = {chemical_symbols.index(s) if isinstance(s, str) else int(s) for s in species}
-    except ValueError:
-        unknown = [s for s in species if isinstance(s, str) and s not in chemical_symbols]
-        raise PotentialError(f"species {unknown} are no chemical symbols") from None
-    if not numbers:
-        raise PotentialError("a potential needs at least one species, such as species=['Si']")
-    return tuple(sorted(numbers))
-
-
-class SumPotential(Potential, SavedByArguments, Wrapper):
+class SumPotential(Potential, SavedByArguments, SharedFeatures, Wrapper):
     """E = E_learned + E_baseline; training changes the learned part only.
 
     The neighbour list reaches to the larger cutoff; both parts fade to zero at their own.
@@ -598,3 +590,8 @@ class SumPotential(Potential, SavedByArguments, Wrapper):
     def site_energies(self, graph: Graph) -> Float[Array, " n_atoms"]:
         """Sum of both parts, eV."""
         return self.learned.site_energies(graph) + jnp.asarray(self.baseline.site_energies(graph))
+
+    def energies_and_features(self, graph: Graph) -> tuple[Array, Array]:
+        """The features are those of the learned part."""
+        energies, features = energies_and_features(self.learned, graph)
+        return energies + jnp.asarray(self.baseline.site_energies(graph)), features

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from surefield.errors import ConfigError, nearest
 from surefield.potentials.abilities import SavedByArguments
-from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import Potential, species_numbers
+from surefield.potentials.evaluate import species_index, species_numbers
+from surefield.potentials.potential import Potential
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import neighborhood
 

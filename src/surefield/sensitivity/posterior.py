@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from functools import cached_property
+from typing import Any, Final, Literal, Self
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
-from scipy.linalg import solve_triangular
+from scipy.linalg import get_blas_funcs, solve_triangular
 
 from surefield.errors import ConfigError, DataError
 from surefield.sensitivity.covariance import as_rows
@@ -319,6 +320,51 @@ class LLPRPosterior:
             white[filled] += parts[filled, block] @ factor
         return white
 
+    def energy_spreads(
+        self,
+        features: Float[np.ndarray, "n_atoms n_site_features"],
+        blocks: Int[np.ndarray, " n_atoms"],
+        n_blocks: int,
+    ) -> tuple[float, Float64[np.ndarray, " n_atoms"]]:
+        """u of the sum of the energies of atoms, and of each, from the inputs of the last layer.
+
+        They are those of `whiten` in the precision of the features: with an upper triangular factor of every
+        block of Σ, so that no atom reads more of Σ than its own block.
+
+        Args:
+            features: last-layer inputs of atoms, float32 or float64.
+            blocks: which of the equal blocks of a row they fill.
+            n_blocks: how many there are.
+        """
+        width = self.n_features // n_blocks
+        if features.shape[1] != width or not np.isfinite(features).all():
+            as_rows(features, width)  # says what is wrong
+        by_atom, sums = np.zeros(len(features)), np.zeros((n_blocks, width))
+        for block in np.unique(blocks):
+            own = features if n_blocks == 1 else features[blocks == block]
+            sums[block] = own.sum(axis=0, dtype=np.float64)
+            parts = np.concatenate([own, sums[block, None].astype(own.dtype)])
+            u = _lengths(self._triangle(block, n_blocks, features.dtype), parts)
+            by_atom[blocks == block] = u[:-1]
+            if n_blocks == 1:
+                return float(u[-1]), by_atom
+        row = sums.reshape(1, -1).astype(features.dtype)
+        return float(_lengths(self._triangle(None, n_blocks, features.dtype), row)[0]), by_atom
+
+    @cached_property
+    def _triangles(self) -> dict[Any, np.ndarray]:
+        return {}
+
+    def _triangle(self, block: int | None, n_blocks: int, dtype: np.dtype) -> np.ndarray:
+        """Upper triangular R with RᵀR the block of Σ, or all of it, in the order that BLAS reads."""
+        key = block, n_blocks, dtype.str
+        if key not in self._triangles:
+            width = self.n_features // n_blocks
+            rows = slice(None) if block is None else slice(block * width, (block + 1) * width)
+            triangle = np.linalg.qr(self.factor[rows].T, mode="r")
+            self._triangles[key] = np.asfortranarray(triangle, dtype)
+        return self._triangles[key]
+
     def color(self, white: ArrayLike) -> Float64[np.ndarray, "n_samples n_features"]:
         """Standard normal vectors z (n_samples, n_features) as weight displacements Bz of covariance Σ."""
         z = as_rows(white, self.n_features, "random")
@@ -335,6 +381,14 @@ class LLPRPosterior:
         left = self.whiten(np.atleast_2d(np.asarray(a, dtype=np.float64)))
         right = left if b is None else self.whiten(np.atleast_2d(np.asarray(b, dtype=np.float64)))
         return left @ right.T
+
+
+def _lengths(triangle: np.ndarray, rows: np.ndarray) -> Float64[np.ndarray, " n_rows"]:
+    """Lengths of R g of rows g (n_rows, n)."""
+    by_matrix, by_vector = get_blas_funcs(("trmm", "trmv"), (triangle,))
+    if len(rows) == 1:  # reads the triangle once, where the other copies it first
+        return np.array([np.linalg.norm(by_vector(triangle, rows[0]))], np.float64)
+    return np.linalg.norm(by_matrix(1.0, triangle, rows.T), axis=0).astype(np.float64)
 
 
 def _profiled_nll(

@@ -9,7 +9,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from surefield.errors import PotentialError, SurefieldError
-from surefield.potentials.potential import Potential, SumPotential, species_numbers
+from surefield.potentials.evaluate import species_numbers
+from surefield.potentials.potential import Potential, SumPotential
 from surefield.potentials.saving import build, pack, unpack
 
 __all__ = ["grafted", "with_species"]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
 
@@ -27,7 +28,9 @@ from surefield.execution.memory import check_memory
 from surefield.execution.memory_maps import release_compiled
 from surefield.execution.process_group import ProcessGroup, n_processes
 from surefield.execution.progress import track
-from surefield.execution.stopwatch import Stopwatch
+from surefield.execution.stopwatch import Stopwatch, times
+from surefield.potentials.abilities import ClosedForm, SharedFeatures, Tangent
+from surefield.potentials.learned_part import learned_part
 from surefield.potentials.potential import (
     HasPotential,
     LastLayerPotential,
@@ -49,7 +52,7 @@ from surefield.training.checkpoint import (
     sample_contents,
 )
 from surefield.training.dataset import LabelledSet, as_labelled
-from surefield.uncertainty.abilities import HasMembers, HasSources
+from surefield.uncertainty.abilities import FromFeatures, HasMembers, HasSources
 from surefield.uncertainty.architecture import ArchitectureConfig, LLPRTraining, architecture_of
 from surefield.uncertainty.ensemble_training import train_members
 from surefield.uncertainty.last_layer_ensemble import sample_ensemble
@@ -73,7 +76,7 @@ from surefield.uncertainty.row_sums import (
 from surefield.uncertainty.spread import Spread
 from surefield.uncertainty.spreads_along import spreads_along, target_of
 from surefield.uncertainty.trained_body import trainable_layer
-from surefield.uncertainty.uncertainty import Uncertainty, times
+from surefield.uncertainty.uncertainty import Uncertainty
 
 __all__ = ["LLPR", "check_size", "fit_memory"]
 
@@ -91,7 +94,7 @@ _KINDS: Final = 3
 
 @final
 @dataclass(frozen=True, eq=False)
-class LLPR(Uncertainty, HasMembers, HasSources):
+class LLPR(Uncertainty, FromFeatures, HasMembers, HasSources):
     """Last-layer prediction rigidity around a potential; made by `fit`, and used like a potential.
 
     sigma = map(u), u^2 = g (C + s^2 I)^-1 g, with g the derivative of the quantity with respect to the
@@ -402,6 +405,39 @@ class LLPR(Uncertainty, HasMembers, HasSources):
         for index, rows in enumerate(quantity_rows(self.last_layer(), structures, names)):
             n_atoms = structures[index].n_atoms
             yield index, {name: self._spread(name, g, n_atoms) for name, g in rows.items()}
+
+    @cached_property
+    def _elements_of_blocks(self) -> np.ndarray | None:
+        """Element of each block of the last layer, 0 of one for all; None where rows are made otherwise."""
+        layer = learned_part(self.potential)
+        if not isinstance(layer, LastLayerPotential) or isinstance(layer, Tangent):
+            return None
+        if isinstance(layer, ClosedForm) and not isinstance(layer, SharedFeatures):
+            return None
+        return np.zeros(1, int) if layer.one_block else np.array(layer.species)
+
+    def features_suffice(self, names: Collection[str]) -> bool:
+        """Energies follow from the inputs of the last layer, and so do their spreads."""
+        analytic = not self.stale and self.probes is None and self.posterior.cholesky is None
+        return analytic and {"energy", "energies"}.issuperset(names) and self._elements_of_blocks is not None
+
+    def spreads_of_features(
+        self,
+        features: Float[np.ndarray, "n_atoms n_site_features"],
+        structure: Neighborhood,
+        names: Collection[str],
+    ) -> dict[str, Spread]:
+        """Spreads of the energy of a structure and of its atoms."""
+        elements = self._elements_of_blocks
+        assert elements is not None
+        blocks = (
+            np.searchsorted(elements, structure.numbers)
+            if len(elements) > 1
+            else np.zeros(structure.n_atoms, int)
+        )
+        total, atoms = self.posterior.energy_spreads(features, blocks, len(elements))
+        known = {"energy": Spread(np.array([total / structure.n_atoms])[0]), "energies": Spread(atoms)}
+        return {name: known[name] for name in names}
 
     def _spread(self, name: str, rows: Rows, n_atoms: int) -> Spread:
         entry = quantity(name)

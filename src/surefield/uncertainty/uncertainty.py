@@ -23,7 +23,7 @@ from surefield.calibration.held_out import (
 )
 from surefield.calibration.maps import CalibrationMap, of_atoms
 from surefield.errors import ConfigError, DataError, PotentialError, nearest
-from surefield.execution.stopwatch import Stopwatch
+from surefield.execution.stopwatch import Stopwatch, times
 from surefield.potentials.calculator import SurefieldCalculator
 from surefield.potentials.dropout_network import MEAN
 from surefield.potentials.evaluate import neighborhoods_of, predict
@@ -35,7 +35,7 @@ from surefield.structures.labels import Mapped
 from surefield.structures.neighbors import Neighborhood
 from surefield.structures.read import Source
 from surefield.training.dataset import LabelledSet, as_labelled
-from surefield.uncertainty.abilities import HasMembers, HasSources
+from surefield.uncertainty.abilities import FromFeatures, HasMembers, HasSources, check_source
 from surefield.uncertainty.guard import (
     CALIBRATION,
     LARGEST_FORCE,
@@ -57,11 +57,8 @@ from surefield.uncertainty.propagation import (
 )
 from surefield.uncertainty.spread import Spread
 
-__all__ = ["Spread", "Uncertainty", "check_source", "times"]
+__all__ = ["Spread", "Uncertainty"]
 
-#: Where sigmas come from, and how they are computed.
-SOURCES: Final = ("auto", "analytic", "ensemble")
-METHODS: Final = ("exact", "sampled")
 #: Structures of the calibration set, about, whose sigmas of forces are looked at.
 _FORCE_RANGE: Final = 32
 
@@ -342,8 +339,19 @@ class Uncertainty(ABC):
         sure = self.answering(source, method, n_probes, seed)
         names = sure._names(per_atom, forces, stress)
         structures = neighborhoods_of(self.potential, frames)
-        predictions = predict(self.potential, frames, batch_size=batch_size, neighborhoods=structures)
-        for index, spreads in sure.spreads(structures, names, batch_size=batch_size):
+        options: Any = {"batch_size": batch_size, "neighborhoods": structures}
+        if isinstance(sure, FromFeatures) and not ensemble and sure.features_suffice(names):
+            along: dict[int, Mapping[str, Spread]] = {}
+
+            def look(index: int, features: np.ndarray) -> None:
+                along[index] = sure.spreads_of_features(features, structures[index], names)
+
+            predictions = predict(self.potential, frames, on_features=look, **options)
+            pairs = iter(along.items())
+        else:
+            predictions = predict(self.potential, frames, **options)
+            pairs = sure.spreads(structures, names, batch_size=batch_size)
+        for index, spreads in pairs:
             results: dict[str, Any] = {"relative_standard_error": sure.relative_standard_error}
             for name, spread in spreads.items():
                 value = predictions[index][name]
@@ -581,15 +589,3 @@ class Uncertainty(ABC):
 
     def _replaced(self, **changes: Any) -> Self:
         return self._of(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
-
-
-def check_source(source: str, method: str) -> None:
-    """Raise `ConfigError` unless a source and a method of sigmas have known names."""
-    for what, name, known in (("source", source, SOURCES), ("method", method, METHODS)):
-        if name not in known:
-            raise ConfigError(f"unknown {what} of sigmas {name!r}", fix=nearest(name, known))
-
-
-def times(bare: float, seconds: float) -> float:
-    """How many times `bare` it is, to three digits; NaN if that took no time."""
-    return float(f"{seconds / bare:.3g}") if bare > 0 else float("nan")

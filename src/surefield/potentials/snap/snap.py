@@ -14,8 +14,8 @@ from surefield.descriptors.bispectrum import Bispectrum
 from surefield.errors import ConfigError
 from surefield.potentials.abilities import ClosedForm, ClosedRows, SavedByArguments, Solvable
 from surefield.potentials.config import SnapConfig
-from surefield.potentials.evaluate import species_index
-from surefield.potentials.potential import DescriptorPotential, species_numbers
+from surefield.potentials.evaluate import species_index, species_numbers
+from surefield.potentials.potential import DescriptorPotential
 from surefield.potentials.snap.rows import closed_rows
 from surefield.structures.graph import Graph
 from surefield.structures.neighbors import Neighborhood
