@@ -200,7 +200,7 @@ def test_the_headline_names_the_error_in_which_most_was_gained(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_the_same(tmp_path: Path) -> None:
+def test_killed_up_to_ten_times_it_ends_the_same(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "train.xyz", copper(20, 0, rattle=0.15))
     ase.io.write(tmp_path / "test.xyz", copper(5, 1, rattle=0.15))
     found = {
@@ -220,15 +220,21 @@ def test_killed_ten_times_it_ends_the_same(tmp_path: Path) -> None:
             stderr=subprocess.DEVNULL,
         )
 
+    assert start("compiling").wait() == 0
     begin = time.perf_counter()
     assert start("whole").wait() == 0
     whole = time.perf_counter() - begin
-    rng = random.Random(0)
+    rng, n_kills = random.Random(0), 0
     for _ in range(10):
         process = start("cut")
-        time.sleep(rng.uniform(0.2, 0.8) * whole)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            process.wait(timeout=rng.uniform(0.2, 0.5) * whole)
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            n_kills += 1
+    assert n_kills >= 2
     assert start("cut").wait() == 0
     journals = [(tmp_path / root / "x-loop" / "journal.jsonl").read_bytes() for root in ("whole", "cut")]
     assert journals[0] == journals[1]
