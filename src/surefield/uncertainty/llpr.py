@@ -436,7 +436,7 @@ class LLPR(Uncertainty, FromFeatures, HasMembers, HasSources):
             else np.zeros(structure.n_atoms, int)
         )
         total, atoms = self.posterior.energy_spreads(features, blocks, len(elements))
-        known = {"energy": Spread(np.array([total / structure.n_atoms])[0]), "energies": Spread(atoms)}
+        known = {"energy": Spread(np.asarray(total / structure.n_atoms)), "energies": Spread(atoms)}
         return {name: known[name] for name in names}
 
     def _spread(self, name: str, rows: Rows, n_atoms: int) -> Spread:
