@@ -154,7 +154,7 @@ def test_network_models(name, suffix, arrays):
     assert atoms.get_potential_energy() == pytest.approx(prediction.energy, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["network", "sum", "atomic"])
+@pytest.mark.parametrize("name", ["network", pytest.param("sum", marks=pytest.mark.slow), "atomic"])
 def test_training_goes_on(name, copied, arrays):
     folder = copied(f"training/{name}")
     start = sf.load_potential(folder / "untrained.npz")
@@ -167,6 +167,7 @@ def test_training_goes_on(name, copied, arrays):
     check(f"training/{name}/trained.npz", fit.potential, arrays, RESUMED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", EXPECTED["full_batch"])
 def test_full_batch_training_goes_on(optimizer, copied, arrays):
     label = copied("full_batch") / optimizer
@@ -327,6 +328,7 @@ def test_kim_files_of_dropout_networks(arrays, tmp_path):
     check("trainers/dunn/errors/reached/potential.npz", handle.model, arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED["dunn"])
 def test_a_stopped_job_goes_on(name, copied, arrays):
     from surefield.trainers.job import main as run_job
@@ -421,7 +423,10 @@ def test_report(verb, copied, monkeypatch):
     assert f"copper-{verb}" in (folder / "runs" / f"copper-{verb}" / "report.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("verb", ["eval", "uq", "select"])
+@pytest.mark.parametrize(
+    "verb",
+    [pytest.param("eval", marks=pytest.mark.slow), pytest.param("uq", marks=pytest.mark.slow), "select"],
+)
 def test_verbs_that_follow_a_training(verb, copied, monkeypatch):
     """They read the trained potential, its uncertainty and the training structures of the saved run."""
     folder = copied("command_line")
@@ -446,6 +451,7 @@ def test_verbs_that_follow_a_training(verb, copied, monkeypatch):
             )
 
 
+@pytest.mark.slow
 def test_a_finished_training_run_goes_on(copied, monkeypatch):
     folder = copied("command_line")
     before = (folder / "runs" / "copper-train" / "metrics.csv").read_bytes()

