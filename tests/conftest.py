@@ -11,12 +11,12 @@ from pathlib import Path
 # Before JAX and NumPy start, and for every process that a test starts. Nearly all time of a run without a
 # cache is compiling, so programs are not optimised and fusions have no compiler of their own: it takes a
 # third. Slow tests train longer, or compare with numbers that hang on the rounding of optimised programs.
-LEVEL = 1 if "slow" in sys.argv else 0  # workers get the flags of the process that starts them
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_cpu_use_fusion_emitters=false",
-        f"--xla_backend_optimization_level={LEVEL}",
-        os.environ.get("XLA_FLAGS", ""),  # the user's own come last, so they count
+        f"--xla_backend_optimization_level={1 if 'slow' in sys.argv else 0}",
+        # The user's own come last, so they count; to a worker those of the process that started it.
+        os.environ.get("XLA_FLAGS", ""),
     ]
 ).strip()
 # Normal equations keep half the digits: with other kernels of OpenBLAS they differ from the reference numbers

@@ -98,7 +98,7 @@ def test_few_energies_share_the_alpha_of_the_forces(llpr, potential, copper):
     assert shared.maps["forces"] == llpr.maps["forces"]
 
 
-@pytest.mark.slow  # eigenvalues that are zero but for rounding have the same rounding in optimised programs only
+@pytest.mark.slow  # eigenvalues of a null space are the same in optimised programs only
 @pytest.mark.parametrize("last", [2, 6])
 def test_an_interrupted_fit_goes_on(llpr, potential, copper, tmp_path, monkeypatch, last):
     """The same posterior and maps as without the stop, and no structure is looked at twice."""
