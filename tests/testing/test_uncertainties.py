@@ -46,7 +46,7 @@ def moves_the_atoms(atoms, p, n):
 
 
 def changes_the_prediction(atoms, p, n):
-    return p.replace(energy=p.energy + 1e-9)
+    return p.replace(energy=p.energy + 1e-7)
 
 
 def forgets_atoms(atoms, p, n):

@@ -225,6 +225,7 @@ def test_a_potential_without_a_handle(train):
     assert type(found.potential.model) is StillingerWeber
 
 
+@pytest.mark.slow
 def test_the_published_comparison(shared, train, tmp_path):
     """KLIFF's fit of three parameters to 1000 configurations: its loss at the start and at the optimum."""
     expected = read_json(shared / "reference" / "trainers" / "expected" / "kliff_sw_fit.json")

@@ -68,6 +68,7 @@ def test_silicon_reference(shared):
     compare_with_the_driver(texts, np.load(folder / "expected/dunn_si.npz"), "Si")
 
 
+@pytest.mark.slow
 def test_carbon_reference(shared):
     libraries = list(Path("/usr/lib").glob(f"*/kim-api/portable-models/{CARBON}/*.so"))
     if not libraries or not shutil.which("nm"):
