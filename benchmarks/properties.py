@@ -1,6 +1,6 @@
 """Elastic constants of networks trained on DFT data, with sigmas: `python benchmarks/properties.py Si Mo`.
 
-Trains a `MomentNetwork` with all defaults but the time it may take on each mlearn set (Zuo et al., J. Phys.
+Trains a `MomentNetwork` with all defaults on each mlearn set (Zuo et al., J. Phys.
 Chem. A 124, 731 (2020); read in place, not part of the project), fits `LLPR`, and compares elastic constants
 with those of DFT. These follow from the set's own strained cells (one component of the strain at a time, ions
 clamped): stresses as a polynomial of the strain, all directions that are equal in a cubic crystal together,
@@ -77,7 +77,7 @@ def of_dft(frames: list[Atoms]) -> tuple[float, dict[str, tuple[float, float]]]:
     return edge, {name: slope(values) for name, values in pairs.items()}
 
 
-def measure(element: str, minutes: float) -> bool:
+def measure(element: str, minutes: float | None) -> bool:
     """Print one element; whether all usable constants are within the bars."""
     frames = read_frames(DATA / f"{element}_train.xyz.xz")
     edge, dft = of_dft([atoms for atoms in frames if "lastic" in str(atoms.info["config_type"])])
@@ -125,7 +125,7 @@ def main() -> int:
     """Measure the elements that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("elements", nargs="*", default=list(LATTICES))
-    parser.add_argument("--minutes", type=float, default=3.0, help="of each training")
+    parser.add_argument("--minutes", type=float, help="of each training, compiling included; or by default")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         print(f"no data sets at {DATA}")

@@ -123,7 +123,7 @@ def fitted(potential, frames):
 
 
 #: Each is a fit with rows of its own: the quick tests have one of the kinds that share most of their code.
-SLOW = ("snap + zbl", "quadratic snap", "lennard-jones", "morse", "tersoff", "eam")
+SLOW = ("dropout network", "snap + zbl", "quadratic snap", "lennard-jones", "morse", "tersoff", "eam")
 
 
 @pytest.fixture(

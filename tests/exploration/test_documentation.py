@@ -18,6 +18,7 @@ def text(project: Path) -> str:
     return (project / "docs" / "exploration.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_runs(text, copper_network, tmp_path, monkeypatch, capsys):
     frames = copper(6, strain=0.03)
     folder = tmp_path / "runs" / "copper-uq"

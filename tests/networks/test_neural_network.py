@@ -226,7 +226,8 @@ def test_image_centred(small):
         NeuralNetwork((4, 3)).fit(small[0], ImageCentred(), only_setup=True)
 
 
-@pytest.mark.parametrize("hidden", [(4,), pytest.param((), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [(4,), ()])
 def test_a_handle_goes_where_a_potential_goes(alloy, copper, hidden, tmp_path):
     """Minibatch training, sigma, selection, contract, saving: without a special case."""
     model = NeuralNetwork(hidden, randomseed=3, descriptor=Gaussian(4.0))

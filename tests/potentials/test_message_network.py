@@ -54,7 +54,8 @@ def network(alloy):
     return prepared(small(), alloy)
 
 
-@pytest.mark.parametrize(("n_layers", "n_vectors"), [pytest.param(1, 0, marks=pytest.mark.slow), (2, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_layers", "n_vectors"), [(1, 0), (2, 2)])
 def test_it_keeps_the_contract_of_potentials(alloy, n_layers, n_vectors):
     check_potential(prepared(small(n_layers=n_layers, n_vectors=n_vectors), alloy), alloy)
 

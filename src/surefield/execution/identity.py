@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,16 @@ import numpy as np
 from surefield.errors import ConfigError, DataError, SurefieldError
 from surefield.files import json_text, read_json, write_atomic
 
-__all__ = ["Table", "changes", "check_inputs", "check_table", "contents", "digest"]
+__all__ = ["Table", "changes", "check_inputs", "check_table", "computed", "contents", "digest"]
 
 #: Names to settings (compared entry by entry), to what `contents` gives, or to single values.
 Table = Mapping[str, Any]
 #: Name of the part by which things are called: places in a list do not make them others.
 IDS: Final = "ids"
 _MISSING: Final = object()
+_COMPUTED: Final = "computed"
+#: Computed numbers are the same within this share of the largest of their array.
+_ROUNDING: Final = 1e-9
 _HASH: Final = re.compile(r"[0-9a-f]{32,64}")
 
 
@@ -70,6 +73,14 @@ def contents(things: Iterable[Iterable[tuple[str, Any]]]) -> dict[str, Any]:
     return {"count": len(whole), "in any order": digest(sorted(whole)), "parts": hashed}
 
 
+def computed(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Arrays that follow from other entries: another machine has their last digits otherwise.
+
+    They are kept as numbers, and compared to rounding; so they should be few.
+    """
+    return {_COMPUTED: [[list(np.shape(a)), np.ravel(a).tolist()] for a in arrays]}
+
+
 def changes(known: Table, now: Table) -> list[str]:
     """What differs between two tables, in words; what the first does not state is not compared.
 
@@ -84,6 +95,8 @@ def changes(known: Table, now: Table) -> list[str]:
             texts.append(f"another {name}")
         elif "parts" in value and "parts" in before:
             texts.append(_changed_contents(name, before, value))
+        elif _COMPUTED in value and _COMPUTED in before:
+            texts += _changed_setting(name, before, value)
         else:
             prefix = "" if name == "settings" else f"settings {name}."
             for key in value:
@@ -103,6 +116,8 @@ def _changed_contents(name: str, before: Table, now: Table) -> str:
 
 def _changed_setting(name: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
+        if _COMPUTED in before and _COMPUTED in now:
+            return [] if _agree(before[_COMPUTED], now[_COMPUTED]) else [f"another {name}"]
         keys = dict.fromkeys([*before, *now])
         texts = (
             _changed_setting(f"{name}.{key}", before.get(key, _MISSING), now.get(key, _MISSING))
@@ -115,6 +130,16 @@ def _changed_setting(name: str, before: Any, now: Any) -> list[str]:
         return [f"another {name}"]
     shown = ("not there" if value is _MISSING else f"{value!r:.60}" for value in (before, now))
     return ["{} was {}, now {}".format(name, *shown)]
+
+
+def _agree(before: Sequence[Any], now: Sequence[Any]) -> bool:
+    if [shape for shape, _ in before] != [shape for shape, _ in now]:
+        return False
+    pairs = ((np.asarray(a, float), np.asarray(b, float)) for (_, a), (_, b) in zip(before, now, strict=True))
+    return all(
+        np.allclose(b, a, rtol=0, atol=_ROUNDING * np.abs(a).max(initial=0.0), equal_nan=True)
+        for a, b in pairs
+    )
 
 
 def check_table(

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from surefield.descriptors.derivatives import atomic_features
+from surefield.execution.identity import computed
 from surefield.potentials.dropout_network import DropoutNetwork
 from surefield.potentials.potential import Potential, trainable
 from surefield.potentials.saving import arrays_hash, pack, save_arrays
@@ -137,7 +138,7 @@ def fit_steps(
     }
     identity = identity_of(
         training=chosen,
-        **potential_entries(network),
+        **potential_entries(network) | {"starting parameters": computed(pack(network).values())},
         baseline=None if baseline is None else potential_entries(baseline),
         **{"training set": sample_contents(problem.train, ids=True)},
         **{"validation set": sample_contents(problem.validation, ids=True)},

@@ -83,7 +83,8 @@ METRICS: tuple[str, ...] = (
 
 
 _START: Final = "start.npz"
-#: Sets whose rows are summed on the way to it.
+_FITTED: Final = "fitted.npz"
+#: Sets whose rows are summed on the way to the start.
 _SUMMED: Final = ("training", "validation")
 
 
@@ -336,7 +337,7 @@ def _fit(
             _check_better(start, last, history)
         counts = step_settings(config, start).weights["energy"] > 0
         if history.rows and counts and recipe(config, start).fit_offsets:
-            fitted = with_fitted_offsets(fitted, train_set.samples)
+            fitted = files.kept(fitted, lambda: with_fitted_offsets(fitted, train_set.samples))
     if log is not None:
         if not history.rows:
             log.append(0, force_error_norms(fitted, train_set.samples))
@@ -523,6 +524,18 @@ class _Files:
             save_arrays(self.folder / _START, "start", header, pack(potential))
             for part in _SUMMED:
                 self.sums(part).remove()
+
+    def kept(self, trained: Potential, fit: Callable[[], Potential]) -> Potential:
+        """What was fitted to a trained potential before, to the bit; fitted and kept if nothing was."""
+        path, of = self.folder and self.folder / _FITTED, arrays_hash(trained)
+        if path is not None and path.exists():
+            header, arrays = load_arrays(path, "fitted")
+            if header["trained"] == of:
+                return unpack(trained, arrays)
+        fitted = fit()
+        if path is not None:
+            save_arrays(path, "fitted", {"trained": of}, pack(fitted))
+        return fitted
 
     def sums(self, part: str) -> PartialSums:
         """Sums of one of the two sets, on the way to the exact solution."""

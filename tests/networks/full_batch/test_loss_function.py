@@ -360,7 +360,7 @@ def test_fingerprint_depends_on_data_and_settings_only(network, copper, handle):
     assert _changed(base, of(validation=copper[:2])) == {"validation set"}
     structures = [network.neighborhood(atoms) for atoms in copper[:2]]
     assert _changed(base, of(potential=network.prepared(TrainingData(structures, [None] * 2, {})))) == {
-        "networks"
+        "fixed part of the networks"
     }
 
 

@@ -62,6 +62,7 @@ def crystal(alloy):
     return alloy[0]
 
 
+@pytest.mark.slow
 def test_contract(chimes, crystal):
     check_potential(chimes, [crystal])
 

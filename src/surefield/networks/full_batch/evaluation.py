@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from surefield.execution.identity import contents
+from surefield.execution.identity import computed, contents, digest
 from surefield.execution.in_flight import map_ordered
 from surefield.files import json_text
 from surefield.networks.full_batch.criteria import KINDS
@@ -125,8 +125,16 @@ class ImageLoss:
         """Hashes of images with labels and weights, by their parts."""
         return contents(image.parts() for image in self.images)
 
-    def fingerprint(self) -> dict[str, str]:
-        """Hashes of all of the potential that is not trained and, as older files have it, of all images."""
+    def fixed(self) -> dict[str, Any]:
+        """All of the potential that is not trained: settings, and numbers that follow from the images."""
+        leaves = zip(jax.tree.leaves(self.potential), self._trained, strict=True)
+        return {
+            "settings": digest(type(self.potential).__name__, json_text(self.potential.config())),
+            "numbers": computed(np.asarray(leaf) for leaf, trained in leaves if not trained),
+        }
+
+    def older_fingerprint(self) -> dict[str, str]:
+        """Hashes of all of the potential that is not trained and of all images, as older files have them."""
         images = hashlib.sha256(b"".join(image.digest() for image in self.images))
         networks = hashlib.sha256(
             (type(self.potential).__name__ + json_text(self.potential.config())).encode()

@@ -324,15 +324,15 @@ class LossFunction:
         return {
             "training set": training.contents(),
             "validation set": validation,
-            "networks": training.fingerprint()["networks"],
+            "fixed part of the networks": training.fixed(),
             "loss function": json_text([*self.coefficients, self.overfit, self.d]),
         }
 
     def older_fingerprint(self) -> dict[str, str]:
-        """What files of older versions state of the images."""
-        stated = {"images": self._evaluation("training").fingerprint()["images"], "validation images": "none"}
+        """What files of older versions state of the images and of what is not trained."""
+        stated = {**self._evaluation("training").older_fingerprint(), "validation images": "none"}
         if self.validation is not None:
-            stated["validation images"] = self._evaluation("validation").fingerprint()["images"]
+            stated["validation images"] = self._evaluation("validation").older_fingerprint()["images"]
         return stated
 
     @property
