@@ -118,10 +118,13 @@ def show(name: str, minutes: float, took: dict[str, Any], errors: Errors) -> Non
 def main() -> int:
     """Measure both, print a table; 1 where ours is worse."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--peer", type=Path, required=True, help="Python of an environment with mace-torch")
+    parser.add_argument("--peer", type=Path, help="Python of an environment with mace-torch")
     parser.add_argument("--minutes", type=float, nargs="+", default=[15.0, 60.0])
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
+    if settings.peer is None:
+        print("name the Python of an environment with mace-torch: --peer mace/bin/python")
+        return 0
     worse = []
     for minutes in settings.minutes:
         took, our_errors = ours(minutes, settings.seed)

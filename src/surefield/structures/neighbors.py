@@ -76,27 +76,32 @@ def neighborhood(atoms: ase.Atoms, cutoff: float) -> Neighborhood:
     cell = np.array(atoms.cell.array, dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
     _check_number(len(positions), cell, pbc, cutoff)
-    first, second, shifts, vectors = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=_near_origin(positions, cell, pbc), box=cell, periodic=pbc, quantities="ijSD"
+    # Pairs are found once and turned round here, so that every edge is known with its reverse.
+    found = NeighborList(cutoff=cutoff, full_list=False)
+    first, second, shifts, vectors = found.compute(
+        points=_near_origin(positions, cell, pbc), box=cell, periodic=pbc, quantities="ijSD", copy=False
     )
     first, second = first.astype(np.int64), second.astype(np.int64)
+    first, second = np.concatenate([first, second]), np.concatenate([second, first])
     shifts = shifts.astype(np.int64)
-    n_atoms = len(positions)
+    shifts = np.concatenate([shifts, -shifts])
+    vectors = np.concatenate([vectors, 0.0 - vectors])  # no negative zeros
+    n_atoms, n_edges = len(positions), len(first)
     order = np.argsort(_edge_key(first, second, shifts, n_atoms), kind="stable")
-    first, second, shifts, vectors = first[order], second[order], shifts[order], vectors[order]
+    place = np.empty(n_edges, dtype=np.int64)
+    place[order] = np.arange(n_edges)
+    back = place[(order + n_edges // 2) % n_edges] if n_edges else place
+    first = first[order]
     counts = np.bincount(first, minlength=n_atoms)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    column = np.arange(len(first)) - starts[first]
-    # Edges are sorted by key, so the place of the reversed edge is a binary search.
-    key = _edge_key(first, second, shifts, n_atoms)
-    back = np.searchsorted(key, _edge_key(second, first, -shifts, n_atoms))
+    column = np.arange(n_edges) - (np.cumsum(counts) - counts)[first]
     width = int(counts.max(initial=0))
+    entry = first * width + column
     neighbors = np.zeros((n_atoms, width), dtype=np.int32)
     dense = np.zeros((n_atoms, width, 3))
     reverse = np.zeros((n_atoms, width), dtype=np.int32)
-    neighbors[first, column] = second
-    dense[first, column] = vectors
-    reverse[first, column] = column[back] if len(back) else 0
+    neighbors.reshape(-1)[entry] = second[order]
+    dense.reshape(-1, 3)[entry] = vectors[order]
+    reverse.reshape(-1)[entry] = column[back]
     return Neighborhood(
         numbers=np.array(atoms.numbers, dtype=np.int32),
         positions=positions,
