@@ -79,6 +79,11 @@ class _Ensemble(eqx.Module):
         return joined / np.sqrt(len(rows))
 
 
+@eqx.filter_jit
+def _rows_of_structures(function: FeatureOfStructure, graphs: Any) -> Array:
+    return jax.vmap(function)(graphs)
+
+
 class FeatureFunction:
     """Features of structures, a row each: what `create_feature_fn` gives.
 
@@ -111,7 +116,8 @@ class FeatureFunction:
         self.cutoff = max(member.cutoff for member in members)
         self._equal_sizes = base.equal_sizes()
         self._transforms = tuple(transforms)
-        self._run = eqx.filter_jit(self._rows)
+        # Without transforms of the user's it is the same function every time, which is traced once.
+        self._run = eqx.filter_jit(self._rows) if transforms else _rows_of_structures
         self.notes = tuple(dict.fromkeys(note for _, note in bound if note))
 
     def __call__(self, inputs: Any) -> Float[Array, "n_structures n_features"]:
