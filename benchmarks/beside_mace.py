@@ -12,9 +12,11 @@ ours is worse in forces.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +26,8 @@ import numpy as np
 from ase import Atoms
 from ase.io import read, write
 
-import molecules
+sys.path.insert(0, str(Path(__file__).parent))
+molecules = importlib.import_module("molecules")  # the script beside this one
 
 Errors = dict[str, tuple[float, float]]
 

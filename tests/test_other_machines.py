@@ -15,7 +15,7 @@ OPTIMISED, PLAIN = "--xla_backend_optimization_level=1", "--xla_backend_optimiza
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("training", ["network", "message_network", "full_batch", "dropout"])
+@pytest.mark.parametrize("training", ["message_network", "full_batch", "dropout"])
 def test_goes_on_elsewhere(training, tmp_path):
     run(training, tmp_path, OPTIMISED, "stop")
     kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -70,7 +70,7 @@ def main(training: str, how: str) -> None:
         for kind in (checkpoint.PartialSums,) if whole else (checkpoint.Checkpoint, Checkpoints):
             stop_after_two(kind)
     try:
-        {"full_batch": full_batch, "dropout": dropout}.get(training, network)(frames, training)
+        {"message_network": network, "full_batch": full_batch, "dropout": dropout}[training](frames)
     except KeyboardInterrupt:
         if how != "stop":
             raise
@@ -105,21 +105,17 @@ def stop_after_two(kind) -> None:
     kind.save = stopping
 
 
-def network(frames, training: str) -> None:
+def network(frames) -> None:
     import surefield as sf
-    from surefield.potentials import MessageNetwork, MomentNetwork
+    from surefield.potentials import MessageNetwork
     from surefield.uncertainty import LLPR
 
-    if training == "network":
-        potential = MomentNetwork(["Cu"], cutoff=3.8, n_channels=2, hidden=(6,))
-        sf.train(potential, frames[:6], frames[6:], folder="run", epochs=6, progress=False)
-        return
-    potential = MessageNetwork(["Cu"], cutoff=3.8, n_channels=4)
+    potential = MessageNetwork(["Cu"], cutoff=3.0, n_channels=4, n_layers=1)
     fit = sf.train(potential, frames[:6], frames[6:], folder="run", epochs=20, progress=False)
     LLPR.fit(fit.potential, fit.train_set, fit.validation_set, folder="run", progress=False)
 
 
-def full_batch(frames, training: str) -> None:
+def full_batch(frames) -> None:
     from surefield.networks import Amp, Gaussian, LossFunction, NeuralNetwork
 
     loss = LossFunction(convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9}, maxiter=6)
@@ -127,7 +123,7 @@ def full_batch(frames, training: str) -> None:
     Amp(Gaussian(3.8), model, label="amp", logging=False, raise_unconverged=False).train(frames)
 
 
-def dropout(frames, training: str) -> None:
+def dropout(frames) -> None:
     from surefield.trainers import DUNNTrainer, KliffBPPotential
     from surefield.trainers.inputs import gather
     from surefield.trainers.result import Call

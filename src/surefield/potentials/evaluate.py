@@ -204,14 +204,22 @@ def composition_energy(potential: EnergyFunction, graph: Graph) -> Float[Array, 
     return sum_atoms(jnp.where(graph.atom_mask, offsets, 0.0), graph)
 
 
-def neighborhoods_of(potential: EnergyFunction, frames: Sequence[Atoms]) -> list[Neighborhood]:
-    """Neighbours of structures that have passed `check_frames` and whose atoms are not too close.
+def neighborhoods_of(
+    potential: EnergyFunction, frames: Sequence[Atoms], *, checked: bool = False
+) -> list[Neighborhood]:
+    """Neighbours of structures that pass `check_frames` and whose atoms are not too close.
+
+    Args:
+        potential: whose cutoff counts.
+        frames: the structures.
+        checked: whether they have passed it before.
 
     Raises:
         DataError: a structure that cannot be computed, see `check_geometry`.
         PotentialError: an element the potential does not know.
     """
-    check_frames(potential, frames)
+    if not checked:
+        check_frames(potential, frames)
     structures = [potential.neighborhood(atoms) for atoms in frames]
     for index, (structure, atoms) in enumerate(zip(structures, frames, strict=True)):
         # A list of neighbours tells already, which costs less than another search.

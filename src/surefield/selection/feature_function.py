@@ -150,7 +150,7 @@ class FeatureFunction:
         atoms, result = common_size(frames), out
         for start in range(0, len(frames), _HELD):
             part = frames[start : start + _HELD]
-            around = [neighborhoods_of(reader, part) for reader in self._readers]
+            around = [neighborhoods_of(reader, part, checked=True) for reader in self._readers]
             for shape in input_shapes(around[0], batch_size, atoms):
                 for at in range(0, len(shape.members), shape.n_structures):
                     members = shape.members[at : at + shape.n_structures].tolist()

@@ -149,10 +149,10 @@ def _rows(
 ) -> tuple[np.ndarray | None, Any]:
     """Features of train and of the pool, of which nothing is computed before all structures are checked."""
     both = Frames((*known.atoms, *pool.atoms), (*known.origins, *pool.origins))
-    function.check(both)
     if store is None:
         rows = function.compute(both, batch_size)
         return (rows[: len(known)] if len(known) else None), rows[len(known) :]
+    function.check(both)
     kept = store if isinstance(store, FeatureStore) else FeatureStore(store)
     g_train = function.compute(known, batch_size) if len(known) else None
     return g_train, function.fill(kept, pool, batch_size)
