@@ -220,7 +220,8 @@ def neighborhoods_of(
     """
     if not checked:
         check_frames(potential, frames)
-    structures = [potential.neighborhood(atoms) for atoms in frames]
+    around = potential.neighborhood  # bound once: Equinox takes its time
+    structures = [around(atoms) for atoms in frames]
     for index, (structure, atoms) in enumerate(zip(structures, frames, strict=True)):
         # A list of neighbours tells already, which costs less than another search.
         if min(potential.cutoff, structure.shortest) < potential.min_distance:
@@ -251,12 +252,13 @@ def check_frames(potential: EnergyFunction, frames: Sequence[Atoms], name: str =
     The error is that of the first structure that is refused, and names the others.
     """
     refused: dict[str, DataError] = {}
+    check_frame = potential.check_frame  # bound once
     for index, atoms in enumerate(frames):
         where = _origin(frames, index, name)
         check_numbers(atoms, where)
         check_species(potential, atoms.numbers, where)
         try:
-            potential.check_frame(atoms, where)
+            check_frame(atoms, where)
         except DataError as error:
             refused[where] = error
     if refused:

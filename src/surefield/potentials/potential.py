@@ -70,6 +70,16 @@ A = TypeVar("A")
 MECHANICAL: Final = frozenset({"energy", "energies", "forces", "stress"})
 
 
+def _able(potential: Potential, ability: type[A]) -> A | None:
+    """A potential, if it has an ability, or the one it stands around; no method: binding takes long."""
+    part = potential
+    while not isinstance(part, ability):
+        if not isinstance(part, Wrapper):
+            return None
+        part = part.inner
+    return part
+
+
 class Potential(eqx.Module):
     """A differentiable function E(parameters, structure), held as an immutable pytree.
 
@@ -139,23 +149,14 @@ class Potential(eqx.Module):
         """This potential itself, so that it goes wherever a handle or an uncertainty around one goes."""
         return self
 
-    def _able(self, ability: type[A]) -> A | None:
-        """This potential, if it has an ability, or the one that it stands around."""
-        part: Potential = self
-        while not isinstance(part, ability):
-            if not isinstance(part, Wrapper):
-                return None
-            part = part.inner
-        return part
-
     def neighborhood(self, atoms: Atoms) -> Neighborhood:
         """Neighbours of a structure, and whatever else of it this potential reads."""
-        plain, reader = neighborhood(atoms, self.cutoff), self._able(ReadsElectrode)
+        plain, reader = neighborhood(atoms, self.cutoff), _able(self, ReadsElectrode)
         return plain if reader is None else replace(plain, inputs=reader.inputs_of(atoms))
 
     def check_frame(self, atoms: Atoms, where: object) -> None:
         """Raise an error unless a structure of known elements is one this potential can serve."""
-        restricted = self._able(Restricted)
+        restricted = _able(self, Restricted)
         if restricted is not None:
             restricted.check_served(atoms, where)
 
@@ -178,7 +179,7 @@ class Potential(eqx.Module):
         """
         if isinstance(self, ReadsElectrode):
             return self.with_default_phi(phi)
-        if isinstance(self, Wrapper) and self._able(ReadsElectrode) is not None:
+        if isinstance(self, Wrapper) and _able(self, ReadsElectrode) is not None:
             return self.around(lambda part: part.at_potential(phi))
         raise PotentialError(f"{type(self).__name__} knows no electrode potential to set")
 
@@ -188,7 +189,7 @@ class Potential(eqx.Module):
         Those of structures have n_structures first, those of atoms n_atoms, with zeros for padding. What is
         here is trained on, predicted, and has rows and uncertainties; `supplies` names it too.
         """
-        part = self._able(HasOutputs)
+        part = _able(self, HasOutputs)
         return {} if part is None else part.outputs_of(graph)
 
     def understood(self, frames: Frames, labels: Sequence[Labels]) -> tuple[Sequence[Labels], str]:
@@ -197,17 +198,17 @@ class Potential(eqx.Module):
         Raises:
             DataError: labels that cannot be what the potential predicts.
         """
-        reader = self._able(ReadsElectrode)
+        reader = _able(self, ReadsElectrode)
         return (labels, "") if reader is None else reader.understood_labels(frames, labels)
 
     def extrapolation(self, graph: Graph) -> Float[Array, "n_atoms n_site_inputs"] | None:
         """How far each input of each atom lies outside the range of training, in units of that range."""
-        part = self._able(HasRanges)
+        part = _able(self, HasRanges)
         return None if part is None else part.excess(graph)
 
     def site_input(self, graph: Graph, atom: int, column: int) -> SiteInput:
         """One of the inputs that `extrapolation` has numbers of."""
-        part = self._able(HasRanges)
+        part = _able(self, HasRanges)
         if part is None:
             raise PotentialError(f"{type(self).__name__} knows no ranges of its inputs")
         return part.described_input(graph, atom, column)
@@ -261,7 +262,7 @@ class Potential(eqx.Module):
         Raises:
             PotentialError: there is none.
         """
-        part = self._able(HasLastLayer)
+        part = _able(self, HasLastLayer)
         if part is None:
             raise PotentialError(f"{type(self).__name__} has no linear last layer to take features from")
         return part.linear_part()
