@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("training", ["message_network", "full_batch", "dropout"])
 def test_goes_on_elsewhere(training, tmp_path):
     run(training, tmp_path, OPTIMISED, "stop")
-    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert kept
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
     assert run(training, tmp_path, PLAIN, "go").splitlines()[-1] == "went on"
 
 
@@ -62,13 +61,12 @@ def main(training: str, how: str) -> None:
         atoms.positions += rng.normal(0, 0.12, atoms.positions.shape)
         frames.append(labelled(atoms, ("energy", "forces", "stress")))
     loads: list[bool] = []
-    for kind in (checkpoint.Checkpoint, checkpoint.PartialSums, Checkpoints):
+    whole = training == "message_network"  # is stopped in the fit of its uncertainty
+    for kind in (checkpoint.PartialSums,) if whole else (checkpoint.Checkpoint, Checkpoints):
         count_loads(kind, loads)
-    if how == "stop":
-        checkpoint.SAVE_SECONDS = checkpoint.SAVE_SHARE = 0.0
-        whole = training == "message_network"  # is stopped in the fit of its uncertainty
-        for kind in (checkpoint.PartialSums,) if whole else (checkpoint.Checkpoint, Checkpoints):
+        if how == "stop":
             stop_after_two(kind)
+    checkpoint.SAVE_SECONDS = checkpoint.SAVE_SHARE = 0.0
     try:
         {"message_network": network, "full_batch": full_batch, "dropout": dropout}[training](frames)
     except KeyboardInterrupt:

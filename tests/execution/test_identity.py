@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from surefield.errors import ConfigError
-from surefield.execution.identity import changes, check_inputs, contents, digest
+from surefield.execution.identity import changes, check_inputs, computed, contents, digest
 
 
 def structure(energy=1.0, x=0.0, **further):
@@ -50,6 +52,20 @@ def test_settings_are_compared_one_by_one():
         "settings training.weights.b was not there, now 1.0",
         "another settings training.start",
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_computed_numbers_are_compared_to_rounding(dtype):
+    def table(values):
+        return json.loads(json.dumps({"start": computed([np.asarray(values, dtype), np.arange(3)])}))
+
+    known = [np.inf, 1.0, -3.0]
+    step = 3 * float(np.finfo(dtype).eps)
+    assert changes(table(known), table([np.inf, 1.0, -3.0 - step])) == []
+    assert changes({"of": table(known)}, {"of": table([np.inf, 1.0, -3.0 - step])}) == []
+    for other in ([np.inf, 1.001, -3.0], [2.0, 1.0, -3.0], [np.inf, 1.0, -3.0, 0.0]):
+        assert changes(table(known), table(other)) == ["another start"]
+    assert changes({"start": digest(known)}, table(known)) == ["another start"]
 
 
 def test_a_table_beside_the_result(tmp_path):

@@ -26,8 +26,8 @@ Table = Mapping[str, Any]
 IDS: Final = "ids"
 _MISSING: Final = object()
 _COMPUTED: Final = "computed"
-#: Computed numbers are the same within this share of the largest of their array.
-_ROUNDING: Final = 1e-9
+#: Computed numbers are the same within this share of the largest of their array, by its precision.
+_ROUNDING: Final = {"float64": 1e-9, "float32": 1e-5}
 _HASH: Final = re.compile(r"[0-9a-f]{32,64}")
 
 
@@ -78,7 +78,7 @@ def computed(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
 
     They are kept as numbers, and compared to rounding; so they should be few.
     """
-    return {_COMPUTED: [[list(np.shape(a)), np.ravel(a).tolist()] for a in arrays]}
+    return {_COMPUTED: [[a.dtype.name, list(a.shape), a.ravel().tolist()] for a in arrays]}
 
 
 def changes(known: Table, now: Table) -> list[str]:
@@ -133,13 +133,15 @@ def _changed_setting(name: str, before: Any, now: Any) -> list[str]:
 
 
 def _agree(before: Sequence[Any], now: Sequence[Any]) -> bool:
-    if [shape for shape, _ in before] != [shape for shape, _ in now]:
+    if [entry[:2] for entry in before] != [entry[:2] for entry in now]:
         return False
-    pairs = ((np.asarray(a, float), np.asarray(b, float)) for (_, a), (_, b) in zip(before, now, strict=True))
-    return all(
-        np.allclose(b, a, rtol=0, atol=_ROUNDING * np.abs(a).max(initial=0.0), equal_nan=True)
-        for a, b in pairs
-    )
+    for (dtype, _, then), (_, _, values) in zip(before, now, strict=True):
+        known, given = np.asarray(then, float), np.asarray(values, float)
+        largest = np.abs(known[np.isfinite(known)]).max(initial=0.0)
+        rounding = _ROUNDING.get(dtype, 0.0) * largest
+        if not np.allclose(given, known, rtol=0, atol=rounding, equal_nan=True):
+            return False
+    return True
 
 
 def check_table(

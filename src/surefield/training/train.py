@@ -527,14 +527,15 @@ class _Files:
 
     def kept(self, trained: Potential, fit: Callable[[], Potential]) -> Potential:
         """What was fitted to a trained potential before, to the bit; fitted and kept if nothing was."""
-        path, of = self.folder and self.folder / _FITTED, arrays_hash(trained)
-        if path is not None and path.exists():
+        if self.folder is None:
+            return fit()
+        path, of = self.folder / _FITTED, arrays_hash(trained)
+        if path.exists():
             header, arrays = load_arrays(path, "fitted")
             if header["trained"] == of:
                 return unpack(trained, arrays)
         fitted = fit()
-        if path is not None:
-            save_arrays(path, "fitted", {"trained": of}, pack(fitted))
+        save_arrays(path, "fitted", {"trained": of}, pack(fitted))
         return fitted
 
     def sums(self, part: str) -> PartialSums:

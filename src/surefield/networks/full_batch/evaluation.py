@@ -126,11 +126,13 @@ class ImageLoss:
         return contents(image.parts() for image in self.images)
 
     def fixed(self) -> dict[str, Any]:
-        """All of the potential that is not trained: settings, and numbers that follow from the images."""
-        leaves = zip(jax.tree.leaves(self.potential), self._trained, strict=True)
+        """All of the potential that is not trained: settings, and numbers that may follow from the images."""
+        potential = self.potential
+        leaves = zip(jax.tree.leaves(potential), self._trained, strict=True)
+        fixed = (np.asarray(leaf) for leaf, trained in leaves if not trained)
         return {
-            "settings": digest(type(self.potential).__name__, json_text(self.potential.config())),
-            "numbers": computed(np.asarray(leaf) for leaf, trained in leaves if not trained),
+            "settings of the networks": digest(type(potential).__name__, json_text(potential.config())),
+            "fixed part of the networks": computed(fixed),
         }
 
     def older_fingerprint(self) -> dict[str, str]:

@@ -324,7 +324,7 @@ class LossFunction:
         return {
             "training set": training.contents(),
             "validation set": validation,
-            "fixed part of the networks": training.fixed(),
+            **training.fixed(),
             "loss function": json_text([*self.coefficients, self.overfit, self.d]),
         }
 
