@@ -84,7 +84,7 @@ def mace(python: Path, minutes: float, seed: int, folder: Path) -> tuple[dict[st
     an_epoch = (four - two) / 2
     epochs = max(4, round((60 * minutes - (two - 2 * an_epoch)) / an_epoch))
     seconds = child_seconds(command("mace", epochs), folder)
-    (model,) = (path for path in [folder / "mace_stagetwo.model"] if path.exists())
+    model = folder / "mace_stagetwo.model"
     errors: Errors = {}
     for test, file in tests.items():
         frames = list(molecules.frames_of(name, file))

@@ -1,12 +1,11 @@
 """Elastic constants of networks trained on DFT data, with sigmas: `python benchmarks/properties.py Si Mo`.
 
-Trains a `MomentNetwork` with all defaults on each mlearn set (Zuo et al., J. Phys.
-Chem. A 124, 731 (2020); read in place, not part of the project), fits `LLPR`, and compares elastic constants
-with those of DFT. These follow from the set's own strained cells (one component of the strain at a time, ions
-clamped): stresses as a polynomial of the strain, all directions that are equal in a cubic crystal together,
-whose slope at zero is the constant. Those of the network are taken at the same cell, also with ions clamped.
-Fails if a constant is further than 10 % or two sigmas from that of DFT; those that the labels do not settle
-are left out and said.
+Trains a `MomentNetwork` with all defaults on each mlearn set (Zuo et al., J. Phys. Chem. A 124, 731 (2020);
+read in place, not part of the project), fits `LLPR`, and compares elastic constants with those of DFT. These
+follow from the set's own strained cells (one component of the strain at a time, ions clamped): stresses as a
+polynomial of the strain, all directions that are equal in a cubic crystal together, whose slope at zero is
+the constant. Those of the network are taken at the same cell, also with ions clamped. Fails if a constant is
+further than 10 % or two sigmas from that of DFT; those that the labels do not settle are left out and said.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def main() -> int:
     """Measure the elements that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("elements", nargs="*", default=list(LATTICES))
-    parser.add_argument("--minutes", type=float, help="of each training, compiling included; or by default")
+    parser.add_argument("--minutes", type=float, help="of each training, with compiling; default: all epochs")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         print(f"no data sets at {DATA}")
